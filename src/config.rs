@@ -1,0 +1,1 @@
+//! Configuration: documented defaults, parsed once into valid types.

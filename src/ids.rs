@@ -1,0 +1,171 @@
+//! Names of things: apps, devices, messages, batches, sessions, and places in the journal's one sequence.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::limits;
+
+/// The key of an app (app key), as issued by the push service: 1 to 32 bytes of ASCII letters, digits, `-`, `_`, `.`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AppKey(Arc<str>);
+
+impl AppKey {
+    /// Checks and takes a key; `None` if it is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        is_name(text, limits::APP_KEY_BYTES).then(|| Self(text.into()))
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AppKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for AppKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AppKey({})", self.0)
+    }
+}
+
+/// Whether `text` is 1 to `max` bytes of ASCII letters, digits, `-`, `_`, `.`, `:`.
+pub fn is_name(text: &str, max: usize) -> bool {
+    (1..=max).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'))
+}
+
+/// The key of the digest that makes [`DeviceKey`]s: part of a data directory, never changed.
+#[derive(Clone)]
+pub struct DigestKey(pub [u8; 32]);
+
+impl fmt::Debug for DigestKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DigestKey(..)")
+    }
+}
+
+/// A device: a 16-byte keyed digest of (app key, device id). An app never sees another's devices because the app is part of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceKey(pub [u8; 16]);
+
+impl DeviceKey {
+    /// The key of `device_id` under `app`.
+    pub fn of(key: &DigestKey, app: &AppKey, device_id: &str) -> Self {
+        let mut input = [0u8; 1 + limits::APP_KEY_BYTES + limits::DEVICE_ID_BYTES];
+        let (a, d) = (app.as_str().as_bytes(), device_id.as_bytes());
+        let len = 1 + a.len() + d.len();
+        let digest = if len <= input.len() {
+            input[0] = a.len() as u8;
+            input[1..=a.len()].copy_from_slice(a);
+            input[1 + a.len()..len].copy_from_slice(d);
+            blake3::keyed_hash(&key.0, &input[..len])
+        } else {
+            // Over-long ids name no device; a digest of them is harmless.
+            blake3::keyed_hash(&key.0, &[&[a.len() as u8], a, d].concat())
+        };
+        let mut short = [0; 16];
+        short.copy_from_slice(&digest.as_bytes()[..16]);
+        Self(short)
+    }
+
+    /// The first eight bytes as a number: evenly spread, as the digest is keyed.
+    pub fn spread(&self) -> u64 {
+        let mut first = [0; 8];
+        first.copy_from_slice(&self.0[..8]);
+        u64::from_le_bytes(first)
+    }
+}
+
+impl fmt::Debug for DeviceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeviceKey({})", data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+/// A message: not 0, given by the router, stable over channels and redeliveries.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct MessageId(pub u64);
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A batch, unique per app: 1 to 64 bytes, given by the router.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct BatchId(Arc<str>);
+
+impl BatchId {
+    /// Checks and takes an id; `None` if it is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        is_name(text, limits::BATCH_ID_BYTES).then(|| Self(text.into()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A place in the journal's one sequence, from 1. 0: before everything.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub struct Seq(pub u64);
+
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Distinguishes the sessions that ever used a slot: grows with every authenticated session of this process.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Generation(pub u64);
+
+/// A shard, from 0.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ShardId(pub u16);
+
+/// Where a session lives: enough to reach it, and to notice that it is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SessionRef {
+    /// The newest wins.
+    pub generation: Generation,
+    /// The slot in its shard.
+    pub slot: u32,
+    /// The shard it belongs to for life.
+    pub shard: ShardId,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn same_device_id_under_two_apps_is_two_devices() {
+        let key = DigestKey([7; 32]);
+        let (a, b) = (AppKey::parse("app1"), AppKey::parse("app2"));
+        let (a, b) = (a.expect("valid"), b.expect("valid"));
+        assert_ne!(DeviceKey::of(&key, &a, "d"), DeviceKey::of(&key, &b, "d"));
+        // The length is part of the input: moving a character between the two names another device.
+        let (c, d) = (AppKey::parse("ab"), AppKey::parse("a"));
+        assert_ne!(
+            DeviceKey::of(&key, &c.expect("valid"), "c"),
+            DeviceKey::of(&key, &d.expect("valid"), "bc")
+        );
+    }
+
+    #[test]
+    fn names_are_checked() {
+        assert!(AppKey::parse("23456789").is_some());
+        for bad in ["", "has space", "ü", &"x".repeat(33)] {
+            assert!(AppKey::parse(bad).is_none(), "{bad}");
+        }
+        assert!(BatchId::parse(&"b".repeat(65)).is_none());
+    }
+}

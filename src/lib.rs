@@ -1,0 +1,12 @@
+//! Mooring: the long-connection edge server of a self-built mobile push channel.
+
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod credential;
+pub mod ids;
+pub mod limits;
+pub mod push;
+pub mod store;
+pub mod telemetry;
+pub mod wire;

@@ -1,0 +1,75 @@
+//! Every bound that is not configuration, with its unit. Nothing in this program grows without one of these or a configured maximum.
+
+/// Bytes of an app key.
+pub const APP_KEY_BYTES: usize = 32;
+/// Bytes of a device id.
+pub const DEVICE_ID_BYTES: usize = 64;
+/// Bytes of a batch id.
+pub const BATCH_ID_BYTES: usize = 64;
+/// Bytes of a job key, and of a collapse key.
+pub const LABEL_BYTES: usize = 64;
+/// Bytes of one string among a device's attributes.
+pub const ATTRIBUTE_BYTES: usize = 256;
+/// Bytes of all attributes of a device, encoded.
+pub const ATTRIBUTES_BYTES: usize = 2_048;
+/// Bytes of a credential.
+pub const CREDENTIAL_BYTES: usize = 64;
+
+/// Bytes of one frame between device and edge, without its length prefix.
+pub const DEVICE_FRAME_BYTES: usize = 65_536;
+/// Bytes of title, body and extras of a push together.
+pub const PUSH_TEXT_BYTES: usize = 4_000;
+/// Bytes of a push as the edge encodes it: the text and what stands around it (URLs, activity, channel).
+pub const PUSH_ENCODED_BYTES: usize = 8_192;
+/// Bytes of one frame between router and edge, without its five-byte head.
+pub const ROUTER_FRAME_BYTES: usize = 16 * 1024 * 1024;
+/// Targets of one batch.
+pub const BATCH_TARGETS: usize = 100_000;
+/// Ids in `Hello.received`.
+pub const HELLO_RECEIVED: usize = 256;
+/// Events in one Ack.
+pub const ACK_EVENTS: usize = 256;
+/// Pushes in flight on one session.
+pub const WINDOW: usize = 32;
+/// Entries that left the window unacknowledged and are still watched on one session.
+pub const OVERDUE: usize = 64;
+/// Acks of one session that wait for their confirmation; beyond, the session is not read.
+pub const UNCONFIRMED_ACKS: u64 = 64;
+/// Bytes waiting in one session's outbox before it stops draining its list. One frame may go over.
+pub const OUTBOX_BYTES: usize = 64 * 1024;
+
+/// Longest retention, milliseconds from acceptance: 72 hours.
+pub const RETENTION_MS: u64 = 72 * 3600 * 1000;
+
+/// Deliveries of one turn of a shard.
+pub const TURN_DELIVERIES: usize = 256;
+/// Microseconds of fan-out in one turn of a shard.
+pub const TURN_FANOUT_MICROS: u64 = 1_000;
+/// Hand-overs (sessions named) waiting in one shard's mailbox; beyond, the shard looks at all its sessions instead.
+pub const MAILBOX_SLOTS: usize = 1_000_000;
+/// Shards of one process.
+pub const SHARDS: usize = 256;
+
+/// Commands waiting for the journal.
+pub const STORE_COMMANDS: usize = 65_536;
+/// Bytes of commands waiting for the journal.
+pub const STORE_COMMAND_BYTES: usize = 256 * 1024 * 1024;
+/// Bytes of one commit group; a single larger batch is a group of its own.
+pub const GROUP_BYTES: usize = 4 * 1024 * 1024;
+/// Body reads waiting for the reader thread.
+pub const BODY_READS: usize = 65_536;
+
+/// Targets in flight on one router link: the credit.
+pub const CREDIT_TARGETS: u64 = 1_000_000;
+/// Bytes of batches in flight on one router link: the credit.
+pub const CREDIT_BYTES: u64 = 64 * 1024 * 1024;
+/// Stream batches on their way to one reader, unacknowledged.
+pub const STREAM_WINDOW: usize = 16;
+/// Events in one stream batch.
+pub const STREAM_BATCH_EVENTS: usize = 4_096;
+/// Bytes of one stream batch, about.
+pub const STREAM_BATCH_BYTES: usize = 1024 * 1024;
+/// Router links at a time.
+pub const ROUTER_LINKS: usize = 64;
+/// Milliseconds without a frame after which a router link is closed.
+pub const ROUTER_SILENCE_MS: u64 = 90_000;

@@ -1,0 +1,297 @@
+//! Where accepted messages are kept: the contract that shards and router links rely on. The embedded engine stands behind it;
+//! an implementation on a distributed engine can take its place.
+//!
+//! Commands go in through [`Store::submit`], which never waits; what became of them comes back through their reply or the
+//! [`CommitSink`], and only once it is durable.
+
+use std::sync::Arc;
+
+use tokio::sync::{oneshot, watch};
+
+use crate::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef, ShardId};
+use crate::push::{
+    Accepted, Acked, Attributes, Counts, Failure, Millis, NewBatch, Rejection, Seen, StreamEvent,
+};
+
+/// A committed batch as sessions see it: immutable, shared by all entries that point to it.
+pub use self::batch::Batch;
+
+pub mod batch;
+
+/// What the store is told. Everything is answered only when durable.
+#[derive(Debug)]
+pub enum Command {
+    /// Accept a batch.
+    Deliver {
+        /// What the router wants.
+        batch: Box<NewBatch>,
+        /// The answer, once durable.
+        reply: oneshot::Sender<Result<Accepted, Rejection>>,
+    },
+    /// A device says Hello with something new: it was unknown, or its attributes or switch changed. Answered by [`CommitSink::seen`].
+    Seen {
+        /// What it says.
+        device: Box<Seen>,
+        /// Who waits.
+        session: SessionRef,
+    },
+    /// Acks of one turn of one shard. Each is answered by one [`Confirm`].
+    Acks {
+        /// The shard.
+        shard: ShardId,
+        /// The acks, in the order received.
+        acks: Vec<DeviceAck>,
+    },
+    /// Written, but not acknowledged within the deadline: a receipt `sent` of its own.
+    Sent(Vec<SentAlone>),
+    /// The sessions that ended or went quiet: when each device was last active.
+    LastActive(Vec<(DeviceKey, Millis)>),
+    /// A router has stored everything of the stream up to the cursor.
+    StreamAck {
+        /// The stream.
+        stream: Arc<str>,
+        /// Up to here, inclusive.
+        cursor: Seq,
+    },
+    /// A question, answered as of a durable sequence.
+    Query {
+        /// What is asked.
+        query: Query,
+        /// The answer and the sequence as of which it holds.
+        reply: oneshot::Sender<(Seq, QueryAnswer)>,
+    },
+    /// Answered when everything submitted before is durable; with `checkpoint`, after a whole checkpoint too.
+    Flush {
+        /// Whether to write a checkpoint, so that the next start is quick.
+        checkpoint: bool,
+        /// Done.
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// One Ack frame of one session.
+#[derive(Clone, PartialEq, Debug)]
+pub struct DeviceAck {
+    /// The device.
+    pub device: DeviceKey,
+    /// The session to confirm to.
+    pub session: SessionRef,
+    /// Its number in that session; 0: nothing to confirm (ids of Hello).
+    pub number: u64,
+    /// Its events.
+    pub events: Vec<Acked>,
+}
+
+/// An Ack that is durable now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Confirm {
+    /// The session.
+    pub session: SessionRef,
+    /// The Ack's number.
+    pub number: u64,
+}
+
+/// A message that was written and not acknowledged in time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SentAlone {
+    /// The device.
+    pub device: DeviceKey,
+    /// The batch.
+    pub batch: Seq,
+    /// When it was first written.
+    pub sent_at: Millis,
+}
+
+/// A question to the store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Query {
+    /// What became of a message, and on one device if given.
+    Message {
+        /// The app.
+        app: AppKey,
+        /// The message.
+        message: MessageId,
+        /// The device.
+        device: Option<DeviceKey>,
+    },
+    /// What is known of devices, at most 10,000, answered in order.
+    Devices(Vec<DeviceKey>),
+    /// Everything since this data directory was made.
+    Totals,
+}
+
+/// The answer to a [`Query`].
+#[derive(Clone, PartialEq, Debug)]
+pub enum QueryAnswer {
+    /// Of a message; `None`: no push record.
+    Message(Option<Box<MessageState>>),
+    /// Of devices.
+    Devices(Vec<Option<DeviceState>>),
+    /// Of everything.
+    Totals(Box<Counts>),
+}
+
+/// The push record of a message.
+#[derive(Clone, PartialEq, Debug)]
+pub struct MessageState {
+    /// Its counts.
+    pub counts: Counts,
+    /// When its first batch was accepted.
+    pub accepted_at: Millis,
+    /// When its last batch expires.
+    pub expires_at: Millis,
+    /// The sender's label, or empty.
+    pub job_key: Arc<str>,
+    /// What became of it on the device that was asked for.
+    pub on_device: Option<OnDevice>,
+}
+
+/// What became of a message on one device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OnDevice {
+    /// It was an accepted target.
+    pub target: bool,
+    /// It is pending.
+    pub pending: bool,
+    /// It arrived.
+    pub arrived: bool,
+    /// It was tapped.
+    pub clicked: bool,
+    /// It was dismissed.
+    pub cleaned: bool,
+}
+
+/// What is known of a device.
+#[derive(Clone, PartialEq, Debug)]
+pub struct DeviceState {
+    /// Its id.
+    pub device_id: Arc<str>,
+    /// The push switch.
+    pub push_on: bool,
+    /// Its last connection.
+    pub last_active: Millis,
+    /// Entries pending.
+    pub pending: u32,
+    /// What the receipt log says of it.
+    pub attributes: Attributes,
+}
+
+/// The next thing to write to a device.
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    /// The batch; its sequence orders the list.
+    pub batch: Arc<Batch>,
+    /// The target's ordinal in it.
+    pub ordinal: u32,
+    /// It was written before, or may have been: before this session, or before a recovery.
+    pub redelivered: bool,
+}
+
+/// The queue to the store is full: refuse at the door, or stop reading.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the store's queue is full")]
+pub struct Busy;
+
+/// A stream can't be read from there.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// Older than the oldest kept.
+    #[error("events after {asked} are gone; the oldest cursor kept is {oldest}")]
+    Gone {
+        /// The cursor asked for.
+        asked: Seq,
+        /// The oldest that can be named.
+        oldest: Seq,
+    },
+    /// Beyond the newest.
+    #[error("cursor {asked} is beyond the newest, {head}")]
+    Beyond {
+        /// The cursor asked for.
+        asked: Seq,
+        /// The newest durable sequence.
+        head: Seq,
+    },
+    /// No such stream.
+    #[error("no stream of this name is configured")]
+    Unknown,
+    /// The journal couldn't be read.
+    #[error("the journal can't be read: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Where a stream stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StreamBounds {
+    /// The durable cursor of its reader.
+    pub cursor: Seq,
+    /// The oldest cursor that a rewind can name.
+    pub oldest: Seq,
+    /// The newest durable sequence.
+    pub head: Seq,
+}
+
+/// Events of one read, and where the next one starts.
+#[derive(Debug)]
+pub struct StreamRead {
+    /// Events in journal order.
+    pub events: Vec<(Seq, StreamEvent)>,
+    /// Everything up to here, inclusive, was looked at.
+    pub cursor: Seq,
+}
+
+/// What shards and router links may ask of the store. All of it is quick, but for [`Store::read_stream`] and [`Store::load_body`].
+pub trait Store: Send + Sync + std::fmt::Debug + 'static {
+    /// Hands over a command. Never waits.
+    fn submit(&self, command: Command) -> Result<(), Busy>;
+
+    /// The device's durable pending entries behind `after`, oldest first, at most `max`, appended to `out`; expired ones are left out. Each is
+    /// marked as written at `now`. An entry of retention 0 that another session got is left out.
+    fn pull(&self, device: &DeviceKey, after: Seq, max: usize, now: Millis, out: &mut Vec<Pulled>);
+
+    /// Whether the device is known with exactly these attributes and no change of its switch: then Hello needs no [`Command::Seen`].
+    fn is_current(&self, seen: &Seen) -> bool;
+
+    /// The encoded push, if it is in memory. It comes without `redelivered`; a redelivery appends
+    /// [`crate::wire::device::REDELIVERED`] to it.
+    fn body(&self, batch: &Arc<Batch>) -> Option<Arc<[u8]>>;
+
+    /// Reads a body back into memory on a thread of the store's, then calls [`BodySink::loaded`] for the session. Never waits. `Busy`: ask again
+    /// on the next timer.
+    fn want_body(&self, batch: &Arc<Batch>, session: SessionRef) -> Result<(), Busy>;
+
+    /// Where a stream stands.
+    fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError>;
+
+    /// Reads events after the cursor, at most `max_events` and about `max_bytes`. Reads files: never call it on a shard's thread.
+    fn read_stream(
+        &self,
+        stream: &str,
+        after: Seq,
+        max_events: usize,
+        max_bytes: usize,
+    ) -> Result<StreamRead, StreamError>;
+
+    /// The newest durable sequence, as it grows.
+    fn head(&self) -> watch::Receiver<Seq>;
+
+    /// Batches created before this time are refused as too old.
+    fn oldest_created_at(&self) -> Millis;
+}
+
+/// Told on the store's one sequencing thread, in journal order, after the sync. Must not wait.
+pub trait CommitSink: Send {
+    /// A batch is durable and in the index: `devices` have something newer.
+    fn batch(&mut self, batch: &Arc<Batch>, devices: &[DeviceKey]);
+    /// Acks are durable.
+    fn confirmed(&mut self, shard: ShardId, confirms: Vec<Confirm>);
+    /// A device's Hello is durable.
+    fn seen(&mut self, session: SessionRef);
+    /// The device's entry ended without its doing: a session may forget it.
+    fn ended(&mut self, device: &DeviceKey, batch: Seq, reason: Failure);
+}
+
+/// Told when a body is back in memory, or can't be read (its entries end as `storage`). Must not wait.
+pub trait BodySink: Send + Sync {
+    /// Look again.
+    fn loaded(&self, session: SessionRef);
+}
