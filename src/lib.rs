@@ -6,6 +6,7 @@ pub mod config;
 pub mod credential;
 pub mod ids;
 pub mod limits;
+pub mod pki;
 pub mod push;
 pub mod store;
 pub mod telemetry;
