@@ -20,6 +20,8 @@ pub trait Entry: Clone {
     fn expires_at(&self) -> Millis;
     /// Retention 0: never sent twice.
     fn online_only(&self) -> bool;
+    /// When it was accepted.
+    fn accepted_at(&self) -> Millis;
 }
 
 #[derive(Clone, Debug)]
@@ -83,6 +85,11 @@ impl<E: Entry> Session<E> {
     /// Bytes came from the device.
     pub fn handle_read(&mut self, now: Millis) {
         self.last_read = now;
+    }
+
+    /// When bytes last came.
+    pub fn last_read(&self) -> Millis {
+        self.last_read
     }
 
     /// The list has something newer.
@@ -149,6 +156,11 @@ impl<E: Entry> Session<E> {
         Ok(acked)
     }
 
+    /// When a message that is in flight was accepted.
+    pub fn accepted_at(&self, message: MessageId) -> Option<Millis> {
+        self.in_flight.iter().find(|f| f.entry.message() == message).map(|f| f.entry.accepted_at())
+    }
+
     /// Removes a message from the window (any event implies arrive); when it was first written.
     fn settle(&mut self, message: MessageId) -> Option<Millis> {
         let at = self.in_flight.iter().position(|f| f.entry.message() == message)?;
@@ -198,6 +210,12 @@ impl<E: Entry> Session<E> {
     /// When to call [`Session::poll_overdue`]; `None`: nothing is in flight.
     pub fn overdue_at(&self) -> Option<Millis> {
         self.in_flight.iter().map(|f| f.deadline).min()
+    }
+
+    /// The entry that [`Session::poll_overdue`] would say to send again.
+    pub fn peek_again(&self, now: Millis) -> Option<&E> {
+        let next = self.in_flight.iter().find(|f| f.deadline <= now && !f.overdue)?;
+        (!next.entry.online_only() && next.entry.expires_at() > now).then_some(&next.entry)
     }
 
     /// The next entry whose acknowledgement is overdue. Call until it says `None`.
@@ -265,6 +283,9 @@ mod tests {
         }
         fn online_only(&self) -> bool {
             false
+        }
+        fn accepted_at(&self) -> Millis {
+            0
         }
     }
 

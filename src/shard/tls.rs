@@ -55,7 +55,7 @@ impl Tls {
                     }
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    append(out, |room| match data.encode(room) {
+                    append(out, 0, |room| match data.encode(room) {
                         Ok(written) => Ok(Some(written)),
                         Err(EncodeError::InsufficientSize(size)) => Err(size.required_size),
                         Err(EncodeError::AlreadyEncoded) => Ok(None),
@@ -87,7 +87,7 @@ impl Tls {
     fn alert(&mut self, out: &mut Vec<u8>) {
         loop {
             match self.inner.process_tls_records(&mut []).state {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => append(out, |room| match data.encode(room) {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => append(out, 0, |room| match data.encode(room) {
                     Ok(written) => Ok(Some(written)),
                     Err(EncodeError::InsufficientSize(size)) => Err(size.required_size),
                     Err(EncodeError::AlreadyEncoded) => Ok(None),
@@ -107,7 +107,7 @@ impl Tls {
     ) -> Result<(), TlsError> {
         match self.inner.process_tls_records(retained).state? {
             ConnectionState::WriteTraffic(mut traffic) => {
-                append(out, |room| match traffic.encrypt(plain, room) {
+                append(out, plain.len() + 32 * (plain.len() / 16_384 + 1), |room| match traffic.encrypt(plain, room) {
                     Ok(written) => Ok(Some(written)),
                     Err(EncryptError::InsufficientSize(size)) => Err(size.required_size),
                     Err(EncryptError::EncryptExhausted) => Ok(None),
@@ -121,7 +121,7 @@ impl Tls {
     /// Appends a `close_notify`, if the handshake got that far.
     pub(super) fn close(&mut self, out: &mut Vec<u8>) {
         if let Ok(ConnectionState::WriteTraffic(mut traffic)) = self.inner.process_tls_records(&mut []).state {
-            append(out, |room| match traffic.queue_close_notify(room) {
+            append(out, 32, |room| match traffic.queue_close_notify(room) {
                 Ok(written) => Ok(Some(written)),
                 Err(EncryptError::InsufficientSize(size)) => Err(size.required_size),
                 Err(EncryptError::EncryptExhausted) => Ok(None),
@@ -130,10 +130,9 @@ impl Tls {
     }
 }
 
-/// Lets `fill` write behind the end of `out`; `Err` says how much room it needs.
-fn append(out: &mut Vec<u8>, mut fill: impl FnMut(&mut [u8]) -> Result<Option<usize>, usize>) {
+/// Lets `fill` write behind the end of `out`, into `room` bytes; `Err` says how many it needs.
+fn append(out: &mut Vec<u8>, mut room: usize, mut fill: impl FnMut(&mut [u8]) -> Result<Option<usize>, usize>) {
     let start = out.len();
-    let mut room = out.capacity() - start;
     loop {
         out.resize(start + room, 0);
         match fill(&mut out[start..]) {
