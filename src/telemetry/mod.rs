@@ -28,7 +28,7 @@ pub use self::labels::{
 };
 use self::list::Family;
 pub use self::list::{Counter, Gauge};
-pub use self::log::{Format, LogError, log};
+pub use self::log::{Format, LogError, check_filter, log};
 use crate::ids::ShardId;
 use crate::limits;
 
