@@ -7,6 +7,7 @@ pub mod credential;
 pub mod ids;
 pub mod limits;
 pub mod push;
+pub mod router;
 pub mod store;
 pub mod telemetry;
 pub mod wire;
