@@ -24,9 +24,9 @@ use crate::wire::pb::{device, router as pb};
 use crate::wire::router::{Deliver, Reject, Rejected};
 
 /// Milliseconds after which a router may try again what found a queue or the credit full.
-pub const RETRY_SOON_MS: u32 = 200;
+pub(super) const RETRY_SOON_MS: u32 = 200;
 /// Milliseconds after which it may try again what found a maximum reached, the disk full, or the edge leaving.
-pub const RETRY_LATER_MS: u32 = 2_000;
+pub(super) const RETRY_LATER_MS: u32 = 2_000;
 
 /// What admission has to know.
 #[derive(Clone, Debug)]
@@ -79,7 +79,7 @@ pub fn admit(now: Millis, batch: &Deliver<'_>, rights: &Rights, rules: &Rules) -
 }
 
 /// The same words for what the store refused.
-pub fn rejected(why: Rejection) -> Rejected {
+pub(super) fn rejected(why: Rejection) -> Rejected {
     let (code, field, text, retry_after_ms) = match why {
         Rejection::BatchConflict => {
             (Reject::BatchConflict, "batch_id", "this batch id was used with other content", 0)
@@ -103,7 +103,7 @@ pub fn rejected(why: Rejection) -> Rejected {
 }
 
 /// A rejection with a delay.
-pub fn try_again(code: Reject, text: &str, retry_after_ms: u32) -> Rejected {
+pub(super) fn try_again(code: Reject, text: &str, retry_after_ms: u32) -> Rejected {
     Rejected { retry_after_ms, ..reject(code, "", text) }
 }
 
@@ -121,9 +121,9 @@ fn unimplemented(field: &str) -> Rejected {
 
 /// An app that this edge doesn't have and one that isn't the router's get the same answer.
 fn app(app_key: &str, rights: &Rights, rules: &Rules) -> Result<AppKey, Rejected> {
-    AppKey::parse(app_key)
-        .filter(|app| rules.apps.contains(app) && rights.apps.allows(app))
-        .ok_or_else(|| reject(Reject::UnknownApp, "app_key", "not an app of this edge, or not of this router"))
+    AppKey::parse(app_key).filter(|app| rules.apps.contains(app) && rights.apps.allows(app)).ok_or_else(
+        || reject(Reject::UnknownApp, "app_key", "not an app of this edge, or not of this router"),
+    )
 }
 
 fn policies(fields: &pb::DeliverBatch) -> Result<OfflinePolicy, Rejected> {
@@ -204,7 +204,11 @@ fn body(fields: &pb::DeliverBatch) -> Result<device::Push, Rejected> {
     };
     // The expiry is still to come: a varint of at most ten bytes and its key.
     if push.encoded_len() + 11 > limits::PUSH_ENCODED_BYTES {
-        return Err(reject(Reject::PayloadTooLarge, "body", "over 8,192 bytes with all that stands around the text"));
+        return Err(reject(
+            Reject::PayloadTooLarge,
+            "body",
+            "over 8,192 bytes with all that stands around the text",
+        ));
     }
     Ok(push)
 }
@@ -215,7 +219,8 @@ type Object = std::collections::HashMap<String, IgnoredAny>;
 fn targets(batch: &Deliver<'_>, app: &AppKey, rules: &Rules) -> Result<Vec<DeviceKey>, Rejected> {
     let mut keys = Vec::with_capacity(batch.target_count);
     for (ordinal, target) in batch.targets().enumerate() {
-        let target = target.map_err(|_| invalid(&format!("targets[{ordinal}]"), "no Target, or not UTF-8"))?;
+        let target =
+            target.map_err(|_| invalid(&format!("targets[{ordinal}]"), "no Target, or not UTF-8"))?;
         let id = target.device_id;
         if !(1..=limits::DEVICE_ID_BYTES).contains(&id.len()) || id.chars().any(char::is_control) {
             let field = format!("targets[{ordinal}].device_id");
@@ -230,7 +235,12 @@ fn targets(batch: &Deliver<'_>, app: &AppKey, rules: &Rules) -> Result<Vec<Devic
 }
 
 /// Everything the router said that has a meaning, so that a repeat with other content is noticed.
-fn batch_digest(fields: &pb::DeliverBatch, body: &[u8; 16], retention_ms: u64, targets: &[DeviceKey]) -> [u8; 16] {
+fn batch_digest(
+    fields: &pb::DeliverBatch,
+    body: &[u8; 16],
+    retention_ms: u64,
+    targets: &[DeviceKey],
+) -> [u8; 16] {
     digest("mooring batch 1", |hash| {
         hash.update_field(fields.batch_id.as_bytes());
         hash.update_field(fields.app_key.as_bytes());

@@ -14,8 +14,8 @@ use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 pub use answers::{
-    AnswerTooLarge, BatchName, OpenedStream, Welcome, accepted, devices_answer, failed_answer, go_away, link_error, message_answer,
-    opened, pong, rejected, revoke_unimplemented, stream_closed,
+    AnswerTooLarge, BatchName, OpenedStream, Welcome, accepted, devices_answer, failed_answer, go_away,
+    link_error, message_answer, opened, pong, rejected, revoke_unimplemented, stream_closed,
 };
 pub use events::{empty_stream_batch, stream_batches};
 
@@ -276,7 +276,10 @@ pub fn parse(frame: &[u8]) -> Result<FromRouter<'_>, LinkError> {
     }
     // All the others are small; what they decode to is bounded by this.
     if inner.len() > limits::ROUTER_CONTROL_BYTES {
-        return Err(LinkError::FrameTooLarge { length: inner.len() as u64, limit: limits::ROUTER_CONTROL_BYTES });
+        return Err(LinkError::FrameTooLarge {
+            length: inner.len() as u64,
+            limit: limits::ROUTER_CONTROL_BYTES,
+        });
     }
     small(tag, inner).map_err(|_| BROKEN)
 }

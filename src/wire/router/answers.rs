@@ -180,7 +180,8 @@ pub fn message_answer(request_id: u64, seq: Seq, state: Option<&MessageState>) -
 }
 
 fn message_state(state: &MessageState) -> pb::MessageState {
-    let Counts { batches, targets, accepted, arrived, pending, sent, clicked, cleaned, late, .. } = state.counts;
+    let Counts { batches, targets, accepted, arrived, pending, sent, clicked, cleaned, late, .. } =
+        state.counts;
     let refused = Refusal::ALL.into_iter().zip(state.counts.refused).filter(|(_, count)| *count > 0);
     let failed = Failure::ALL.into_iter().zip(state.counts.failed).filter(|(_, count)| *count > 0);
     pb::MessageState {
@@ -189,7 +190,9 @@ fn message_state(state: &MessageState) -> pb::MessageState {
         expires_at: state.expires_at,
         batches: batches as u32,
         targets,
-        refused: refused.map(|(why, count)| pb::RefusedCount { reason: i32::from(why as u8), count }).collect(),
+        refused: refused
+            .map(|(why, count)| pb::RefusedCount { reason: i32::from(why as u8), count })
+            .collect(),
         accepted,
         arrived,
         failed: failed.map(|(why, count)| pb::FailedCount { reason: i32::from(why as u8), count }).collect(),

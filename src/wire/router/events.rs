@@ -93,7 +93,11 @@ fn put_receipt(out: &mut Vec<u8>, receipt: &Receipt) {
     }
     put_bytes(out, 8, receipt.device_id.as_bytes());
     put_number(out, 9, receipt.event_time);
-    put_number(out, 10, if receipt.raw_event_time == receipt.event_time { 0 } else { receipt.raw_event_time });
+    put_number(
+        out,
+        10,
+        if receipt.raw_event_time == receipt.event_time { 0 } else { receipt.raw_event_time },
+    );
     put_number(out, 11, receipt.sent_at);
     put_number(out, 12, receipt.channel as u64);
     put_number(out, 13, receipt.last_active);
