@@ -73,7 +73,7 @@ pub const STREAM_BATCH_BYTES: usize = 1024 * 1024;
 pub const ROUTER_LINKS: usize = 64;
 /// Milliseconds without a frame after which a router link is closed.
 pub const ROUTER_SILENCE_MS: u64 = 90_000;
-/// Bytes of a frame from a router that is no DeliverBatch: the largest is a query for 10,000 devices.
+/// Bytes of a frame from a router that is no `DeliverBatch`: the largest is a query for 10,000 devices.
 pub const ROUTER_CONTROL_BYTES: usize = 1024 * 1024;
 /// Devices in one query over a router link.
 pub const QUERY_DEVICES: usize = 10_000;

@@ -190,7 +190,11 @@ fn body(fields: &pb::DeliverBatch) -> Result<device::Push, Rejected> {
         let text = format!("{text} bytes of title, body, extras and long text; 4,000 are allowed");
         return Err(reject(Reject::PayloadTooLarge, "body", &text));
     }
-    let is_object = |json: &str| serde_json::from_str::<Object>(json).is_ok();
+    // Any JSON text that begins with a brace is an object; its content is the app's business.
+    let is_object = |json: &str| {
+        json.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{')
+            && serde_json::from_str::<IgnoredAny>(json).is_ok()
+    };
     if !said.extras.is_empty() && !is_object(&said.extras) {
         return Err(invalid("body.extras", "not a JSON object"));
     }
@@ -212,9 +216,6 @@ fn body(fields: &pb::DeliverBatch) -> Result<device::Push, Rejected> {
     }
     Ok(push)
 }
-
-/// Any JSON object; its content is the app's business.
-type Object = std::collections::HashMap<String, IgnoredAny>;
 
 fn targets(batch: &Deliver<'_>, app: &AppKey, rules: &Rules) -> Result<Vec<DeviceKey>, Rejected> {
     let mut keys = Vec::with_capacity(batch.target_count);

@@ -114,7 +114,7 @@ impl Default for Pace {
 pub enum Phase {
     /// Links and batches are taken.
     Serving,
-    /// GoAway is sent: no more links, no more batches; answers and streams go on.
+    /// `GoAway` is sent: no more links, no more batches; answers and streams go on.
     Leaving,
     /// Links close when their answers are given and their streams are at the journal's head, at the latest after [`Pace::drain`].
     Closing,

@@ -1,6 +1,6 @@
 //! Streams: what the journal says became of messages, to the one router that reads it.
 //!
-//! The newest reader wins. A reader is fenced by its epoch: once a newer one is there it says StreamClosed, sends nothing more, and its
+//! The newest reader wins. A reader is fenced by its epoch: once a newer one is there it says `StreamClosed`, sends nothing more, and its
 //! acknowledgements move nothing. Epochs begin at the edge's time, which never falls below the journal's, and grow by at least one: they grow over restarts too.
 //!
 //! A reader goes from its cursor to the journal's head and waits there. Only cursors that were sent can become durable, and at most
