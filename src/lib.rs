@@ -13,6 +13,7 @@ pub mod limits;
 pub mod machine;
 pub mod pki;
 pub mod push;
+pub mod router;
 pub mod shard;
 pub mod store;
 pub mod telemetry;
