@@ -240,17 +240,20 @@ async fn run(
         while each.next().await.is_some() {}
         reached(phase, Phase::Closing).await;
     };
-    let drained = async { tokio::join!(answers::run(line, context, &credit, outbox, phase), streams) };
-    let leave = async {
+    let go_away = async {
         reached(phase, Phase::Leaving).await;
         outbox.send(wire::go_away("this edge is leaving")).await;
+    };
+    let drained =
+        async { tokio::join!(answers::run(line, context, &credit, outbox, phase), streams, go_away) };
+    let too_late = async {
         reached(phase, Phase::Closing).await;
         sleep(context.pace.drain).await;
     };
     tokio::select! {
         end = reader.run(frames) => end,
         _ = drained => LinkEnd::Left,
-        () = leave => LinkEnd::Left,
+        () = too_late => LinkEnd::Left,
     }
 }
 
