@@ -1,11 +1,14 @@
 //! Mooring: the long-connection edge server of a self-built mobile push channel.
 
+pub mod admin;
+pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
 pub mod credential;
 pub mod ids;
 pub mod limits;
+pub mod pki;
 pub mod push;
 pub mod router;
 pub mod store;

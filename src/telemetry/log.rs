@@ -47,7 +47,7 @@ pub fn log(format: Format, filter: &str) -> Result<(), LogError> {
 }
 
 /// Whether a filter would be understood.
-pub(crate) fn check(filter: &str) -> Result<(), LogError> {
+pub fn check_filter(filter: &str) -> Result<(), LogError> {
     parse(filter).map(drop)
 }
 
@@ -63,8 +63,8 @@ mod tests {
 
     #[test]
     fn filters_are_checked() {
-        check("info").expect("a level");
-        check("warn,mooring::router=debug").expect("a list");
-        assert!(check("mooring=loud").is_err());
+        check_filter("info").expect("a level");
+        check_filter("warn,mooring::router=debug").expect("a list");
+        assert!(check_filter("mooring=loud").is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Pure codecs: bytes to frames to domain types, and back. Nothing here waits, and protobuf stops here.
 
+pub mod attributes;
 pub mod frame;
 pub mod router;
 
