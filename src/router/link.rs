@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -18,12 +17,13 @@ use super::frames::{Frame, FrameReader};
 use super::outbox::{self, Outbox};
 use super::reader::Reader;
 use super::receipts::{self, Reading};
-use super::{LinkEnd, Phase, Rights, RouterContext, answers, reached};
+use super::{LinkEnd, Phase, RouterContext, answers, reached};
+use crate::config::RouterRights;
 use crate::ids::Seq;
-use crate::limits;
 use crate::store::{StreamBounds, StreamError};
 use crate::telemetry::{self, Counter, Gauge};
 use crate::wire::router::{self as wire, FromRouter, LinkError, Open, OpenStream, OpenedStream};
+use crate::{limits, pki};
 
 /// Bytes that are read and forgotten after a failed handshake.
 const FORGOTTEN_BYTES: u64 = 256 * 1024;
@@ -36,7 +36,11 @@ pub(super) async fn live(
     phase: watch::Receiver<Phase>,
 ) {
     let mut who = Who { peer, router: String::new(), process: String::new(), opened: false };
-    let end = match handshake(socket, &context).await {
+    let shaken = tokio::select! {
+        shaken = handshake(socket, &context) => shaken,
+        () = reached(&phase, Phase::Closing) => Err(LinkEnd::Left),
+    };
+    let end = match shaken {
         Ok(stream) => linked(stream, &context, &phase, &mut who).await,
         Err(end) => end,
     };
@@ -45,13 +49,11 @@ pub(super) async fn live(
         telemetry::add(Counter::RouterHandshakeFailures, 1);
     }
     let Who { peer, router, process, opened } = who;
-    match &end {
-        LinkEnd::Closed | LinkEnd::Left => {
-            tracing::info!(%peer, router, process, opened, reason = end.label().label(), "router link ended: {end}");
-        }
-        _ => {
-            tracing::warn!(%peer, router, process, opened, reason = end.label().label(), "router link ended: {end}")
-        }
+    let reason = end.label().label();
+    if matches!(end, LinkEnd::Closed | LinkEnd::Left) {
+        tracing::info!(%peer, router, process, opened, reason, "router link ended: {end}");
+    } else {
+        tracing::warn!(%peer, router, process, opened, reason, "router link ended: {end}");
     }
 }
 
@@ -84,14 +86,6 @@ async fn handshake(socket: TcpStream, context: &RouterContext) -> Result<TlsStre
     }
 }
 
-/// The common name of a router's certificate.
-fn common_name(certificates: Option<&[CertificateDer<'_>]>) -> Option<String> {
-    let first = certificates?.first()?;
-    let (_, certificate) = x509_parser::parse_x509_certificate(first).ok()?;
-    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
-    Some(name.to_owned())
-}
-
 /// With TLS in place: whatever goes wrong from here on, the router is told.
 async fn linked(
     stream: TlsStream<TcpStream>,
@@ -99,20 +93,21 @@ async fn linked(
     phase: &watch::Receiver<Phase>,
     who: &mut Who,
 ) -> LinkEnd {
-    who.router = common_name(stream.get_ref().1.peer_certificates()).unwrap_or_default();
+    // Without one it is in no configuration.
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    who.router = certificate.and_then(|certificate| pki::router_name(certificate).ok()).unwrap_or_default();
     let (read, write) = tokio::io::split(stream);
     let mut frames = FrameReader::new(read);
     let (outbox, queue) = outbox::outbox();
     let writer = outbox::write(queue, write, context.pace.stall);
     tokio::pin!(writer);
     let run = async {
-        match open(&mut frames, context, who).await {
-            Ok(opened) => {
-                telemetry::adjust(Gauge::RouterLinks, 1);
-                let end = run(&mut frames, context, &opened, &outbox, phase).await;
-                telemetry::adjust(Gauge::RouterLinks, -1);
-                end
-            }
+        let opened = tokio::select! {
+            opened = open(&mut frames, context, who) => opened,
+            () = reached(phase, Phase::Closing) => Err(LinkEnd::Left),
+        };
+        match opened {
+            Ok(opened) => run(&mut frames, context, &opened, &outbox, phase).await,
             Err(end) => end,
         }
     };
@@ -126,7 +121,7 @@ async fn linked(
 
 /// What a link has after Open.
 struct Opened {
-    rights: Arc<Rights>,
+    rights: Arc<RouterRights>,
     streams: Vec<Arc<Reading>>,
     answer: Vec<u8>,
 }
@@ -172,7 +167,7 @@ async fn open<R: AsyncRead + Unpin>(
 /// All are checked before the first is taken from the one who reads it now.
 fn open_streams(
     open: &Open,
-    rights: &Rights,
+    rights: &RouterRights,
     context: &RouterContext,
 ) -> Result<Vec<(Arc<Reading>, OpenedStream)>, LinkError> {
     if open.streams.len() > limits::LINK_STREAMS {
@@ -213,6 +208,22 @@ fn start(asked: &OpenStream, bounds: StreamBounds) -> Result<Seq, LinkError> {
     }
 }
 
+/// One in the gauge of open links, however the link ends.
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        telemetry::adjust(Gauge::RouterLinks, 1);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        telemetry::adjust(Gauge::RouterLinks, -1);
+    }
+}
+
 /// The open link: a reader, answers in flight, streams; whichever ends the link ends it for all.
 async fn run(
     frames: &mut FrameReader<ReadHalf<TlsStream<TcpStream>>>,
@@ -221,6 +232,7 @@ async fn run(
     outbox: &Outbox,
     phase: &watch::Receiver<Phase>,
 ) -> LinkEnd {
+    let _counted = Counted::new();
     outbox.send(opened.answer.clone()).await;
     let credit = Credit::new(context.credit_targets, context.credit_bytes);
     let (work, line) = answers::line();

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use mooring::router::Pace;
+use mooring::router::{Pace, Phase};
+use mooring::telemetry;
 use mooring::wire::pb::router as pb;
 use pb::LinkErrorCode;
 use pb::from_router::Frame;
@@ -28,6 +29,7 @@ async fn alert(edge: &Edge, identity: Option<super::support::Identity>) -> Strin
 
 #[tokio::test]
 async fn a_router_without_a_valid_certificate_gets_an_alert_and_no_frame_of_it_is_read() {
+    let renderer = telemetry::install();
     let edge = Edge::start().await;
     let none = alert(&edge, None).await;
     assert!(none.contains("CertificateRequired"), "{none}");
@@ -37,6 +39,12 @@ async fn a_router_without_a_valid_certificate_gets_an_alert_and_no_frame_of_it_i
     // Nobody else is affected.
     let (mut router, _) = edge.open(vec![]).await;
     router.nothing_more_comes(1).await;
+    drop(router);
+    // Both are counted once their links have ended.
+    edge.phase.send_replace(Phase::Closing);
+    timeout(NEVER, edge.served).await.expect("every link has ended").expect("no panic");
+    let metrics = renderer.render();
+    assert!(metrics.contains("mooring_router_link_ends_total{reason=\"tls\"} 2"), "{metrics}");
 }
 
 #[tokio::test]
@@ -96,28 +104,38 @@ async fn bytes_that_are_no_frame_are_malformed() {
     }
 }
 
+const SHORT: Duration = Duration::from_millis(50);
+
 #[tokio::test]
-async fn silence_ends_at_each_deadline() {
-    let short = Duration::from_millis(100);
-    let pace = Pace { handshake: short, open: short, silence: short, ..Pace::default() };
+async fn silence_within_the_handshake_ends_at_the_deadline() {
+    let pace = Pace { handshake: SHORT, ..Pace::default() };
     let edge = Edge::start_with(|context| context.pace = pace).await;
-    // Before TLS: half a record, and nothing more.
     let mut socket = edge.connect_tcp().await;
+    // Half the head of a TLS record.
     socket.write_all(&[22, 3, 1]).await.expect("written");
     let mut rest = Vec::new();
     let closed = timeout(NEVER, socket.read_to_end(&mut rest)).await.expect("closed in time");
     assert!(closed.is_err() || rest.is_empty());
-    // After TLS.
+}
+
+#[tokio::test]
+async fn silence_before_open_ends_at_the_deadline() {
+    let pace = Pace { open: SHORT, ..Pace::default() };
+    let edge = Edge::start_with(|context| context.pace = pace).await;
     let mut router = edge.connect("r1").await;
     assert_eq!(router.hear_error().await, LinkErrorCode::Deadline);
-    // After Open, within a frame.
-    let (mut router, _) = edge.open(vec![]).await;
-    router.say_bytes(&[0, 0, 0, 0, 9, 1, 2]).await;
-    assert_eq!(router.hear_error().await, LinkErrorCode::Deadline);
-    // Within a large one.
-    let (mut router, _) = edge.open(vec![]).await;
-    router.say_bytes(&encode(deliver("b", 10_000))[..100_000]).await;
-    assert_eq!(router.hear_error().await, LinkErrorCode::Deadline);
+}
+
+#[tokio::test]
+async fn half_a_frame_and_silence_end_at_the_deadline() {
+    let pace = Pace { silence: SHORT, ..Pace::default() };
+    let edge = Edge::start_with(|context| context.pace = pace).await;
+    for part in [&[0, 0, 0, 0, 9, 1, 2], &encode(deliver("b", 10_000))[..100_000]] {
+        let (mut router, _) = edge.open(vec![]).await;
+        router.say_bytes(part).await;
+        assert_eq!(router.hear_error().await, LinkErrorCode::Deadline);
+    }
+    assert!(edge.store.submitted_ids().is_empty());
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ use mooring::store::{
 };
 use tokio::sync::{oneshot, watch};
 
+use super::support::NEVER;
+
 type Reply = oneshot::Sender<Result<Accepted, Rejection>>;
 
 #[derive(Debug, Default)]
@@ -33,19 +35,19 @@ struct State {
 }
 
 #[derive(Debug)]
-pub struct FakeStore {
+pub(crate) struct FakeStore {
     state: Mutex<State>,
     head: watch::Sender<Seq>,
     /// Batch ids in order of submission, as they grow.
-    pub submitted: watch::Sender<usize>,
+    pub(crate) submitted: watch::Sender<usize>,
     /// The durable cursor as it moves.
-    pub cursor: watch::Sender<Seq>,
+    pub(crate) cursor: watch::Sender<Seq>,
     /// Reads of the stream so far.
-    pub reads: watch::Sender<usize>,
+    pub(crate) reads: watch::Sender<usize>,
 }
 
 impl FakeStore {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             head: watch::Sender::new(Seq(0)),
@@ -55,24 +57,24 @@ impl FakeStore {
         })
     }
 
-    pub fn hold(&self) {
+    pub(crate) fn hold(&self) {
         self.state.lock().expect("lock").hold = true;
     }
 
-    pub fn busy(&self, busy: bool) {
+    pub(crate) fn busy(&self, busy: bool) {
         self.state.lock().expect("lock").busy = busy;
     }
 
-    pub fn refuse(&self, why: Rejection) {
+    pub(crate) fn refuse(&self, why: Rejection) {
         self.state.lock().expect("lock").refuse = Some(why);
     }
 
-    pub fn submitted_ids(&self) -> Vec<String> {
+    pub(crate) fn submitted_ids(&self) -> Vec<String> {
         self.state.lock().expect("lock").submitted.clone()
     }
 
     /// Answers a batch that was held back.
-    pub fn release(&self, id: &str) {
+    pub(crate) fn release(&self, id: &str) {
         let mut state = self.state.lock().expect("lock");
         let at = state.held.iter().position(|(batch, _)| batch.id.as_str() == id).expect("held");
         let (batch, reply) = state.held.remove(at);
@@ -81,7 +83,7 @@ impl FakeStore {
     }
 
     /// Appends events to the stream, each its own record.
-    pub fn append(&self, events: impl IntoIterator<Item = StreamEvent>) {
+    pub(crate) fn append(&self, events: impl IntoIterator<Item = StreamEvent>) {
         let mut state = self.state.lock().expect("lock");
         for event in events {
             state.seq += 1;
@@ -92,17 +94,22 @@ impl FakeStore {
     }
 
     /// Records that are nothing to the stream.
-    pub fn pass(&self, records: u64) {
+    pub(crate) fn pass(&self, records: u64) {
         let mut state = self.state.lock().expect("lock");
         state.seq += records;
         self.head.send_replace(Seq(state.seq));
     }
 
     /// What lies before is gone.
-    pub fn trim(&self, oldest: Seq) {
+    pub(crate) fn trim(&self, oldest: Seq) {
         let mut state = self.state.lock().expect("lock");
         state.oldest = oldest;
         state.events.retain(|(seq, _)| *seq > oldest);
+    }
+
+    /// Waits until no link reads the stream.
+    pub(crate) async fn nobody_follows(&self) {
+        tokio::time::timeout(NEVER, self.head.closed()).await.expect("in time");
     }
 
     fn deliver(&self, batch: Box<NewBatch>, reply: Reply) {
@@ -117,32 +124,32 @@ impl FakeStore {
         let count = state.submitted.len();
         self.submitted.send_replace(count);
     }
+}
 
-    fn query(&self, query: &Query) -> QueryAnswer {
-        match query {
-            Query::Message { message: MessageId(404), .. } => QueryAnswer::Message(None),
-            Query::Message { .. } => QueryAnswer::Message(Some(Box::new(MessageState {
-                counts: Counts {
-                    targets: 3,
-                    accepted: 2,
-                    arrived: 2,
-                    refused: [1, 0, 0, 0, 0],
-                    ..Counts::default()
-                },
-                accepted_at: 5,
-                expires_at: 6,
-                job_key: "job".into(),
-                on_device: None,
-            }))),
-            Query::Devices(keys) => QueryAnswer::Devices(keys.iter().map(|key| known(*key)).collect()),
-            Query::Totals => QueryAnswer::Totals(Box::default()),
-        }
+fn answer(query: &Query) -> QueryAnswer {
+    match query {
+        Query::Message { message: MessageId(404), .. } => QueryAnswer::Message(None),
+        Query::Message { .. } => QueryAnswer::Message(Some(Box::new(MessageState {
+            counts: Counts {
+                targets: 3,
+                accepted: 2,
+                arrived: 2,
+                refused: [1, 0, 0, 0, 0],
+                ..Counts::default()
+            },
+            accepted_at: 5,
+            expires_at: 6,
+            job_key: "job".into(),
+            on_device: None,
+        }))),
+        Query::Devices(keys) => QueryAnswer::Devices(keys.iter().map(|key| known(*key)).collect()),
+        Query::Totals => QueryAnswer::Totals(Box::default()),
     }
 }
 
 /// Every other device, by its key.
 fn known(key: DeviceKey) -> Option<DeviceState> {
-    (key.0[0] % 2 == 0).then(|| DeviceState {
+    key.0[0].is_multiple_of(2).then(|| DeviceState {
         device_id: "known".into(),
         push_on: true,
         last_active: 7,
@@ -198,7 +205,7 @@ impl Store for FakeStore {
                 self.cursor.send_replace(state.cursor);
             }
             Command::Query { query, reply } => {
-                let answer = self.query(&query);
+                let answer = answer(&query);
                 reply.send((*self.head.borrow(), answer)).ok();
             }
             other => panic!("a router link submits no {other:?}"),
@@ -281,7 +288,7 @@ fn size(event: &StreamEvent) -> usize {
 }
 
 /// An arrive, recognisable by its message id and as large as wanted.
-pub fn receipt(message: u64, bytes: usize) -> StreamEvent {
+pub(crate) fn receipt(message: u64, bytes: usize) -> StreamEvent {
     let attributes = if bytes == 0 { Vec::new() } else { attributes(bytes) };
     StreamEvent::Receipt(Box::new(Receipt {
         kind: ReceiptKind::Arrive,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mooring::clock::Clock;
+use mooring::config::{RouterRights, Scope};
 use mooring::ids::{AppKey, DigestKey};
-use mooring::router::{Allowed, Pace, Phase, Rights, RouterContext, Rules, StreamRegistry, serve};
+use mooring::router::{Pace, Phase, RouterContext, Rules, StreamRegistry, serve};
 use mooring::wire::pb::{device, router as pb};
 use pb::{from_router, to_router};
 use prost::Message;
@@ -25,18 +26,18 @@ use tokio_rustls::client::TlsStream;
 use super::store::FakeStore;
 
 /// What a test waits for comes at once, or never.
-pub const NEVER: Duration = Duration::from_secs(60);
+pub(crate) const NEVER: Duration = Duration::from_secs(60);
 
 /// A certificate authority.
-pub struct Ca {
+pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
 }
 
-pub type Identity = (CertificateDer<'static>, PrivateKeyDer<'static>);
+pub(crate) type Identity = (CertificateDer<'static>, PrivateKeyDer<'static>);
 
 impl Ca {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -44,7 +45,7 @@ impl Ca {
         Self { issuer: Issuer::new(params, key), certificate }
     }
 
-    pub fn issue(&self, name: &str) -> Identity {
+    pub(crate) fn issue(&self, name: &str) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec!["localhost".into()]).expect("a name");
         params.distinguished_name.push(DnType::CommonName, name);
@@ -62,20 +63,20 @@ impl Ca {
 }
 
 /// A running edge.
-pub struct Edge {
-    pub ca: Ca,
-    pub address: SocketAddr,
-    pub store: Arc<FakeStore>,
-    pub phase: watch::Sender<Phase>,
-    pub served: JoinHandle<()>,
+pub(crate) struct Edge {
+    pub(crate) ca: Ca,
+    pub(crate) address: SocketAddr,
+    pub(crate) store: Arc<FakeStore>,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) served: JoinHandle<()>,
 }
 
 impl Edge {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut RouterContext)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut RouterContext)) -> Self {
         let ca = Ca::new();
         let (certificate, key) = ca.issue("edge");
         let verifier = WebPkiClientVerifier::builder(ca.roots().into()).build().expect("a verifier");
@@ -94,7 +95,7 @@ impl Edge {
     }
 
     /// A link that is open, with these streams.
-    pub async fn open(&self, streams: Vec<pb::OpenStream>) -> (Router, pb::Opened) {
+    pub(crate) async fn open(&self, streams: Vec<pb::OpenStream>) -> (Router, pb::Opened) {
         let mut router = self.connect("r1").await;
         router.say(open(streams)).await;
         let to_router::Frame::Opened(opened) = router.hear().await else { panic!("not Opened") };
@@ -102,13 +103,13 @@ impl Edge {
     }
 
     /// A link after TLS.
-    pub async fn connect(&self, name: &str) -> Router {
+    pub(crate) async fn connect(&self, name: &str) -> Router {
         let identity = self.ca.issue(name);
         self.connect_as(Some(identity), None).await.expect("a TLS handshake")
     }
 
     /// A link after TLS as the client sees it: with TLS 1.3 the edge may still refuse.
-    pub async fn connect_as(
+    pub(crate) async fn connect_as(
         &self,
         identity: Option<Identity>,
         receive_buffer: Option<u32>,
@@ -130,15 +131,16 @@ impl Edge {
         Ok(Router { stream })
     }
 
-    pub async fn connect_tcp(&self) -> TcpStream {
+    pub(crate) async fn connect_tcp(&self) -> TcpStream {
         TcpStream::connect(self.address).await.expect("connected")
     }
 }
 
 fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
     let app = |key| AppKey::parse(key).expect("valid");
-    let r1 = Rights { apps: Allowed::All, streams: Allowed::All };
-    let r2 = Rights { apps: Allowed::Only([app("other")].into()), streams: Allowed::Only([].into()) };
+    let r1 = RouterRights { name: "r1".into(), apps: Scope::All, streams: Scope::All };
+    let only = (Scope::Only(vec![app("other")]), Scope::Only(vec![]));
+    let r2 = RouterRights { name: "r2".into(), apps: only.0, streams: only.1 };
     RouterContext {
         edge: "mooring test".into(),
         store,
@@ -153,34 +155,34 @@ fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
         credit_targets: 1_000_000,
         credit_bytes: 64 * 1024 * 1024,
         batch_window_ms: 86_400_000,
-        is_connected: Box::new(|key| key.0[0] % 2 == 0),
+        is_connected: Box::new(|key| key.0[0].is_multiple_of(2)),
         pace: Pace { gather: Duration::from_millis(1), ..Pace::default() },
         streams: StreamRegistry::default(),
     }
 }
 
 /// A router made of frames.
-pub struct Router {
+pub(crate) struct Router {
     stream: TlsStream<TcpStream>,
 }
 
 impl Router {
-    pub async fn say(&mut self, frame: from_router::Frame) {
+    pub(crate) async fn say(&mut self, frame: from_router::Frame) {
         self.say_bytes(&encode(frame)).await;
     }
 
-    pub async fn say_bytes(&mut self, bytes: &[u8]) {
+    pub(crate) async fn say_bytes(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.expect("written");
         self.stream.flush().await.expect("flushed");
     }
 
     /// The next frame.
-    pub async fn hear(&mut self) -> to_router::Frame {
+    pub(crate) async fn hear(&mut self) -> to_router::Frame {
         self.try_hear().await.expect("a frame")
     }
 
     /// The next frame, or how the link ended.
-    pub async fn try_hear(&mut self) -> std::io::Result<to_router::Frame> {
+    pub(crate) async fn try_hear(&mut self) -> std::io::Result<to_router::Frame> {
         let read = async {
             let mut head = [0; 5];
             self.stream.read_exact(&mut head).await?;
@@ -193,21 +195,21 @@ impl Router {
         timeout(NEVER, read).await.expect("in time")
     }
 
-    pub async fn hear_accepted(&mut self) -> pb::BatchAccepted {
+    pub(crate) async fn hear_accepted(&mut self) -> pb::BatchAccepted {
         match self.hear().await {
             to_router::Frame::Accepted(accepted) => accepted,
             other => panic!("not accepted: {other:?}"),
         }
     }
 
-    pub async fn hear_rejected(&mut self) -> pb::BatchRejected {
+    pub(crate) async fn hear_rejected(&mut self) -> pb::BatchRejected {
         match self.hear().await {
             to_router::Frame::Rejected(rejected) => rejected,
             other => panic!("not rejected: {other:?}"),
         }
     }
 
-    pub async fn hear_stream(&mut self) -> pb::StreamBatch {
+    pub(crate) async fn hear_stream(&mut self) -> pb::StreamBatch {
         match self.hear().await {
             to_router::Frame::Stream(batch) => batch,
             other => panic!("no stream batch: {other:?}"),
@@ -215,26 +217,26 @@ impl Router {
     }
 
     /// The last frame is an Error, and then the link ends.
-    pub async fn hear_error(&mut self) -> pb::LinkErrorCode {
+    pub(crate) async fn hear_error(&mut self) -> pb::LinkErrorCode {
         let to_router::Frame::Error(error) = self.hear().await else { panic!("no error") };
         assert!(self.try_hear().await.is_err(), "the link ends");
         error.code()
     }
 
     /// A Ping is answered before anything else comes: nothing more was under way.
-    pub async fn nothing_more_comes(&mut self, nonce: u64) {
+    pub(crate) async fn nothing_more_comes(&mut self, nonce: u64) {
         self.say(from_router::Frame::Ping(pb::Ping { nonce })).await;
         let to_router::Frame::Pong(pong) = self.hear().await else { panic!("something came") };
         assert_eq!(pong.nonce, nonce);
     }
 
-    pub async fn acknowledge(&mut self, cursor: u64) {
+    pub(crate) async fn acknowledge(&mut self, cursor: u64) {
         let ack = pb::StreamAck { stream: "main".into(), cursor };
         self.say(from_router::Frame::StreamAck(ack)).await;
     }
 }
 
-pub fn encode(frame: from_router::Frame) -> Vec<u8> {
+pub(crate) fn encode(frame: from_router::Frame) -> Vec<u8> {
     let message = pb::FromRouter { frame: Some(frame) };
     let mut bytes = vec![0];
     bytes.extend_from_slice(&(message.encoded_len() as u32).to_be_bytes());
@@ -242,20 +244,20 @@ pub fn encode(frame: from_router::Frame) -> Vec<u8> {
     bytes
 }
 
-pub fn open(streams: Vec<pb::OpenStream>) -> from_router::Frame {
+pub(crate) fn open(streams: Vec<pb::OpenStream>) -> from_router::Frame {
     from_router::Frame::Open(pb::Open { version: 1, name: "test".into(), streams, presence: None })
 }
 
 /// The stream `main`, from its durable cursor.
-pub fn main_stream() -> Vec<pb::OpenStream> {
+pub(crate) fn main_stream() -> Vec<pb::OpenStream> {
     vec![pb::OpenStream { stream: "main".into(), from: None }]
 }
 
-pub fn main_from(from: pb::open_stream::From) -> Vec<pb::OpenStream> {
+pub(crate) fn main_from(from: pb::open_stream::From) -> Vec<pb::OpenStream> {
     vec![pb::OpenStream { stream: "main".into(), from: Some(from) }]
 }
 
-pub fn batch(id: &str, targets: usize) -> pb::DeliverBatch {
+pub(crate) fn batch(id: &str, targets: usize) -> pb::DeliverBatch {
     pb::DeliverBatch {
         batch_id: id.into(),
         app_key: "demo".into(),
@@ -273,12 +275,15 @@ pub fn batch(id: &str, targets: usize) -> pb::DeliverBatch {
     }
 }
 
-pub fn deliver(id: &str, targets: usize) -> from_router::Frame {
+pub(crate) fn deliver(id: &str, targets: usize) -> from_router::Frame {
     from_router::Frame::Deliver(batch(id, targets))
 }
 
 /// Waits until a number that grows satisfies a condition.
-pub async fn until<T: Send + Sync + 'static>(sender: &watch::Sender<T>, condition: impl FnMut(&T) -> bool) {
+pub(crate) async fn until<T: Send + Sync + 'static>(
+    sender: &watch::Sender<T>,
+    condition: impl FnMut(&T) -> bool,
+) {
     let mut receiver = sender.subscribe();
     timeout(NEVER, receiver.wait_for(condition)).await.expect("in time").expect("the store lives");
 }
