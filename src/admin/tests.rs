@@ -11,7 +11,7 @@ use crate::admin::{Deadlines, Readiness, ShardFigures, StoreAccess};
 use crate::ids::{DigestKey, Seq, SessionRef};
 use crate::push::{Attributes, Counts, Millis, Seen};
 use crate::store::{
-    Batch, Busy, DeviceState, MessageState, OnDevice as OnDeviceState, Pulled, Store, StreamBounds,
+    Batch, Busy, DeviceState, MessageState, OnDevice as OnDeviceState, Pulled, Refused, Store, StreamBounds,
     StreamError, StreamRead,
 };
 use crate::telemetry;
@@ -63,11 +63,11 @@ impl FakeStore {
 }
 
 impl Store for FakeStore {
-    fn submit(&self, command: Command) -> Result<(), Busy> {
-        let Command::Query { query, reply } = command else { return Err(Busy) };
-        if self.is_busy {
-            return Err(Busy);
+    fn submit(&self, command: Command) -> Result<(), Refused> {
+        if self.is_busy || !matches!(command, Command::Query { .. }) {
+            return Err(Refused(Box::new(command)));
         }
+        let Command::Query { query, reply } = command else { return Ok(()) };
         match &self.held {
             Some(held) => held.lock().expect("one user").push(reply),
             None => reply.send((Seq(42), Self::answer(&query))).expect("it waits"),

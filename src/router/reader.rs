@@ -15,7 +15,7 @@ use crate::config::RouterRights;
 use crate::ids::{AppKey, DeviceKey, Seq};
 use crate::limits;
 use crate::push::{Millis, NewBatch};
-use crate::store::{Busy, Command, Query};
+use crate::store::{Command, Query};
 use crate::wire::router::{self as wire, BatchName, FromRouter, LinkError, QueryOf, Reject, Rejected};
 
 /// The reading half of a link that was opened.
@@ -104,7 +104,7 @@ impl Reader<'_> {
             ));
         }
         let (reply, answer) = oneshot::channel();
-        self.context.store.submit(Command::Deliver { batch, reply }).map_err(|Busy| {
+        self.context.store.submit(Command::Deliver { batch, reply }).map_err(|_refused| {
             self.credit.give(targets, bytes);
             admission::try_again(
                 Reject::ResourceExhausted,
@@ -130,7 +130,7 @@ impl Reader<'_> {
             self.context
                 .store
                 .submit(Command::Query { query, reply })
-                .map_err(|Busy| LinkError::Internal("the queue to the journal is full: ask again"))?;
+                .map_err(|_refused| LinkError::Internal("the queue to the journal is full: ask again"))?;
             Ok(asked)
         });
         match asked {

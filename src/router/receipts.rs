@@ -18,7 +18,7 @@ use super::{Phase, RouterContext, reached};
 use crate::ids::Seq;
 use crate::limits;
 use crate::push::Millis;
-use crate::store::{Busy, Command, Store, StreamError};
+use crate::store::{Command, Store, StreamError};
 use crate::wire::router::{self as wire, LinkError};
 
 /// Records without events after which a cursor moves at the quicker pace.
@@ -112,7 +112,7 @@ impl Reading {
     fn submit(&self, cursor: Seq, store: &dyn Store) {
         let ack = Command::StreamAck { stream: Arc::clone(&self.stream), cursor };
         let refused = store.submit(ack).err();
-        lock(&self.window).unsubmitted = refused.map(|Busy| cursor);
+        lock(&self.window).unsubmitted = refused.map(|_refused| cursor);
     }
 
     fn resubmit(&self, store: &dyn Store) {
