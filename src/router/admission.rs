@@ -16,7 +16,7 @@ use std::sync::Arc;
 use prost::Message;
 use serde::de::IgnoredAny;
 
-use crate::config::RouterRights;
+use super::rights::Rights;
 use crate::ids::{AppKey, BatchId, DeviceKey, DigestKey, MessageId};
 use crate::limits;
 use crate::push::{Millis, NewBatch, OfflinePolicy, Rejection};
@@ -40,12 +40,7 @@ pub struct Rules {
 }
 
 /// Checks a batch and makes it the domain's.
-pub fn admit(
-    now: Millis,
-    batch: &Deliver<'_>,
-    rights: &RouterRights,
-    rules: &Rules,
-) -> Result<NewBatch, Rejected> {
+pub fn admit(now: Millis, batch: &Deliver<'_>, rights: &Rights, rules: &Rules) -> Result<NewBatch, Rejected> {
     let fields = &*batch.fields;
     let app = app(&fields.app_key, rights, rules)?;
     let id = BatchId::parse(&fields.batch_id)
@@ -125,7 +120,7 @@ fn unimplemented(field: &str) -> Rejected {
 }
 
 /// An app that this edge doesn't have and one that isn't the router's get the same answer.
-fn app(app_key: &str, rights: &RouterRights, rules: &Rules) -> Result<AppKey, Rejected> {
+fn app(app_key: &str, rights: &Rights, rules: &Rules) -> Result<AppKey, Rejected> {
     AppKey::parse(app_key).filter(|app| rules.apps.contains(app) && rights.apps.allows(app)).ok_or_else(
         || reject(Reject::UnknownApp, "app_key", "not an app of this edge, or not of this router"),
     )

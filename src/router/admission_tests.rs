@@ -1,7 +1,7 @@
 //! Every reject code of admission, with its field.
 
 use super::*;
-use crate::config::Scope;
+use crate::router::Allowed;
 use crate::wire::router::{FromRouter, parse};
 
 const NOW: Millis = 1_700_000_000_000;
@@ -13,9 +13,9 @@ fn rules() -> Rules {
     Rules { apps: apps.into(), digest_key: DigestKey([3; 32]), online_window_ms: 10_000 }
 }
 
-fn rights() -> RouterRights {
+fn rights() -> Rights {
     let mine = AppKey::parse("demo").expect("valid");
-    RouterRights { name: "r1".into(), apps: Scope::Only(vec![mine]), streams: Scope::All }
+    Rights { apps: Allowed::Only([mine].into()), streams: Allowed::All }
 }
 
 fn batch() -> pb::DeliverBatch {

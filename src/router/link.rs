@@ -17,8 +17,7 @@ use super::frames::{Frame, FrameReader};
 use super::outbox::{self, Outbox};
 use super::reader::Reader;
 use super::receipts::{self, Reading};
-use super::{LinkEnd, Phase, RouterContext, answers, reached};
-use crate::config::RouterRights;
+use super::{LinkEnd, Phase, Rights, RouterContext, answers, reached};
 use crate::ids::Seq;
 use crate::store::{StreamBounds, StreamError};
 use crate::telemetry::{self, Counter, Gauge};
@@ -121,7 +120,7 @@ async fn linked(
 
 /// What a link has after Open.
 struct Opened {
-    rights: Arc<RouterRights>,
+    rights: Arc<Rights>,
     streams: Vec<Arc<Reading>>,
     answer: Vec<u8>,
 }
@@ -167,7 +166,7 @@ async fn open<R: AsyncRead + Unpin>(
 /// All are checked before the first is taken from the one who reads it now.
 fn open_streams(
     open: &Open,
-    rights: &RouterRights,
+    rights: &Rights,
     context: &RouterContext,
 ) -> Result<Vec<(Arc<Reading>, OpenedStream)>, LinkError> {
     if open.streams.len() > limits::LINK_STREAMS {

@@ -15,6 +15,7 @@ mod link;
 mod outbox;
 mod reader;
 mod receipts;
+mod rights;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,10 +27,10 @@ use tokio::task::JoinSet;
 
 pub use admission::{Rules, admit};
 pub use receipts::StreamRegistry;
+pub use rights::{Allowed, Rights};
 
 use crate::clock::Clock;
-use crate::config::{Config, RouterRights};
-use crate::ids::{DeviceKey, DigestKey};
+use crate::ids::DeviceKey;
 use crate::limits;
 use crate::store::Store;
 use crate::telemetry::RouterLinkEnd;
@@ -51,7 +52,7 @@ pub struct RouterContext {
     /// What admission has to know.
     pub rules: Rules,
     /// The routers by the common name of their certificates.
-    pub routers: HashMap<String, RouterRights>,
+    pub routers: HashMap<String, Rights>,
     /// Targets in flight on one link; at least `limits::BATCH_TARGETS`.
     pub credit_targets: u64,
     /// Bytes of batches in flight on one link; at least `limits::ROUTER_FRAME_BYTES`.
@@ -64,38 +65,6 @@ pub struct RouterContext {
     pub pace: Pace,
     /// Who reads which stream.
     pub streams: StreamRegistry,
-}
-
-impl RouterContext {
-    /// As the configuration says.
-    pub fn new(
-        config: &Config,
-        store: Arc<dyn Store>,
-        clock: Arc<Clock>,
-        digest_key: DigestKey,
-        tls: Arc<rustls::ServerConfig>,
-        is_connected: IsConnected,
-    ) -> Self {
-        let routers = config.router.routers.iter().map(|rights| (rights.name.clone(), rights.clone()));
-        Self {
-            edge: format!("mooring {}", env!("CARGO_PKG_VERSION")),
-            store,
-            clock,
-            tls,
-            rules: Rules {
-                apps: config.apps.iter().map(|app| app.key.clone()).collect(),
-                digest_key,
-                online_window_ms: config.device.online_window_ms,
-            },
-            routers: routers.collect(),
-            credit_targets: config.router.credit_targets,
-            credit_bytes: config.router.credit_bytes,
-            batch_window_ms: config.store.batch_window_s * 1_000,
-            is_connected,
-            pace: Pace::default(),
-            streams: StreamRegistry::default(),
-        }
-    }
 }
 
 impl std::fmt::Debug for RouterContext {

@@ -10,8 +10,7 @@ use super::credit::Credit;
 use super::frames::{Frame, FrameReader};
 use super::outbox::Outbox;
 use super::receipts::Reading;
-use super::{LinkEnd, Phase, RouterContext, admission};
-use crate::config::RouterRights;
+use super::{LinkEnd, Phase, Rights, RouterContext, admission};
 use crate::ids::{AppKey, DeviceKey, Seq};
 use crate::limits;
 use crate::push::{Millis, NewBatch};
@@ -21,7 +20,7 @@ use crate::wire::router::{self as wire, BatchName, FromRouter, LinkError, QueryO
 /// The reading half of a link that was opened.
 pub(super) struct Reader<'a> {
     pub(super) context: &'a Arc<RouterContext>,
-    pub(super) rights: &'a Arc<RouterRights>,
+    pub(super) rights: &'a Arc<Rights>,
     pub(super) phase: &'a watch::Receiver<Phase>,
     pub(super) outbox: &'a Outbox,
     pub(super) credit: &'a Credit,
@@ -169,7 +168,7 @@ fn examine(
     bytes: &[u8],
     now: Millis,
     context: &RouterContext,
-    rights: &RouterRights,
+    rights: &Rights,
 ) -> Result<Incoming, LinkError> {
     Ok(match wire::parse(bytes)? {
         FromRouter::Deliver(batch) => Incoming::Batch {

@@ -9,8 +9,8 @@ use mooring::push::{
     StreamEvent,
 };
 use mooring::store::{
-    Batch, Busy, Command, DeviceState, MessageState, Pulled, Query, QueryAnswer, Store, StreamBounds,
-    StreamError, StreamRead,
+    Batch, Busy, Command, DeviceState, MessageState, Pulled, Query, QueryAnswer, Refused, Store,
+    StreamBounds, StreamError, StreamRead,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -192,9 +192,9 @@ impl State {
 }
 
 impl Store for FakeStore {
-    fn submit(&self, command: Command) -> Result<(), Busy> {
+    fn submit(&self, command: Command) -> Result<(), Refused> {
         if self.state.lock().expect("lock").busy {
-            return Err(Busy);
+            return Err(Refused(Box::new(command)));
         }
         match command {
             Command::Deliver { batch, reply } => self.deliver(batch, reply),

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mooring::clock::Clock;
-use mooring::config::{RouterRights, Scope};
 use mooring::ids::{AppKey, DigestKey};
-use mooring::router::{Pace, Phase, RouterContext, Rules, StreamRegistry, serve};
+use mooring::router::{Allowed, Pace, Phase, Rights, RouterContext, Rules, StreamRegistry, serve};
 use mooring::wire::pb::{device, router as pb};
 use pb::{from_router, to_router};
 use prost::Message;
@@ -138,9 +137,8 @@ impl Edge {
 
 fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
     let app = |key| AppKey::parse(key).expect("valid");
-    let r1 = RouterRights { name: "r1".into(), apps: Scope::All, streams: Scope::All };
-    let only = (Scope::Only(vec![app("other")]), Scope::Only(vec![]));
-    let r2 = RouterRights { name: "r2".into(), apps: only.0, streams: only.1 };
+    let r1 = Rights { apps: Allowed::All, streams: Allowed::All };
+    let r2 = Rights { apps: Allowed::Only([app("other")].into()), streams: Allowed::Only([].into()) };
     RouterContext {
         edge: "mooring test".into(),
         store,
