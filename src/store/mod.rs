@@ -17,6 +17,9 @@ use crate::push::{
 pub use self::batch::Batch;
 
 pub mod batch;
+pub mod checkpoint;
+pub mod disk;
+pub mod journal;
 
 /// What the store is told. Everything is answered only when durable.
 #[derive(Debug)]
