@@ -11,7 +11,9 @@ use super::engine::{Engine, IsConnected, OpenError, OpenReport, Shared, StoreFai
 use super::options::StoreOptions;
 use super::stats::StoreStats;
 use super::thread::{self, Inbox, Wanted};
-use super::{BodySink, Busy, Command, CommitSink, Pulled, Store, StreamBounds, StreamError, StreamRead};
+use super::{
+    BodySink, Busy, Command, CommitSink, Pulled, Refused, Store, StreamBounds, StreamError, StreamRead,
+};
 use crate::clock::Clock;
 use crate::ids::{DeviceKey, Seq, SessionRef};
 use crate::push::{Millis, Seen};
@@ -98,7 +100,7 @@ impl<D: Disk> Drop for EmbeddedStore<D> {
 }
 
 impl<D: Disk> Store for EmbeddedStore<D> {
-    fn submit(&self, command: Command) -> Result<(), Busy> {
+    fn submit(&self, command: Command) -> Result<(), Refused> {
         self.inbox.put(command)
     }
 

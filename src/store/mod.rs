@@ -19,10 +19,13 @@ pub use self::batch::Batch;
 pub mod batch;
 mod batch_ids;
 mod body_cache;
+pub mod checkpoint;
 mod codec;
+pub mod disk;
 pub mod embedded;
 pub mod engine;
 mod index;
+pub mod journal;
 pub mod options;
 mod part;
 mod part_messages;
@@ -31,9 +34,6 @@ mod record;
 pub mod stats;
 mod stream;
 mod thread;
-pub mod checkpoint;
-pub mod disk;
-pub mod journal;
 
 /// What the store is told. Everything is answered only when durable.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use super::engine::{Engine, Shared, StoreFailure};
 use super::journal::ReadError;
 use super::record::{BATCH, BatchRecord, COPY};
 use super::stats::StoreStats;
-use super::{BodySink, Busy, Command};
+use super::{BodySink, Busy, Command, Refused};
 use crate::clock::Clock;
 use crate::ids::SessionRef;
 use crate::limits;
@@ -60,13 +60,13 @@ impl Inbox {
     }
 
     /// Puts a command in, if there is room.
-    pub(super) fn put(&self, command: Command) -> Result<(), Busy> {
+    pub(super) fn put(&self, command: Command) -> Result<(), Refused> {
         let weight = weight(&command);
         let mut queue = self.lock();
         let fits = queue.commands.len() < limits::STORE_COMMANDS
             && (queue.bytes + weight <= limits::STORE_COMMAND_BYTES || queue.commands.is_empty());
         if queue.closed || !fits {
-            return Err(Busy);
+            return Err(Refused(Box::new(command)));
         }
         queue.bytes += weight;
         queue.commands.push_back((command, weight));
