@@ -192,6 +192,11 @@ pub struct Pulled {
 #[error("the store's queue is full")]
 pub struct Busy;
 
+/// The queue to the store is full: the command comes back.
+#[derive(Debug, thiserror::Error)]
+#[error("the store's queue is full")]
+pub struct Refused(pub Box<Command>);
+
 /// A stream can't be read from there.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
@@ -242,7 +247,7 @@ pub struct StreamRead {
 /// What shards and router links may ask of the store. All of it is quick, but for [`Store::read_stream`] and [`Store::load_body`].
 pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Hands over a command. Never waits.
-    fn submit(&self, command: Command) -> Result<(), Busy>;
+    fn submit(&self, command: Command) -> Result<(), Refused>;
 
     /// The device's durable pending entries behind `after`, oldest first, at most `max`, appended to `out`; expired ones are left out. Each is
     /// marked as written at `now`. An entry of retention 0 that another session got is left out.

@@ -1,5 +1,6 @@
 //! Pure codecs: bytes to frames to domain types, and back. Nothing here waits, and protobuf stops here.
 
+pub mod device;
 pub mod frame;
 
 /// The generated messages of `proto/`. The client library speaks them; inside the edge they stop at this module.

@@ -1,1 +1,0 @@
-//! Configuration: documented defaults, parsed once into valid types.

@@ -1,0 +1,328 @@
+//! Configuration: one TOML file, the environment over it, flags over both; parsed once into valid types.
+//!
+//! Invariants: a [`Config`] is within every range and consistent, so that nobody checks again. Everything that is wrong is
+//! reported at once, each with its key and line. An unknown key is an error: a misspelt bound would silently be its default.
+//! `deploy/mooring.toml` documents every key; a test compares it with the code.
+//!
+//! Rejected: deriving the parser with serde, which stops at the first error and knows no line of a value that is
+//! well-formed but out of range.
+
+mod error;
+mod reader;
+mod sections;
+mod value;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::de::{DeTable, DeValue};
+
+pub use self::error::{ConfigError, ConfigErrors, Origin};
+pub use self::reader::Overrides;
+use self::reader::{Reader, Section, suggest};
+pub use self::sections::{Admin, Device, Leave, Log, Router, Store};
+use self::value::{Raw, Value, within};
+use crate::credential::Secret;
+use crate::ids::{AppKey, is_name};
+use crate::{limits, telemetry};
+
+/// Bytes of a router's name: those of a common name.
+const ROUTER_NAME_BYTES: usize = 64;
+
+/// Everything that is configured.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Where everything durable is.
+    pub data_dir: PathBuf,
+    /// Shards; 0 in the file stands for one a core.
+    pub shards: usize,
+    /// `[device]`.
+    pub device: Device,
+    /// `[router]`.
+    pub router: Router,
+    /// `[admin]`.
+    pub admin: Admin,
+    /// `[[apps]]`; at least one.
+    pub apps: Vec<App>,
+    /// `[store]`.
+    pub store: Store,
+    /// `[leave]`.
+    pub leave: Leave,
+    /// `[log]`.
+    pub log: Log,
+    /// What is worth a word in the log, but no error.
+    pub warnings: Vec<String>,
+}
+
+/// An app that this edge serves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct App {
+    /// Its app key.
+    pub key: AppKey,
+    /// Its id in the receipt log; the key, unless given.
+    pub app_id: String,
+    /// The package names it ships under, the main one first; empty: any.
+    pub packages: Vec<String>,
+    /// The file of its secret.
+    pub secret_file: PathBuf,
+    /// Its secret.
+    pub secret: Secret,
+    /// The epoch of its credentials; those of the one before are renewed.
+    pub epoch: u32,
+    /// The stream that its receipts and outcomes go to.
+    pub stream: Arc<str>,
+}
+
+/// What a router may do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RouterRights {
+    /// The common name of its certificate.
+    pub name: String,
+    /// The apps it may push to.
+    pub apps: Scope<AppKey>,
+    /// The streams it may read.
+    pub streams: Scope<Arc<str>>,
+}
+
+/// All, or some.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Scope<T> {
+    /// `"*"`.
+    All,
+    /// These.
+    Only(Vec<T>),
+}
+
+impl<T> Scope<T> {
+    /// Whether it is among them.
+    pub fn allows<Q: ?Sized + PartialEq>(&self, wanted: &Q) -> bool
+    where
+        T: std::borrow::Borrow<Q>,
+    {
+        match self {
+            Self::All => true,
+            Self::Only(some) => some.iter().any(|one| one.borrow() == wanted),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file, if any, and what stands over it.
+    pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigErrors> {
+        let Some(file) = file else { return Self::parse("", Path::new(""), overrides) };
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            let text = format!("{} can't be read: {error}", file.display());
+            ConfigErrors(vec![ConfigError { origin: Origin::Nowhere, key: String::new(), text }])
+        })?;
+        Self::parse(&text, file, overrides)
+    }
+
+    /// Parses a file's text. Relative paths in it are relative to the directory of `file`.
+    pub fn parse(text: &str, file: &Path, overrides: &Overrides) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader::new(text, file, overrides);
+        let (document, syntax) = DeTable::parse_recoverable(text);
+        for error in &syntax {
+            reader.syntax(error);
+        }
+        let mut root = Section::new(&mut reader, Some(document.get_ref()), "");
+        let data_dir = root.value("data_dir", PathBuf::from("mooring-data"), |_| Ok(()));
+        let shards = root.value("shards", 0, |shards| within(shards, &(0..=limits::SHARDS)));
+        let apps = read_apps(&mut root);
+        let mut config = Self {
+            data_dir,
+            shards: if shards == 0 { cores() } else { shards },
+            device: whole(root.section("device"), Device::read),
+            router: whole(root.section("router"), |section| Router {
+                routers: read_routers(section, &apps),
+                ..Router::read(section)
+            }),
+            admin: whole(root.section("admin"), Admin::read),
+            store: whole(root.section("store"), Store::read),
+            leave: whole(root.section("leave"), Leave::read),
+            log: whole(root.section("log"), Log::read),
+            apps,
+            warnings: Vec::new(),
+        };
+        root.finish();
+        config.check(&mut reader);
+        let nobody = config.router.routers.is_empty();
+        config.warnings = reader.finish()?;
+        if nobody {
+            config
+                .warnings
+                .push("no [[router.routers]]: no router may connect, so nothing can be pushed".into());
+        }
+        Ok(config)
+    }
+
+    /// The streams that apps map to, each once.
+    pub fn streams(&self) -> Vec<Arc<str>> {
+        self.apps.iter().map(|app| app.stream.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The app of a key.
+    pub fn app(&self, key: &str) -> Option<&App> {
+        self.apps.iter().find(|app| app.key.as_str() == key)
+    }
+
+    /// What concerns more than one key.
+    fn check(&self, reader: &mut Reader<'_>) {
+        let device = &self.device;
+        if device.tls.is_none() && device.plain.is_none() {
+            reader.wrong("device.tls", "is off, and device.plain too: no device could connect");
+        }
+        if device.heartbeat_min_s > device.heartbeat_default_s {
+            let text = format!("must be at most heartbeat_default_s ({})", device.heartbeat_default_s);
+            reader.wrong("device.heartbeat_min_s", text);
+        }
+        if device.heartbeat_max_s < device.heartbeat_default_s {
+            let text = format!("must be at least heartbeat_default_s ({})", device.heartbeat_default_s);
+            reader.wrong("device.heartbeat_max_s", text);
+        }
+        let leave = &self.leave;
+        if leave.drain_lead_ms + leave.window_ms >= leave.deadline_ms {
+            let spent = leave.drain_lead_ms + leave.window_ms;
+            reader
+                .wrong("leave.deadline_ms", format!("must be more than drain_lead_ms + window_ms ({spent})"));
+        }
+        if let Err(error) = telemetry::check_filter(&self.log.filter) {
+            reader.wrong("log.filter", error.to_string());
+        }
+        let store = &self.store;
+        let least = u64::from(store.segment_bytes) * u64::from(store.reserve_segments + 2);
+        if store.max_bytes != 0 && store.max_bytes < least {
+            reader.wrong(
+                "store.max_bytes",
+                format!("must be 0, or at least {least}: two segments and the reserve"),
+            );
+        }
+        if self.apps.is_empty() {
+            reader.wrong(
+                "apps",
+                "at least one [[apps]] with key and secret_file is needed; `serve --dev` makes one to try",
+            );
+        }
+    }
+}
+
+/// Reads a section, then notes what it had left.
+fn whole<'r, 'a, T>(mut section: Section<'r, 'a>, read: impl FnOnce(&mut Section<'r, 'a>) -> T) -> T {
+    let value = read(&mut section);
+    section.finish();
+    value
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(limits::SHARDS)
+}
+
+fn read_apps(root: &mut Section<'_, '_>) -> Vec<App> {
+    let mut apps: Vec<App> = Vec::new();
+    for (path, table) in root.list("apps") {
+        let section = Section::new(root.reader, Some(table), path.clone());
+        let Some(app) = whole(section, read_app) else { continue };
+        if apps.iter().any(|other| other.key == app.key) {
+            root.reader.wrong(&format!("{path}.key"), format!("the app {} stands here twice", app.key));
+        }
+        apps.push(app);
+    }
+    apps
+}
+
+fn read_app(section: &mut Section<'_, '_>) -> Option<App> {
+    let key = section.required::<String>("key", "\"23456789\"");
+    let secret_file = section.required::<PathBuf>("secret_file", "\"app.secret\"");
+    let app_id = section.value("app_id", key.clone().unwrap_or_default(), |id: &String| {
+        within(&id.len(), &(1..=limits::ATTRIBUTE_BYTES)).map_err(|text| format!("bytes {text}"))
+    });
+    let packages = section.value("packages", Vec::new(), |packages: &Vec<String>| {
+        let fits = |name: &String| (1..=limits::ATTRIBUTE_BYTES).contains(&name.len());
+        if packages.iter().all(fits) { Ok(()) } else { Err("an empty or over-long package name".into()) }
+    });
+    let epoch = section.value("epoch", 1, |epoch| within(epoch, &(1..=u32::MAX)));
+    let stream =
+        section.value("stream", String::from("main"), |stream: &String| name(stream, limits::LABEL_BYTES));
+    let parsed = key.as_deref().map(AppKey::parse);
+    if parsed == Some(None) {
+        let text = format!("must be 1 to {} letters, digits, - _ . :", limits::APP_KEY_BYTES);
+        section.reader.wrong(&section.key("key"), text);
+    }
+    let secret_file = secret_file?;
+    let secret = match Secret::load(&secret_file) {
+        Ok(secret) => secret,
+        Err(error) => {
+            section.reader.wrong(&section.key("secret_file"), error.to_string());
+            return None;
+        }
+    };
+    Some(App { key: parsed??, app_id, packages, secret_file, secret, epoch, stream: stream.into() })
+}
+
+fn read_routers(router: &mut Section<'_, '_>, apps: &[App]) -> Vec<RouterRights> {
+    let mut routers: Vec<RouterRights> = Vec::new();
+    for (path, table) in router.list("routers") {
+        let section = Section::new(router.reader, Some(table), path.clone());
+        let Some(rights) = whole(section, |section| read_router(section, apps)) else { continue };
+        if routers.iter().any(|other| other.name == rights.name) {
+            router
+                .reader
+                .wrong(&format!("{path}.name"), format!("the router {} stands here twice", rights.name));
+        }
+        routers.push(rights);
+    }
+    routers
+}
+
+fn read_router(section: &mut Section<'_, '_>, apps: &[App]) -> Option<RouterRights> {
+    let name = section.required::<String>("name", "\"router-1\"");
+    let app_names = section.required::<Names>("apps", "\"*\"");
+    let stream_names = section.value("streams", Names(Scope::Only(Vec::new())), |_| Ok(()));
+    let known_apps: Vec<&str> = apps.iter().map(|app| app.key.as_str()).collect();
+    let known_streams: Vec<&str> = apps.iter().map(|app| &*app.stream).collect();
+    let apps = app_names.map(|names| names.resolve(section, "apps", &known_apps, AppKey::parse));
+    let streams = stream_names.resolve(section, "streams", &known_streams, |name| Some(Arc::from(name)));
+    let name = name?;
+    if let Err(text) = within(&name.len(), &(1..=ROUTER_NAME_BYTES)) {
+        section.reader.wrong(&section.key("name"), format!("bytes {text}"));
+    }
+    Some(RouterRights { name, apps: apps?, streams })
+}
+
+fn name(text: &str, max: usize) -> Result<(), String> {
+    if is_name(text, max) { Ok(()) } else { Err(format!("must be 1 to {max} letters, digits, - _ . :")) }
+}
+
+/// `"*"` or a list of names.
+struct Names(Scope<String>);
+
+impl Value for Names {
+    fn read(raw: Raw<'_>, context: &value::Context<'_>) -> Result<Self, String> {
+        match raw {
+            Raw::Toml(DeValue::String(text)) if text == "*" => Ok(Self(Scope::All)),
+            _ => Vec::read(raw, context)
+                .map(|names| Self(Scope::Only(names)))
+                .map_err(|text| format!("{text}, or \"*\"")),
+        }
+    }
+}
+
+impl Names {
+    fn resolve<T>(
+        self,
+        section: &mut Section<'_, '_>,
+        key: &str,
+        known: &[&str],
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Scope<T> {
+        let Scope::Only(names) = self.0 else { return Scope::All };
+        for name in names.iter().filter(|name| !known.contains(&name.as_str())) {
+            let text = format!("`{name}` is not in [[apps]]{}", suggest(name, known.iter().copied()));
+            section.reader.wrong(&section.key(key), text);
+        }
+        Scope::Only(names.iter().filter_map(|name| parse(name)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! The sections, each key with its default, its range and its unit in one place: what is written here is what is parsed and
+//! what `Default` gives.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::reader::Section;
+use super::value::within;
+use super::{RouterRights, limits};
+use crate::telemetry;
+
+const MIB: u64 = 1024 * 1024;
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+macro_rules! sections {
+    ($($(#[$meta:meta])* $name:ident {
+        $($(#[$key_meta:meta])* $key:ident: $type:ty = $default:expr $(, $range:expr)?;)+
+    } $(+ { $(#[$also_meta:meta])* $also:ident: $also_type:ty; })?)+) => {$(
+        $(#[$meta])*
+        #[derive(Clone, PartialEq, Eq, Debug)]
+        pub struct $name {
+            $($(#[$key_meta])* pub $key: $type,)+
+            $($(#[$also_meta])* pub $also: $also_type,)?
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default,)+ $($also: Default::default(),)? }
+            }
+        }
+
+        impl $name {
+            pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+                Self {
+                    $($key: section.value(stringify!($key), $default, |_value: &$type| {
+                        $(within(_value, &$range)?;)?
+                        Ok(())
+                    }),)+
+                    $($also: Default::default(),)?
+                }
+            }
+        }
+    )+};
+}
+
+sections! {
+    /// `[device]`: what devices connect to, and how patient the edge is with them.
+    Device {
+        /// TLS listener, or off.
+        tls: Option<SocketAddr> = Some(SocketAddr::from(([0, 0, 0, 0], 7443)));
+        /// Plain TCP listener, or off.
+        plain: Option<SocketAddr> = None;
+        /// The edge's certificate chain, PEM.
+        certificate: PathBuf = "server.pem".into();
+        /// Its key, PEM.
+        key: PathBuf = "server.key".into();
+        /// Heartbeat of a device that doesn't ask for one, seconds.
+        heartbeat_default_s: u32 = 240, 1..=3_600;
+        /// Shortest heartbeat that a device may ask for, seconds.
+        heartbeat_min_s: u32 = 60, 1..=3_600;
+        /// Longest, seconds.
+        heartbeat_max_s: u32 = 600, 1..=3_600;
+        /// From accept to Hello, TLS included, milliseconds.
+        hello_deadline_ms: u64 = 10_000, 100..=60_000;
+        /// From writing a push until it leaves the window unacknowledged, milliseconds.
+        ack_deadline_ms: u64 = 30_000, 100..=600_000;
+        /// How long a push of retention 0 has to arrive, milliseconds.
+        online_window_ms: u64 = 10_000, 100..=60_000;
+        /// How long an outbox may stand still before its session is closed, milliseconds.
+        stall_deadline_ms: u64 = 30_000, 100..=600_000;
+        /// Sessions of this process.
+        max_sessions: usize = 2_000_000, 1..=20_000_000;
+        /// Handshakes in flight on each shard; beyond, accepting pauses.
+        max_handshakes: usize = 256, 1..=65_536;
+        /// Bytes that may wait unsent in the kernel for one device.
+        send_buffer_bytes: usize = 16_384, 4_096..=16_777_216;
+        /// `TCP_USER_TIMEOUT`: how long the kernel waits for an acknowledgement of what it sent, milliseconds.
+        user_timeout_ms: u32 = 30_000, 1_000..=600_000;
+    }
+
+    /// `[router]`: what routers connect to.
+    Router {
+        /// Listener, mutual TLS.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7400));
+        /// The edge's certificate chain for routers, PEM.
+        certificate: PathBuf = "server.pem".into();
+        /// Its key, PEM.
+        key: PathBuf = "server.key".into();
+        /// The CA that signs routers' certificates, PEM.
+        client_ca: PathBuf = "ca.pem".into();
+        /// Targets in flight on one link, unanswered.
+        credit_targets: u64 = limits::CREDIT_TARGETS, limits::BATCH_TARGETS as u64..=100_000_000;
+        /// Bytes of batches in flight on one link, unanswered.
+        credit_bytes: u64 = limits::CREDIT_BYTES, limits::ROUTER_FRAME_BYTES as u64..=4_096 * MIB;
+    } + {
+        /// Who may connect, by the common name of their certificate.
+        routers: Vec<RouterRights>;
+    }
+
+    /// `[admin]`: metrics, health, troubleshooting.
+    Admin {
+        /// Listener, plain HTTP: keep it on an inner network.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7480));
+    }
+
+    /// `[store]`: the journal and what is kept in memory.
+    Store {
+        /// Bytes of a journal segment.
+        segment_bytes: u32 = 64 * MIB as u32, 4 * MIB as u32..=1_024 * MIB as u32;
+        /// Segments preallocated as reserve: acks and ends go on when the disk is full.
+        reserve_segments: u32 = 2, 1..=64;
+        /// Bytes of all files together, at most; 0: what the disk has.
+        max_bytes: u64 = 0;
+        /// Bytes of journal between two checkpoints of the index.
+        checkpoint_bytes: u64 = 256 * MIB, MIB..=64 * 1_024 * MIB;
+        /// How long batch ids are remembered, seconds.
+        batch_window_s: u64 = 86_400, 60..=259_200;
+        /// Batch ids remembered, at most.
+        max_batch_ids: usize = 10_000_000, 1_000..=1_000_000_000;
+        /// Entries pending of one device, at most.
+        max_pending_per_device: u32 = 1_000, 1..=100_000;
+        /// Entries pending in all, at most.
+        max_pending: u64 = 100_000_000, 1_000..=10_000_000_000;
+        /// Push records in all, at most.
+        max_messages: u64 = 1_000_000, 1_000..=1_000_000_000;
+        /// Devices known, at most.
+        max_devices: u64 = 20_000_000, 1..=1_000_000_000;
+        /// Bytes of recent bodies kept in memory.
+        body_cache_bytes: u64 = 256 * MIB, MIB..=1_024 * 1_024 * MIB;
+        /// Bytes of journal that one unread stream may pin before its apps' batches are refused.
+        stream_soft_bytes: u64 = 4_096 * MIB, MIB..=1_024 * 1_024 * MIB;
+    }
+
+    /// `[leave]`: SIGTERM.
+    Leave {
+        /// Not ready, but still accepting, while balancers notice, milliseconds.
+        drain_lead_ms: u64 = 1_000, 0..=DAY_MS;
+        /// GOAWAY is spread over this time, milliseconds.
+        window_ms: u64 = 5_000, 0..=DAY_MS;
+        /// The process has exited by then, milliseconds from the signal.
+        deadline_ms: u64 = 30_000, 100..=DAY_MS;
+    }
+
+    /// `[log]`.
+    Log {
+        /// `human` or `json`.
+        format: telemetry::Format = telemetry::Format::Human;
+        /// A level, or a list of `target=level`.
+        filter: String = "info".into();
+    }
+}

@@ -1,0 +1,106 @@
+//! Device → session: who is connected, on which shard, in which slot. The only user of dashmap.
+//!
+//! Invariants: the newest generation wins; leaving compares generations, so that a late goodbye never removes a newcomer. No guard is held
+//! across another call.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::{DashMap, Entry};
+
+use crate::ids::{BuildSpread, DeviceKey, Generation, SessionRef};
+
+/// The sessions of all shards.
+#[derive(Debug)]
+pub struct Directory {
+    sessions: DashMap<DeviceKey, SessionRef, BuildSpread>,
+    generations: AtomicU64,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Directory {
+    /// An empty directory.
+    pub fn new() -> Self {
+        Self { sessions: DashMap::with_hasher(BuildSpread::default()), generations: AtomicU64::new(1) }
+    }
+
+    /// A generation newer than all before.
+    pub fn next_generation(&self) -> Generation {
+        Generation(self.generations.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Enters a session. `Ok(Some)`: the older one that it replaces, to be told. `Err`: a newer one is already here, this one has lost.
+    pub fn enter(&self, device: DeviceKey, session: SessionRef) -> Result<Option<SessionRef>, SessionRef> {
+        match self.sessions.entry(device) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(session);
+                Ok(None)
+            }
+            Entry::Occupied(mut occupied) => {
+                let held = *occupied.get();
+                if held.generation > session.generation {
+                    return Err(held);
+                }
+                occupied.insert(session);
+                Ok((held != session).then_some(held))
+            }
+        }
+    }
+
+    /// Removes this session, if it is still the one. Whether it was.
+    pub fn leave(&self, device: &DeviceKey, generation: Generation) -> bool {
+        self.sessions.remove_if(device, |_, held| held.generation == generation).is_some()
+    }
+
+    /// The device's session.
+    pub fn find(&self, device: &DeviceKey) -> Option<SessionRef> {
+        self.sessions.get(device).map(|held| *held)
+    }
+
+    /// Sessions in it.
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether nobody is connected.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ShardId;
+
+    fn session(directory: &Directory, slot: u32) -> SessionRef {
+        SessionRef { generation: directory.next_generation(), slot, shard: ShardId(0) }
+    }
+
+    #[test]
+    fn a_late_goodbye_does_not_remove_the_newcomer() {
+        let directory = Directory::new();
+        let device = DeviceKey([1; 16]);
+        let (old, new) = (session(&directory, 1), session(&directory, 2));
+        assert_eq!(directory.enter(device, old), Ok(None));
+        assert_eq!(directory.enter(device, new), Ok(Some(old)));
+        assert!(!directory.leave(&device, old.generation));
+        assert_eq!(directory.find(&device), Some(new));
+        assert!(directory.leave(&device, new.generation));
+        assert!(directory.is_empty());
+    }
+
+    #[test]
+    fn an_older_session_that_comes_late_loses() {
+        let directory = Directory::new();
+        let device = DeviceKey([1; 16]);
+        let (old, new) = (session(&directory, 1), session(&directory, 2));
+        assert_eq!(directory.enter(device, new), Ok(None));
+        assert_eq!(directory.enter(device, old), Err(new));
+        assert_eq!(directory.find(&device), Some(new));
+    }
+}

@@ -1,0 +1,5 @@
+//! The pure machines: events and the time go in, decisions come out. No tokio, no clock, no files.
+
+pub mod fanout;
+pub mod session;
+pub mod wheel;

@@ -1,0 +1,425 @@
+//! One authenticated session: a cursor that drains its device's pending list within a window.
+//!
+//! Invariants: at most [`limits::WINDOW`] entries are in the window, at most [`limits::OVERDUE`] watched beside it; first transmissions follow
+//! the list's order; an entry is sent again at most once on one session; Acks come numbered from 1 without gaps.
+//! An entry that is not acknowledged within `ack_deadline` leaves the window, so that it blocks nothing, and is sent again once, marked;
+//! whatever is left is the next session's. Time is an argument, I/O is the shard's.
+
+use crate::error::DeviceError;
+use crate::ids::{MessageId, Seq};
+use crate::limits;
+use crate::push::{Acked, Event, Millis};
+
+/// What a session needs to know of an entry.
+pub trait Entry: Clone {
+    /// Orders the list.
+    fn seq(&self) -> Seq;
+    /// What the device acknowledges.
+    fn message(&self) -> MessageId;
+    /// No delivery at or after this time.
+    fn expires_at(&self) -> Millis;
+    /// Retention 0: never sent twice.
+    fn online_only(&self) -> bool;
+    /// When it was accepted.
+    fn accepted_at(&self) -> Millis;
+}
+
+#[derive(Clone, Debug)]
+struct InFlight<E> {
+    entry: E,
+    first_sent: Millis,
+    deadline: Millis,
+    overdue: bool,
+}
+
+/// What to do about an entry that was not acknowledged in time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Overdue<E> {
+    /// Report `sent` on its own, and send it again, marked.
+    SendAgain {
+        /// The entry.
+        entry: E,
+        /// When it was first written.
+        first_sent: Millis,
+    },
+    /// Report `sent` on its own only: it expired, is online-only, or too many are overdue.
+    Report {
+        /// The entry.
+        entry: E,
+        /// When it was first written.
+        first_sent: Millis,
+    },
+}
+
+/// A session's state. An idle one owns no memory outside itself.
+#[derive(Debug)]
+pub struct Session<E> {
+    in_flight: Vec<InFlight<E>>,
+    /// Everything up to here was pulled.
+    cursor: Seq,
+    /// The newest Ack read; the next is one more.
+    acks_read: u64,
+    acks_confirmed: u64,
+    last_read: Millis,
+    heartbeat_s: u32,
+    in_window: u16,
+    /// There may be entries behind the cursor.
+    newer: bool,
+}
+
+impl<E: Entry> Session<E> {
+    /// A session that begins now, with everything pending still to come.
+    pub fn new(now: Millis, heartbeat_s: u32) -> Self {
+        Self {
+            in_flight: Vec::new(),
+            cursor: Seq(0),
+            acks_read: 0,
+            acks_confirmed: 0,
+            last_read: now,
+            heartbeat_s,
+            in_window: 0,
+            newer: true,
+        }
+    }
+
+    /// Bytes came from the device.
+    pub fn handle_read(&mut self, now: Millis) {
+        self.last_read = now;
+    }
+
+    /// When bytes last came.
+    pub fn last_read(&self) -> Millis {
+        self.last_read
+    }
+
+    /// The list has something newer.
+    pub fn handle_newer(&mut self) {
+        self.newer = true;
+    }
+
+    /// Where to pull from.
+    pub fn cursor(&self) -> Seq {
+        self.cursor
+    }
+
+    /// How many entries may be pulled now.
+    pub fn poll_pull(&self, outbox_bytes: usize) -> usize {
+        if !self.newer || outbox_bytes >= limits::OUTBOX_BYTES {
+            return 0;
+        }
+        limits::WINDOW.saturating_sub(usize::from(self.in_window))
+    }
+
+    /// The entry was written to the connection.
+    pub fn handle_sent(&mut self, now: Millis, ack_deadline_ms: u64, entry: E) {
+        debug_assert!(entry.seq() > self.cursor, "first transmissions follow the list's order");
+        debug_assert!(usize::from(self.in_window) < limits::WINDOW, "the window is bounded");
+        self.cursor = entry.seq();
+        self.in_window += 1;
+        self.in_flight.push(InFlight {
+            entry,
+            first_sent: now,
+            deadline: now + ack_deadline_ms,
+            overdue: false,
+        });
+    }
+
+    /// The entry is not for this session (it expired meanwhile, or the device has it already).
+    pub fn handle_skipped(&mut self, seq: Seq) {
+        debug_assert!(seq > self.cursor, "the cursor only grows");
+        self.cursor = seq;
+    }
+
+    /// Less came than was asked for: the list is drained until something newer is announced.
+    pub fn handle_drained(&mut self) {
+        self.newer = false;
+    }
+
+    /// An Ack frame. Adds when this session wrote what it acknowledges.
+    pub fn handle_ack(
+        &mut self,
+        number: u64,
+        events: Vec<(MessageId, Event, Millis)>,
+    ) -> Result<Vec<Acked>, DeviceError> {
+        if number != self.acks_read + 1 {
+            return Err(DeviceError::Malformed("Acks are numbered from 1 without gaps"));
+        }
+        self.acks_read = number;
+        let acked = events
+            .into_iter()
+            .map(|(message, event, time)| {
+                let sent_at = self.settle(message);
+                Acked { message, event, time, sent_at }
+            })
+            .collect();
+        self.release();
+        Ok(acked)
+    }
+
+    /// When a message that is in flight was accepted.
+    pub fn accepted_at(&self, message: MessageId) -> Option<Millis> {
+        self.in_flight.iter().find(|f| f.entry.message() == message).map(|f| f.entry.accepted_at())
+    }
+
+    /// Removes a message from the window (any event implies arrive); when it was first written.
+    fn settle(&mut self, message: MessageId) -> Option<Millis> {
+        let at = self.in_flight.iter().position(|f| f.entry.message() == message)?;
+        let settled = self.in_flight.remove(at);
+        if !settled.overdue {
+            self.in_window -= 1;
+        }
+        Some(settled.first_sent)
+    }
+
+    /// The entry ended without the device's doing.
+    pub fn handle_ended(&mut self, seq: Seq) {
+        if let Some(at) = self.in_flight.iter().position(|f| f.entry.seq() == seq) {
+            let ended = self.in_flight.remove(at);
+            if !ended.overdue {
+                self.in_window -= 1;
+            }
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
+        if self.in_flight.is_empty() {
+            self.in_flight = Vec::new();
+        }
+    }
+
+    /// The Ack of this number is durable. Whether the device is to be told.
+    pub fn handle_confirmed(&mut self, number: u64) -> bool {
+        let newer = number > self.acks_confirmed && number <= self.acks_read;
+        if newer {
+            self.acks_confirmed = number;
+        }
+        newer
+    }
+
+    /// Whether so many Acks wait for their confirmation that reading has to pause.
+    pub fn is_behind_on_acks(&self) -> bool {
+        self.acks_read - self.acks_confirmed >= limits::UNCONFIRMED_ACKS
+    }
+
+    /// When the device counts as gone if nothing is read before: 1.5 heartbeats and 10 s.
+    pub fn silent_at(&self) -> Millis {
+        self.last_read + u64::from(self.heartbeat_s) * 1_500 + 10_000
+    }
+
+    /// When to call [`Session::poll_overdue`]; `None`: nothing is in flight.
+    pub fn overdue_at(&self) -> Option<Millis> {
+        self.in_flight.iter().map(|f| f.deadline).min()
+    }
+
+    /// The entry that [`Session::poll_overdue`] would say to send again.
+    pub fn peek_again(&self, now: Millis) -> Option<&E> {
+        let next = self.in_flight.iter().find(|f| f.deadline <= now && !f.overdue)?;
+        (!next.entry.online_only() && next.entry.expires_at() > now).then_some(&next.entry)
+    }
+
+    /// The next entry whose acknowledgement is overdue. Call until it says `None`.
+    pub fn poll_overdue(&mut self, now: Millis, ack_deadline_ms: u64) -> Option<Overdue<E>> {
+        loop {
+            let at = self.in_flight.iter().position(|f| f.deadline <= now)?;
+            if self.in_flight[at].overdue {
+                // Sent twice on this session: the rest is the next one's.
+                self.in_flight.remove(at);
+                self.release();
+                continue;
+            }
+            self.in_window -= 1;
+            let overdue = self.in_flight.len() - usize::from(self.in_window) - 1;
+            let f = &mut self.in_flight[at];
+            let (entry, first_sent) = (f.entry.clone(), f.first_sent);
+            if entry.online_only() || entry.expires_at() <= now || overdue >= limits::OVERDUE {
+                self.in_flight.remove(at);
+                self.release();
+                return Some(Overdue::Report { entry, first_sent });
+            }
+            f.overdue = true;
+            f.deadline = now + ack_deadline_ms;
+            return Some(Overdue::SendAgain { entry, first_sent });
+        }
+    }
+
+    /// Entries written and neither acknowledged nor given up.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// What must hold after every call.
+    #[cfg(test)]
+    fn check(&self) {
+        let in_window = self.in_flight.iter().filter(|f| !f.overdue).count();
+        assert_eq!(in_window, usize::from(self.in_window));
+        assert!(in_window <= limits::WINDOW);
+        assert!(self.in_flight.len() - in_window <= limits::OVERDUE + 1);
+        assert!(self.acks_confirmed <= self.acks_read);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    struct Fake {
+        seq: u64,
+        expires_at: Millis,
+    }
+
+    impl Entry for Fake {
+        fn seq(&self) -> Seq {
+            Seq(self.seq)
+        }
+        fn message(&self) -> MessageId {
+            MessageId(self.seq * 10)
+        }
+        fn expires_at(&self) -> Millis {
+            self.expires_at
+        }
+        fn online_only(&self) -> bool {
+            false
+        }
+        fn accepted_at(&self) -> Millis {
+            0
+        }
+    }
+
+    const ACK_MS: u64 = 30_000;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Arrive(usize),
+        Publish(u8),
+        Pass(u64),
+        End(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            (0usize..40).prop_map(Step::Arrive),
+            (1u8..40).prop_map(Step::Publish),
+            (0u64..40_000).prop_map(Step::Pass),
+            (0usize..40).prop_map(Step::End),
+        ];
+        proptest::collection::vec(step, 1..80)
+    }
+
+    /// A device's list and what was written, kept as simply as possible.
+    struct Model {
+        pending: BTreeMap<u64, Fake>,
+        sent: Vec<(u64, Millis, bool)>,
+        session: Session<Fake>,
+        now: Millis,
+    }
+
+    impl Model {
+        fn pump(&mut self) {
+            loop {
+                let max = self.session.poll_pull(0);
+                let after = self.session.cursor().0;
+                let got: Vec<Fake> =
+                    self.pending.range(after + 1..).map(|(_, f)| *f).take(max).collect();
+                for f in &got {
+                    self.session.handle_sent(self.now, ACK_MS, *f);
+                    self.sent.push((f.seq, self.now, false));
+                }
+                if max == 0 {
+                    break;
+                }
+                if got.len() < max {
+                    self.session.handle_drained();
+                }
+            }
+            self.session.check();
+        }
+    }
+
+    proptest! {
+        /// First transmissions are in order, nothing is sent more than twice on a session, and everything pending is sent as soon as the
+        /// window allows, whatever is acknowledged, ends, or stays silent.
+        #[test]
+        fn a_session_drains_its_list_in_order(steps in steps()) {
+            let mut m = Model {
+                pending: BTreeMap::new(), sent: Vec::new(), session: Session::new(0, 240), now: 0,
+            };
+            let (mut next, mut acks) = (1u64, 0u64);
+            for step in steps {
+                match step {
+                    Step::Publish(n) => {
+                        for _ in 0..n {
+                            m.pending.insert(next, Fake { seq: next, expires_at: u64::MAX });
+                            next += 1;
+                        }
+                        m.session.handle_newer();
+                    }
+                    Step::Arrive(i) => {
+                        if let Some((seq, ..)) = m.sent.get(i).copied() {
+                            acks += 1;
+                            m.pending.remove(&seq);
+                            let event = (MessageId(seq * 10), Event::Arrive, m.now);
+                            prop_assert!(m.session.handle_ack(acks, vec![event]).is_ok());
+                            prop_assert!(m.session.handle_confirmed(acks));
+                        }
+                    }
+                    Step::End(i) => {
+                        if let Some((seq, ..)) = m.sent.get(i).copied() {
+                            m.pending.remove(&seq);
+                            m.session.handle_ended(Seq(seq));
+                        }
+                    }
+                    Step::Pass(ms) => {
+                        m.now += ms;
+                        while let Some(overdue) = m.session.poll_overdue(m.now, ACK_MS) {
+                            if let Overdue::SendAgain { entry, first_sent } = overdue {
+                                prop_assert!(m.now - first_sent >= ACK_MS);
+                                m.sent.push((entry.seq, m.now, true));
+                            }
+                        }
+                    }
+                }
+                m.pump();
+                let first: Vec<u64> = m.sent.iter().filter(|s| !s.2).map(|s| s.0).collect();
+                prop_assert!(first.is_sorted() && first.len() == first.iter().collect::<BTreeSet<_>>().len());
+                let again: Vec<u64> = m.sent.iter().filter(|s| s.2).map(|s| s.0).collect();
+                prop_assert_eq!(again.len(), again.iter().collect::<BTreeSet<_>>().len());
+                let unsent = m.pending.keys().any(|seq| !first.contains(seq));
+                prop_assert!(!unsent || usize::from(m.session.in_window) == limits::WINDOW);
+            }
+        }
+    }
+
+    #[test]
+    fn an_ack_out_of_number_is_refused_and_confirms_only_grow() {
+        let mut session = Session::<Fake>::new(0, 240);
+        let event = vec![(MessageId(1), Event::Arrive, 0)];
+        assert!(session.handle_ack(2, event.clone()).is_err());
+        assert!(session.handle_ack(1, event.clone()).is_ok());
+        assert!(session.handle_ack(1, event.clone()).is_err());
+        assert!(session.handle_ack(2, event).is_ok());
+        assert!(!session.handle_confirmed(3), "never read");
+        assert!(session.handle_confirmed(2));
+        assert!(!session.handle_confirmed(1), "already covered");
+    }
+
+    #[test]
+    fn what_the_edge_sends_does_not_keep_a_dead_peer_alive() {
+        let mut session = Session::<Fake>::new(0, 100);
+        session.handle_sent(100_000, ACK_MS, Fake { seq: 1, expires_at: u64::MAX });
+        assert_eq!(session.silent_at(), 160_000);
+        session.handle_read(1_000);
+        assert_eq!(session.silent_at(), 161_000);
+    }
+
+    #[test]
+    fn an_expired_entry_is_not_sent_again() {
+        let mut session = Session::<Fake>::new(0, 240);
+        session.handle_sent(0, ACK_MS, Fake { seq: 1, expires_at: 20_000 });
+        assert!(matches!(session.poll_overdue(ACK_MS, ACK_MS), Some(Overdue::Report { .. })));
+        assert_eq!((session.poll_overdue(ACK_MS, ACK_MS), session.in_flight()), (None, 0));
+    }
+}

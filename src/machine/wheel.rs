@@ -1,0 +1,108 @@
+//! A timing wheel: one small entry a timer, no heap, no per-session allocation.
+//!
+//! An entry fires at its tick or up to one tick later. Timers are lazy: whoever is woken looks whether its deadline moved, and is put back
+//! then. So a heartbeat costs nothing but a number in the session, and a session never has more than one entry in a wheel.
+//! (Rejected: a `tokio::time::Sleep` a session, about 100 bytes and a lock each.)
+
+use crate::push::Millis;
+
+/// Milliseconds of one tick.
+const TICK_MS: u64 = 100;
+/// Ticks of one turn; a longer deadline is looked at once a turn.
+const TICKS: usize = 8_192;
+
+/// Entries of type `T`, each with a deadline.
+#[derive(Debug)]
+pub struct Wheel<T> {
+    slots: Box<[Vec<T>]>,
+    /// The next tick to fire.
+    tick: u64,
+    entries: usize,
+}
+
+impl<T> Wheel<T> {
+    /// An empty wheel that starts at `now`.
+    pub fn new(now: Millis) -> Self {
+        Self { slots: (0..TICKS).map(|_| Vec::new()).collect(), tick: now / TICK_MS, entries: 0 }
+    }
+
+    /// Puts in an entry that fires at `deadline`, or as soon as possible if that has passed.
+    /// A deadline farther away than one turn fires early: lazy timers look again.
+    pub fn insert(&mut self, deadline: Millis, entry: T) {
+        let tick = deadline.div_ceil(TICK_MS).clamp(self.tick, self.tick + TICKS as u64 - 1);
+        self.slots[(tick % TICKS as u64) as usize].push(entry);
+        self.entries += 1;
+    }
+
+    /// Moves what is due at `now` to `due`.
+    pub fn advance(&mut self, now: Millis, due: &mut Vec<T>) {
+        let until = now / TICK_MS;
+        // A clock that leapt by more than a turn fires everything once.
+        if until >= self.tick + TICKS as u64 {
+            for slot in &mut self.slots {
+                due.append(slot);
+            }
+            self.entries = 0;
+            self.tick = until + 1;
+            return;
+        }
+        while self.tick <= until {
+            let slot = &mut self.slots[(self.tick % TICKS as u64) as usize];
+            self.entries -= slot.len();
+            due.append(slot);
+            if slot.capacity() > 64 {
+                *slot = Vec::new();
+            }
+            self.tick += 1;
+        }
+    }
+
+    /// Entries in it.
+    pub fn len(&self) -> usize {
+        self.entries
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Nothing fires before its deadline (but what is farther than a turn), and nothing is late by more than a tick.
+        #[test]
+        fn entries_fire_once_and_on_time(
+            start in 0u64..10_000_000,
+            deadlines in proptest::collection::vec(0u64..900_000, 0..200),
+            steps in proptest::collection::vec(0u64..60_000, 1..60),
+        ) {
+            let turn = TICK_MS * (TICKS as u64 - 1);
+            let mut wheel = Wheel::new(start);
+            for (i, d) in deadlines.iter().enumerate() {
+                wheel.insert(start + d, i);
+            }
+            let mut now = start;
+            let mut fired = vec![0; deadlines.len()];
+            for step in steps {
+                now += step;
+                let mut due = Vec::new();
+                wheel.advance(now, &mut due);
+                for i in due {
+                    fired[i] += 1;
+                    prop_assert!(start + deadlines[i].min(turn - TICK_MS) <= now);
+                }
+                for (i, d) in deadlines.iter().enumerate() {
+                    if start + d + TICK_MS <= now {
+                        prop_assert_eq!(fired[i], 1, "deadline {} at {}", d, now - start);
+                    }
+                }
+            }
+            prop_assert_eq!(wheel.len(), fired.iter().filter(|f| **f == 0).count());
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! A connection's task: it waits for readiness, and only then takes a buffer, the shard's shared one. Everything that it does with bytes
+//! happens here: reading, TLS, finding frames, writing, closing.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::Shutdown;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use super::state::{ConnRef, Connection, Phase, Scratch, Shard, Shared};
+use crate::error::DeviceError;
+use crate::limits;
+use crate::telemetry::{self, Counter, Direction, Gauge, HandshakeResult, SessionEnd};
+use crate::wire::frame::device_frame;
+use crate::wire::pb::device::GoAwayReason;
+use crate::wire::device as wire;
+
+/// Reads of one connection before the others have their turn.
+const READS: usize = 4;
+/// Bytes of one read.
+const READ_BYTES: usize = 64 * 1024;
+/// What may be left of earlier reads: a frame and its head, or a TLS record.
+const LEFT_BYTES: usize = limits::DEVICE_FRAME_BYTES + 1024;
+/// Milliseconds in which a closed connection may still take its last frames.
+const LINGER_MS: u64 = 2_000;
+
+/// One connection, from accept to close.
+pub(super) async fn run(shard: Shared, conn: ConnRef, stream: Rc<TcpStream>) {
+    poll_fn(|cx| poll(&shard, conn, &stream, cx)).await;
+    shard.borrow_mut().remove(conn);
+}
+
+fn poll(shard: &Shared, conn: ConnRef, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+    let shard = &mut *shard.borrow_mut();
+    for _ in 0..READS {
+        let Some(connection) = shard.connection(conn) else { return Poll::Ready(()) };
+        if !connection.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            connection.waker = Some(cx.waker().clone());
+        }
+        let flushed = flush(connection, stream, cx);
+        if connection.flags.broken {
+            shard.fail(conn, DeviceError::Closed);
+            return Poll::Ready(());
+        }
+        if flushed {
+            shard.mark_dirty(conn);
+            shard.work.notify_one();
+        }
+        if !shard.may_read(conn) || !shard.may_step(conn) {
+            return Poll::Pending;
+        }
+        match ready!(stream.poll_read_ready(cx)) {
+            Ok(()) => shard.read(conn, stream),
+            Err(_) => shard.fail(conn, DeviceError::Closed),
+        }
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
+/// Writes what waits; whether there was something and all of it went. In the closing phase, shuts the write side behind it.
+fn flush(connection: &mut Connection, stream: &TcpStream, cx: &mut Context<'_>) -> bool {
+    let before = connection.outbox.len();
+    let mut written = 0;
+    while written < before {
+        match stream.poll_write_ready(cx) {
+            Poll::Pending => break,
+            Poll::Ready(Err(_)) => {
+                connection.flags.broken = true;
+                break;
+            }
+            Poll::Ready(Ok(())) => match stream.try_write(&connection.outbox[written..]) {
+                Ok(n) => written += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    connection.flags.broken = true;
+                    break;
+                }
+            },
+        }
+    }
+    if written > 0 {
+        if written == before {
+            connection.outbox = Vec::new();
+            telemetry::adjust(Gauge::Outboxes, -1);
+        } else {
+            connection.outbox.drain(..written);
+        }
+        telemetry::adjust(Gauge::OutboxBytes, -(written as i64));
+    }
+    let closing = matches!(connection.phase, Phase::Closing { .. });
+    if closing && connection.outbox.is_empty() && !connection.flags.shut {
+        connection.flags.shut = true;
+        if SockRef::from(stream).shutdown(Shutdown::Write).is_err() {
+            connection.flags.broken = true;
+        }
+    }
+    written > 0 && connection.outbox.is_empty()
+}
+
+impl Shard {
+    /// Whether more may be read from it now. What stops it wakes it again: a durable Hello, a confirmed Ack, a flushed outbox.
+    fn may_read(&mut self, conn: ConnRef) -> bool {
+        let full = self.acks.len() >= super::turn::ACKS;
+        let Some(connection) = self.connection(conn) else { return false };
+        let may = match &connection.phase {
+            Phase::Closing { .. } => return true,
+            Phase::Greeting { .. } => !full,
+            Phase::Registering(_) => false,
+            Phase::Live(live) => !full && !live.session.is_behind_on_acks(),
+        };
+        if full && !connection.flags.paused {
+            connection.flags.paused = true;
+            self.paused.push(conn);
+            return false;
+        }
+        may && connection.outbox.len() < limits::OUTBOX_BYTES
+    }
+
+    /// Handshakes have a share of each turn: whether this one has a step left, or waits for the next turn.
+    fn may_step(&mut self, conn: ConnRef) -> bool {
+        let Some(connection) = self.connection(conn) else { return false };
+        if connection.tls.is_none() || !matches!(connection.phase, Phase::Greeting { .. }) {
+            return true;
+        }
+        if self.handshake_steps == 0 {
+            self.deferred.push_back(conn);
+            self.work.notify_one();
+            return false;
+        }
+        true
+    }
+
+    fn read(&mut self, conn: ConnRef, stream: &TcpStream) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.net.resize(LEFT_BYTES + READ_BYTES, 0);
+        let result = self.read_into(conn, stream, &mut scratch);
+        self.finish(conn, result, &mut scratch);
+        self.scratch = scratch;
+    }
+
+    fn read_into(
+        &mut self,
+        conn: ConnRef,
+        stream: &TcpStream,
+        scratch: &mut Scratch,
+    ) -> Result<(), DeviceError> {
+        let now = self.now();
+        let Some(connection) = self.connection(conn) else { return Ok(()) };
+        let is_tls = connection.tls.is_some();
+        let left = if is_tls { &connection.retained } else { &connection.partial };
+        let kept = left.len();
+        if kept > LEFT_BYTES {
+            return Err(DeviceError::FrameTooLarge);
+        }
+        scratch.net[..kept].copy_from_slice(left);
+        let read = match stream.try_read(&mut scratch.net[kept..kept + READ_BYTES]) {
+            Ok(0) => return Err(DeviceError::Closed),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(_) => return Err(DeviceError::Closed),
+        };
+        if matches!(connection.phase, Phase::Closing { .. }) {
+            return Ok(()); // thrown away; only the peer's end is waited for
+        }
+        if let Phase::Live(live) = &mut connection.phase {
+            live.session.handle_read(now);
+        }
+        let total = kept + read;
+        let mut closed = false;
+        if is_tls {
+            self.spend_step(conn);
+            closed = self.decrypt(conn, total, scratch)?;
+        } else if let Some(connection) = self.connection(conn) {
+            connection.partial = Vec::new();
+            std::mem::swap(&mut scratch.net, &mut scratch.plain);
+        }
+        let length = if is_tls { scratch.plain.len() } else { total };
+        let result = self.work_on(conn, &scratch.plain[..length], &mut scratch.frames);
+        if !is_tls {
+            std::mem::swap(&mut scratch.net, &mut scratch.plain);
+        }
+        result?;
+        if closed { Err(DeviceError::Closed) } else { Ok(()) }
+    }
+
+    fn spend_step(&mut self, conn: ConnRef) {
+        if self.connection(conn).is_some_and(|c| matches!(c.phase, Phase::Greeting { .. })) {
+            self.handshake_steps = self.handshake_steps.saturating_sub(1);
+        }
+    }
+
+    /// Decrypts into `scratch.plain`, behind what is left of a frame. Whether the peer said goodbye.
+    fn decrypt(&mut self, conn: ConnRef, total: usize, scratch: &mut Scratch) -> Result<bool, DeviceError> {
+        let Some(connection) = self.connection(conn) else { return Ok(false) };
+        connection.retained = Vec::new();
+        let Some(tls) = &mut connection.tls else { return Ok(false) };
+        scratch.plain.clear();
+        scratch.plain.append(&mut connection.partial);
+        connection.partial = Vec::new();
+        scratch.cipher.clear();
+        let result = tls.receive(&mut scratch.net[..total], &mut scratch.plain, &mut scratch.cipher);
+        if let Ok(received) = &result
+            && received.consumed < total
+        {
+            connection.retained = scratch.net[received.consumed..total].to_vec();
+        }
+        connection.write(&scratch.cipher);
+        match result {
+            Ok(received) => Ok(received.closed),
+            Err(error) => {
+                tracing::debug!(peer = %connection.peer, %error, "TLS");
+                Err(DeviceError::Tls)
+            }
+        }
+    }
+
+    /// Handles the whole frames at the start of `bytes`, as far as the session may be read; keeps the rest.
+    fn work_on(&mut self, conn: ConnRef, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), DeviceError> {
+        out.clear();
+        let (mut at, mut frames) = (0, 0);
+        let result = loop {
+            if !self.may_read(conn) {
+                break Ok(());
+            }
+            match device_frame(&bytes[at..]) {
+                Ok(Some((head, body))) => {
+                    let frame = wire::parse(&bytes[at + head..at + head + body]);
+                    at += head + body;
+                    frames += 1;
+                    if let Err(error) = frame.and_then(|frame| self.handle(conn, frame, out)) {
+                        break Err(error);
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error.into()),
+            }
+        };
+        telemetry::add(Counter::DeviceFrames(Direction::In), frames);
+        telemetry::add(Counter::DeviceBytes(Direction::In), at as u64);
+        if at < bytes.len()
+            && let Some(connection) = self.connection(conn)
+        {
+            connection.partial = bytes[at..].to_vec();
+        }
+        result
+    }
+
+    /// Sends what a read or an event brought about, and ends the connection if that failed.
+    fn finish(&mut self, conn: ConnRef, result: Result<(), DeviceError>, scratch: &mut Scratch) {
+        if !scratch.frames.is_empty() {
+            let frames = std::mem::take(&mut scratch.frames);
+            self.send(conn, &frames, &mut scratch.cipher);
+            scratch.frames = frames;
+            scratch.frames.clear();
+        }
+        if let Err(error) = result {
+            self.fail(conn, error);
+        }
+    }
+
+    /// Does something that may add frames for this connection, and sends them.
+    pub(super) fn with_frames(
+        &mut self,
+        conn: ConnRef,
+        work: impl FnOnce(&mut Self, &mut Vec<u8>) -> Result<(), DeviceError>,
+    ) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.frames.clear();
+        let result = work(self, &mut scratch.frames);
+        self.finish(conn, result, &mut scratch);
+        self.scratch = scratch;
+    }
+
+    /// Goes on with frames that were read while the session had to wait, then lets its task read again.
+    pub(super) fn resume(&mut self, conn: ConnRef) {
+        let Some(connection) = self.connection(conn) else { return };
+        let left = std::mem::take(&mut connection.partial);
+        if !left.is_empty() {
+            let mut scratch = std::mem::take(&mut self.scratch);
+            let result = self.work_on(conn, &left, &mut scratch.frames);
+            self.finish(conn, result, &mut scratch);
+            self.scratch = scratch;
+        }
+        if let Some(connection) = self.connection(conn) {
+            connection.wake();
+        }
+    }
+
+    /// Sends whole frames: to the socket at once if nothing waits before them.
+    pub(super) fn send(&mut self, conn: ConnRef, frames: &[u8], cipher: &mut Vec<u8>) {
+        let Some(connection) = self.connection(conn) else { return };
+        if connection.flags.shut || connection.flags.broken {
+            return;
+        }
+        telemetry::add(Counter::DeviceBytes(Direction::Out), frames.len() as u64);
+        let Some(tls) = &mut connection.tls else { return connection.write(frames) };
+        cipher.clear();
+        if let Err(error) = tls.send(&mut connection.retained, frames, cipher) {
+            tracing::debug!(peer = %connection.peer, %error, "nothing can be sent before the handshake");
+            return;
+        }
+        connection.write(cipher);
+    }
+
+    /// Ends a connection: leaves the directory, tells the peer why if there is a code for it, and closes behind that.
+    pub(super) fn fail(&mut self, conn: ConnRef, error: DeviceError) {
+        let now = self.now();
+        let Some(connection) = self.connection(conn) else { return };
+        if let Phase::Closing { .. } = connection.phase {
+            if error == DeviceError::Closed {
+                connection.flags.broken = true;
+                connection.wake();
+            }
+            return;
+        }
+        tracing::debug!(peer = %connection.peer, %error, "connection ends");
+        let phase = std::mem::replace(&mut connection.phase, Phase::Closing { deadline: now + LINGER_MS });
+        connection.partial = Vec::new();
+        self.leave(conn, phase, error);
+        let mut frames = Vec::new();
+        match error {
+            DeviceError::Replaced => wire::put_go_away(&mut frames, GoAwayReason::Replaced, 0),
+            DeviceError::Leaving => {
+                let spread = u32::from(conn.serial as u16) % 1_000;
+                wire::put_go_away(&mut frames, GoAwayReason::Leaving, spread);
+            }
+            _ => wire::put_error(&mut frames, error),
+        }
+        let mut cipher = Vec::new();
+        if !frames.is_empty() {
+            self.send(conn, &frames, &mut cipher);
+        }
+        let Some(connection) = self.connection(conn) else { return };
+        if error == DeviceError::Closed {
+            connection.flags.broken = true;
+        } else if let Some(tls) = &mut connection.tls {
+            cipher.clear();
+            tls.close(&mut cipher);
+            connection.write(&cipher);
+        }
+        connection.wake();
+        self.keepalive.insert(now + LINGER_MS, conn);
+    }
+
+    /// Counts the end, and takes the session out of the directory.
+    fn leave(&mut self, conn: ConnRef, phase: Phase, error: DeviceError) {
+        let (live, was_live) = match phase {
+            Phase::Live(live) => (live, true),
+            Phase::Registering(registering) => (registering.live, false),
+            Phase::Greeting { .. } | Phase::Closing { .. } => {
+                telemetry::add(Counter::Handshakes(handshake_result(error)), 1);
+                return self.end_handshake(conn.slot as usize);
+            }
+        };
+        self.context.sessions.fetch_sub(1, Ordering::Relaxed);
+        if was_live {
+            let transport = self.connection(conn).map(|c| c.transport());
+            self.context.directory.leave(&live.device, live.generation);
+            self.last_active.push((live.device, live.session.last_read()));
+            telemetry::add(Counter::SessionEnds(session_end(error)), 1);
+            if let Some(transport) = transport {
+                telemetry::adjust(Gauge::Sessions(transport), -1);
+            }
+            telemetry::adjust(Gauge::ShardSessions(self.id), -1);
+            self.context.figures(self.id).sessions.fetch_sub(1, Ordering::Relaxed);
+            self.work.notify_one();
+        } else {
+            telemetry::add(Counter::Handshakes(handshake_result(error)), 1);
+        }
+        self.end_handshake(conn.slot as usize);
+    }
+
+    fn remove(&mut self, conn: ConnRef) {
+        self.fail(conn, DeviceError::Closed);
+        if self.connection(conn).is_some() {
+            let gone = self.connections.remove(conn.slot as usize);
+            if !gone.outbox.is_empty() {
+                telemetry::adjust(Gauge::Outboxes, -1);
+                telemetry::adjust(Gauge::OutboxBytes, -(gone.outbox.len() as i64));
+            }
+            self.work.notify_one();
+        }
+    }
+}
+
+impl Connection {
+    /// Writes bytes as they go on the wire, behind those that wait.
+    fn write(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() || self.flags.broken || self.flags.shut {
+            return;
+        }
+        let mut written = 0;
+        if self.outbox.is_empty() {
+            match self.stream.try_write(bytes) {
+                Ok(n) => written = n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    self.flags.broken = true;
+                    return self.wake();
+                }
+            }
+            if written == bytes.len() {
+                return;
+            }
+            telemetry::adjust(Gauge::Outboxes, 1);
+        }
+        self.outbox.extend_from_slice(&bytes[written..]);
+        telemetry::adjust(Gauge::OutboxBytes, (bytes.len() - written) as i64);
+        self.wake();
+    }
+}
+
+fn handshake_result(error: DeviceError) -> HandshakeResult {
+    match error {
+        DeviceError::Malformed(_) => HandshakeResult::Malformed,
+        DeviceError::FrameTooLarge => HandshakeResult::FrameTooLarge,
+        DeviceError::HelloExpected => HandshakeResult::HelloExpected,
+        DeviceError::Unauthenticated => HandshakeResult::Unauthenticated,
+        DeviceError::Deadline | DeviceError::Silent => HandshakeResult::Deadline,
+        DeviceError::Exhausted => HandshakeResult::Exhausted,
+        DeviceError::Unavailable | DeviceError::Leaving => HandshakeResult::Unavailable,
+        DeviceError::Unimplemented => HandshakeResult::Unimplemented,
+        DeviceError::Tls => HandshakeResult::Tls,
+        DeviceError::Closed | DeviceError::Replaced => HandshakeResult::Closed,
+    }
+}
+
+fn session_end(error: DeviceError) -> SessionEnd {
+    match error {
+        DeviceError::Malformed(_) | DeviceError::HelloExpected => SessionEnd::Malformed,
+        DeviceError::FrameTooLarge => SessionEnd::FrameTooLarge,
+        DeviceError::Silent => SessionEnd::Silent,
+        DeviceError::Replaced => SessionEnd::Replaced,
+        DeviceError::Leaving => SessionEnd::Leaving,
+        DeviceError::Closed => SessionEnd::Closed,
+        _ => SessionEnd::Error,
+    }
+}

@@ -1,0 +1,186 @@
+//! From Hello to Welcome: who is it, is there room, is it known; then into the directory, and only then the first look at its list.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::state::{ConnRef, Live, Phase, Registering, Shard};
+use crate::credential;
+use crate::error::DeviceError;
+use crate::ids::{DeviceKey, SessionRef};
+use crate::machine::session::Session;
+use crate::push::{Acked, Event, Millis, Seen};
+use crate::store::{Command, DeviceAck};
+use crate::telemetry::{self, Counter, Gauge, HandshakeResult};
+use crate::wire::device::{self as wire, Hello, Welcome};
+
+/// Milliseconds in which a new device's Hello becomes durable, or the device is sent away.
+const REGISTER_MS: Millis = 10_000;
+
+/// A device whose credential was checked.
+struct Identified {
+    device_id: Arc<str>,
+    /// A fresh credential, if the old one is of the epoch before.
+    renewed: Vec<u8>,
+}
+
+impl Shard {
+    /// A device says who it is.
+    pub(super) fn hello(
+        &mut self,
+        conn: ConnRef,
+        mut hello: Hello,
+        out: &mut Vec<u8>,
+    ) -> Result<(), DeviceError> {
+        let identified = self.identify(conn, &mut hello)?;
+        let Some(connection) = self.connection(conn) else { return Ok(()) };
+        let client_ip = connection.peer.ip().to_canonical();
+        let context = self.context.clone();
+        let config = &context.config;
+        let heartbeat_s = match hello.heartbeat_s {
+            0 => config.heartbeat_default_s,
+            wish => wish.clamp(config.heartbeat_min_s, config.heartbeat_max_s),
+        };
+        let device = DeviceKey::of(&context.digest_key, &hello.app, &identified.device_id);
+        let now = self.now();
+        let live = Box::new(Live {
+            device,
+            generation: context.directory.next_generation(),
+            session: Session::new(now, heartbeat_s),
+            heartbeat_s,
+            app: hello.app.clone(),
+            device_id: identified.device_id.clone(),
+            attributes: hello.attributes.clone(),
+            received: hello.received.into(),
+            replies: VecDeque::new(),
+        });
+        if !context.take_place() {
+            return Err(DeviceError::Exhausted);
+        }
+        let seen = Seen {
+            key: device,
+            app: hello.app,
+            device_id: identified.device_id,
+            attributes: hello.attributes,
+            push_on: hello.push_on,
+            client_ip,
+        };
+        if context.store.is_current(&seen) {
+            return self.attach(conn, live, identified.renewed, out);
+        }
+        let session = SessionRef { generation: live.generation, slot: conn.slot, shard: self.id };
+        if context.store.submit(Command::Seen { device: Box::new(seen), session }).is_err() {
+            context.sessions.fetch_sub(1, Ordering::Relaxed);
+            return Err(DeviceError::Unavailable);
+        }
+        let deadline = now + REGISTER_MS;
+        if let Some(connection) = self.connection(conn) {
+            let registering = Registering { live, renewed: identified.renewed, deadline };
+            connection.phase = Phase::Registering(Box::new(registering));
+        }
+        Ok(())
+    }
+
+    /// Checks app, package and credential. The device learns only that something was wrong; the log says what.
+    fn identify(&mut self, conn: ConnRef, hello: &mut Hello) -> Result<Identified, DeviceError> {
+        let context = self.context.clone();
+        let peer = self.connection(conn).map(|c| c.peer);
+        let Some((device_id, given)) = hello.login.take() else {
+            return Err(DeviceError::Unimplemented);
+        };
+        let wrong = |what: &dyn std::fmt::Display| {
+            tracing::info!(?peer, app = %hello.app, %device_id, reason = %what, "unauthenticated");
+            DeviceError::Unauthenticated
+        };
+        let Some(app) = context.apps.get(&hello.app) else { return Err(wrong(&"unknown app")) };
+        if !app.packages.is_empty() && !app.packages.iter().any(|p| **p == *hello.package) {
+            return Err(wrong(&"the package is not of this app"));
+        }
+        let verified = credential::verify(&app.secret, &app.key, &device_id, &given, app.epoch)
+            .map_err(|error| wrong(&error))?;
+        let renewed = if verified.renew {
+            credential::issue(&app.secret, &app.key, &device_id, app.epoch)
+        } else {
+            Vec::new()
+        };
+        Ok(Identified { device_id, renewed })
+    }
+
+    /// The device's Hello is durable, or refused because the edge knows its maximum of devices.
+    pub(super) fn registered(
+        &mut self,
+        conn: ConnRef,
+        taken: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), DeviceError> {
+        let Some(connection) = self.connection(conn) else { return Ok(()) };
+        let closing = Phase::Greeting { deadline: 0 };
+        match std::mem::replace(&mut connection.phase, closing) {
+            Phase::Registering(registering) if taken => {
+                self.attach(conn, registering.live, registering.renewed, out)
+            }
+            other => {
+                connection.phase = other;
+                Err(DeviceError::Exhausted)
+            }
+        }
+    }
+
+    /// Enters the directory, then welcomes; the first look at the list comes after both.
+    fn attach(
+        &mut self,
+        conn: ConnRef,
+        live: Box<Live>,
+        renewed: Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), DeviceError> {
+        let context = self.context.clone();
+        let now = self.now();
+        let session = SessionRef { generation: live.generation, slot: conn.slot, shard: self.id };
+        let (device, heartbeat_s) = (live.device, live.heartbeat_s);
+        let received = received_acks(&live, session, now);
+        let Some(connection) = self.connection(conn) else {
+            context.sessions.fetch_sub(1, Ordering::Relaxed);
+            return Ok(());
+        };
+        let transport = connection.transport();
+        connection.phase = Phase::Live(live);
+        match context.directory.enter(device, session) {
+            Ok(None) => {}
+            Ok(Some(older)) => {
+                if let Some(mailbox) = context.mailboxes.get(usize::from(older.shard.0)) {
+                    mailbox.replaced(older);
+                }
+            }
+            Err(_newer) => {
+                // Counted as a session that was replaced at once.
+                self.count_session(transport, conn);
+                return Err(DeviceError::Replaced);
+            }
+        }
+        self.count_session(transport, conn);
+        self.acks.extend(received);
+        self.last_active.push((device, now));
+        let bounds = (context.config.heartbeat_min_s, context.config.heartbeat_max_s);
+        let welcome = Welcome { credential: renewed, heartbeat_s, heartbeat_bounds_s: bounds, now };
+        wire::put_welcome(out, welcome);
+        self.mark_dirty(conn);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    fn count_session(&mut self, transport: telemetry::Transport, conn: ConnRef) {
+        telemetry::add(Counter::Handshakes(HandshakeResult::Ok), 1);
+        telemetry::adjust(Gauge::Sessions(transport), 1);
+        telemetry::adjust(Gauge::ShardSessions(self.id), 1);
+        self.context.figures(self.id).sessions.fetch_add(1, Ordering::Relaxed);
+        self.end_handshake(conn.slot as usize);
+    }
+}
+
+/// The ids of Hello as one Ack that needs no confirmation.
+fn received_acks(live: &Live, session: SessionRef, now: Millis) -> Option<DeviceAck> {
+    let arrive = |message| Acked { message, event: Event::Arrive, time: now, sent_at: None };
+    let events: Vec<Acked> = live.received.iter().copied().map(arrive).collect();
+    (!events.is_empty()).then_some(DeviceAck { device: live.device, session, number: 0, events })
+}

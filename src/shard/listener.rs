@@ -1,0 +1,110 @@
+//! Listening sockets, one of each kind a shard, and accepting. Accepting pauses while the shard has its maximum of handshakes in flight.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::TcpStream;
+
+use super::state::Shared;
+use super::tls::Tls;
+use super::{Listeners, connection};
+use crate::config;
+use crate::telemetry::{self, Counter, Gauge};
+
+/// Connections that the kernel completes before they are accepted, a listener.
+const BACKLOG: i32 = 4_096;
+/// Pause after a failed accept (no descriptors left, mostly), so that it doesn't spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// So many sockets that share one address; the kernel spreads connections over them. Port 0: they share whichever the first one got.
+pub fn bind(address: SocketAddr, sockets: usize) -> io::Result<Vec<TcpListener>> {
+    let mut address = address;
+    let mut bound = Vec::with_capacity(sockets);
+    for _ in 0..sockets {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from(socket);
+        address = listener.local_addr()?;
+        bound.push(listener);
+    }
+    Ok(bound)
+}
+
+/// Starts accepting on a shard's sockets.
+pub(super) fn start(shard: &Shared, listeners: Listeners) -> io::Result<()> {
+    let tls = shard.borrow().context.tls.clone();
+    let mut tasks = Vec::new();
+    if let (Some(listener), Some(config)) = (listeners.tls, tls) {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        tasks.push(tokio::task::spawn_local(accept(shard.clone(), listener, Some(config))));
+    }
+    if let Some(listener) = listeners.plain {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        tasks.push(tokio::task::spawn_local(accept(shard.clone(), listener, None)));
+    }
+    shard.borrow_mut().accepting = tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect();
+    Ok(())
+}
+
+async fn accept(shard: Shared, listener: tokio::net::TcpListener, tls: Option<Arc<rustls::ServerConfig>>) {
+    loop {
+        let gate = {
+            let shard = shard.borrow();
+            (shard.handshakes >= shard.context.config.max_handshakes).then(|| shard.gate.clone())
+        };
+        if let Some(gate) = gate {
+            gate.notified().await;
+            continue;
+        }
+        match listener.accept().await {
+            Ok((stream, peer)) => take_in(&shard, stream, peer, tls.as_ref()),
+            Err(error) => {
+                tracing::warn!(%error, "accepting failed; if descriptors ran out, raise LimitNOFILE");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn take_in(shard: &Shared, stream: TcpStream, peer: SocketAddr, tls: Option<&Arc<rustls::ServerConfig>>) {
+    let mut inner = shard.borrow_mut();
+    if let Err(error) = tune(&stream, &inner.context.config) {
+        // The peer has left already, as a rule.
+        tracing::debug!(%error, %peer, "socket options");
+        return;
+    }
+    let tls = match tls.map(|config| Tls::new(config.clone())).transpose() {
+        Ok(tls) => tls.map(Box::new),
+        Err(error) => {
+            tracing::error!(%error, "TLS can't start; check the device certificate");
+            return;
+        }
+    };
+    let stream = Rc::new(stream);
+    let conn = inner.add(stream.clone(), peer, tls);
+    if let Some(connection) = inner.connection(conn) {
+        telemetry::add(Counter::Connections(connection.transport()), 1);
+    }
+    telemetry::adjust(Gauge::HandshakesInFlight, 1);
+    let figures = inner.context.figures(inner.id);
+    figures.handshakes.fetch_add(1, Ordering::Relaxed);
+    drop(inner);
+    tokio::task::spawn_local(connection::run(shard.clone(), conn, stream));
+}
+
+/// Small frames go out at once; what the kernel holds unsent is bounded; a peer that is gone is noticed while data is on its way.
+fn tune(stream: &TcpStream, config: &config::Device) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_send_buffer_size(config.send_buffer_bytes)?;
+    socket.set_tcp_user_timeout(Some(Duration::from_millis(config.user_timeout_ms)))
+}

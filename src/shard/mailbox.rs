@@ -1,0 +1,133 @@
+//! What other threads tell a shard. Bounded without ever waiting: hand-overs say only "newer exists", so when too many are waiting they are
+//! dropped for one mark, "look at all sessions".
+
+use std::sync::Mutex;
+
+use tokio::sync::Notify;
+
+use crate::ids::SessionRef;
+use crate::limits;
+use crate::store::Confirm;
+
+/// One shard's mailbox.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    inside: Mutex<Mail>,
+    notify: Notify,
+}
+
+/// What lies in a mailbox.
+#[derive(Debug, Default)]
+pub struct Mail {
+    /// Sessions whose list has something newer.
+    pub newer: Vec<SessionRef>,
+    /// Look at all sessions: hand-overs were dropped.
+    pub rescan: bool,
+    /// Acks that are durable.
+    pub confirms: Vec<Confirm>,
+    /// Hellos and changes that are durable, in their order; false: the store is at a maximum.
+    pub seen: Vec<(SessionRef, bool)>,
+    /// Bodies that are in memory again.
+    pub loaded: Vec<SessionRef>,
+    /// Sessions that a newer one replaced.
+    pub replaced: Vec<SessionRef>,
+    /// Entries that ended without the device's doing.
+    pub ended: Vec<(SessionRef, crate::ids::Seq)>,
+    /// Leave, spread over so many milliseconds.
+    pub leave: Option<u64>,
+}
+
+impl Mailbox {
+    fn put(&self, change: impl FnOnce(&mut Mail)) {
+        let mut inside = match self.inside.lock() {
+            Ok(inside) => inside,
+            Err(poisoned) => poisoned.into_inner(),
+        };
+        change(&mut inside);
+        drop(inside);
+        self.notify.notify_one();
+    }
+
+    /// One batch's sessions on this shard; `sessions` is empty afterwards. Whether they fitted.
+    pub fn newer(&self, sessions: &mut Vec<SessionRef>) -> bool {
+        let mut fits = true;
+        self.put(|mail| {
+            fits = mail.newer.len() + sessions.len() <= limits::MAILBOX_SLOTS;
+            if fits {
+                mail.newer.append(sessions);
+            } else {
+                mail.rescan = true;
+                mail.newer = Vec::new();
+                sessions.clear();
+            }
+        });
+        fits
+    }
+
+    /// Acks of this shard's sessions are durable. Bounded by the unconfirmed Acks a session may have.
+    pub fn confirmed(&self, mut confirms: Vec<Confirm>) {
+        self.put(|mail| mail.confirms.append(&mut confirms));
+    }
+
+    /// A Hello or change is durable (or refused). Bounded by what sessions have waiting.
+    pub fn seen(&self, session: SessionRef, taken: bool) {
+        self.put(|mail| mail.seen.push((session, taken)));
+    }
+
+    /// A body is in memory again. Bounded: a session waits for one.
+    pub fn loaded(&self, session: SessionRef) {
+        self.put(|mail| mail.loaded.push(session));
+    }
+
+    /// A newer session took this one's place. Bounded by the shard's sessions.
+    pub fn replaced(&self, session: SessionRef) {
+        self.put(|mail| mail.replaced.push(session));
+    }
+
+    /// An entry ended. Only a hint, so dropped when too many wait.
+    pub fn ended(&self, session: SessionRef, batch: crate::ids::Seq) {
+        self.put(|mail| {
+            if mail.ended.len() < limits::MAILBOX_SLOTS {
+                mail.ended.push((session, batch));
+            }
+        });
+    }
+
+    /// The edge leaves: sessions are sent away within `window_ms`.
+    pub fn leave(&self, window_ms: u64) {
+        self.put(|mail| mail.leave = Some(window_ms));
+    }
+
+    /// Takes everything.
+    pub fn take(&self) -> Mail {
+        let mut inside = match self.inside.lock() {
+            Ok(inside) => inside,
+            Err(poisoned) => poisoned.into_inner(),
+        };
+        std::mem::take(&mut *inside)
+    }
+
+    /// Waits until something may be in it.
+    pub async fn notified(&self) {
+        self.notify.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Generation, ShardId};
+
+    #[test]
+    fn hand_overs_beyond_the_bound_become_one_look_at_everything() {
+        let mailbox = Mailbox::default();
+        let session = SessionRef { generation: Generation(1), slot: 1, shard: ShardId(0) };
+        let mut full = vec![session; limits::MAILBOX_SLOTS];
+        assert!(mailbox.newer(&mut full));
+        assert!(full.is_empty());
+        assert!(!mailbox.newer(&mut vec![session]));
+        let mail = mailbox.take();
+        assert!(mail.rescan && mail.newer.is_empty());
+        assert!(!mailbox.take().rescan);
+    }
+}

@@ -1,0 +1,186 @@
+//! Shards: each one OS thread with one current-thread runtime, its own listeners and its own sessions, whose state therefore needs no lock.
+//!
+//! Shared are only the directory, the store and the mailboxes. No file is touched on a shard's thread. Work comes in three ways, each a
+//! task of the shard's runtime: a connection became readable or writable (`connection`), the mailbox or a timer (`turn`), an accept
+//! (`listener`). A turn is budgeted, so that a fan-out to everybody does not keep reads, acks and timers waiting.
+
+mod connection;
+mod frames;
+mod greeting;
+mod listener;
+pub mod mailbox;
+mod pump;
+mod state;
+mod timers;
+mod tls;
+mod turn;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::clock::Clock;
+use crate::config;
+use crate::directory::Directory;
+use crate::ids::{AppKey, DeviceKey, DigestKey, Seq, SessionRef, ShardId};
+use crate::machine::fanout::ByShard;
+use crate::push::Failure;
+use crate::store::{Batch, BodySink, CommitSink, Confirm, Store};
+use crate::telemetry::{self, Counter, Timer};
+
+pub use listener::bind;
+pub use mailbox::Mailbox;
+
+/// What all shards share.
+#[derive(Debug)]
+pub struct DeviceContext {
+    /// Bounds and deadlines of the device side.
+    pub config: config::Device,
+    /// The apps of this edge.
+    pub apps: HashMap<AppKey, config::App>,
+    /// Makes device keys.
+    pub digest_key: DigestKey,
+    /// Who is connected.
+    pub directory: Arc<Directory>,
+    /// Where messages are kept.
+    pub store: Arc<dyn Store>,
+    /// Edge time.
+    pub clock: Arc<Clock>,
+    /// TLS of the device listeners.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// One a shard.
+    pub mailboxes: Arc<[Mailbox]>,
+    /// Sessions of all shards, for the maximum.
+    pub sessions: AtomicUsize,
+    /// Figures a shard.
+    pub figures: Arc<[ShardFigures]>,
+}
+
+/// What a shard counts for the admin port.
+#[derive(Debug, Default)]
+pub struct ShardFigures {
+    /// Sessions now.
+    pub sessions: AtomicUsize,
+    /// Handshakes in flight now.
+    pub handshakes: AtomicUsize,
+    /// Pushes written since the start.
+    pub deliveries: AtomicU64,
+}
+
+/// A shard's listening sockets.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// TLS.
+    pub tls: Option<TcpListener>,
+    /// Plain TCP, where switched on.
+    pub plain: Option<TcpListener>,
+}
+
+/// Runs a shard on this thread until it has left.
+pub fn run(id: ShardId, context: Arc<DeviceContext>, listeners: Listeners) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    runtime.block_on(local.run_until(async move {
+        let shard = Rc::new(RefCell::new(state::Shard::new(id, context)));
+        listener::start(&shard, listeners)?;
+        turn::run(&shard).await;
+        Ok(())
+    }))
+}
+
+/// Tells shards what was committed: called on the store's sequencing thread, never waits.
+#[derive(Debug)]
+pub struct Handover {
+    directory: Arc<Directory>,
+    mailboxes: Arc<[Mailbox]>,
+    clock: Arc<Clock>,
+    by_shard: ByShard,
+}
+
+impl Handover {
+    /// For these shards.
+    pub fn new(directory: Arc<Directory>, mailboxes: Arc<[Mailbox]>, clock: Arc<Clock>) -> Self {
+        let by_shard = ByShard::new(mailboxes.len());
+        Self { directory, mailboxes, clock, by_shard }
+    }
+
+    fn mailbox(&self, shard: ShardId) -> Option<&Mailbox> {
+        self.mailboxes.get(usize::from(shard.0))
+    }
+}
+
+impl CommitSink for Handover {
+    fn batch(&mut self, _batch: &Arc<Batch>, devices: &[DeviceKey]) {
+        let started = self.clock.micros();
+        for device in devices {
+            if let Some(session) = self.directory.find(device) {
+                self.by_shard.add(session);
+            }
+        }
+        for (shard, sessions) in self.by_shard.drain() {
+            let fits = self.mailboxes.get(usize::from(shard.0)).is_none_or(|m| m.newer(sessions));
+            if !fits {
+                telemetry::add(Counter::MailboxOverflows, 1);
+            }
+        }
+        telemetry::observe(Timer::FanoutTargets, devices.len() as f64);
+        telemetry::observe(Timer::Fanout, (self.clock.micros() - started) as f64 / 1e6);
+    }
+
+    fn confirmed(&mut self, shard: ShardId, confirms: Vec<Confirm>) {
+        if let Some(mailbox) = self.mailbox(shard) {
+            mailbox.confirmed(confirms);
+        }
+    }
+
+    fn seen(&mut self, session: SessionRef) {
+        if let Some(mailbox) = self.mailbox(session.shard) {
+            mailbox.seen(session, true);
+        }
+    }
+
+    fn ended(&mut self, device: &DeviceKey, batch: Seq, _reason: Failure) {
+        if let Some(session) = self.directory.find(device)
+            && let Some(mailbox) = self.mailbox(session.shard)
+        {
+            mailbox.ended(session, batch);
+        }
+    }
+}
+
+/// Tells shards that a body is in memory again.
+#[derive(Debug)]
+pub struct Loaded {
+    mailboxes: Arc<[Mailbox]>,
+}
+
+impl Loaded {
+    /// For these shards.
+    pub fn new(mailboxes: Arc<[Mailbox]>) -> Self {
+        Self { mailboxes }
+    }
+}
+
+impl BodySink for Loaded {
+    fn loaded(&self, session: SessionRef) {
+        if let Some(mailbox) = self.mailboxes.get(usize::from(session.shard.0)) {
+            mailbox.loaded(session);
+        }
+    }
+}
+
+impl DeviceContext {
+    fn figures(&self, shard: ShardId) -> &ShardFigures {
+        &self.figures[usize::from(shard.0)]
+    }
+
+    /// Takes a place among the sessions of this edge. Whether there was one.
+    fn take_place(&self) -> bool {
+        self.sessions
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.config.max_sessions).then_some(n + 1))
+            .is_ok()
+    }
+}

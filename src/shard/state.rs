@@ -1,0 +1,290 @@
+//! What a shard holds: its connections and what waits to be done for them.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+
+use slab::Slab;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::DeviceContext;
+use super::tls::Tls;
+use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
+use crate::machine::session::{Entry, Session};
+use crate::machine::wheel::Wheel;
+use crate::push::{Attributes, Millis};
+use crate::store::{Batch, DeviceAck, Pulled, SentAlone};
+use crate::telemetry::{self, Gauge, Transport};
+
+/// A connection's slot, and a number that tells whether the slot has been used again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ConnRef {
+    pub slot: u32,
+    pub serial: u32,
+}
+
+/// One shard's state, owned by its thread.
+pub(super) struct Shard {
+    pub id: ShardId,
+    pub context: Arc<DeviceContext>,
+    pub connections: Slab<Connection>,
+    next_serial: u32,
+    /// Hello deadline, then heartbeat: one entry a connection.
+    pub keepalive: Wheel<ConnRef>,
+    /// Acknowledgement deadlines: one entry a session with something in flight.
+    pub overdue: Wheel<ConnRef>,
+    /// Sessions to send away.
+    pub leaving: Option<Leaving>,
+    /// Sessions with something to pull, in the order in which they were told.
+    pub dirty: VecDeque<ConnRef>,
+    /// Read in this turn, for one command to the store.
+    pub acks: Vec<DeviceAck>,
+    pub sent_alone: Vec<SentAlone>,
+    pub last_active: Vec<(DeviceKey, Millis)>,
+    /// Connections that are not read because `acks` is full.
+    pub paused: Vec<ConnRef>,
+    /// Sessions whose body read was refused as busy.
+    pub want_body: Vec<ConnRef>,
+    /// Handshake steps left in this turn, and who waits for the next.
+    pub handshake_steps: usize,
+    pub deferred: VecDeque<ConnRef>,
+    pub handshakes: usize,
+    /// The accept loops.
+    pub accepting: Vec<AbortHandle>,
+    /// Wakes the turn.
+    pub work: Rc<Notify>,
+    /// Wakes the accept loops.
+    pub gate: Rc<Notify>,
+    pub scratch: Scratch,
+}
+
+/// Buffers that all connections of a shard share, one at a time.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// As received.
+    pub net: Vec<u8>,
+    /// Decrypted.
+    pub plain: Vec<u8>,
+    /// Frames to send.
+    pub frames: Vec<u8>,
+    /// Encrypted.
+    pub cipher: Vec<u8>,
+    pub pulled: Vec<Pulled>,
+}
+
+/// The shard leaves.
+pub(super) struct Leaving {
+    pub wheel: Wheel<ConnRef>,
+    pub until: Millis,
+}
+
+/// One connection.
+pub(super) struct Connection {
+    pub serial: u32,
+    pub stream: Rc<TcpStream>,
+    pub peer: SocketAddr,
+    /// `None`: plain TCP.
+    pub tls: Option<Box<Tls>>,
+    pub phase: Phase,
+    /// Received and not yet a whole record or (plain) frame.
+    pub retained: Vec<u8>,
+    /// TLS: decrypted and not yet a whole frame.
+    pub partial: Vec<u8>,
+    /// To be written when the socket takes it.
+    pub outbox: Vec<u8>,
+    /// Of the connection's task.
+    pub waker: Option<Waker>,
+    pub flags: Flags,
+}
+
+/// Small facts of a connection.
+#[derive(Clone, Copy, Default)]
+#[allow(clippy::struct_excessive_bools)]
+pub(super) struct Flags {
+    /// Counted among the handshakes in flight.
+    pub handshaking: bool,
+    /// In the queue of those with something to pull.
+    pub dirty: bool,
+    /// An entry is in the wheel of acknowledgement deadlines.
+    pub overdue_armed: bool,
+    /// Waits for a body.
+    pub waits_for_body: bool,
+    /// Stands among the paused.
+    pub paused: bool,
+    /// The write side is shut; what still comes is thrown away.
+    pub shut: bool,
+    /// The peer is gone: nothing more can be written.
+    pub broken: bool,
+}
+
+/// Where a connection is in its life.
+pub(super) enum Phase {
+    /// Until Hello, at the latest at this time.
+    Greeting { deadline: Millis },
+    /// Its Hello is on its way to the journal.
+    Registering(Box<Registering>),
+    /// Authenticated.
+    Live(Box<Live>),
+    /// Flushes, then lingers until the peer closes, at the latest at this time.
+    Closing { deadline: Millis },
+}
+
+/// A Hello that waits until it is durable.
+pub(super) struct Registering {
+    pub live: Box<Live>,
+    pub renewed: Vec<u8>,
+    pub deadline: Millis,
+}
+
+/// An authenticated session.
+pub(super) struct Live {
+    pub device: DeviceKey,
+    pub generation: Generation,
+    pub session: Session<InList>,
+    pub heartbeat_s: u32,
+    pub app: AppKey,
+    pub device_id: Arc<str>,
+    pub attributes: Attributes,
+    /// Ids of Hello that are not to be sent, until the list was drained once.
+    pub received: Box<[MessageId]>,
+    /// Requests that wait until they are durable, oldest first.
+    pub replies: VecDeque<u64>,
+}
+
+/// A pending entry as the session machine sees it.
+#[derive(Clone, Debug)]
+pub(super) struct InList(pub Arc<Batch>);
+
+impl Entry for InList {
+    fn seq(&self) -> Seq {
+        self.0.seq
+    }
+    fn message(&self) -> MessageId {
+        self.0.message
+    }
+    fn expires_at(&self) -> Millis {
+        self.0.expires_at
+    }
+    fn online_only(&self) -> bool {
+        self.0.online_only
+    }
+    fn accepted_at(&self) -> Millis {
+        self.0.accepted_at
+    }
+}
+
+/// The shard, shared by the tasks of its thread.
+pub(super) type Shared = Rc<RefCell<Shard>>;
+
+impl Shard {
+    pub(super) fn new(id: ShardId, context: Arc<DeviceContext>) -> Self {
+        let now = context.clock.now();
+        Self {
+            id,
+            context,
+            connections: Slab::new(),
+            next_serial: 0,
+            keepalive: Wheel::new(now),
+            overdue: Wheel::new(now),
+            leaving: None,
+            dirty: VecDeque::new(),
+            acks: Vec::new(),
+            sent_alone: Vec::new(),
+            last_active: Vec::new(),
+            paused: Vec::new(),
+            want_body: Vec::new(),
+            handshake_steps: super::turn::HANDSHAKE_STEPS,
+            deferred: VecDeque::new(),
+            handshakes: 0,
+            accepting: Vec::new(),
+            work: Rc::new(Notify::new()),
+            gate: Rc::new(Notify::new()),
+            scratch: Scratch::default(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Millis {
+        self.context.clock.now()
+    }
+
+    /// Takes in an accepted connection.
+    pub(super) fn add(&mut self, stream: Rc<TcpStream>, peer: SocketAddr, tls: Option<Box<Tls>>) -> ConnRef {
+        self.next_serial = self.next_serial.wrapping_add(1);
+        let serial = self.next_serial;
+        let deadline = self.now() + self.context.config.hello_deadline_ms;
+        let slot = self.connections.insert(Connection {
+            serial,
+            stream,
+            peer,
+            tls,
+            phase: Phase::Greeting { deadline },
+            retained: Vec::new(),
+            partial: Vec::new(),
+            outbox: Vec::new(),
+            waker: None,
+            flags: Flags { handshaking: true, ..Flags::default() },
+        });
+        self.handshakes += 1;
+        let conn = ConnRef { slot: slot as u32, serial };
+        self.keepalive.insert(deadline, conn);
+        conn
+    }
+
+    /// The connection, if it still is that one.
+    pub(super) fn connection(&mut self, conn: ConnRef) -> Option<&mut Connection> {
+        self.connections.get_mut(conn.slot as usize).filter(|c| c.serial == conn.serial)
+    }
+
+    /// The connection of a session, if it is still that one.
+    pub(super) fn session(&mut self, session: SessionRef) -> Option<ConnRef> {
+        let connection = self.connections.get(session.slot as usize)?;
+        let generation = match &connection.phase {
+            Phase::Live(live) => live.generation,
+            Phase::Registering(registering) => registering.live.generation,
+            Phase::Greeting { .. } | Phase::Closing { .. } => return None,
+        };
+        (generation == session.generation)
+            .then_some(ConnRef { slot: session.slot, serial: connection.serial })
+    }
+
+    /// Puts a session into the queue of those with something to pull, once.
+    pub(super) fn mark_dirty(&mut self, conn: ConnRef) {
+        if let Some(connection) = self.connection(conn)
+            && !connection.flags.dirty
+        {
+            connection.flags.dirty = true;
+            self.dirty.push_back(conn);
+        }
+    }
+
+    /// The handshake is over, one way or the other.
+    pub(super) fn end_handshake(&mut self, slot: usize) {
+        if let Some(connection) = self.connections.get_mut(slot)
+            && std::mem::take(&mut connection.flags.handshaking)
+        {
+            self.handshakes -= 1;
+            self.gate.notify_one();
+            telemetry::adjust(Gauge::HandshakesInFlight, -1);
+            self.context.figures(self.id).handshakes.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Connection {
+    /// Lets the connection's task look again.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(super) fn transport(&self) -> Transport {
+        if self.tls.is_some() { Transport::Tls } else { Transport::Tcp }
+    }
+}

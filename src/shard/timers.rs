@@ -1,0 +1,72 @@
+//! Deadlines of a shard's connections. Timers are lazy: what is due is looked at, and put back if its deadline has moved.
+
+use super::state::{ConnRef, Phase, Shard};
+use crate::error::DeviceError;
+use crate::push::Millis;
+
+/// What a due entry of the keepalive wheel means.
+enum Due {
+    Later(Millis),
+    End(DeviceError),
+    Close,
+}
+
+impl Shard {
+    /// Everything that is due.
+    pub(super) fn fire(&mut self) {
+        let now = self.now();
+        let mut due = Vec::new();
+        self.keepalive.advance(now, &mut due);
+        for conn in due.drain(..) {
+            self.check_keepalive(conn, now);
+        }
+        self.overdue.advance(now, &mut due);
+        for conn in due.drain(..) {
+            self.check_overdue(conn);
+        }
+        for conn in std::mem::take(&mut self.want_body) {
+            if let Some(connection) = self.connection(conn) {
+                connection.flags.waits_for_body = false;
+            }
+            self.mark_dirty(conn);
+        }
+        self.fire_leaving(now);
+    }
+
+    fn check_keepalive(&mut self, conn: ConnRef, now: Millis) {
+        let Some(connection) = self.connection(conn) else { return };
+        let due = match &connection.phase {
+            Phase::Greeting { deadline } if *deadline <= now => Due::End(DeviceError::Deadline),
+            Phase::Registering(r) if r.deadline <= now => Due::End(DeviceError::Unavailable),
+            Phase::Live(live) if live.session.silent_at() <= now => Due::End(DeviceError::Silent),
+            Phase::Closing { deadline } if *deadline <= now => Due::Close,
+            Phase::Greeting { deadline } | Phase::Closing { deadline } => Due::Later(*deadline),
+            Phase::Registering(registering) => Due::Later(registering.deadline),
+            Phase::Live(live) => Due::Later(live.session.silent_at()),
+        };
+        match due {
+            Due::Later(deadline) => self.keepalive.insert(deadline, conn),
+            Due::End(error) => self.fail(conn, error),
+            Due::Close => {
+                connection.flags.broken = true;
+                connection.wake();
+            }
+        }
+    }
+
+    fn fire_leaving(&mut self, now: Millis) {
+        let Some(leaving) = &mut self.leaving else { return };
+        let mut due = Vec::new();
+        leaving.wheel.advance(now, &mut due);
+        let force = leaving.until <= now;
+        for conn in due {
+            self.fail(conn, DeviceError::Leaving);
+        }
+        if force {
+            for (_, connection) in &mut self.connections {
+                connection.flags.broken = true;
+                connection.wake();
+            }
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! A shard's turns: mail, fan-out within a budget, timers, and one command of acks to the store. Reads and writes of connections are tasks of
+//! their own and come between turns.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::state::{ConnRef, Leaving, Phase, Shard, Shared};
+use crate::error::DeviceError;
+use crate::ids::SessionRef;
+use crate::limits;
+use crate::machine::wheel::Wheel;
+use crate::push::Millis;
+use crate::store::{Command, Confirm};
+use crate::telemetry;
+use crate::wire::device as wire;
+
+/// TLS handshake steps of one turn, about 150 µs each.
+pub(super) const HANDSHAKE_STEPS: usize = 8;
+/// Acks of one command; when so many wait, nothing is read.
+pub(super) const ACKS: usize = 4_096;
+/// How often timers are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// Milliseconds behind the window after which a leaving shard closes whatever is still open.
+const LEAVE_GRACE_MS: Millis = 3_000;
+
+/// Turns, until the shard has left.
+pub(super) async fn run(shard: &Shared) {
+    let (work, context, id) = {
+        let shard = shard.borrow();
+        (shard.work.clone(), shard.context.clone(), shard.id)
+    };
+    let mailbox = &context.mailboxes[usize::from(id.0)];
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let timers = tokio::select! {
+            () = mailbox.notified() => false,
+            () = work.notified() => false,
+            _ = tick.tick() => true,
+        };
+        let started = context.clock.micros();
+        let more = turn(shard, timers);
+        telemetry::observe_turn(id, (context.clock.micros() - started) as f64 / 1e6);
+        if shard.borrow().has_left() {
+            return;
+        }
+        if more {
+            // The others first: reads, acks, accepts.
+            work.notify_one();
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// One turn. Whether there is more to do right away.
+fn turn(shared: &Rc<std::cell::RefCell<Shard>>, timers: bool) -> bool {
+    let shard = &mut *shared.borrow_mut();
+    shard.handshake_steps = HANDSHAKE_STEPS;
+    for _ in 0..HANDSHAKE_STEPS {
+        let Some(conn) = shard.deferred.pop_front() else { break };
+        if let Some(connection) = shard.connection(conn) {
+            connection.wake();
+        }
+    }
+    shard.take_mail();
+    if timers {
+        shard.fire();
+    }
+    let more = shard.fan_out();
+    shard.submit();
+    more || !shard.deferred.is_empty()
+}
+
+impl Shard {
+    fn take_mail(&mut self) {
+        let mail = self.context.mailboxes[usize::from(self.id.0)].take();
+        for session in mail.replaced {
+            if let Some(conn) = self.session(session) {
+                self.fail(conn, DeviceError::Replaced);
+            }
+        }
+        for (session, taken) in mail.seen {
+            self.take_seen(session, taken);
+        }
+        self.take_confirms(&mail.confirms);
+        for (session, batch) in mail.ended {
+            if let Some(conn) = self.session(session)
+                && let Some(connection) = self.connection(conn)
+                && let Phase::Live(live) = &mut connection.phase
+            {
+                live.session.handle_ended(batch);
+                self.mark_dirty(conn);
+            }
+        }
+        for session in mail.loaded {
+            if let Some(conn) = self.session(session) {
+                if let Some(connection) = self.connection(conn) {
+                    connection.flags.waits_for_body = false;
+                }
+                self.mark_dirty(conn);
+            }
+        }
+        if mail.rescan {
+            let all: Vec<ConnRef> = self.all();
+            for conn in all {
+                self.take_newer(conn);
+            }
+        }
+        for session in mail.newer {
+            if let Some(conn) = self.session(session) {
+                self.take_newer(conn);
+            }
+        }
+        if let Some(window_ms) = mail.leave {
+            self.start_leaving(window_ms);
+        }
+    }
+
+    fn all(&self) -> Vec<ConnRef> {
+        self.connections.iter().map(|(slot, c)| ConnRef { slot: slot as u32, serial: c.serial }).collect()
+    }
+
+    fn take_newer(&mut self, conn: ConnRef) {
+        if let Some(connection) = self.connection(conn)
+            && let Phase::Live(live) = &mut connection.phase
+        {
+            live.session.handle_newer();
+            self.mark_dirty(conn);
+        }
+    }
+
+    /// A Hello or a request is durable: welcome or reply.
+    fn take_seen(&mut self, session: SessionRef, taken: bool) {
+        let Some(conn) = self.session(session) else { return };
+        let registering = self.connection(conn).is_some_and(|c| matches!(c.phase, Phase::Registering(_)));
+        self.with_frames(conn, |shard, out| {
+            if registering {
+                return shard.registered(conn, taken, out);
+            }
+            shard.replied(conn, taken, out);
+            Ok(())
+        });
+        if registering {
+            self.resume(conn);
+        }
+    }
+
+    /// Durable Acks: a session is told its highest number once a turn.
+    fn take_confirms(&mut self, confirms: &[Confirm]) {
+        for (i, confirm) in confirms.iter().enumerate() {
+            if confirms.get(i + 1).is_some_and(|next| next.session == confirm.session) {
+                continue; // the next one says more
+            }
+            let Some(conn) = self.session(confirm.session) else { continue };
+            let Some(connection) = self.connection(conn) else { continue };
+            let Phase::Live(live) = &mut connection.phase else { continue };
+            let was_behind = live.session.is_behind_on_acks();
+            if live.session.handle_confirmed(confirm.number) {
+                self.with_frames(conn, |_, out| {
+                    wire::put_ack_confirm(out, confirm.number);
+                    Ok(())
+                });
+            }
+            if was_behind {
+                self.resume(conn);
+            }
+        }
+    }
+
+    /// Pumps those who have something, until the budget is used up. Whether more are waiting.
+    fn fan_out(&mut self) -> bool {
+        let context = self.context.clone();
+        let started = context.clock.micros();
+        let mut deliveries = 0;
+        while let Some(conn) = self.dirty.pop_front() {
+            deliveries += self.pump(conn);
+            if deliveries >= limits::TURN_DELIVERIES
+                || context.clock.micros() - started >= limits::TURN_FANOUT_MICROS
+            {
+                break;
+            }
+        }
+        !self.dirty.is_empty()
+    }
+
+    /// Hands what was read to the store. When that is busy, everything stays and nothing more is read.
+    fn submit(&mut self) {
+        let store = self.context.store.clone();
+        if !self.acks.is_empty() {
+            let acks = std::mem::take(&mut self.acks);
+            if let Err(refused) = store.submit(Command::Acks { shard: self.id, acks }) {
+                let Command::Acks { acks, .. } = *refused.0 else { return };
+                self.acks = acks;
+            } else {
+                for conn in std::mem::take(&mut self.paused) {
+                    if let Some(connection) = self.connection(conn) {
+                        connection.flags.paused = false;
+                    }
+                    self.resume(conn);
+                }
+            }
+        }
+        if !self.sent_alone.is_empty() {
+            let sent = std::mem::take(&mut self.sent_alone);
+            if let Err(refused) = store.submit(Command::Sent(sent))
+                && let Command::Sent(sent) = *refused.0
+            {
+                self.sent_alone = sent;
+            }
+        }
+        if !self.last_active.is_empty() {
+            let seen = std::mem::take(&mut self.last_active);
+            if let Err(refused) = store.submit(Command::LastActive(seen))
+                && let Command::LastActive(seen) = *refused.0
+            {
+                self.last_active = seen;
+            }
+        }
+    }
+
+    /// Stops accepting, closes who has not said Hello, and spreads goodbyes over the window.
+    fn start_leaving(&mut self, window_ms: u64) {
+        let now = self.now();
+        for task in self.accepting.drain(..) {
+            task.abort();
+        }
+        let mut wheel = Wheel::new(now);
+        for conn in self.all() {
+            let Some(connection) = self.connection(conn) else { continue };
+            if let Phase::Live(live) = &connection.phase {
+                wheel.insert(now + live.device.spread() % window_ms.max(1), conn);
+            } else {
+                self.fail(conn, DeviceError::Leaving);
+            }
+        }
+        self.leaving = Some(Leaving { wheel, until: now + window_ms + LEAVE_GRACE_MS });
+    }
+
+    fn has_left(&self) -> bool {
+        self.leaving.is_some() && self.connections.is_empty() && self.acks.is_empty()
+    }
+}

@@ -1,0 +1,318 @@
+//! The device protocol: frames of `device.proto` parsed once into types that can't be wrong, and answers encoded.
+
+use std::sync::Arc;
+
+use prost::Message;
+
+use super::frame::put_device_frame;
+use super::pb::device as pb;
+use crate::error::DeviceError;
+use crate::ids::{AppKey, MessageId};
+use crate::limits;
+use crate::push::{Attributes, Event, Millis};
+
+/// Appended to an encoded push, it makes it a redelivered one: field 100 = true. Protobuf lets fields be appended.
+pub const REDELIVERED: [u8; 3] = [0xa0, 0x06, 0x01];
+
+/// A frame from a device.
+#[derive(Clone, PartialEq, Debug)]
+pub enum ToEdge {
+    /// Who it is.
+    Hello(Box<Hello>),
+    /// What became of messages.
+    Ack {
+        /// From 1, without gaps.
+        number: u64,
+        /// 1 to `limits::ACK_EVENTS`: message, event, the device's time.
+        events: Vec<(MessageId, Event, Millis)>,
+    },
+    /// Heartbeat.
+    Ping,
+    /// New attributes, or the switch: answered by one Reply.
+    Change {
+        /// To be repeated in the Reply.
+        request_id: u64,
+        /// New attributes, if it is about them.
+        attributes: Option<Attributes>,
+        /// The switch, if it is about that.
+        push_on: Option<bool>,
+    },
+    /// A request that this edge answers with `unimplemented`.
+    Unimplemented {
+        /// To be repeated in the Reply.
+        request_id: u64,
+    },
+    /// A frame of a later version: skipped.
+    Unknown,
+}
+
+/// A device's first frame.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Hello {
+    /// Its app.
+    pub app: AppKey,
+    /// Its id and credential; `None`: it wants to register.
+    pub login: Option<(Arc<str>, Vec<u8>)>,
+    /// The package name that runs, or empty.
+    pub package: Box<str>,
+    /// What the receipt log says of it.
+    pub attributes: Attributes,
+    /// The push switch, if it said.
+    pub push_on: Option<bool>,
+    /// Ids that it has: arrive acks.
+    pub received: Vec<MessageId>,
+    /// The heartbeat it would like, seconds; 0: the default.
+    pub heartbeat_s: u32,
+}
+
+/// Parses one frame's body.
+pub fn parse(body: &[u8]) -> Result<ToEdge, DeviceError> {
+    let frame = pb::ToEdge::decode(body).map_err(|_| DeviceError::Malformed("not a ToEdge message"))?;
+    Ok(match frame.frame {
+        None => ToEdge::Unknown,
+        Some(pb::to_edge::Frame::Hello(hello)) => ToEdge::Hello(Box::new(parse_hello(hello)?)),
+        Some(pb::to_edge::Frame::Ack(ack)) => parse_ack(&ack)?,
+        Some(pb::to_edge::Frame::Ping(pb::Ping {})) => ToEdge::Ping,
+        Some(pb::to_edge::Frame::Attributes(attributes)) => {
+            let request_id = attributes.request_id;
+            let push_on = parse_switch(attributes.push);
+            ToEdge::Change { request_id, attributes: Some(parse_attributes(attributes)?), push_on }
+        }
+        Some(pb::to_edge::Frame::PushSwitch(switch)) => match parse_switch(switch.state) {
+            push_on @ Some(_) => {
+                ToEdge::Change { request_id: switch.request_id, attributes: None, push_on }
+            }
+            None => return Err(DeviceError::Malformed("push switch without a state")),
+        },
+        Some(pb::to_edge::Frame::Bind(bind)) => ToEdge::Unimplemented { request_id: bind.request_id },
+        Some(pb::to_edge::Frame::Unbind(unbind)) => {
+            ToEdge::Unimplemented { request_id: unbind.request_id }
+        }
+    })
+}
+
+fn parse_hello(hello: pb::Hello) -> Result<Hello, DeviceError> {
+    // An app key or device id that can't exist is as unknown as any other: which part was wrong is not told.
+    let app = AppKey::parse(&hello.app_key).ok_or(DeviceError::Unauthenticated)?;
+    let login = match hello.identity {
+        Some(pb::hello::Identity::Login(login)) => {
+            if !is_device_id(&login.device_id) || login.credential.len() > limits::CREDENTIAL_BYTES {
+                return Err(DeviceError::Unauthenticated);
+            }
+            Some((login.device_id.into(), login.credential))
+        }
+        Some(pb::hello::Identity::Register(_)) => None,
+        None => return Err(DeviceError::Unauthenticated),
+    };
+    if hello.received.len() > limits::HELLO_RECEIVED {
+        return Err(DeviceError::Malformed("more than 256 received ids"));
+    }
+    let attributes = hello.attributes.unwrap_or_default();
+    Ok(Hello {
+        app,
+        login,
+        package: attributes.package.as_str().into(),
+        push_on: parse_switch(attributes.push),
+        attributes: parse_attributes(attributes)?,
+        received: hello.received.into_iter().map(MessageId).collect(),
+        heartbeat_s: hello.heartbeat_seconds,
+    })
+}
+
+/// Whether `text` can be a device id: 1 to 64 bytes of UTF-8 without control characters.
+pub fn is_device_id(text: &str) -> bool {
+    (1..=limits::DEVICE_ID_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+fn parse_switch(state: i32) -> Option<bool> {
+    match pb::PushState::try_from(state) {
+        Ok(pb::PushState::On) => Some(true),
+        Ok(pb::PushState::Off) => Some(false),
+        _ => None,
+    }
+}
+
+/// Checks lengths, and keeps what the receipt log needs. Encoded again, so that unknown fields don't grow the journal.
+fn parse_attributes(mut attributes: pb::Attributes) -> Result<Attributes, DeviceError> {
+    attributes.request_id = 0;
+    attributes.push = 0;
+    let a = &attributes;
+    let strings = [
+        &a.package,
+        &a.app_version,
+        &a.sdk_version,
+        &a.brand,
+        &a.model,
+        &a.os,
+        &a.os_version,
+        &a.network_type,
+        &a.isp,
+        &a.utdid,
+    ];
+    if strings.iter().any(|s| s.len() > limits::ATTRIBUTE_BYTES)
+        || attributes.encoded_len() > limits::ATTRIBUTES_BYTES
+    {
+        return Err(DeviceError::Malformed("attributes too long"));
+    }
+    Ok(Attributes(attributes.encode_to_vec().into()))
+}
+
+fn parse_ack(ack: &pb::Ack) -> Result<ToEdge, DeviceError> {
+    if ack.events.is_empty() || ack.events.len() > limits::ACK_EVENTS {
+        return Err(DeviceError::Malformed("an Ack has 1 to 256 events"));
+    }
+    let events = ack
+        .events
+        .iter()
+        .filter_map(|event| {
+            // Event types of a later version are skipped.
+            let kind = match pb::EventType::try_from(event.r#type) {
+                Ok(pb::EventType::Arrive) => Event::Arrive,
+                Ok(pb::EventType::Click) => Event::Click,
+                Ok(pb::EventType::Clean) => Event::Clean,
+                _ => return None,
+            };
+            Some((MessageId(event.message_id), kind, event.time_milliseconds))
+        })
+        .collect();
+    Ok(ToEdge::Ack { number: ack.number, events })
+}
+
+fn put(out: &mut Vec<u8>, frame: pb::to_device::Frame) {
+    put_device_frame(out, &pb::ToDevice { frame: Some(frame) });
+}
+
+/// Appends a push: `body` is the encoded `Push`.
+pub fn put_push(out: &mut Vec<u8>, body: &[u8], redelivered: bool) {
+    const PUSH_FIELD: u8 = 2 << 3 | 2;
+    let length = body.len() + if redelivered { REDELIVERED.len() } else { 0 };
+    let frame = 1 + prost::encoding::encoded_len_varint(length as u64) + length;
+    prost::encoding::encode_varint(frame as u64, out);
+    out.push(PUSH_FIELD);
+    prost::encoding::encode_varint(length as u64, out);
+    out.extend_from_slice(body);
+    if redelivered {
+        out.extend_from_slice(&REDELIVERED);
+    }
+}
+
+/// What a Welcome says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Welcome {
+    /// A renewed credential, or empty.
+    pub credential: Vec<u8>,
+    /// Holds for this session, seconds.
+    pub heartbeat_s: u32,
+    /// The edge's bounds, seconds.
+    pub heartbeat_bounds_s: (u32, u32),
+    /// Edge time.
+    pub now: Millis,
+}
+
+/// Appends a Welcome.
+pub fn put_welcome(out: &mut Vec<u8>, welcome: Welcome) {
+    put(
+        out,
+        pb::to_device::Frame::Welcome(pb::Welcome {
+            device_id: String::new(),
+            credential: welcome.credential,
+            heartbeat_seconds: welcome.heartbeat_s,
+            heartbeat_min_seconds: welcome.heartbeat_bounds_s.0,
+            heartbeat_max_seconds: welcome.heartbeat_bounds_s.1,
+            server_time_milliseconds: welcome.now,
+            window: limits::WINDOW as u32,
+            max_frame_bytes: limits::DEVICE_FRAME_BYTES as u32,
+            max_ack_events: limits::ACK_EVENTS as u32,
+        }),
+    );
+}
+
+/// Appends an `AckConfirm`: everything up to `number` is durable.
+pub fn put_ack_confirm(out: &mut Vec<u8>, number: u64) {
+    put(out, pb::to_device::Frame::AckConfirm(pb::AckConfirm { number }));
+}
+
+/// Appends a Pong.
+pub fn put_pong(out: &mut Vec<u8>, now: Millis) {
+    put(out, pb::to_device::Frame::Pong(pb::Pong { server_time_milliseconds: now }));
+}
+
+/// Appends the Reply to a request.
+pub fn put_reply(out: &mut Vec<u8>, request_id: u64, result: Result<(), pb::ErrorCode>) {
+    let (ok, code) = match result {
+        Ok(()) => (true, 0),
+        Err(code) => (false, code as i32),
+    };
+    put(out, pb::to_device::Frame::Reply(pb::Reply { request_id, ok, code, text: String::new() }));
+}
+
+/// Appends a `GoAway`.
+pub fn put_go_away(out: &mut Vec<u8>, reason: pb::GoAwayReason, delay_ms: u32) {
+    put(
+        out,
+        pb::to_device::Frame::GoAway(pb::GoAway {
+            reason: reason as i32,
+            delay_milliseconds: delay_ms,
+            address: String::new(),
+        }),
+    );
+}
+
+/// Appends the Error that ends a connection, if this reason has one.
+pub fn put_error(out: &mut Vec<u8>, error: DeviceError) {
+    if let Some((code, retry_after_milliseconds)) = error.code() {
+        let error =
+            pb::Error { code: code as i32, text: error.to_string(), retry_after_milliseconds };
+        put(out, pb::to_device::Frame::Error(error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::frame::device_frame;
+    use proptest::prelude::*;
+
+    fn only_frame(bytes: &[u8]) -> pb::to_device::Frame {
+        let (head, body) = device_frame(bytes).expect("a frame").expect("whole");
+        assert_eq!(head + body, bytes.len());
+        pb::ToDevice::decode(&bytes[head..]).expect("decodes").frame.expect("a frame")
+    }
+
+    #[test]
+    fn a_push_is_marked_redelivered_without_encoding_it_again() {
+        let push = pb::Push { message_id: 7, title: "t".into(), body: "b".repeat(200), ..Default::default() };
+        let body = push.encode_to_vec();
+        for redelivered in [false, true] {
+            let mut out = Vec::new();
+            put_push(&mut out, &body, redelivered);
+            let pb::to_device::Frame::Push(got) = only_frame(&out) else { panic!("a push") };
+            assert_eq!(got, pb::Push { redelivered, ..push.clone() });
+        }
+    }
+
+    #[test]
+    fn what_is_told_of_a_wrong_identity_is_the_same_whatever_is_wrong() {
+        let hello = |app: &str, device: &str, credential: usize| {
+            let login = pb::Login { device_id: device.into(), credential: vec![0; credential] };
+            let hello = pb::Hello {
+                app_key: app.into(),
+                identity: Some(pb::hello::Identity::Login(login)),
+                ..Default::default()
+            };
+            parse(&pb::ToEdge { frame: Some(pb::to_edge::Frame::Hello(hello)) }.encode_to_vec())
+        };
+        assert!(hello("a", "d", 37).is_ok());
+        for (app, device, credential) in [("", "d", 1), ("a", "", 1), ("a", "d\n", 1), ("a", "d", 65)] {
+            assert_eq!(hello(app, device, credential), Err(DeviceError::Unauthenticated));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _parsed = parse(&bytes);
+            let _found = device_frame(&bytes);
+        }
+    }
+}
