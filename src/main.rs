@@ -1,1 +1,7 @@
-fn main() {}
+//! The `mooring` program: arguments to a subcommand.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mooring::cli::run()
+}
