@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(slew(1_000, 1_000), 0);
         assert_eq!(slew(1_000, 90_000), 50);
         assert_eq!(slew(90_000, 1_000), -50);
-        assert_eq!(advance(1_000, Duration::from_millis(1_000), -50), 1_950);
-        assert_eq!(advance(1_000, Duration::from_millis(1_000), 50), 2_050);
+        assert_eq!(advance(1_000, Duration::from_secs(1), -50), 1_950);
+        assert_eq!(advance(1_000, Duration::from_secs(1), 50), 2_050);
     }
 }

@@ -9,6 +9,7 @@ pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod machine;
+pub mod pki;
 pub mod push;
 pub mod shard;
 pub mod store;

@@ -322,8 +322,7 @@ mod tests {
             loop {
                 let max = self.session.poll_pull(0);
                 let after = self.session.cursor().0;
-                let got: Vec<Fake> =
-                    self.pending.range(after + 1..).map(|(_, f)| *f).take(max).collect();
+                let got: Vec<Fake> = self.pending.range(after + 1..).map(|(_, f)| *f).take(max).collect();
                 for f in &got {
                     self.session.handle_sent(self.now, ACK_MS, *f);
                     self.sent.push((f.seq, self.now, false));

@@ -3,21 +3,18 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::Shutdown;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::state::{ConnRef, Connection, Phase, Scratch, Shard, Shared};
+use super::output::flush;
+use super::state::{ConnRef, Phase, Scratch, Shard, Shared};
 use crate::error::DeviceError;
 use crate::limits;
-use crate::telemetry::{self, Counter, Direction, Gauge, HandshakeResult, SessionEnd};
-use crate::wire::frame::device_frame;
-use crate::wire::pb::device::GoAwayReason;
+use crate::telemetry::{self, Counter, Direction};
 use crate::wire::device as wire;
+use crate::wire::frame::device_frame;
 
 /// Reads of one connection before the others have their turn.
 const READS: usize = 4;
@@ -25,8 +22,6 @@ const READS: usize = 4;
 const READ_BYTES: usize = 64 * 1024;
 /// What may be left of earlier reads: a frame and its head, or a TLS record.
 const LEFT_BYTES: usize = limits::DEVICE_FRAME_BYTES + 1024;
-/// Milliseconds in which a closed connection may still take its last frames.
-const LINGER_MS: u64 = 2_000;
 
 /// One connection, from accept to close.
 pub(super) async fn run(shard: Shared, conn: ConnRef, stream: Rc<TcpStream>) {
@@ -60,46 +55,6 @@ fn poll(shard: &Shared, conn: ConnRef, stream: &TcpStream, cx: &mut Context<'_>)
     }
     cx.waker().wake_by_ref();
     Poll::Pending
-}
-
-/// Writes what waits; whether there was something and all of it went. In the closing phase, shuts the write side behind it.
-fn flush(connection: &mut Connection, stream: &TcpStream, cx: &mut Context<'_>) -> bool {
-    let before = connection.outbox.len();
-    let mut written = 0;
-    while written < before {
-        match stream.poll_write_ready(cx) {
-            Poll::Pending => break,
-            Poll::Ready(Err(_)) => {
-                connection.flags.broken = true;
-                break;
-            }
-            Poll::Ready(Ok(())) => match stream.try_write(&connection.outbox[written..]) {
-                Ok(n) => written += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => {
-                    connection.flags.broken = true;
-                    break;
-                }
-            },
-        }
-    }
-    if written > 0 {
-        if written == before {
-            connection.outbox = Vec::new();
-            telemetry::adjust(Gauge::Outboxes, -1);
-        } else {
-            connection.outbox.drain(..written);
-        }
-        telemetry::adjust(Gauge::OutboxBytes, -(written as i64));
-    }
-    let closing = matches!(connection.phase, Phase::Closing { .. });
-    if closing && connection.outbox.is_empty() && !connection.flags.shut {
-        connection.flags.shut = true;
-        if SockRef::from(stream).shutdown(Shutdown::Write).is_err() {
-            connection.flags.broken = true;
-        }
-    }
-    written > 0 && connection.outbox.is_empty()
 }
 
 impl Shard {
@@ -289,155 +244,5 @@ impl Shard {
         if let Some(connection) = self.connection(conn) {
             connection.wake();
         }
-    }
-
-    /// Sends whole frames: to the socket at once if nothing waits before them.
-    pub(super) fn send(&mut self, conn: ConnRef, frames: &[u8], cipher: &mut Vec<u8>) {
-        let Some(connection) = self.connection(conn) else { return };
-        if connection.flags.shut || connection.flags.broken {
-            return;
-        }
-        telemetry::add(Counter::DeviceBytes(Direction::Out), frames.len() as u64);
-        let Some(tls) = &mut connection.tls else { return connection.write(frames) };
-        cipher.clear();
-        if let Err(error) = tls.send(&mut connection.retained, frames, cipher) {
-            tracing::debug!(peer = %connection.peer, %error, "nothing can be sent before the handshake");
-            return;
-        }
-        connection.write(cipher);
-    }
-
-    /// Ends a connection: leaves the directory, tells the peer why if there is a code for it, and closes behind that.
-    pub(super) fn fail(&mut self, conn: ConnRef, error: DeviceError) {
-        let now = self.now();
-        let Some(connection) = self.connection(conn) else { return };
-        if let Phase::Closing { .. } = connection.phase {
-            if error == DeviceError::Closed {
-                connection.flags.broken = true;
-                connection.wake();
-            }
-            return;
-        }
-        tracing::debug!(peer = %connection.peer, %error, "connection ends");
-        let phase = std::mem::replace(&mut connection.phase, Phase::Closing { deadline: now + LINGER_MS });
-        connection.partial = Vec::new();
-        self.leave(conn, phase, error);
-        let mut frames = Vec::new();
-        match error {
-            DeviceError::Replaced => wire::put_go_away(&mut frames, GoAwayReason::Replaced, 0),
-            DeviceError::Leaving => {
-                let spread = u32::from(conn.serial as u16) % 1_000;
-                wire::put_go_away(&mut frames, GoAwayReason::Leaving, spread);
-            }
-            _ => wire::put_error(&mut frames, error),
-        }
-        let mut cipher = Vec::new();
-        if !frames.is_empty() {
-            self.send(conn, &frames, &mut cipher);
-        }
-        let Some(connection) = self.connection(conn) else { return };
-        if error == DeviceError::Closed {
-            connection.flags.broken = true;
-        } else if let Some(tls) = &mut connection.tls {
-            cipher.clear();
-            tls.close(&mut cipher);
-            connection.write(&cipher);
-        }
-        connection.wake();
-        self.keepalive.insert(now + LINGER_MS, conn);
-    }
-
-    /// Counts the end, and takes the session out of the directory.
-    fn leave(&mut self, conn: ConnRef, phase: Phase, error: DeviceError) {
-        let (live, was_live) = match phase {
-            Phase::Live(live) => (live, true),
-            Phase::Registering(registering) => (registering.live, false),
-            Phase::Greeting { .. } | Phase::Closing { .. } => {
-                telemetry::add(Counter::Handshakes(handshake_result(error)), 1);
-                return self.end_handshake(conn.slot as usize);
-            }
-        };
-        self.context.sessions.fetch_sub(1, Ordering::Relaxed);
-        if was_live {
-            let transport = self.connection(conn).map(|c| c.transport());
-            self.context.directory.leave(&live.device, live.generation);
-            self.last_active.push((live.device, live.session.last_read()));
-            telemetry::add(Counter::SessionEnds(session_end(error)), 1);
-            if let Some(transport) = transport {
-                telemetry::adjust(Gauge::Sessions(transport), -1);
-            }
-            telemetry::adjust(Gauge::ShardSessions(self.id), -1);
-            self.context.figures(self.id).sessions.fetch_sub(1, Ordering::Relaxed);
-            self.work.notify_one();
-        } else {
-            telemetry::add(Counter::Handshakes(handshake_result(error)), 1);
-        }
-        self.end_handshake(conn.slot as usize);
-    }
-
-    fn remove(&mut self, conn: ConnRef) {
-        self.fail(conn, DeviceError::Closed);
-        if self.connection(conn).is_some() {
-            let gone = self.connections.remove(conn.slot as usize);
-            if !gone.outbox.is_empty() {
-                telemetry::adjust(Gauge::Outboxes, -1);
-                telemetry::adjust(Gauge::OutboxBytes, -(gone.outbox.len() as i64));
-            }
-            self.work.notify_one();
-        }
-    }
-}
-
-impl Connection {
-    /// Writes bytes as they go on the wire, behind those that wait.
-    fn write(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() || self.flags.broken || self.flags.shut {
-            return;
-        }
-        let mut written = 0;
-        if self.outbox.is_empty() {
-            match self.stream.try_write(bytes) {
-                Ok(n) => written = n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => {
-                    self.flags.broken = true;
-                    return self.wake();
-                }
-            }
-            if written == bytes.len() {
-                return;
-            }
-            telemetry::adjust(Gauge::Outboxes, 1);
-        }
-        self.outbox.extend_from_slice(&bytes[written..]);
-        telemetry::adjust(Gauge::OutboxBytes, (bytes.len() - written) as i64);
-        self.wake();
-    }
-}
-
-fn handshake_result(error: DeviceError) -> HandshakeResult {
-    match error {
-        DeviceError::Malformed(_) => HandshakeResult::Malformed,
-        DeviceError::FrameTooLarge => HandshakeResult::FrameTooLarge,
-        DeviceError::HelloExpected => HandshakeResult::HelloExpected,
-        DeviceError::Unauthenticated => HandshakeResult::Unauthenticated,
-        DeviceError::Deadline | DeviceError::Silent => HandshakeResult::Deadline,
-        DeviceError::Exhausted => HandshakeResult::Exhausted,
-        DeviceError::Unavailable | DeviceError::Leaving => HandshakeResult::Unavailable,
-        DeviceError::Unimplemented => HandshakeResult::Unimplemented,
-        DeviceError::Tls => HandshakeResult::Tls,
-        DeviceError::Closed | DeviceError::Replaced => HandshakeResult::Closed,
-    }
-}
-
-fn session_end(error: DeviceError) -> SessionEnd {
-    match error {
-        DeviceError::Malformed(_) | DeviceError::HelloExpected => SessionEnd::Malformed,
-        DeviceError::FrameTooLarge => SessionEnd::FrameTooLarge,
-        DeviceError::Silent => SessionEnd::Silent,
-        DeviceError::Replaced => SessionEnd::Replaced,
-        DeviceError::Leaving => SessionEnd::Leaving,
-        DeviceError::Closed => SessionEnd::Closed,
-        _ => SessionEnd::Error,
     }
 }

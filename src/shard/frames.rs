@@ -31,7 +31,8 @@ impl Shard {
             }
             (_, ToEdge::Ack { number, events }) => self.ack(conn, number, events),
             (_, ToEdge::Change { request_id, attributes, push_on }) => {
-                self.change(conn, request_id, attributes, push_on, out)
+                self.change(conn, request_id, attributes, push_on, out);
+                Ok(())
             }
             (_, ToEdge::Unimplemented { request_id }) => {
                 wire::put_reply(out, request_id, Err(ErrorCode::Unimplemented));
@@ -60,7 +61,8 @@ impl Shard {
         }
         let events = live.session.handle_ack(number, events)?;
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard };
-        self.acks.push(DeviceAck { device: live.device, session, number, events });
+        let ack = DeviceAck { device: live.device, session, number, events };
+        self.acks.push(ack);
         // Room in the window: there may be more to send.
         self.mark_dirty(conn);
         self.work.notify_one();
@@ -75,15 +77,15 @@ impl Shard {
         attributes: Option<Attributes>,
         push_on: Option<bool>,
         out: &mut Vec<u8>,
-    ) -> Result<(), DeviceError> {
+    ) {
         let shard = self.id;
         let store = self.context.store.clone();
-        let Some(connection) = self.connection(conn) else { return Ok(()) };
+        let Some(connection) = self.connection(conn) else { return };
         let client_ip = connection.peer.ip().to_canonical();
-        let Phase::Live(live) = &mut connection.phase else { return Ok(()) };
+        let Phase::Live(live) = &mut connection.phase else { return };
         if live.replies.len() >= REQUESTS {
             wire::put_reply(out, request_id, Err(ErrorCode::ResourceExhausted));
-            return Ok(());
+            return;
         }
         if let Some(attributes) = attributes {
             live.attributes = attributes;
@@ -99,10 +101,9 @@ impl Shard {
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard };
         if store.submit(Command::Seen { device: Box::new(seen), session }).is_err() {
             wire::put_reply(out, request_id, Err(ErrorCode::ResourceExhausted));
-            return Ok(());
+            return;
         }
         live.replies.push_back(request_id);
-        Ok(())
     }
 
     /// A request is durable (or the store is at a maximum): exactly one reply, in order.

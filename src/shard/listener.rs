@@ -106,5 +106,5 @@ fn tune(stream: &TcpStream, config: &config::Device) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_send_buffer_size(config.send_buffer_bytes)?;
-    socket.set_tcp_user_timeout(Some(Duration::from_millis(config.user_timeout_ms)))
+    socket.set_tcp_user_timeout(Some(Duration::from_millis(config.user_timeout_ms.into())))
 }

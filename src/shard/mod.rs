@@ -4,11 +4,13 @@
 //! task of the shard's runtime: a connection became readable or writable (`connection`), the mailbox or a timer (`turn`), an accept
 //! (`listener`). A turn is budgeted, so that a fan-out to everybody does not keep reads, acks and timers waiting.
 
+mod closing;
 mod connection;
 mod frames;
 mod greeting;
 mod listener;
 pub mod mailbox;
+mod output;
 mod pump;
 mod state;
 mod timers;
@@ -180,7 +182,9 @@ impl DeviceContext {
     /// Takes a place among the sessions of this edge. Whether there was one.
     fn take_place(&self) -> bool {
         self.sessions
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.config.max_sessions).then_some(n + 1))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                (n < self.config.max_sessions).then_some(n + 1)
+            })
             .is_ok()
     }
 }

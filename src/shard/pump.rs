@@ -1,7 +1,6 @@
 //! Draining: a session's pending entries onto its connection, within the window and the outbox.
 
 use super::state::{ConnRef, InList, Phase, Shard};
-use crate::error::DeviceError;
 use crate::ids::SessionRef;
 use crate::machine::session::Overdue;
 use crate::store::SentAlone;
@@ -16,7 +15,7 @@ impl Shard {
     pub(super) fn pump(&mut self, conn: ConnRef) -> usize {
         let mut pushes = 0;
         self.with_frames(conn, |shard, out| {
-            pushes = shard.pull(conn, out)?;
+            pushes = shard.pull(conn, out);
             Ok(())
         });
         if pushes > 0 {
@@ -28,18 +27,15 @@ impl Shard {
         pushes
     }
 
-    fn pull(&mut self, conn: ConnRef, out: &mut Vec<u8>) -> Result<usize, DeviceError> {
+    fn pull(&mut self, conn: ConnRef, out: &mut Vec<u8>) -> usize {
         let (now, shard) = (self.now(), self.id);
         let context = self.context.clone();
         let mut pulled = std::mem::take(&mut self.scratch.pulled);
-        let Some(connection) = self.connection(conn) else { return Ok(0) };
+        let Some(connection) = self.connection(conn) else { return 0 };
         connection.flags.dirty = false;
-        let Phase::Live(live) = &mut connection.phase else { return Ok(0) };
-        let max = if connection.flags.waits_for_body {
-            0
-        } else {
-            live.session.poll_pull(connection.outbox.len())
-        };
+        let Phase::Live(live) = &mut connection.phase else { return 0 };
+        let max =
+            if connection.flags.waits_for_body { 0 } else { live.session.poll_pull(connection.outbox.len()) };
         pulled.clear();
         if max > 0 {
             context.store.pull(&live.device, live.session.cursor(), max, now, &mut pulled);
@@ -75,7 +71,7 @@ impl Shard {
         }
         self.arm_overdue(conn, overdue_at);
         self.scratch.pulled = pulled;
-        Ok(pushes)
+        pushes
     }
 
     /// Puts the session into the wheel of acknowledgement deadlines, unless it is there.

@@ -8,7 +8,6 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 
 /// TLS of one connection.
-#[derive(Debug)]
 pub(super) struct Tls {
     inner: UnbufferedServerConnection,
 }
@@ -87,11 +86,13 @@ impl Tls {
     fn alert(&mut self, out: &mut Vec<u8>) {
         loop {
             match self.inner.process_tls_records(&mut []).state {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => append(out, 0, |room| match data.encode(room) {
-                    Ok(written) => Ok(Some(written)),
-                    Err(EncodeError::InsufficientSize(size)) => Err(size.required_size),
-                    Err(EncodeError::AlreadyEncoded) => Ok(None),
-                }),
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    append(out, 0, |room| match data.encode(room) {
+                        Ok(written) => Ok(Some(written)),
+                        Err(EncodeError::InsufficientSize(size)) => Err(size.required_size),
+                        Err(EncodeError::AlreadyEncoded) => Ok(None),
+                    })
+                }
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 _ => return,
             }
@@ -107,10 +108,12 @@ impl Tls {
     ) -> Result<(), TlsError> {
         match self.inner.process_tls_records(retained).state? {
             ConnectionState::WriteTraffic(mut traffic) => {
-                append(out, plain.len() + 32 * (plain.len() / 16_384 + 1), |room| match traffic.encrypt(plain, room) {
-                    Ok(written) => Ok(Some(written)),
-                    Err(EncryptError::InsufficientSize(size)) => Err(size.required_size),
-                    Err(EncryptError::EncryptExhausted) => Ok(None),
+                append(out, plain.len() + 32 * (plain.len() / 16_384 + 1), |room| {
+                    match traffic.encrypt(plain, room) {
+                        Ok(written) => Ok(Some(written)),
+                        Err(EncryptError::InsufficientSize(size)) => Err(size.required_size),
+                        Err(EncryptError::EncryptExhausted) => Ok(None),
+                    }
                 });
                 Ok(())
             }
@@ -120,7 +123,8 @@ impl Tls {
 
     /// Appends a `close_notify`, if the handshake got that far.
     pub(super) fn close(&mut self, out: &mut Vec<u8>) {
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = self.inner.process_tls_records(&mut []).state {
+        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = self.inner.process_tls_records(&mut []).state
+        {
             append(out, 32, |room| match traffic.queue_close_notify(room) {
                 Ok(written) => Ok(Some(written)),
                 Err(EncryptError::InsufficientSize(size)) => Err(size.required_size),
@@ -131,7 +135,11 @@ impl Tls {
 }
 
 /// Lets `fill` write behind the end of `out`, into `room` bytes; `Err` says how many it needs.
-fn append(out: &mut Vec<u8>, mut room: usize, mut fill: impl FnMut(&mut [u8]) -> Result<Option<usize>, usize>) {
+fn append(
+    out: &mut Vec<u8>,
+    mut room: usize,
+    mut fill: impl FnMut(&mut [u8]) -> Result<Option<usize>, usize>,
+) {
     let start = out.len();
     loop {
         out.resize(start + room, 0);

@@ -1,7 +1,6 @@
 //! A shard's turns: mail, fan-out within a budget, timers, and one command of acks to the store. Reads and writes of connections are tasks of
 //! their own and come between turns.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use super::state::{ConnRef, Leaving, Phase, Shard, Shared};
@@ -53,8 +52,8 @@ pub(super) async fn run(shard: &Shared) {
 }
 
 /// One turn. Whether there is more to do right away.
-fn turn(shared: &Rc<std::cell::RefCell<Shard>>, timers: bool) -> bool {
-    let shard = &mut *shared.borrow_mut();
+fn turn(owner: &Shared, timers: bool) -> bool {
+    let shard = &mut *owner.borrow_mut();
     shard.handshake_steps = HANDSHAKE_STEPS;
     for _ in 0..HANDSHAKE_STEPS {
         let Some(conn) = shard.deferred.pop_front() else { break };

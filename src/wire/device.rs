@@ -79,15 +79,11 @@ pub fn parse(body: &[u8]) -> Result<ToEdge, DeviceError> {
             ToEdge::Change { request_id, attributes: Some(parse_attributes(attributes)?), push_on }
         }
         Some(pb::to_edge::Frame::PushSwitch(switch)) => match parse_switch(switch.state) {
-            push_on @ Some(_) => {
-                ToEdge::Change { request_id: switch.request_id, attributes: None, push_on }
-            }
+            push_on @ Some(_) => ToEdge::Change { request_id: switch.request_id, attributes: None, push_on },
             None => return Err(DeviceError::Malformed("push switch without a state")),
         },
         Some(pb::to_edge::Frame::Bind(bind)) => ToEdge::Unimplemented { request_id: bind.request_id },
-        Some(pb::to_edge::Frame::Unbind(unbind)) => {
-            ToEdge::Unimplemented { request_id: unbind.request_id }
-        }
+        Some(pb::to_edge::Frame::Unbind(unbind)) => ToEdge::Unimplemented { request_id: unbind.request_id },
     })
 }
 
@@ -261,8 +257,7 @@ pub fn put_go_away(out: &mut Vec<u8>, reason: pb::GoAwayReason, delay_ms: u32) {
 /// Appends the Error that ends a connection, if this reason has one.
 pub fn put_error(out: &mut Vec<u8>, error: DeviceError) {
     if let Some((code, retry_after_milliseconds)) = error.code() {
-        let error =
-            pb::Error { code: code as i32, text: error.to_string(), retry_after_milliseconds };
+        let error = pb::Error { code: code as i32, text: error.to_string(), retry_after_milliseconds };
         put(out, pb::to_device::Frame::Error(error));
     }
 }

@@ -1,0 +1,122 @@
+//! The end of a connection: out of the directory, a last frame that says why, and time to read it.
+
+use std::sync::atomic::Ordering;
+
+use super::state::{ConnRef, Phase, Shard};
+use crate::error::DeviceError;
+use crate::telemetry::{self, Counter, Gauge, HandshakeResult, SessionEnd};
+use crate::wire::device as wire;
+use crate::wire::pb::device::GoAwayReason;
+
+/// Milliseconds in which a closed connection may still take its last frames.
+const LINGER_MS: u64 = 2_000;
+
+impl Shard {
+    /// Ends a connection: leaves the directory, tells the peer why if there is a code for it, and closes behind that.
+    pub(super) fn fail(&mut self, conn: ConnRef, error: DeviceError) {
+        let now = self.now();
+        let Some(connection) = self.connection(conn) else { return };
+        if let Phase::Closing { .. } = connection.phase {
+            if error == DeviceError::Closed {
+                connection.flags.broken = true;
+                connection.wake();
+            }
+            return;
+        }
+        tracing::debug!(peer = %connection.peer, %error, "connection ends");
+        let phase = std::mem::replace(&mut connection.phase, Phase::Closing { deadline: now + LINGER_MS });
+        connection.partial = Vec::new();
+        self.leave(conn, phase, error);
+        let mut frames = Vec::new();
+        match error {
+            DeviceError::Replaced => wire::put_go_away(&mut frames, GoAwayReason::Replaced, 0),
+            DeviceError::Leaving => {
+                let spread = u32::from(conn.serial as u16) % 1_000;
+                wire::put_go_away(&mut frames, GoAwayReason::Leaving, spread);
+            }
+            _ => wire::put_error(&mut frames, error),
+        }
+        let mut cipher = Vec::new();
+        if !frames.is_empty() {
+            self.send(conn, &frames, &mut cipher);
+        }
+        let Some(connection) = self.connection(conn) else { return };
+        if error == DeviceError::Closed {
+            connection.flags.broken = true;
+        } else if let Some(tls) = &mut connection.tls {
+            cipher.clear();
+            tls.close(&mut cipher);
+            connection.write(&cipher);
+        }
+        connection.wake();
+        self.keepalive.insert(now + LINGER_MS, conn);
+    }
+
+    /// Counts the end, and takes the session out of the directory.
+    fn leave(&mut self, conn: ConnRef, phase: Phase, error: DeviceError) {
+        let (live, was_live) = match phase {
+            Phase::Live(live) => (live, true),
+            Phase::Registering(registering) => (registering.live, false),
+            Phase::Greeting { .. } | Phase::Closing { .. } => {
+                telemetry::add(Counter::Handshakes(handshake_result(error)), 1);
+                return self.end_handshake(conn.slot as usize);
+            }
+        };
+        self.context.sessions.fetch_sub(1, Ordering::Relaxed);
+        if was_live {
+            let transport = self.connection(conn).map(|c| c.transport());
+            self.context.directory.leave(&live.device, live.generation);
+            self.last_active.push((live.device, live.session.last_read()));
+            telemetry::add(Counter::SessionEnds(session_end(error)), 1);
+            if let Some(transport) = transport {
+                telemetry::adjust(Gauge::Sessions(transport), -1);
+            }
+            telemetry::adjust(Gauge::ShardSessions(self.id), -1);
+            self.context.figures(self.id).sessions.fetch_sub(1, Ordering::Relaxed);
+            self.work.notify_one();
+        } else {
+            telemetry::add(Counter::Handshakes(handshake_result(error)), 1);
+        }
+        self.end_handshake(conn.slot as usize);
+    }
+
+    /// The connection's task is done.
+    pub(super) fn remove(&mut self, conn: ConnRef) {
+        self.fail(conn, DeviceError::Closed);
+        if self.connection(conn).is_some() {
+            let gone = self.connections.remove(conn.slot as usize);
+            if !gone.outbox.is_empty() {
+                telemetry::adjust(Gauge::Outboxes, -1);
+                telemetry::adjust(Gauge::OutboxBytes, -(gone.outbox.len() as i64));
+            }
+            self.work.notify_one();
+        }
+    }
+}
+
+fn handshake_result(error: DeviceError) -> HandshakeResult {
+    match error {
+        DeviceError::Malformed(_) => HandshakeResult::Malformed,
+        DeviceError::FrameTooLarge => HandshakeResult::FrameTooLarge,
+        DeviceError::HelloExpected => HandshakeResult::HelloExpected,
+        DeviceError::Unauthenticated => HandshakeResult::Unauthenticated,
+        DeviceError::Deadline | DeviceError::Silent => HandshakeResult::Deadline,
+        DeviceError::Exhausted => HandshakeResult::Exhausted,
+        DeviceError::Unavailable | DeviceError::Leaving => HandshakeResult::Unavailable,
+        DeviceError::Unimplemented => HandshakeResult::Unimplemented,
+        DeviceError::Tls => HandshakeResult::Tls,
+        DeviceError::Closed | DeviceError::Replaced => HandshakeResult::Closed,
+    }
+}
+
+fn session_end(error: DeviceError) -> SessionEnd {
+    match error {
+        DeviceError::Malformed(_) | DeviceError::HelloExpected => SessionEnd::Malformed,
+        DeviceError::FrameTooLarge => SessionEnd::FrameTooLarge,
+        DeviceError::Silent => SessionEnd::Silent,
+        DeviceError::Replaced => SessionEnd::Replaced,
+        DeviceError::Leaving => SessionEnd::Leaving,
+        DeviceError::Closed => SessionEnd::Closed,
+        _ => SessionEnd::Error,
+    }
+}

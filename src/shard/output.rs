@@ -1,0 +1,96 @@
+//! Writing: at once if nothing waits before it, else by the connection's task when the socket takes more.
+
+use std::io;
+use std::net::Shutdown;
+use std::task::{Context, Poll};
+
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use super::state::{ConnRef, Connection, Phase, Shard};
+use crate::telemetry::{self, Counter, Direction, Gauge};
+
+/// Writes what waits; whether there was something and all of it went. In the closing phase, shuts the write side behind it.
+pub(super) fn flush(connection: &mut Connection, stream: &TcpStream, cx: &mut Context<'_>) -> bool {
+    let before = connection.outbox.len();
+    let mut written = 0;
+    while written < before {
+        match stream.poll_write_ready(cx) {
+            Poll::Pending => break,
+            Poll::Ready(Err(_)) => {
+                connection.flags.broken = true;
+                break;
+            }
+            Poll::Ready(Ok(())) => match stream.try_write(&connection.outbox[written..]) {
+                Ok(n) => written += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    connection.flags.broken = true;
+                    break;
+                }
+            },
+        }
+    }
+    if written > 0 {
+        if written == before {
+            connection.outbox = Vec::new();
+            telemetry::adjust(Gauge::Outboxes, -1);
+        } else {
+            connection.outbox.drain(..written);
+        }
+        telemetry::adjust(Gauge::OutboxBytes, -(written as i64));
+    }
+    let closing = matches!(connection.phase, Phase::Closing { .. });
+    if closing && connection.outbox.is_empty() && !connection.flags.shut {
+        connection.flags.shut = true;
+        if SockRef::from(stream).shutdown(Shutdown::Write).is_err() {
+            connection.flags.broken = true;
+        }
+    }
+    written > 0 && connection.outbox.is_empty()
+}
+
+impl Shard {
+    /// Sends whole frames: to the socket at once if nothing waits before them.
+    pub(super) fn send(&mut self, conn: ConnRef, frames: &[u8], cipher: &mut Vec<u8>) {
+        let Some(connection) = self.connection(conn) else { return };
+        if connection.flags.shut || connection.flags.broken {
+            return;
+        }
+        telemetry::add(Counter::DeviceBytes(Direction::Out), frames.len() as u64);
+        let Some(tls) = &mut connection.tls else { return connection.write(frames) };
+        cipher.clear();
+        if let Err(error) = tls.send(&mut connection.retained, frames, cipher) {
+            tracing::debug!(peer = %connection.peer, %error, "nothing can be sent before the handshake");
+            return;
+        }
+        connection.write(cipher);
+    }
+}
+
+impl Connection {
+    /// Writes bytes as they go on the wire, behind those that wait.
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() || self.flags.broken || self.flags.shut {
+            return;
+        }
+        let mut written = 0;
+        if self.outbox.is_empty() {
+            match self.stream.try_write(bytes) {
+                Ok(n) => written = n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    self.flags.broken = true;
+                    return self.wake();
+                }
+            }
+            if written == bytes.len() {
+                return;
+            }
+            telemetry::adjust(Gauge::Outboxes, 1);
+        }
+        self.outbox.extend_from_slice(&bytes[written..]);
+        telemetry::adjust(Gauge::OutboxBytes, (bytes.len() - written) as i64);
+        self.wake();
+    }
+}
