@@ -1,5 +1,6 @@
 //! Mooring: the long-connection edge server of a self-built mobile push channel.
 
+pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;

@@ -13,9 +13,7 @@ use tokio::task::JoinSet;
 
 use super::output::{self, Failure, line, note};
 use super::peer::{Credentials, Edge};
-use crate::client::device::{
-    Device, End, Handler, Leave, Machine, Reaction, Settings, Stopped, Tally,
-};
+use crate::client::device::{Device, End, Handler, Leave, Machine, Reaction, Settings, Stopped, Tally};
 use crate::client::{Backoff, ClientError};
 use crate::clock::Clock;
 use crate::limits;
@@ -30,6 +28,7 @@ const REACTION_MS: u64 = 2_000;
 
 /// Flags of `device`.
 #[derive(Debug, ClapArgs)]
+#[allow(clippy::struct_excessive_bools, reason = "switches of a command line are independent")]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
@@ -90,11 +89,11 @@ Examples:
 Ids of messages seen are kept in memory only: a new process may get again what an earlier one got.";
 
 /// Runs `device`.
-pub fn run(args: Args) -> ExitCode {
+pub fn run(args: &Args) -> ExitCode {
     output::exit(start(args))
 }
 
-fn start(args: Args) -> Result<(), Failure> {
+fn start(args: &Args) -> Result<(), Failure> {
     crate::telemetry::log(crate::telemetry::Format::Human, &args.log).map_err(Failure::usage)?;
     for (flag, rate) in [("--click-rate", args.click_rate), ("--clean-rate", args.clean_rate)] {
         if !(0.0..=1.0).contains(&rate) {
@@ -106,10 +105,13 @@ fn start(args: Args) -> Result<(), Failure> {
     }
     let ids: Vec<String> = (1..=args.count).map(|n| args.device.replace("{n}", &n.to_string())).collect();
     if let Some(id) = ids.iter().find(|id| !(1..=limits::DEVICE_ID_BYTES).contains(&id.len())) {
-        return Err(Failure::usage(format!("'{id}': a device id has 1 to {} bytes", limits::DEVICE_ID_BYTES)));
+        return Err(Failure::usage(format!(
+            "'{id}': a device id has 1 to {} bytes",
+            limits::DEVICE_ID_BYTES
+        )));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(Failure::failed)?.block_on(connect(&args, ids))
+    runtime.map_err(Failure::failed)?.block_on(connect(args, ids))
 }
 
 async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
@@ -206,8 +208,7 @@ fn summary(args: &Args, ends: &[(String, Stopped, Tally)]) -> Result<(), Failure
         tally.extend(rows.iter().map(|(name, n)| ((*name).to_owned(), json!(n))));
         line(&json!({"event": "tally", "devices": ends.len(), "tally": tally}).to_string());
     } else {
-        let rows: Vec<_> =
-            rows.iter().map(|(name, n)| (name.replace('_', " "), n.to_string())).collect();
+        let rows: Vec<_> = rows.iter().map(|(name, n)| (name.replace('_', " "), n.to_string())).collect();
         note(&format!("{} devices\n{}", ends.len(), output::table(&rows)));
     }
     for (id, stopped, _) in ends {

@@ -7,6 +7,6 @@ use std::process::ExitCode;
 pub struct Args {}
 
 /// Runs `inspect`.
-pub fn run(_args: Args) -> ExitCode {
+pub fn run(_args: &Args) -> ExitCode {
     ExitCode::FAILURE
 }

@@ -51,10 +51,10 @@ pub enum Command {
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
-        Command::Demo(args) => demo::run(args),
-        Command::Device(args) => device::run(args),
-        Command::Push(args) => push::run(args),
-        Command::Inspect(args) => inspect::run(args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Device(args) => device::run(&args),
+        Command::Push(args) => push::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Keys(args) => keys::run(args),
     }
 }

@@ -111,7 +111,11 @@ impl Edge {
     }
 
     /// Where routers connect, with this certificate and key.
-    pub fn router_endpoint(&self, certificate: Option<&Path>, key: Option<&Path>) -> Result<Endpoint, Failure> {
+    pub fn router_endpoint(
+        &self,
+        certificate: Option<&Path>,
+        key: Option<&Path>,
+    ) -> Result<Endpoint, Failure> {
         let address = self.address.clone().or(self.listening()?.router);
         let address = address.unwrap_or_else(|| "127.0.0.1:7400".into());
         let file = |given: Option<&Path>, dev: &str, flag: &str| {
@@ -120,8 +124,7 @@ impl Edge {
         };
         let certificate = file(certificate, "router.pem", "--certificate")?;
         let key = file(key, "router.key", "--key")?;
-        let config =
-            pki::client_config_router(&self.ca()?, &certificate, &key).map_err(Failure::usage)?;
+        let config = pki::client_config_router(&self.ca()?, &certificate, &key).map_err(Failure::usage)?;
         let transport = Transport::Tls(config, self.server_name(&address)?);
         Ok(Endpoint { address: address.into(), transport, source: None })
     }

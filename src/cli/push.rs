@@ -106,8 +106,8 @@ A stream has one reader, and what it acknowledged doesn't come again: beside a p
 app whose stream nobody else reads.";
 
 /// Runs `push`.
-pub fn run(args: Args) -> ExitCode {
-    output::exit(start(&args))
+pub fn run(args: &Args) -> ExitCode {
+    output::exit(start(args))
 }
 
 fn start(args: &Args) -> Result<(), Failure> {
@@ -115,9 +115,7 @@ fn start(args: &Args) -> Result<(), Failure> {
     let text = args.title.len() + args.body.len() + args.extras.len();
     if text > limits::PUSH_TEXT_BYTES {
         let limit = limits::PUSH_TEXT_BYTES;
-        return Err(Failure::usage(format!(
-            "title, body and extras have {text} bytes; {limit} are allowed"
-        )));
+        return Err(Failure::usage(format!("title, body and extras have {text} bytes; {limit} are allowed")));
     }
     let object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&args.extras);
     if let (false, Err(e)) = (args.extras.is_empty(), object) {
@@ -286,7 +284,10 @@ impl Batches<'_> {
 
     async fn target(&mut self, id: &str) -> Result<(), String> {
         if !ids::is_name(id, limits::DEVICE_ID_BYTES) && !plausible(id) {
-            return Err(format!("a device id has 1 to {} bytes and no control characters", limits::DEVICE_ID_BYTES));
+            return Err(format!(
+                "a device id has 1 to {} bytes and no control characters",
+                limits::DEVICE_ID_BYTES
+            ));
         }
         self.targets.push(Target { device_id: id.to_owned(), account: String::new() });
         if self.targets.len() >= self.size {
@@ -335,7 +336,8 @@ fn summary(args: &Args, title: &str, last: &Progress, closed: Result<(), Stop>) 
     }
     if let Some(rejection) = &last.first_rejection {
         let code = rejection.code.as_str_name().trim_start_matches("REJECT_CODE_").to_lowercase();
-        let field = if rejection.field.is_empty() { String::new() } else { format!(" ({})", rejection.field) };
+        let field =
+            if rejection.field.is_empty() { String::new() } else { format!(" ({})", rejection.field) };
         return Err(Failure::failed(format!("the edge rejected a batch: {code}{field}: {}", rejection.text)));
     }
     closed.map_err(Failure::failed)?;
