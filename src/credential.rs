@@ -12,7 +12,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use data_encoding::HEXLOWER_PERMISSIVE;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 
 use crate::ids::AppKey;
 
@@ -140,6 +140,16 @@ pub fn issue(secret: &Secret, app: &AppKey, device_id: &str, epoch: u32) -> Vec<
     credential
 }
 
+/// A credential as text, for files and command lines: base64url without padding.
+pub fn to_text(credential: &[u8]) -> String {
+    BASE64URL_NOPAD.encode(credential)
+}
+
+/// The credential that a text stands for; space around it doesn't matter. It isn't checked.
+pub fn from_text(text: &str) -> Option<Vec<u8>> {
+    BASE64URL_NOPAD.decode(text.trim().as_bytes()).ok()
+}
+
 /// Checks a credential. The comparison takes the same time wherever the two differ.
 pub fn verify(
     secret: &Secret,
@@ -180,6 +190,7 @@ mod tests {
         let credential = issue(&secret, &app("demo"), "d-1", 4);
         assert_eq!(credential.len(), BYTES);
         assert!(credential.len() <= crate::limits::CREDENTIAL_BYTES);
+        assert_eq!(from_text(&format!(" {}\n", to_text(&credential))), Some(credential.clone()));
         let check = |app: &AppKey, device, current| verify(&secret, app, device, &credential, current);
         assert_eq!(check(&app("demo"), "d-1", 4), Ok(Verified { renew: false }));
         assert_eq!(check(&app("demo"), "d-1", 5), Ok(Verified { renew: true }));

@@ -1,5 +1,6 @@
 //! Mooring: the long-connection edge server of a self-built mobile push channel.
 
+pub mod admin;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -12,6 +13,7 @@ pub mod limits;
 pub mod machine;
 pub mod pki;
 pub mod push;
+pub mod router;
 pub mod shard;
 pub mod store;
 pub mod telemetry;

@@ -73,3 +73,17 @@ pub const STREAM_BATCH_BYTES: usize = 1024 * 1024;
 pub const ROUTER_LINKS: usize = 64;
 /// Milliseconds without a frame after which a router link is closed.
 pub const ROUTER_SILENCE_MS: u64 = 90_000;
+/// Bytes of a frame from a router that is no `DeliverBatch`: the largest is a query for 10,000 devices.
+pub const ROUTER_CONTROL_BYTES: usize = 1024 * 1024;
+/// Devices in one query over a router link.
+pub const QUERY_DEVICES: usize = 10_000;
+/// Queries in flight on one router link; beyond, the link is not read.
+pub const LINK_QUERIES: usize = 8;
+/// Batches in flight on one router link, whatever the credit; beyond, the link is not read.
+pub const LINK_BATCHES: usize = 16_384;
+/// Bytes that wait to be written on one router link. One frame may go over.
+pub const LINK_OUTBOX_BYTES: usize = 4 * 1024 * 1024;
+/// Frames that wait to be written on one router link.
+pub const LINK_OUTBOX_FRAMES: usize = 1_024;
+/// Streams in one Open.
+pub const LINK_STREAMS: usize = 64;

@@ -31,11 +31,7 @@ const REACTION_MS: u64 = 2_000;
 #[allow(clippy::struct_excessive_bools, reason = "switches of a command line are independent")]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    #[command(flatten)]
-    edge: Edge,
-    #[command(flatten)]
-    credentials: Credentials,
-    /// The device id; {n} stands for 1 to --count
+    /// The device id; the n in braces stands for 1 to --count
     #[arg(long, value_name = "ID", default_value = "d-{n}")]
     device: String,
     /// How many devices
@@ -77,16 +73,23 @@ pub struct Args {
     /// Log filter, for instance debug
     #[arg(long, value_name = "FILTER", default_value = "warn")]
     log: String,
+    #[command(flatten)]
+    edge: Edge,
+    #[command(flatten)]
+    credentials: Credentials,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  mooring device --dev data --device d-1                 one device of the edge started by `serve --dev --data-dir data`
+  mooring device --dev data --device d-1       a device of the edge that runs with
+                                               `serve --dev --data-dir data`
   mooring device --dev data --count 1000 --click-rate 0.1
-  mooring device --dev data --plain --messages 1 --json  until one message came, as JSON
-  mooring device --address edge.example:7443 --ca ca.pem --app 23456789 --device 4f2a --credential-file 4f2a.credential
+  mooring device --dev data --plain --messages 1 --json
+  mooring device --address edge.example:7443 --ca ca.pem --app 23456789 --device 4f2a \\
+      --credential-file 4f2a.credential
 
-Ids of messages seen are kept in memory only: a new process may get again what an earlier one got.";
+Ids of messages seen are kept in memory only: a new process may get again what an earlier one
+got. With --json message ids are text, as JSON readers round large numbers.";
 
 /// Runs `device`.
 pub fn run(args: &Args) -> ExitCode {
@@ -297,7 +300,7 @@ impl Printer {
         let kind = push.kind().as_str_name().trim_start_matches("KIND_").to_lowercase();
         if self.json {
             let value = json!({
-                "event": "push", "device": self.id, "message_id": push.message_id, "kind": kind, "title": push.title,
+                "event": "push", "device": self.id, "message_id": push.message_id.to_string(), "kind": kind, "title": push.title,
                 "body": push.body, "extras": push.extras, "silent": push.silent, "redelivered": push.redelivered,
                 "expires_milliseconds": push.expires_milliseconds,
             });

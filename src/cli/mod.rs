@@ -12,7 +12,6 @@ pub mod keys;
 pub mod output;
 pub mod peer;
 pub mod push;
-pub mod serve;
 
 /// The long-connection edge server of a self-built mobile push channel.
 #[derive(Debug, Parser)]
@@ -33,8 +32,6 @@ Examples:
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run an edge
-    Serve(serve::Args),
     /// Show the whole ring: an edge, devices and a router, with the edge killed in the middle
     Demo(demo::Args),
     /// Connect as a device, or as many, and print what arrives
@@ -50,12 +47,11 @@ pub enum Command {
 /// Parses the arguments and runs the subcommand.
 pub fn run() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(args) => serve::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Device(args) => device::run(&args),
         Command::Push(args) => push::run(&args),
         Command::Inspect(args) => inspect::run(&args),
-        Command::Keys(args) => keys::run(args),
+        Command::Keys(args) => keys::run(&args),
     }
 }
 

@@ -134,10 +134,10 @@ impl Edge {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Credentials")]
 pub struct Credentials {
-    /// The credential, hexadecimal (one device)
-    #[arg(long, value_name = "HEX", conflicts_with_all = ["credential_file", "secret"])]
+    /// The credential, as `mooring keys credential` prints it (one device)
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["credential_file", "secret"])]
     pub credential: Option<String>,
-    /// A file with the credential, hexadecimal (one device)
+    /// A file with that line, or with the credential alone (one device)
     #[arg(long, value_name = "FILE", conflicts_with = "secret")]
     pub credential_file: Option<PathBuf>,
     /// The app's secret: credentials are issued here. For tests: a device never has it
@@ -169,8 +169,10 @@ impl Credentials {
             (None, None) => None,
         };
         if let Some(text) = text {
-            let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes());
-            let bytes = bytes.ok().filter(|b| (1..=limits::CREDENTIAL_BYTES).contains(&b.len()));
+            // `keys credential` prints the id before it.
+            let text = text.trim().rsplit('\t').next().unwrap_or_default();
+            let bytes = credential::from_text(text);
+            let bytes = bytes.filter(|b| (1..=limits::CREDENTIAL_BYTES).contains(&b.len()));
             let wrong = || Failure::usage("the credential is not what `mooring keys credential` prints");
             return bytes.map(Issuer::Fixed).ok_or_else(wrong);
         }

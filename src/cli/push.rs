@@ -29,14 +29,6 @@ const LINE_BYTES: u64 = 4_096;
 #[derive(Debug, ClapArgs)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    #[command(flatten)]
-    edge: Edge,
-    /// The router's certificate, PEM
-    #[arg(long, value_name = "FILE", help_heading = "The edge")]
-    certificate: Option<PathBuf>,
-    /// Its key, PEM
-    #[arg(long, value_name = "FILE", help_heading = "The edge")]
-    key: Option<PathBuf>,
     /// A device to push to; may be given again
     #[arg(long = "device", value_name = "ID", required_unless_present = "targets")]
     devices: Vec<String>,
@@ -85,6 +77,14 @@ pub struct Args {
     /// Log filter, for instance debug
     #[arg(long, value_name = "FILTER", default_value = "warn")]
     log: String,
+    #[command(flatten)]
+    edge: Edge,
+    /// The router's certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
 }
 
 /// Notification or message.
@@ -99,11 +99,11 @@ Examples:
   mooring push --dev data --device d-1 --title Hello --body 'Your parcel is here'
   mooring push --dev data --targets devices.txt --title Sale --retention 3600 --job-key spring
   cat ids | mooring push --dev data --targets - --kind message --body '{}' --silent --json
-  mooring push --address edge.example:7400 --ca ca.pem --certificate router.pem --key router.key --app 23456789 \\
-      --device 4f2a --title Hello --no-follow
+  mooring push --address edge.example:7400 --ca ca.pem --certificate router.pem \\
+      --key router.key --app 23456789 --device 4f2a --title Hello --no-follow
 
-A stream has one reader, and what it acknowledged doesn't come again: beside a production router use --no-follow, or an
-app whose stream nobody else reads.";
+A stream has one reader, and what it acknowledged doesn't come again: beside a production
+router use --no-follow, or an app whose stream nobody else reads.";
 
 /// Runs `push`.
 pub fn run(args: &Args) -> ExitCode {
@@ -145,6 +145,7 @@ async fn push(args: &Args) -> Result<(), Failure> {
         seed: rand::random(),
     };
     let template = template(args, app.as_str(), clock.now());
+    let message_id = template.message_id;
     let router = Router::start(options, Arc::clone(&clock), DigestKey(key), Box::new(|_| {}));
     let bar = output::bar(0, "{bar:40} {pos}/{len} ended  {msg}  {elapsed}", args.json);
     let mut progress = router.progress();
@@ -187,12 +188,7 @@ async fn push(args: &Args) -> Result<(), Failure> {
     bar.finish_and_clear();
     let last = progress.borrow().clone();
     let closed = router.close().await;
-    summary(args, &batches_message(args, &last), &last, closed)
-}
-
-fn batches_message(args: &Args, last: &Progress) -> String {
-    let follow = if args.no_follow { ", outcomes not followed" } else { "" };
-    format!("{} batches{follow}", last.tally.batches)
+    summary(args, message_id, &last, closed)
 }
 
 fn show(bar: &ProgressBar, progress: &Progress) {
@@ -317,10 +313,10 @@ fn plausible(id: &str) -> bool {
     (1..=limits::DEVICE_ID_BYTES).contains(&id.len()) && !id.chars().any(char::is_control)
 }
 
-fn summary(args: &Args, title: &str, last: &Progress, closed: Result<(), Stop>) -> Result<(), Failure> {
+fn summary(args: &Args, message_id: u64, last: &Progress, closed: Result<(), Stop>) -> Result<(), Failure> {
     let tally = &last.tally;
     if args.json {
-        line(&summary_json(tally).to_string());
+        line(&summary_json(message_id, tally).to_string());
     } else {
         let number = |name: &str, n: u64| (name.to_owned(), n.to_string());
         let mut rows = vec![number("targets", tally.targets), number("accepted", tally.accepted)];
@@ -332,7 +328,8 @@ fn summary(args: &Args, title: &str, last: &Progress, closed: Result<(), Stop>) 
             rows.push(number("clicked", tally.click));
             rows.push(number("cleaned", tally.clean));
         }
-        line(&format!("{title}\n{}", output::table(&rows)));
+        let follow = if args.no_follow { ", outcomes not followed" } else { "" };
+        line(&format!("message {message_id}, {} batches{follow}\n{}", tally.batches, output::table(&rows)));
     }
     if let Some(rejection) = &last.first_rejection {
         let code = rejection.code.as_str_name().trim_start_matches("REJECT_CODE_").to_lowercase();
@@ -353,12 +350,12 @@ fn summary(args: &Args, title: &str, last: &Progress, closed: Result<(), Stop>) 
     Ok(())
 }
 
-fn summary_json(tally: &Tally) -> serde_json::Value {
+fn summary_json(message_id: u64, tally: &Tally) -> serde_json::Value {
     let map = |pairs: &mut dyn Iterator<Item = (&'static str, u64)>| -> serde_json::Map<_, _> {
         pairs.map(|(name, n)| (name.to_owned(), json!(n))).collect()
     };
     json!({
-        "batches": tally.batches, "targets": tally.targets, "accepted": tally.accepted,
+        "message_id": message_id.to_string(), "batches": tally.batches, "targets": tally.targets, "accepted": tally.accepted,
         "refused": map(&mut tally.refusals()), "arrived": tally.arrived, "failed": map(&mut tally.failures()),
         "pending": tally.pending(), "receipts": {
             "sent": tally.sent, "arrive": tally.arrive, "click": tally.click, "clean": tally.clean },

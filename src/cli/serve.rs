@@ -1,12 +1,143 @@
-//! `serve`.
+//! `mooring serve`: runs the edge.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Flags of `serve`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:")]
-pub struct Args {}
+use clap::Args as ClapArgs;
 
-/// Runs `serve`.
-pub fn run(_args: Args) -> ExitCode {
-    ExitCode::FAILURE
+use crate::config::{Config, Overrides};
+use crate::pki::{self, DevSet};
+use crate::server::{self, Ports};
+use crate::store::disk::RealDisk;
+use crate::telemetry;
+
+/// Runs the edge until SIGTERM or SIGINT, then leaves gracefully.
+#[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  mooring serve --dev                          try it: certificates and an app are made under the data directory
+  mooring serve --config /etc/mooring/mooring.toml
+  MOORING_LOG=debug mooring serve --config mooring.toml --shards 2
+
+Exit codes: 0 left gracefully, 1 could not start or go on, 2 the configuration is wrong.
+Every key of the configuration stands in deploy/mooring.toml.")]
+pub struct Args {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", env = "MOORING_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where everything durable is kept [default: mooring-data, or what the file says]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Shards; one a core unless given
+    #[arg(long, value_name = "N")]
+    shards: Option<usize>,
+    /// Make a CA, certificates and an app under the data directory if they aren't there, use them, and print how to connect and push
+    #[arg(long, conflicts_with = "config")]
+    dev: bool,
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> ExitCode {
+    let data_dir = args.data_dir.clone();
+    let dev = match args.dev.then(|| pki::develop(&data_dir.clone().unwrap_or_else(|| "mooring-data".into()))) {
+        None => None,
+        Some(Ok(dev)) => Some(dev),
+        Some(Err(error)) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let file = args.config.clone().or(dev.as_ref().map(|dev| dev.config.clone()));
+    let config = match Config::load(file.as_deref(), &overrides(args)) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(error) = telemetry::log(config.log.format, &config.log.filter) {
+        eprintln!("error: {error}");
+        return ExitCode::from(2);
+    }
+    match serve(config, dev.as_ref()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn overrides(args: &Args) -> Overrides {
+    let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    let mut overrides = Overrides::from_env(environment);
+    if let Some(dir) = &args.data_dir {
+        overrides.flag("--data-dir", "data_dir", &dir.display());
+    }
+    if let Some(shards) = args.shards {
+        overrides.flag("--shards", "shards", &shards);
+    }
+    overrides
+}
+
+fn serve(config: Config, dev: Option<&DevSet>) -> Result<(), Box<dyn std::error::Error>> {
+    raise_descriptors();
+    let renderer = telemetry::install();
+    let max_bytes = (config.store.max_bytes > 0).then_some(config.store.max_bytes);
+    let (disk, format) = RealDisk::open(&config.data_dir, max_bytes)?;
+    let data_dir = config.data_dir.clone();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let ready = |ports: Ports| {
+        if let Err(error) = server::write_ports(&data_dir, ports) {
+            tracing::warn!(%error, "the ports in use can't be written to the data directory");
+        }
+        if let Some(dev) = dev {
+            print_commands(&data_dir, dev, ports);
+        }
+    };
+    runtime.block_on(async {
+        let signals = Signals::new()?;
+        let served =
+            server::serve(config, disk, format.digest_key, format.salt, renderer, ready, signals.first());
+        Ok(served.await?)
+    })
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn first(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// A session is a descriptor: as many as the hard limit allows.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => tracing::debug!(descriptors = ?limit.maximum, "descriptor limit"),
+        Err(error) => tracing::warn!(%error, "the descriptor limit can't be raised"),
+    }
+}
+
+fn print_commands(data_dir: &std::path::Path, dev: &DevSet, ports: Ports) {
+    let dir = data_dir.display();
+    let metrics = ports.admin;
+    println!("Development edge: app \"demo\", certificates and secret in {}", dev.dir.display());
+    println!("  connect a device:  mooring device --dev {dir} --device phone-1");
+    println!("  push to it:        mooring push --dev {dir} --device phone-1 --title Hello --body World");
+    println!("  metrics:           http://127.0.0.1:{metrics}/metrics");
 }

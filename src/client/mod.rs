@@ -4,6 +4,7 @@
 //! Each has a pure part that knows the protocol (`device::Machine`, `router::Ledger`) and takes the time as an argument, and a
 //! driver that does the I/O. Every wait on the peer has a deadline.
 
+pub mod admin;
 pub mod backoff;
 pub mod device;
 pub mod net;

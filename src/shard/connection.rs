@@ -31,6 +31,7 @@ pub(super) async fn run(shard: Shared, conn: ConnRef, stream: Rc<TcpStream>) {
 
 fn poll(shard: &Shared, conn: ConnRef, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
     let shard = &mut *shard.borrow_mut();
+    shard.begin();
     for _ in 0..READS {
         let Some(connection) = shard.connection(conn) else { return Poll::Ready(()) };
         if !connection.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {

@@ -30,7 +30,7 @@ impl Shard {
     fn pull(&mut self, conn: ConnRef, out: &mut Vec<u8>) -> usize {
         let (now, shard) = (self.now(), self.id);
         let context = self.context.clone();
-        let mut pulled = std::mem::take(&mut self.scratch.pulled);
+        let mut pulled = std::mem::take(&mut self.pulled);
         let Some(connection) = self.connection(conn) else { return 0 };
         connection.flags.dirty = false;
         let Phase::Live(live) = &mut connection.phase else { return 0 };
@@ -70,7 +70,7 @@ impl Shard {
             }
         }
         self.arm_overdue(conn, overdue_at);
-        self.scratch.pulled = pulled;
+        self.pulled = pulled;
         pushes
     }
 
@@ -103,7 +103,7 @@ impl Shard {
     fn send_again(&mut self, conn: ConnRef, now: u64, out: &mut Vec<u8>) -> u64 {
         let context = self.context.clone();
         let shard = self.id;
-        let mut reports = std::mem::take(&mut self.sent_alone);
+        let mut reports = Vec::new();
         let Some(connection) = self.connection(conn) else { return 0 };
         connection.flags.overdue_armed = false;
         let Phase::Live(live) = &mut connection.phase else { return 0 };
@@ -134,7 +134,7 @@ impl Shard {
             reports.push(SentAlone { device: live.device, batch: entry.0.seq, sent_at });
         }
         let next = retry.or(live.session.overdue_at());
-        self.sent_alone = reports;
+        self.sent_alone.append(&mut reports);
         self.arm_overdue(conn, next);
         again
     }

@@ -62,6 +62,9 @@ pub(super) struct Shard {
     /// Wakes the accept loops.
     pub gate: Rc<Notify>,
     pub scratch: Scratch,
+    /// Entries on their way from the store to one session; empty between.
+    pub pulled: Vec<Pulled>,
+    now: Millis,
 }
 
 /// Buffers that all connections of a shard share, one at a time.
@@ -75,7 +78,6 @@ pub(super) struct Scratch {
     pub frames: Vec<u8>,
     /// Encrypted.
     pub cipher: Vec<u8>,
-    pub pulled: Vec<Pulled>,
 }
 
 /// The shard leaves.
@@ -206,15 +208,24 @@ impl Shard {
             work: Rc::new(Notify::new()),
             gate: Rc::new(Notify::new()),
             scratch: Scratch::default(),
+            pulled: Vec::new(),
+            now,
         }
     }
 
+    /// Edge time as of the beginning of this turn or poll.
     pub(super) fn now(&self) -> Millis {
-        self.context.clock.now()
+        self.now
+    }
+
+    /// A turn or a connection's poll begins.
+    pub(super) fn begin(&mut self) {
+        self.now = self.context.clock.now();
     }
 
     /// Takes in an accepted connection.
     pub(super) fn add(&mut self, stream: Rc<TcpStream>, peer: SocketAddr, tls: Option<Box<Tls>>) -> ConnRef {
+        self.begin();
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
         let deadline = self.now() + self.context.config.hello_deadline_ms;

@@ -17,6 +17,8 @@ use crate::wire::device as wire;
 pub(super) const HANDSHAKE_STEPS: usize = 8;
 /// Acks of one command; when so many wait, nothing is read.
 pub(super) const ACKS: usize = 4_096;
+/// Times of last activity that wait for the store.
+const LAST_ACTIVE: usize = 65_536;
 /// How often timers are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Milliseconds behind the window after which a leaving shard closes whatever is still open.
@@ -54,6 +56,7 @@ pub(super) async fn run(shard: &Shared) {
 /// One turn. Whether there is more to do right away.
 fn turn(owner: &Shared, timers: bool) -> bool {
     let shard = &mut *owner.borrow_mut();
+    shard.begin();
     shard.handshake_steps = HANDSHAKE_STEPS;
     for _ in 0..HANDSHAKE_STEPS {
         let Some(conn) = shard.deferred.pop_front() else { break };
@@ -213,6 +216,9 @@ impl Shard {
                 && let Command::LastActive(seen) = *refused.0
             {
                 self.last_active = seen;
+                // Only a hint for troubleshooting: bounded by leaving out the oldest.
+                let excess = self.last_active.len().saturating_sub(LAST_ACTIVE);
+                self.last_active.drain(..excess);
             }
         }
     }

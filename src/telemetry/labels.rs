@@ -110,6 +110,37 @@ labels! {
         /// The device didn't read its outbox.
         Stalled = "stalled",
     }
+    /// Why a router link ended.
+    RouterLinkEnd {
+        /// By the router.
+        Closed = "closed",
+        /// The TLS handshake failed.
+        Tls = "tls",
+        /// Too slow, or silent.
+        Deadline = "deadline",
+        /// Bytes that are no frame.
+        Malformed = "malformed",
+        /// A frame over the limit.
+        FrameTooLarge = "frame_too_large",
+        /// Open came not first, or twice.
+        OpenExpected = "open_expected",
+        /// Its certificate does not allow what it asked for.
+        Unauthorized = "unauthorized",
+        /// No stream of that name.
+        UnknownStream = "unknown_stream",
+        /// A version that is not spoken here.
+        Version = "version",
+        /// A cursor that can't be.
+        Cursor = "cursor",
+        /// The edge's own fault.
+        Internal = "internal",
+        /// The router didn't read.
+        Stalled = "stalled",
+        /// The socket failed.
+        Error = "error",
+        /// The edge leaves.
+        Leaving = "leaving",
+    }
     /// What a batch was answered.
     BatchResult {
         /// Taken.

@@ -1,7 +1,8 @@
 //! The list itself: every counter and gauge with its name, label and help. Names have base units; counters end in `_total`.
 
 use super::labels::{
-    BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, SessionEnd, TargetResult, Transport,
+    BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, RouterLinkEnd, SessionEnd,
+    TargetResult, Transport,
 };
 use crate::ids::ShardId;
 
@@ -76,6 +77,8 @@ families! {
         RouterBytes(direction: Direction) = "mooring_router_bytes_total",
         #[doc = "Router connections that ended before Opened: TLS, certificate, name or first frame."]
         RouterHandshakeFailures = "mooring_router_handshake_failures_total",
+        #[doc = "Router links that ended, by reason; also those that never opened."]
+        RouterLinkEnds(reason: RouterLinkEnd) = "mooring_router_link_ends_total",
         #[doc = "Batches answered, by answer."]
         Batches(result: BatchResult) = "mooring_batches_total",
         #[doc = "Targets of batches answered, by answer; repeats not counted again."]

@@ -24,7 +24,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use self::histogram::Histograms;
 pub use self::histogram::Timer;
 pub use self::labels::{
-    BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, SessionEnd, TargetResult, Transport,
+    BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, RouterLinkEnd, SessionEnd,
+    TargetResult, Transport,
 };
 use self::list::Family;
 pub use self::list::{Counter, Gauge};
@@ -95,14 +96,17 @@ pub fn observe_turn(shard: ShardId, seconds: f64) {
     }
 }
 
-/// Closes the label set of stream backlogs: the streams of the configuration.
-pub fn configure_streams(streams: &[Arc<str>]) {
+/// Adds streams of the configuration to the closed label set of stream backlogs.
+pub fn configure_streams(names: &[Arc<str>]) {
     let Some(registry) = REGISTRY.get() else { return };
-    let gauges = streams.iter().map(|name| {
-        let key = Key::from_parts(STREAM_BACKLOG, vec![metrics::Label::new("stream", name.to_string())]);
-        (name.clone(), registry.recorder.register_gauge(&key, &METADATA))
-    });
-    *registry.streams.write().unwrap_or_else(PoisonError::into_inner) = gauges.collect();
+    let mut streams = registry.streams.write().unwrap_or_else(PoisonError::into_inner);
+    for name in names {
+        if streams.iter().all(|(known, _)| known != name) {
+            let label = metrics::Label::new("stream", name.to_string());
+            let key = Key::from_parts(STREAM_BACKLOG, vec![label]);
+            streams.push((name.clone(), registry.recorder.register_gauge(&key, &METADATA)));
+        }
+    }
 }
 
 /// Sets how many journal records lie between a stream's durable cursor and the head. A stream that was not configured is ignored.

@@ -1,7 +1,9 @@
 //! Pure codecs: bytes to frames to domain types, and back. Nothing here waits, and protobuf stops here.
 
+pub mod attributes;
 pub mod device;
 pub mod frame;
+pub mod router;
 
 /// The generated messages of `proto/`. The client library speaks them; inside the edge they stop at this module.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

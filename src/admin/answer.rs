@@ -1,0 +1,156 @@
+//! What the admin port answers, as JSON. `mooring inspect` reads it; so names here are an interface.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use crate::ids::{AppKey, MessageId};
+use crate::push::{Counts, Failure, Refusal};
+use crate::store::{DeviceState, MessageState, OnDevice};
+use crate::wire::attributes;
+
+/// Why there is no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Problem {
+    NoSuchPath,
+    NoSuchMethod,
+    NoAppKey,
+    NoMessageId,
+    NoDeviceId,
+    UnknownMessage,
+    NotOpen,
+    Busy,
+    Unanswered,
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (status, error, what_to_do) = match self {
+            Self::NoSuchPath => (
+                StatusCode::NOT_FOUND,
+                "no such path",
+                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id} or /v1/shards",
+            ),
+            Self::NoSuchMethod => (StatusCode::METHOD_NOT_ALLOWED, "no such method", "use GET"),
+            Self::NoAppKey => {
+                (StatusCode::BAD_REQUEST, "not an app key", "use 1 to 32 letters, digits, - _ . :")
+            }
+            Self::NoMessageId => (StatusCode::BAD_REQUEST, "not a message id", "use a decimal number from 1"),
+            Self::NoDeviceId => (StatusCode::BAD_REQUEST, "not a device id", "use 1 to 64 bytes"),
+            Self::UnknownMessage => (
+                StatusCode::NOT_FOUND,
+                "no push record of this message",
+                "check app key and message id; records are kept for a time, and none is made for a refused batch",
+            ),
+            Self::NotOpen => {
+                (StatusCode::SERVICE_UNAVAILABLE, "the store isn't open", "wait until /readyz answers 200")
+            }
+            Self::Busy => {
+                (StatusCode::SERVICE_UNAVAILABLE, "the queue to the store is full", "try again in a second")
+            }
+            Self::Unanswered => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "the store didn't answer in time",
+                "try again; if it stays so, look at mooring_commit_seconds and the log",
+            ),
+        };
+        (status, axum::Json(json!({ "error": error, "what_to_do": what_to_do }))).into_response()
+    }
+}
+
+/// Counts by name; `identity` is whether they add up, targets as well as ends.
+fn counts(counts: &Counts) -> Map<String, Value> {
+    let by_reason = |names: &mut dyn Iterator<Item = &'static str>, numbers: &[u64]| -> Value {
+        names
+            .zip(numbers)
+            .map(|(name, number)| (name.to_owned(), json!(number)))
+            .collect::<Map<_, _>>()
+            .into()
+    };
+    let refused = by_reason(&mut Refusal::ALL.into_iter().map(Refusal::label), &counts.refused);
+    let failed = by_reason(&mut Failure::ALL.into_iter().map(Failure::label), &counts.failed);
+    [
+        ("identity", json!(counts.identity_holds())),
+        ("batches", json!(counts.batches)),
+        ("targets", json!(counts.targets)),
+        ("refused", refused),
+        ("accepted", json!(counts.accepted)),
+        ("arrived", json!(counts.arrived)),
+        ("failed", failed),
+        ("pending", json!(counts.pending)),
+        ("sent", json!(counts.sent)),
+        ("clicked", json!(counts.clicked)),
+        ("cleaned", json!(counts.cleaned)),
+        ("late", json!(counts.late)),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+pub(super) fn totals(sequence: u64, all: &Counts) -> Value {
+    let mut answer = counts(all);
+    answer.insert("sequence".into(), json!(sequence));
+    answer.into()
+}
+
+/// `device`: the id that was asked for, and whether it is connected now. Ids are text, as JSON readers round large numbers.
+pub(super) fn message(
+    sequence: u64,
+    app: &AppKey,
+    id: MessageId,
+    state: &MessageState,
+    device: Option<(&str, bool)>,
+) -> Value {
+    let mut answer = counts(&state.counts);
+    answer.insert("sequence".into(), json!(sequence));
+    answer.insert("app_key".into(), json!(app.as_str()));
+    answer.insert("message_id".into(), json!(id.to_string()));
+    answer.insert("accepted_at".into(), json!(state.accepted_at));
+    answer.insert("expires_at".into(), json!(state.expires_at));
+    answer.insert("job_key".into(), json!(&*state.job_key));
+    if let Some((device_id, connected)) = device {
+        answer
+            .insert("on_device".into(), on_device(device_id, connected, state.on_device.unwrap_or_default()));
+    }
+    answer.into()
+}
+
+fn on_device(device_id: &str, connected: bool, on: OnDevice) -> Value {
+    json!({
+        "device_id": device_id,
+        "connected": connected,
+        "target": on.target,
+        "pending": on.pending,
+        "arrived": on.arrived,
+        "failed": on.target && !on.pending && !on.arrived,
+        "clicked": on.clicked,
+        "cleaned": on.cleaned,
+    })
+}
+
+/// Known, push on and connected are three answers, never one "available".
+pub(super) fn device(
+    sequence: u64,
+    app: &AppKey,
+    device_id: &str,
+    state: Option<&DeviceState>,
+    connected: bool,
+) -> Value {
+    let mut answer = json!({
+        "sequence": sequence,
+        "app_key": app.as_str(),
+        "device_id": device_id,
+        "known": state.is_some(),
+        "connected": connected,
+    });
+    if let (Some(state), Some(fields)) = (state, answer.as_object_mut()) {
+        fields.insert("push_on".into(), json!(state.push_on));
+        fields.insert("last_active".into(), json!(state.last_active));
+        fields.insert("pending".into(), json!(state.pending));
+        let named = attributes::named(&state.attributes);
+        fields
+            .insert("attributes".into(), named.into_iter().map(|(n, v)| (n.to_owned(), json!(v))).collect());
+    }
+    answer
+}

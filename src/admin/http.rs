@@ -1,0 +1,185 @@
+//! Connections, routes, deadlines.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query as UrlQuery, Request, State};
+use axum::http::header::{CONNECTION, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use super::answer::{self, Problem};
+use super::{Admin, CONNECTIONS, Phase};
+use crate::ids::{AppKey, DeviceKey, MessageId};
+use crate::limits;
+use crate::store::{Command, Query, QueryAnswer};
+
+/// How long accepting pauses when the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes of a request's head, at most.
+const HEAD_BYTES: usize = 16 * 1024;
+
+/// Serves until `shutdown` is done; then requests in progress have until their deadline.
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: impl Future<Output = ()>) {
+    let deadline = admin.deadlines.connection;
+    let service = TowerToHyperService::new(routes(admin));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS as usize));
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let accepted = async {
+            // The semaphore is never closed, so this is a permit.
+            let permit = permits.clone().acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            accepted = accepted => accepted,
+            () = &mut shutdown => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the admin port can't accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let service = service.clone();
+        tokio::spawn(async move {
+            let connection = http1::Builder::new()
+                .keep_alive(false)
+                .max_buf_size(HEAD_BYTES)
+                .serve_connection(TokioIo::new(stream), service);
+            match tokio::time::timeout(deadline, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "admin connection"),
+                Err(_) => tracing::debug!("admin connection closed at its deadline"),
+            }
+            drop(permit);
+        });
+    }
+    // All permits back: nobody is being answered any more. Each has its deadline, so this ends.
+    permits.acquire_many(CONNECTIONS).await.map(drop).ok();
+}
+
+fn routes(admin: Arc<Admin>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(async || "alive\n"))
+        .route("/readyz", get(ready))
+        .route("/v1/totals", get(totals))
+        .route("/v1/message/{app}/{id}", get(message))
+        .route("/v1/device/{app}/{device_id}", get(device))
+        .route("/v1/shards", get(shards))
+        .fallback(async || Problem::NoSuchPath)
+        .method_not_allowed_fallback(async || Problem::NoSuchMethod)
+        .layer(from_fn(close_after))
+        .with_state(admin)
+}
+
+/// One request a connection, said aloud.
+async fn close_after(request: Request<Body>, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(CONTENT_TYPE, kind)], admin.metrics()).into_response()
+}
+
+async fn ready(State(admin): State<Arc<Admin>>) -> Response {
+    let phase = admin.readiness.phase();
+    let status = if phase == Phase::Serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, format!("{}\n", phase.text())).into_response()
+}
+
+async fn shards(State(admin): State<Arc<Admin>>) -> Response {
+    axum::Json((admin.shards)()).into_response()
+}
+
+async fn totals(State(admin): State<Arc<Admin>>) -> Result<Response, Problem> {
+    let (sequence, answer) = ask(&admin, Query::Totals).await?;
+    let QueryAnswer::Totals(counts) = answer else { return Err(Problem::Unanswered) };
+    json(answer::totals(sequence, &counts))
+}
+
+#[derive(serde::Deserialize)]
+struct OnDevice {
+    device: Option<String>,
+}
+
+async fn message(
+    State(admin): State<Arc<Admin>>,
+    Path((app, id)): Path<(String, String)>,
+    UrlQuery(on): UrlQuery<OnDevice>,
+) -> Result<Response, Problem> {
+    let app = AppKey::parse(&app).ok_or(Problem::NoAppKey)?;
+    let number = id.parse().ok().filter(|id| *id != 0).ok_or(Problem::NoMessageId)?;
+    let message = MessageId(number);
+    let device = match &on.device {
+        Some(id) => Some(device_key(&admin, &app, id)?),
+        None => None,
+    };
+    let query = Query::Message { app: app.clone(), message, device };
+    let (sequence, answer) = ask(&admin, query).await?;
+    match answer {
+        QueryAnswer::Message(Some(state)) => {
+            let connected = device.map(|key| (admin.is_connected)(&key));
+            json(answer::message(sequence, &app, message, &state, on.device.as_deref().zip(connected)))
+        }
+        QueryAnswer::Message(None) => Err(Problem::UnknownMessage),
+        _ => Err(Problem::Unanswered),
+    }
+}
+
+async fn device(
+    State(admin): State<Arc<Admin>>,
+    Path((app, device_id)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let app = AppKey::parse(&app).ok_or(Problem::NoAppKey)?;
+    let key = device_key(&admin, &app, &device_id)?;
+    let connected = (admin.is_connected)(&key);
+    let (sequence, answer) = ask(&admin, Query::Devices(vec![key])).await?;
+    let QueryAnswer::Devices(states) = answer else { return Err(Problem::Unanswered) };
+    let state = states.into_iter().next().flatten();
+    json(answer::device(sequence, &app, &device_id, state.as_ref(), connected))
+}
+
+fn device_key(admin: &Admin, app: &AppKey, device_id: &str) -> Result<DeviceKey, Problem> {
+    if device_id.is_empty() || device_id.len() > limits::DEVICE_ID_BYTES {
+        return Err(Problem::NoDeviceId);
+    }
+    let access = admin.store.get().ok_or(Problem::NotOpen)?;
+    Ok(DeviceKey::of(&access.digest_key, app, device_id))
+}
+
+async fn ask(admin: &Admin, query: Query) -> Result<(u64, QueryAnswer), Problem> {
+    let access = admin.store.get().ok_or(Problem::NotOpen)?;
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    access.store.submit(Command::Query { query, reply }).map_err(|_| Problem::Busy)?;
+    match tokio::time::timeout(admin.deadlines.query, answer).await {
+        Ok(Ok((sequence, answer))) => Ok((sequence.0, answer)),
+        Ok(Err(_)) | Err(_) => Err(Problem::Unanswered),
+    }
+}
+
+// The handlers end in `?`-style results: one shape for all.
+#[allow(clippy::unnecessary_wraps)]
+fn json(value: Value) -> Result<Response, Problem> {
+    Ok(axum::Json(value).into_response())
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

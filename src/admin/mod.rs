@@ -1,0 +1,179 @@
+//! The admin port: metrics, health, and what became of a message or a device. Plain HTTP/1.1, for an inner network.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/metrics` | Prometheus text |
+//! | `/healthz` | 200 while the process lives |
+//! | `/readyz` | 200 while it serves, else 503; the text says why |
+//! | `/v1/totals` | everything since the data directory was made |
+//! | `/v1/message/{app}/{id}?device=` | a message's counts, and what became of it on one device |
+//! | `/v1/device/{app}/{device_id}` | what is known of a device: known, push on, connected are three answers |
+//! | `/v1/shards` | sessions, handshakes in flight and deliveries of each shard |
+//!
+//! Every number of a `/v1` answer from the store is as of the durable `sequence` it names. Errors are JSON: `error`, `what_to_do`.
+//!
+//! Invariants: at most [`CONNECTIONS`] at a time and one request a connection, which is closed after [`Deadlines::connection`] whatever it is doing; no
+//! request's body is read. Rejected: `axum::serve`, which bounds neither connections nor their time.
+
+mod answer;
+mod http;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+pub use self::http::serve;
+use crate::ids::{DeviceKey, DigestKey};
+use crate::store::Store;
+use crate::telemetry::{self, Renderer};
+
+/// Connections at a time; the next ones wait to be accepted.
+pub const CONNECTIONS: u32 = 32;
+
+/// How long the admin port is patient.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Deadlines {
+    /// From accept to close.
+    pub connection: Duration,
+    /// The answer of the store to a query.
+    pub query: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { connection: Duration::from_secs(10), query: Duration::from_secs(5) }
+    }
+}
+
+/// Whether devices and routers are welcome.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Phase {
+    /// The journal is being recovered; nothing is listening yet.
+    Starting = 0,
+    /// Devices and routers are served.
+    Serving = 1,
+    /// SIGTERM came.
+    Leaving = 2,
+    /// The store failed; the process is about to exit.
+    Failed = 3,
+}
+
+impl Phase {
+    /// Why not, or that it is.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Starting => "starting: the journal is being recovered",
+            Self::Serving => "serving",
+            Self::Leaving => "leaving: devices are told to reconnect elsewhere",
+            Self::Failed => "failed: the store can't go on; the log says why",
+        }
+    }
+}
+
+/// The phase, as it changes.
+#[derive(Debug, Default)]
+pub struct Readiness(AtomicU8);
+
+impl Readiness {
+    /// Goes over to a phase.
+    pub fn set(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::Release);
+    }
+
+    /// The phase now.
+    pub fn phase(&self) -> Phase {
+        match self.0.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Serving,
+            2 => Phase::Leaving,
+            _ => Phase::Failed,
+        }
+    }
+}
+
+/// What one shard is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct ShardFigures {
+    /// Its number.
+    pub shard: u16,
+    /// Authenticated sessions now.
+    pub sessions: u64,
+    /// Handshakes in flight now.
+    pub handshakes: u64,
+    /// Pushes written to devices since the start.
+    pub deliveries: u64,
+}
+
+/// What the server says of its shards, in their order.
+pub type ShardsFn = Box<dyn Fn() -> Vec<ShardFigures> + Send + Sync>;
+/// Whether a device has a session now.
+pub type ConnectedFn = Box<dyn Fn(&DeviceKey) -> bool + Send + Sync>;
+/// Copies figures that are kept elsewhere into gauges, just before they are rendered. Must not wait.
+pub type ScrapeFn = Box<dyn Fn() + Send + Sync>;
+
+/// What the admin port looks at.
+pub struct Admin {
+    /// The phase.
+    pub readiness: Arc<Readiness>,
+    /// The metrics.
+    pub renderer: Renderer,
+    /// The store, once it is open.
+    pub store: OnceLock<StoreAccess>,
+    /// Figures of shards.
+    pub shards: ShardsFn,
+    /// Whether a device is connected.
+    pub is_connected: ConnectedFn,
+    /// Run at every scrape, in order.
+    pub scrapes: Vec<ScrapeFn>,
+    /// How long it is patient.
+    pub deadlines: Deadlines,
+}
+
+/// The store, and what its keys are made with.
+#[derive(Clone, Debug)]
+pub struct StoreAccess {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Part of the data directory.
+    pub digest_key: DigestKey,
+    /// The configured streams: their backlogs are measured.
+    pub streams: Vec<Arc<str>>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("readiness", &self.readiness).finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// An admin port that knows no store yet: it tells that the edge is starting.
+    pub fn new(
+        readiness: Arc<Readiness>,
+        renderer: Renderer,
+        shards: ShardsFn,
+        is_connected: ConnectedFn,
+        scrapes: Vec<ScrapeFn>,
+    ) -> Self {
+        let (store, deadlines) = (OnceLock::new(), Deadlines::default());
+        Self { readiness, renderer, store, shards, is_connected, scrapes, deadlines }
+    }
+
+    /// The metrics, after what is kept elsewhere was copied.
+    fn metrics(&self) -> String {
+        for scrape in &self.scrapes {
+            scrape();
+        }
+        if let Some(access) = self.store.get() {
+            for stream in &access.streams {
+                // A stream that the store doesn't know has no backlog to tell.
+                if let Ok(bounds) = access.store.stream_bounds(stream) {
+                    telemetry::set_stream_backlog(stream, bounds.head.0.saturating_sub(bounds.cursor.0));
+                }
+            }
+        }
+        self.renderer.render()
+    }
+}

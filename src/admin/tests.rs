@@ -1,0 +1,277 @@
+use std::sync::Mutex;
+
+use serde_json::Map;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{oneshot, watch};
+
+use super::*;
+use crate::admin::{Deadlines, Readiness, ShardFigures, StoreAccess};
+use crate::ids::{DigestKey, Seq, SessionRef};
+use crate::push::{Attributes, Counts, Millis, Seen};
+use crate::store::{
+    Batch, Busy, DeviceState, MessageState, OnDevice as OnDeviceState, Pulled, Refused, Store, StreamBounds,
+    StreamError, StreamRead,
+};
+use crate::telemetry;
+
+const DIGEST_KEY: DigestKey = DigestKey([3; 32]);
+
+type Reply = oneshot::Sender<(Seq, QueryAnswer)>;
+
+/// Answers queries only: message 7 and device `d-1` of `demo` are known.
+#[derive(Debug, Default)]
+struct FakeStore {
+    is_busy: bool,
+    /// Replies that are held back, so that nobody answers.
+    held: Option<Mutex<Vec<Reply>>>,
+}
+
+impl FakeStore {
+    fn answer(query: &Query) -> QueryAnswer {
+        let counts =
+            Counts { batches: 1, targets: 3, accepted: 2, arrived: 1, pending: 1, ..Counts::default() };
+        let counts = Counts { refused: [1, 0, 0, 0, 0], ..counts };
+        let known = DeviceKey::of(&DIGEST_KEY, &AppKey::parse("demo").expect("valid"), "d-1");
+        match query {
+            Query::Totals => QueryAnswer::Totals(Box::new(counts)),
+            Query::Message { message: MessageId(7), device, .. } => {
+                let on_device =
+                    device.map(|key| OnDeviceState { target: key == known, ..OnDeviceState::default() });
+                let (accepted_at, expires_at, job_key) = (10, 20, "spring".into());
+                let state = MessageState { counts, accepted_at, expires_at, job_key, on_device };
+                QueryAnswer::Message(Some(Box::new(state)))
+            }
+            Query::Message { .. } => QueryAnswer::Message(None),
+            Query::Devices(keys) => QueryAnswer::Devices(
+                keys.iter()
+                    .map(|key| {
+                        (*key == known).then(|| DeviceState {
+                            device_id: "d-1".into(),
+                            push_on: true,
+                            last_active: 99,
+                            pending: 4,
+                            // Field 5, `brand`.
+                            attributes: Attributes([0x32, 4, b'v', b'i', b'v', b'o'].as_slice().into()),
+                        })
+                    })
+                    .collect(),
+            ),
+        }
+    }
+}
+
+impl Store for FakeStore {
+    fn submit(&self, command: Command) -> Result<(), Refused> {
+        if self.is_busy || !matches!(command, Command::Query { .. }) {
+            return Err(Refused(Box::new(command)));
+        }
+        let Command::Query { query, reply } = command else { return Ok(()) };
+        match &self.held {
+            Some(held) => held.lock().expect("one user").push(reply),
+            None => reply.send((Seq(42), Self::answer(&query))).expect("it waits"),
+        }
+        Ok(())
+    }
+
+    fn pull(&self, _: &DeviceKey, _: Seq, _: usize, _: Millis, _: &mut Vec<Pulled>) {}
+
+    fn is_current(&self, _: &Seen) -> bool {
+        false
+    }
+
+    fn body(&self, _: &Arc<Batch>) -> Option<Arc<[u8]>> {
+        None
+    }
+
+    fn want_body(&self, _: &Arc<Batch>, _: SessionRef) -> Result<(), Busy> {
+        Err(Busy)
+    }
+
+    fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError> {
+        if stream != "admin-test" {
+            return Err(StreamError::Unknown);
+        }
+        Ok(StreamBounds { cursor: Seq(40), oldest: Seq(1), head: Seq(42) })
+    }
+
+    fn read_stream(&self, _: &str, _: Seq, _: usize, _: usize) -> Result<StreamRead, StreamError> {
+        Err(StreamError::Unknown)
+    }
+
+    fn head(&self) -> watch::Receiver<Seq> {
+        watch::channel(Seq(42)).1
+    }
+
+    fn oldest_created_at(&self) -> Millis {
+        0
+    }
+}
+
+struct Running {
+    address: std::net::SocketAddr,
+    admin: Arc<Admin>,
+    stop: oneshot::Sender<()>,
+    done: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    /// Status and body.
+    async fn ask(&self, request: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).await.expect("connected");
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.expect("closed by the edge");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        assert!(head.to_lowercase().contains("connection: close"), "{head}");
+        (head[9..12].parse().expect("a status"), body.to_owned())
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await
+    }
+
+    async fn json(&self, path: &str) -> (u16, Value) {
+        let (status, body) = self.get(path).await;
+        (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}")))
+    }
+}
+
+async fn start(store: Option<FakeStore>) -> Running {
+    start_with(store, Deadlines::default()).await
+}
+
+async fn start_with(store: Option<FakeStore>, deadlines: Deadlines) -> Running {
+    let shards = || vec![ShardFigures { shard: 0, sessions: 2, handshakes: 1, deliveries: 9 }];
+    let mut admin = Admin::new(
+        Arc::new(Readiness::default()),
+        telemetry::install(),
+        Box::new(shards),
+        Box::new(|key| *key == DeviceKey::of(&DIGEST_KEY, &AppKey::parse("demo").expect("valid"), "d-1")),
+        vec![Box::new(|| telemetry::set(telemetry::Gauge::JournalLiveBytes, 12_345.0))],
+    );
+    admin.deadlines = deadlines;
+    if let Some(store) = store {
+        let streams: Vec<Arc<str>> = vec!["admin-test".into()];
+        telemetry::configure_streams(&streams);
+        let access = StoreAccess { store: Arc::new(store), digest_key: DIGEST_KEY, streams };
+        admin.store.set(access).expect("once");
+    }
+    let admin = Arc::new(admin);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("bound");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let done = tokio::spawn(serve(listener, admin.clone(), async {
+        stopped.await.ok();
+    }));
+    Running { address, admin, stop, done }
+}
+
+#[tokio::test]
+async fn health_and_readiness_are_two_answers() {
+    let running = start(None).await;
+    assert_eq!(running.get("/healthz").await, (200, "alive\n".into()));
+    for (phase, status) in
+        [(Phase::Starting, 503), (Phase::Serving, 200), (Phase::Leaving, 503), (Phase::Failed, 503)]
+    {
+        running.admin.readiness.set(phase);
+        assert_eq!(running.get("/readyz").await, (status, format!("{}\n", phase.text())));
+        assert_eq!(running.get("/healthz").await.0, 200);
+    }
+    running.stop.send(()).expect("it runs");
+    running.done.await.expect("it ends");
+}
+
+#[tokio::test]
+async fn metrics_are_copied_at_the_scrape() {
+    let running = start(Some(FakeStore::default())).await;
+    let (status, text) = running.get("/metrics").await;
+    assert_eq!(status, 200);
+    assert!(text.contains("mooring_journal_live_bytes 12345\n"), "{text}");
+    assert!(text.contains("mooring_stream_backlog_records{stream=\"admin-test\"} 2\n"), "{text}");
+}
+
+#[tokio::test]
+async fn totals_messages_devices_and_shards() {
+    let running = start(Some(FakeStore::default())).await;
+    let (status, totals) = running.json("/v1/totals").await;
+    assert_eq!(status, 200);
+    assert_eq!(totals["sequence"], 42);
+    assert_eq!(totals["identity"], true);
+    assert_eq!((&totals["accepted"], &totals["refused"]["device_unknown"]), (&2.into(), &1.into()));
+    assert_eq!(totals["failed"].as_object().map(Map::len), Some(11));
+
+    let (status, message) = running.json("/v1/message/demo/7").await;
+    assert_eq!((status, &message["message_id"], &message["job_key"]), (200, &"7".into(), &"spring".into()));
+    assert!(message.get("on_device").is_none());
+    let (_, message) = running.json("/v1/message/demo/7?device=d-1").await;
+    assert_eq!(message["on_device"]["target"], true);
+    assert_eq!(message["on_device"]["connected"], true);
+    let (_, message) = running.json("/v1/message/demo/7?device=d-2").await;
+    assert_eq!(message["on_device"]["target"], false);
+
+    let (_, device) = running.json("/v1/device/demo/d-1").await;
+    assert_eq!(
+        (&device["known"], &device["connected"], &device["push_on"]),
+        (&true.into(), &true.into(), &true.into())
+    );
+    assert_eq!(device["attributes"]["brand"], "vivo");
+    let (status, device) = running.json("/v1/device/demo/d-2").await;
+    assert_eq!((status, &device["known"], &device["connected"]), (200, &false.into(), &false.into()));
+    // The same id under another app is another device.
+    assert_eq!(running.json("/v1/device/other/d-1").await.1["known"], false);
+
+    let (_, shards) = running.json("/v1/shards").await;
+    assert_eq!(shards[0]["deliveries"], 9);
+}
+
+#[tokio::test]
+async fn errors_say_what_to_do() {
+    let running = start(Some(FakeStore::default())).await;
+    let long = format!("/v1/device/demo/{}", "x".repeat(65));
+    for (path, expected) in [
+        ("/v1/message/demo/8", 404),
+        ("/v1/message/demo/0", 400),
+        ("/v1/message/demo/x", 400),
+        ("/v1/message/has%20space/7", 400),
+        (&*long, 400),
+        ("/nothing", 404),
+    ] {
+        let (status, body) = running.json(path).await;
+        assert_eq!(status, expected, "{path}");
+        assert!(body["error"].is_string() && body["what_to_do"].is_string(), "{body}");
+    }
+    let (status, _) = running.ask("POST /v1/totals HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(status, 405);
+}
+
+#[tokio::test]
+async fn a_store_that_is_not_open_busy_or_silent() {
+    let running = start(None).await;
+    assert_eq!(running.json("/v1/totals").await.0, 503);
+    assert_eq!(running.json("/v1/device/demo/d-1").await.0, 503);
+    let running = start(Some(FakeStore { is_busy: true, held: None })).await;
+    assert_eq!(running.json("/v1/totals").await.0, 503);
+}
+
+#[tokio::test]
+async fn a_silent_store_and_a_silent_client_meet_their_deadlines() {
+    let store = FakeStore { is_busy: false, held: Some(Mutex::default()) };
+    let deadlines = Deadlines { query: Duration::from_millis(50), ..Deadlines::default() };
+    let running = start_with(Some(store), deadlines).await;
+    assert_eq!(running.json("/v1/totals").await.0, 504);
+    let deadlines = Deadlines { connection: Duration::from_millis(500), ..deadlines };
+    let running = start_with(None, deadlines).await;
+    // More connections than are served at a time, all silent: they are closed, and then others have their turn.
+    let mut silent = Vec::new();
+    for _ in 0..CONNECTIONS {
+        silent.push(TcpStream::connect(running.address).await.expect("connected"));
+    }
+    assert_eq!(running.get("/healthz").await.0, 200);
+    for mut stream in silent {
+        assert_eq!(stream.read(&mut [0; 16]).await.expect("closed"), 0);
+    }
+    running.stop.send(()).expect("it runs");
+    running.done.await.expect("it ends");
+}

@@ -1,0 +1,285 @@
+//! Admission: every check of a batch that needs no state of the store. Pure: the time and the rules are arguments.
+//!
+//! A batch that passes has fields within their limits, an app of this edge and of this router, and its body in the one encoding that all its devices
+//! get. What needs the index (unknown devices, repeats, quotas, maxima) is the store's. **Expiry is the store's too**: a router repeats a batch whose
+//! answer it lost under the same id, perhaps after a crash and after the batch's expiry, and must get the first answer then; only who
+//! knows the batch ids can tell a repeat from a batch that comes too late.
+//!
+//! Not done by this edge yet, and refused as `unimplemented` with the field: `priority` HIGH, `collapse_key`, a target's `account`.
+//!
+//! Both digests are BLAKE3 over length-prefixed fields in a fixed order, so that neither the order of fields on the wire nor unknown fields matter.
+//! The targets go in as their device keys, which are keyed digests themselves: one third of the bytes, in one piece.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use prost::Message;
+use serde::de::IgnoredAny;
+
+use super::rights::Rights;
+use crate::ids::{AppKey, BatchId, DeviceKey, DigestKey, MessageId};
+use crate::limits;
+use crate::push::{Millis, NewBatch, OfflinePolicy, Rejection};
+use crate::wire::pb::{device, router as pb};
+use crate::wire::router::{Deliver, Reject, Rejected};
+
+/// Milliseconds after which a router may try again what found a queue or the credit full.
+pub(super) const RETRY_SOON_MS: u32 = 200;
+/// Milliseconds after which it may try again what found a maximum reached, the disk full, or the edge leaving.
+pub(super) const RETRY_LATER_MS: u32 = 2_000;
+
+/// What admission has to know.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The apps of this edge.
+    pub apps: HashSet<AppKey>,
+    /// Makes device keys.
+    pub digest_key: DigestKey,
+    /// How long a message of retention 0 may stay unacknowledged.
+    pub online_window_ms: u64,
+}
+
+/// Checks a batch and makes it the domain's.
+pub fn admit(now: Millis, batch: &Deliver<'_>, rights: &Rights, rules: &Rules) -> Result<NewBatch, Rejected> {
+    let fields = &*batch.fields;
+    let app = app(&fields.app_key, rights, rules)?;
+    let id = BatchId::parse(&fields.batch_id)
+        .ok_or_else(|| invalid("batch_id", "1 to 64 of letters, digits, '-', '_', '.', ':'"))?;
+    if fields.message_id == 0 {
+        return Err(invalid("message_id", "0 is no message id"));
+    }
+    let offline_policy = policies(fields)?;
+    match batch.target_count {
+        0 => return Err(reject(Reject::NoTargets, "targets", "no targets")),
+        count if count > limits::BATCH_TARGETS => {
+            return Err(reject(Reject::TooManyTargets, "targets", &format!("{count} targets; split it")));
+        }
+        _ => {}
+    }
+    let times = times(now, fields, rules)?;
+    let push = body(fields)?;
+    let targets = targets(batch, &app, rules)?;
+    let body_digest = digest("mooring push body 1", |hash| hash.update_field(&push.encode_to_vec()));
+    let digest = batch_digest(fields, &body_digest, times.retention_ms, &targets);
+    let body = device::Push { expires_milliseconds: times.expires_at, ..push }.encode_to_vec();
+    Ok(NewBatch {
+        id,
+        app,
+        message: MessageId(fields.message_id),
+        body: body.into(),
+        body_digest,
+        digest,
+        targets,
+        offline_policy,
+        created_at: times.created_at,
+        expires_at: times.expires_at,
+        online_only: times.retention_ms == 0,
+        job_key: Arc::from(fields.job_key.as_str()),
+    })
+}
+
+/// The same words for what the store refused.
+pub(super) fn rejected(why: Rejection) -> Rejected {
+    let (code, field, text, retry_after_ms) = match why {
+        Rejection::BatchConflict => {
+            (Reject::BatchConflict, "batch_id", "this batch id was used with other content", 0)
+        }
+        Rejection::MessageConflict => {
+            (Reject::MessageConflict, "message_id", "this message id was used with another body", 0)
+        }
+        Rejection::TooOld => (Reject::TooOld, "created_at", "created before batch ids are remembered", 0),
+        Rejection::Expired => (Reject::Expired, "retention_seconds", "created_at + retention has passed", 0),
+        Rejection::Exhausted => {
+            (Reject::ResourceExhausted, "", "a maximum of this edge is reached", RETRY_LATER_MS)
+        }
+        Rejection::Unavailable => {
+            (Reject::Unavailable, "", "the edge takes no batches at present", RETRY_LATER_MS)
+        }
+        Rejection::StreamFull => {
+            (Reject::ResourceExhausted, "", "the stream of this app's receipts is not read", RETRY_LATER_MS)
+        }
+    };
+    Rejected { retry_after_ms, ..reject(code, field, text) }
+}
+
+/// A rejection with a delay.
+pub(super) fn try_again(code: Reject, text: &str, retry_after_ms: u32) -> Rejected {
+    Rejected { retry_after_ms, ..reject(code, "", text) }
+}
+
+fn reject(code: Reject, field: &str, text: &str) -> Rejected {
+    Rejected { code, field: field.to_owned(), text: text.to_owned(), retry_after_ms: 0 }
+}
+
+fn invalid(field: &str, text: &str) -> Rejected {
+    reject(Reject::Invalid, field, text)
+}
+
+fn unimplemented(field: &str) -> Rejected {
+    reject(Reject::Unimplemented, field, "this edge does not do that yet")
+}
+
+/// An app that this edge doesn't have and one that isn't the router's get the same answer.
+fn app(app_key: &str, rights: &Rights, rules: &Rules) -> Result<AppKey, Rejected> {
+    AppKey::parse(app_key).filter(|app| rules.apps.contains(app) && rights.apps.allows(app)).ok_or_else(
+        || reject(Reject::UnknownApp, "app_key", "not an app of this edge, or not of this router"),
+    )
+}
+
+fn policies(fields: &pb::DeliverBatch) -> Result<OfflinePolicy, Rejected> {
+    match device::Priority::try_from(fields.priority) {
+        Ok(device::Priority::Normal) => {}
+        Ok(device::Priority::High) => return Err(unimplemented("priority")),
+        Err(_) => return Err(invalid("priority", "no such priority")),
+    }
+    for (field, label) in [
+        ("collapse_key", &fields.collapse_key),
+        ("job_key", &fields.job_key),
+        ("target_type", &fields.target_type),
+    ] {
+        if label.len() > limits::LABEL_BYTES {
+            return Err(invalid(field, "over 64 bytes"));
+        }
+    }
+    if !fields.collapse_key.is_empty() {
+        return Err(unimplemented("collapse_key"));
+    }
+    match pb::OfflinePolicy::try_from(fields.offline_policy) {
+        Ok(pb::OfflinePolicy::Store) => Ok(OfflinePolicy::Store),
+        Ok(pb::OfflinePolicy::Return) => Ok(OfflinePolicy::Return),
+        Err(_) => Err(invalid("offline_policy", "no such policy")),
+    }
+}
+
+struct Times {
+    retention_ms: u64,
+    created_at: Millis,
+    expires_at: Millis,
+}
+
+/// A router's clock may be ahead of the edge's: retention never counts from later than now.
+fn times(now: Millis, fields: &pb::DeliverBatch, rules: &Rules) -> Result<Times, Rejected> {
+    if fields.created_at == 0 {
+        return Err(invalid("created_at", "when the router made this batch: milliseconds since 1970"));
+    }
+    let retention_ms = fields.retention_seconds.map_or(limits::RETENTION_MS, |s| u64::from(s) * 1_000);
+    if retention_ms > limits::RETENTION_MS {
+        return Err(invalid("retention_seconds", "over 72 hours"));
+    }
+    let created_at = fields.created_at.min(now);
+    let expires_at = match retention_ms {
+        0 => now + rules.online_window_ms,
+        kept => created_at + kept,
+    };
+    Ok(Times { retention_ms, created_at, expires_at })
+}
+
+/// The push as devices get it, still without its expiry: what the edge sets is set, whatever the router put there.
+fn body(fields: &pb::DeliverBatch) -> Result<device::Push, Rejected> {
+    let Some(said) = &fields.body else { return Err(invalid("body", "missing")) };
+    let kind = device::Kind::try_from(said.kind).ok().filter(|kind| *kind != device::Kind::Unspecified);
+    if kind.is_none() {
+        return Err(invalid("body.kind", "neither notification nor message"));
+    }
+    let long_text = match said.style.as_ref().and_then(|style| style.style.as_ref()) {
+        Some(device::style::Style::LongText(long)) => long.text.len(),
+        _ => 0,
+    };
+    let text = said.title.len() + said.body.len() + said.extras.len() + long_text;
+    if text > limits::PUSH_TEXT_BYTES {
+        let text = format!("{text} bytes of title, body, extras and long text; 4,000 are allowed");
+        return Err(reject(Reject::PayloadTooLarge, "body", &text));
+    }
+    // Any JSON text that begins with a brace is an object; its content is the app's business.
+    let is_object = |json: &str| {
+        json.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{')
+            && serde_json::from_str::<IgnoredAny>(json).is_ok()
+    };
+    if !said.extras.is_empty() && !is_object(&said.extras) {
+        return Err(invalid("body.extras", "not a JSON object"));
+    }
+    let push = device::Push {
+        message_id: fields.message_id,
+        priority: fields.priority,
+        collapse_key: String::new(),
+        expires_milliseconds: 0,
+        redelivered: false,
+        ..said.clone()
+    };
+    // The expiry is still to come: a varint of at most ten bytes and its key.
+    if push.encoded_len() + 11 > limits::PUSH_ENCODED_BYTES {
+        return Err(reject(
+            Reject::PayloadTooLarge,
+            "body",
+            "over 8,192 bytes with all that stands around the text",
+        ));
+    }
+    Ok(push)
+}
+
+fn targets(batch: &Deliver<'_>, app: &AppKey, rules: &Rules) -> Result<Vec<DeviceKey>, Rejected> {
+    let mut keys = Vec::with_capacity(batch.target_count);
+    for (ordinal, target) in batch.targets().enumerate() {
+        let target =
+            target.map_err(|_| invalid(&format!("targets[{ordinal}]"), "no Target, or not UTF-8"))?;
+        let id = target.device_id;
+        if !(1..=limits::DEVICE_ID_BYTES).contains(&id.len()) || id.chars().any(char::is_control) {
+            let field = format!("targets[{ordinal}].device_id");
+            return Err(invalid(&field, "1 to 64 bytes without control characters"));
+        }
+        if !target.account.is_empty() {
+            return Err(unimplemented(&format!("targets[{ordinal}].account")));
+        }
+        keys.push(DeviceKey::of(&rules.digest_key, app, id));
+    }
+    Ok(keys)
+}
+
+/// Everything the router said that has a meaning, so that a repeat with other content is noticed.
+fn batch_digest(
+    fields: &pb::DeliverBatch,
+    body: &[u8; 16],
+    retention_ms: u64,
+    targets: &[DeviceKey],
+) -> [u8; 16] {
+    digest("mooring batch 1", |hash| {
+        hash.update_field(fields.batch_id.as_bytes());
+        hash.update_field(fields.app_key.as_bytes());
+        hash.update_field(&fields.message_id.to_le_bytes());
+        hash.update_field(body);
+        hash.update_field(&fields.offline_policy.to_le_bytes());
+        hash.update_field(&fields.created_at.to_le_bytes());
+        hash.update_field(&retention_ms.to_le_bytes());
+        hash.update_field(&fields.priority.to_le_bytes());
+        hash.update_field(fields.collapse_key.as_bytes());
+        hash.update_field(fields.job_key.as_bytes());
+        hash.update_field(&fields.source.to_le_bytes());
+        hash.update_field(fields.target_type.as_bytes());
+        // Keys are 16 bytes each and come last: unambiguous without lengths.
+        let keys: Vec<u8> = targets.iter().flat_map(|key| key.0).collect();
+        hash.update_field(&keys);
+    })
+}
+
+trait Fields {
+    fn update_field(&mut self, bytes: &[u8]);
+}
+
+impl Fields for blake3::Hasher {
+    fn update_field(&mut self, bytes: &[u8]) {
+        self.update(&(bytes.len() as u64).to_le_bytes());
+        self.update(bytes);
+    }
+}
+
+fn digest(context: &str, fill: impl FnOnce(&mut blake3::Hasher)) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    fill(&mut hasher);
+    let mut short = [0; 16];
+    short.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    short
+}
+
+#[cfg(test)]
+#[path = "admission_tests.rs"]
+mod tests;

@@ -1,0 +1,170 @@
+//! What is in flight on a link, and the answers as they become ready, in whatever order that is.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+
+use super::credit::Credit;
+use super::outbox::Outbox;
+use super::{Phase, RouterContext, admission, reached};
+use crate::ids::{DeviceKey, Seq};
+use crate::limits;
+use crate::push::{Accepted, Rejection};
+use crate::store::QueryAnswer;
+use crate::telemetry::{self, BatchResult, Counter, TargetResult, Timer};
+use crate::wire::router::{self as wire, BatchName, LinkError, Reject, Rejected};
+
+/// Something submitted to the store.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// A batch.
+    Batch {
+        name: BatchName,
+        targets: u64,
+        bytes: u64,
+        /// When its frame was read, [`crate::clock::Clock::micros`].
+        read_at: u64,
+        reply: oneshot::Receiver<Result<Accepted, Rejection>>,
+    },
+    /// A question.
+    Query {
+        request_id: u64,
+        asked: Asked,
+        reply: oneshot::Receiver<(Seq, QueryAnswer)>,
+        room: OwnedSemaphorePermit,
+    },
+}
+
+/// What a question was about: the ids, which the store doesn't repeat.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Message,
+    Devices(Vec<(String, DeviceKey)>),
+}
+
+/// Sends answers as they come, for as long as the link lives; once the edge closes, until none is in flight.
+pub(super) async fn run(
+    mut work: mpsc::Receiver<Work>,
+    context: &RouterContext,
+    credit: &Credit,
+    outbox: &Outbox,
+    phase: &watch::Receiver<Phase>,
+) {
+    let mut in_flight = FuturesUnordered::new();
+    let closing = reached(phase, Phase::Closing);
+    tokio::pin!(closing);
+    let mut is_closing = false;
+    while !(is_closing && in_flight.is_empty() && work.is_empty()) {
+        tokio::select! {
+            Some(one) = work.recv(), if in_flight.len() < limits::LINK_BATCHES => {
+                in_flight.push(answer(one, context, credit));
+            }
+            Some(frame) = in_flight.next() => outbox.send(frame).await,
+            () = &mut closing, if !is_closing => is_closing = true,
+        }
+    }
+}
+
+async fn answer(work: Work, context: &RouterContext, credit: &Credit) -> Vec<u8> {
+    match work {
+        Work::Batch { name, targets, bytes, read_at, reply } => {
+            // A reply that is dropped: the store is going down.
+            let answer = reply.await.unwrap_or(Err(Rejection::Unavailable));
+            credit.give(targets, bytes);
+            match answer {
+                Ok(accepted) => {
+                    let micros = context.clock.micros().saturating_sub(read_at);
+                    count_accepted(&accepted, micros);
+                    wire::accepted(&name, &accepted)
+                }
+                Err(why) => reject(&name, &admission::rejected(why)),
+            }
+        }
+        Work::Query { request_id, asked, reply, room } => {
+            let frame = match reply.await {
+                Ok((seq, answer)) => query_answer(request_id, seq, asked, answer, context),
+                Err(_) => wire::failed_answer(request_id, &LinkError::Internal("the store is going down")),
+            };
+            drop(room);
+            frame
+        }
+    }
+}
+
+/// A rejection, counted, as a frame.
+pub(super) fn reject(name: &BatchName, why: &Rejected) -> Vec<u8> {
+    telemetry::add(Counter::Batches(result(why.code)), 1);
+    wire::rejected(name, why)
+}
+
+fn count_accepted(accepted: &Accepted, micros: u64) {
+    telemetry::observe(Timer::Accept, micros as f64 / 1e6);
+    if accepted.repeated {
+        telemetry::add(Counter::Batches(BatchResult::Repeated), 1);
+        return;
+    }
+    telemetry::add(Counter::Batches(BatchResult::Accepted), 1);
+    telemetry::add(Counter::Targets(TargetResult::Accepted), u64::from(accepted.accepted));
+    for (_, why) in &accepted.refused {
+        telemetry::add(Counter::Targets((*why).into()), 1);
+    }
+}
+
+fn result(code: Reject) -> BatchResult {
+    match code {
+        Reject::Invalid => BatchResult::Invalid,
+        Reject::UnknownApp => BatchResult::UnknownApp,
+        Reject::Expired => BatchResult::Expired,
+        Reject::PayloadTooLarge => BatchResult::PayloadTooLarge,
+        Reject::NoTargets => BatchResult::NoTargets,
+        Reject::TooManyTargets => BatchResult::TooManyTargets,
+        Reject::BatchConflict => BatchResult::BatchConflict,
+        Reject::MessageConflict => BatchResult::MessageConflict,
+        Reject::TooOld => BatchResult::TooOld,
+        Reject::ResourceExhausted => BatchResult::ResourceExhausted,
+        Reject::Unavailable => BatchResult::Unavailable,
+        Reject::AppSuspended => BatchResult::AppSuspended,
+        Reject::Unimplemented => BatchResult::Unimplemented,
+    }
+}
+
+fn query_answer(
+    request_id: u64,
+    seq: Seq,
+    asked: Asked,
+    answer: QueryAnswer,
+    context: &RouterContext,
+) -> Vec<u8> {
+    match (asked, answer) {
+        (Asked::Message, QueryAnswer::Message(state)) => {
+            wire::message_answer(request_id, seq, state.as_deref())
+        }
+        (Asked::Devices(devices), QueryAnswer::Devices(states)) => {
+            let both = devices.into_iter().zip(states);
+            let rows = both.map(|((id, key), state)| (id, state, (context.is_connected)(&key)));
+            wire::devices_answer(request_id, seq, rows).unwrap_or_else(|too_large| {
+                tracing::debug!(%too_large, "query for devices");
+                wire::failed_answer(
+                    request_id,
+                    &LinkError::Internal("over the frame limit: ask for fewer devices"),
+                )
+            })
+        }
+        _ => wire::failed_answer(request_id, &LinkError::Internal("the store answered another question")),
+    }
+}
+
+/// How many wait between reader and answers, beside those in flight.
+pub(super) const HANDED_OVER: usize = 64;
+
+/// An empty line of work.
+pub(super) fn line() -> (mpsc::Sender<Work>, mpsc::Receiver<Work>) {
+    mpsc::channel(HANDED_OVER)
+}
+
+/// Permits of questions.
+pub(super) fn query_room() -> Arc<tokio::sync::Semaphore> {
+    Arc::new(tokio::sync::Semaphore::new(limits::LINK_QUERIES))
+}

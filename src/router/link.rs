@@ -1,0 +1,280 @@
+//! A link's life, as one straight line: handshake, open, run, settle.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::credit::Credit;
+use super::frames::{Frame, FrameReader};
+use super::outbox::{self, Outbox};
+use super::reader::Reader;
+use super::receipts::{self, Reading};
+use super::{LinkEnd, Phase, Rights, RouterContext, answers, reached};
+use crate::ids::Seq;
+use crate::limits;
+use crate::store::{StreamBounds, StreamError};
+use crate::telemetry::{self, Counter, Gauge};
+use crate::wire::router::{self as wire, FromRouter, LinkError, Open, OpenStream, OpenedStream};
+
+/// Bytes that are read and forgotten after a failed handshake.
+const FORGOTTEN_BYTES: u64 = 256 * 1024;
+
+/// From accept to the end.
+pub(super) async fn live(
+    socket: TcpStream,
+    peer: SocketAddr,
+    context: Arc<RouterContext>,
+    phase: watch::Receiver<Phase>,
+) {
+    let mut who = Who { peer, router: String::new(), process: String::new(), opened: false };
+    let end = match handshake(socket, &context).await {
+        Ok(stream) => linked(stream, &context, &phase, &mut who).await,
+        Err(end) => end,
+    };
+    telemetry::add(Counter::RouterLinkEnds(end.label()), 1);
+    if !who.opened {
+        telemetry::add(Counter::RouterHandshakeFailures, 1);
+    }
+    let Who { peer, router, process, opened } = who;
+    match &end {
+        LinkEnd::Closed | LinkEnd::Left => {
+            tracing::info!(%peer, router, process, opened, reason = end.label().label(), "router link ended: {end}");
+        }
+        _ => {
+            tracing::warn!(%peer, router, process, opened, reason = end.label().label(), "router link ended: {end}")
+        }
+    }
+}
+
+/// Who is at the other end, as far as it is known.
+struct Who {
+    peer: SocketAddr,
+    /// By certificate.
+    router: String,
+    /// By its own word.
+    process: String,
+    opened: bool,
+}
+
+async fn handshake(socket: TcpStream, context: &RouterContext) -> Result<TlsStream<TcpStream>, LinkEnd> {
+    socket.set_nodelay(true).map_err(LinkEnd::Io)?;
+    let accept = TlsAcceptor::from(Arc::clone(&context.tls)).accept(socket).into_fallible();
+    match timeout(context.pace.handshake, accept).await {
+        Err(_) => Err(LinkEnd::HandshakeDeadline),
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err((error, mut socket))) => {
+            // The alert is written. Closing with bytes unread would reset the connection, and the alert with it.
+            let forget = async {
+                socket.shutdown().await?;
+                tokio::io::copy(&mut socket.take(FORGOTTEN_BYTES), &mut tokio::io::sink()).await
+            };
+            // Only a courtesy to the other side: it has failed already.
+            timeout(context.pace.settle, forget).await.ok();
+            Err(LinkEnd::Tls(error))
+        }
+    }
+}
+
+/// The common name of a router's certificate.
+fn common_name(certificates: Option<&[CertificateDer<'_>]>) -> Option<String> {
+    let first = certificates?.first()?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(first).ok()?;
+    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
+    Some(name.to_owned())
+}
+
+/// With TLS in place: whatever goes wrong from here on, the router is told.
+async fn linked(
+    stream: TlsStream<TcpStream>,
+    context: &Arc<RouterContext>,
+    phase: &watch::Receiver<Phase>,
+    who: &mut Who,
+) -> LinkEnd {
+    who.router = common_name(stream.get_ref().1.peer_certificates()).unwrap_or_default();
+    let (read, write) = tokio::io::split(stream);
+    let mut frames = FrameReader::new(read);
+    let (outbox, queue) = outbox::outbox();
+    let writer = outbox::write(queue, write, context.pace.stall);
+    tokio::pin!(writer);
+    let run = async {
+        match open(&mut frames, context, who).await {
+            Ok(opened) => {
+                telemetry::adjust(Gauge::RouterLinks, 1);
+                let end = run(&mut frames, context, &opened, &outbox, phase).await;
+                telemetry::adjust(Gauge::RouterLinks, -1);
+                end
+            }
+            Err(end) => end,
+        }
+    };
+    let end = tokio::select! {
+        end = run => end,
+        written = &mut writer => return written.err().unwrap_or(LinkEnd::Left),
+    };
+    settle(&end, frames, outbox, writer, context).await;
+    end
+}
+
+/// What a link has after Open.
+struct Opened {
+    rights: Arc<Rights>,
+    streams: Vec<Arc<Reading>>,
+    answer: Vec<u8>,
+}
+
+async fn open<R: AsyncRead + Unpin>(
+    frames: &mut FrameReader<R>,
+    context: &RouterContext,
+    who: &mut Who,
+) -> Result<Opened, LinkEnd> {
+    let rights = context.routers.get(&who.router).ok_or_else(|| {
+        LinkError::Unauthorized(format!("router {:?} is not in the configuration of this edge", who.router))
+    })?;
+    let frame = frames.next(limits::ROUTER_CONTROL_BYTES, context.pace.open, "no Open in time").await?;
+    let bytes = match &frame {
+        Frame::Small(bytes) => bytes,
+        Frame::Large(bytes) => bytes.as_slice(),
+    };
+    let FromRouter::Open(open) = wire::parse(bytes)? else {
+        return Err(LinkError::OpenExpected("the first frame has to be Open").into());
+    };
+    who.process = open.name.chars().take(64).collect();
+    if open.version != 1 {
+        return Err(LinkError::Version(open.version).into());
+    }
+    if open.presence {
+        tracing::info!(router = who.router, "presence was asked for: this edge does not send it yet");
+    }
+    let streams = open_streams(&open, rights, context)?;
+    let answer = wire::opened(&wire::Welcome {
+        edge: &context.edge,
+        now: context.clock.now(),
+        credit_targets: context.credit_targets,
+        credit_bytes: context.credit_bytes,
+        batch_window_ms: context.batch_window_ms,
+        oldest_created_at: context.store.oldest_created_at(),
+        streams: &streams.iter().map(|(_, opened)| opened.clone()).collect::<Vec<_>>(),
+    });
+    who.opened = true;
+    let streams = streams.into_iter().map(|(reading, _)| reading).collect();
+    Ok(Opened { rights: Arc::new(rights.clone()), streams, answer })
+}
+
+/// All are checked before the first is taken from the one who reads it now.
+fn open_streams(
+    open: &Open,
+    rights: &Rights,
+    context: &RouterContext,
+) -> Result<Vec<(Arc<Reading>, OpenedStream)>, LinkError> {
+    if open.streams.len() > limits::LINK_STREAMS {
+        return Err(LinkError::Malformed("too many streams"));
+    }
+    let mut wanted: Vec<(Arc<str>, Seq, StreamBounds)> = Vec::with_capacity(open.streams.len());
+    for asked in &open.streams {
+        let name = asked.stream.as_str();
+        if wanted.iter().any(|(stream, ..)| **stream == *name) {
+            return Err(LinkError::Malformed("a stream is opened twice"));
+        }
+        if !rights.streams.allows(name) {
+            return Err(LinkError::Unauthorized("this router may not read that stream".into()));
+        }
+        let bounds = context.store.stream_bounds(name).map_err(|error| match error {
+            StreamError::Unknown => LinkError::UnknownStream(name.chars().take(64).collect()),
+            _ => LinkError::Internal("the stream can't be read"),
+        })?;
+        wanted.push((Arc::from(name), start(asked, bounds)?, bounds));
+    }
+    let enter = |(stream, start, bounds): (Arc<str>, Seq, StreamBounds)| {
+        let reading = Reading::enter(context, Arc::clone(&stream), start);
+        let epoch = reading.epoch();
+        (Arc::new(reading), OpenedStream { stream, epoch, start, bounds })
+    };
+    Ok(wanted.into_iter().map(enter).collect())
+}
+
+fn start(asked: &OpenStream, bounds: StreamBounds) -> Result<Seq, LinkError> {
+    match asked.from {
+        wire::From::Durable => Ok(bounds.cursor.max(bounds.oldest)),
+        wire::From::Oldest => Ok(bounds.oldest),
+        wire::From::After(cursor) if (bounds.oldest..=bounds.head).contains(&cursor) => Ok(cursor),
+        wire::From::After(cursor) => Err(LinkError::Cursor(format!(
+            "{cursor} is not between the oldest kept, {}, and the newest, {}",
+            bounds.oldest, bounds.head
+        ))),
+    }
+}
+
+/// The open link: a reader, answers in flight, streams; whichever ends the link ends it for all.
+async fn run(
+    frames: &mut FrameReader<ReadHalf<TlsStream<TcpStream>>>,
+    context: &Arc<RouterContext>,
+    opened: &Opened,
+    outbox: &Outbox,
+    phase: &watch::Receiver<Phase>,
+) -> LinkEnd {
+    outbox.send(opened.answer.clone()).await;
+    let credit = Credit::new(context.credit_targets, context.credit_bytes);
+    let (work, line) = answers::line();
+    let reader = Reader {
+        context,
+        rights: &opened.rights,
+        phase,
+        outbox,
+        credit: &credit,
+        streams: &opened.streams,
+        work,
+        queries: answers::query_room(),
+    };
+    let streams = async {
+        let each = opened.streams.iter().map(|reading| receipts::run(reading, context, outbox, phase));
+        let mut each: FuturesUnordered<_> = each.collect();
+        while each.next().await.is_some() {}
+        reached(phase, Phase::Closing).await;
+    };
+    let drained = async { tokio::join!(answers::run(line, context, &credit, outbox, phase), streams) };
+    let leave = async {
+        reached(phase, Phase::Leaving).await;
+        outbox.send(wire::go_away("this edge is leaving")).await;
+        reached(phase, Phase::Closing).await;
+        sleep(context.pace.drain).await;
+    };
+    tokio::select! {
+        end = reader.run(frames) => end,
+        _ = drained => LinkEnd::Left,
+        () = leave => LinkEnd::Left,
+    }
+}
+
+/// The last word, everything written, and time for the router to read it.
+async fn settle(
+    end: &LinkEnd,
+    mut frames: FrameReader<ReadHalf<TlsStream<TcpStream>>>,
+    outbox: Outbox,
+    writer: impl Future<Output = Result<(), LinkEnd>>,
+    context: &RouterContext,
+) {
+    let last_word = async {
+        if let LinkEnd::Refused(error) = end {
+            outbox.send(wire::link_error(error)).await;
+        }
+        drop(outbox);
+    };
+    let finish = async {
+        let ((), written) = tokio::join!(last_word, writer);
+        // Closing with bytes unread would reset the connection, and the last frame with it.
+        if written.is_ok() && !matches!(end, LinkEnd::Closed) {
+            frames.discard().await;
+        }
+    };
+    // The link has ended: what can't be written in this time is not waited for, and the reason is known already.
+    timeout(context.pace.settle, finish).await.ok();
+}

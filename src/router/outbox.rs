@@ -1,0 +1,96 @@
+//! What waits to be written on one link, and the one loop that writes it.
+//!
+//! Everything that a link says goes through here, bounded in frames and in bytes: who produces waits. A frame's bytes count until they are written,
+//! so that a router that doesn't read holds `limits::LINK_OUTBOX_BYTES` and one frame of each producer, and then its link is closed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+
+use super::LinkEnd;
+use crate::limits;
+use crate::telemetry::{self, Counter, Direction};
+
+/// Frames are gathered up to about this many bytes a write.
+const GATHER_BYTES: usize = 64 * 1024;
+
+/// The way in.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    frames: mpsc::Sender<Queued>,
+    room: Arc<Semaphore>,
+}
+
+/// The way out.
+#[derive(Debug)]
+pub(super) struct Queue(mpsc::Receiver<Queued>);
+
+#[derive(Debug)]
+struct Queued {
+    frame: Vec<u8>,
+    /// Given back when the frame is written.
+    room: OwnedSemaphorePermit,
+}
+
+/// An empty outbox.
+pub(super) fn outbox() -> (Outbox, Queue) {
+    let (frames, queue) = mpsc::channel(limits::LINK_OUTBOX_FRAMES);
+    (Outbox { frames, room: Arc::new(Semaphore::new(limits::LINK_OUTBOX_BYTES)) }, Queue(queue))
+}
+
+impl Outbox {
+    /// Queues a whole frame; waits for room. Once the writer has ended nothing is queued: the link ends by the writer's own word.
+    pub(super) async fn send(&self, frame: Vec<u8>) {
+        let bytes = frame.len().min(limits::LINK_OUTBOX_BYTES) as u32;
+        let Ok(room) = Arc::clone(&self.room).acquire_many_owned(bytes).await else { return };
+        // Fails only if the writer has ended.
+        self.frames.send(Queued { frame, room }).await.ok();
+    }
+}
+
+/// Writes what is queued until the outbox is dropped, then says goodbye on TLS and TCP. `stall`: the longest time without any progress.
+pub(super) async fn write<W: AsyncWrite + Unpin>(
+    mut queue: Queue,
+    mut io: W,
+    stall: Duration,
+) -> Result<(), LinkEnd> {
+    let mut gathered = Vec::new();
+    while let Some(first) = queue.0.recv().await {
+        let mut frames = 1;
+        let mut room = vec![first.room];
+        gathered = first.frame;
+        while gathered.len() < GATHER_BYTES {
+            let Ok(next) = queue.0.try_recv() else { break };
+            gathered.extend_from_slice(&next.frame);
+            room.push(next.room);
+            frames += 1;
+        }
+        put(&mut io, &gathered, stall).await?;
+        telemetry::add(Counter::RouterFrames(Direction::Out), frames);
+        telemetry::add(Counter::RouterBytes(Direction::Out), gathered.len() as u64);
+    }
+    drop(gathered);
+    progress(stall, io.shutdown()).await
+}
+
+async fn put<W: AsyncWrite + Unpin>(io: &mut W, mut bytes: &[u8], stall: Duration) -> Result<(), LinkEnd> {
+    while !bytes.is_empty() {
+        let written = progress(stall, io.write(bytes)).await?;
+        if written == 0 {
+            return Err(LinkEnd::Io(std::io::ErrorKind::WriteZero.into()));
+        }
+        bytes = &bytes[written..];
+    }
+    progress(stall, io.flush()).await
+}
+
+async fn progress<T>(stall: Duration, step: impl Future<Output = std::io::Result<T>>) -> Result<T, LinkEnd> {
+    match timeout(stall, step).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(LinkEnd::Io(error)),
+        Err(_) => Err(LinkEnd::Stalled),
+    }
+}

@@ -1,0 +1,187 @@
+//! The reader of a link: a frame, what it means, what is done about it; in order.
+
+use std::sync::Arc;
+
+use tokio::io::AsyncRead;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use super::answers::{self, Asked, Work};
+use super::credit::Credit;
+use super::frames::{Frame, FrameReader};
+use super::outbox::Outbox;
+use super::receipts::Reading;
+use super::{LinkEnd, Phase, Rights, RouterContext, admission};
+use crate::ids::{AppKey, DeviceKey, Seq};
+use crate::limits;
+use crate::push::{Millis, NewBatch};
+use crate::store::{Command, Query};
+use crate::wire::router::{self as wire, BatchName, FromRouter, LinkError, QueryOf, Reject, Rejected};
+
+/// The reading half of a link that was opened.
+pub(super) struct Reader<'a> {
+    pub(super) context: &'a Arc<RouterContext>,
+    pub(super) rights: &'a Arc<Rights>,
+    pub(super) phase: &'a watch::Receiver<Phase>,
+    pub(super) outbox: &'a Outbox,
+    pub(super) credit: &'a Credit,
+    pub(super) streams: &'a [Arc<Reading>],
+    pub(super) work: mpsc::Sender<Work>,
+    pub(super) queries: Arc<Semaphore>,
+}
+
+/// A frame after everything that can be done about it without the link.
+enum Incoming {
+    Batch { name: BatchName, targets: u64, bytes: u64, admitted: Result<Box<NewBatch>, Rejected> },
+    Ack { stream: String, cursor: Seq },
+    Query(wire::Query),
+    Say(Vec<u8>),
+    Nothing,
+}
+
+impl Reader<'_> {
+    /// Reads until the link ends.
+    pub(super) async fn run<R: AsyncRead + Unpin>(&self, frames: &mut FrameReader<R>) -> LinkEnd {
+        loop {
+            if let Err(end) = self.turn(frames).await {
+                return end;
+            }
+        }
+    }
+
+    async fn turn<R: AsyncRead + Unpin>(&self, frames: &mut FrameReader<R>) -> Result<(), LinkEnd> {
+        let silence = self.context.pace.silence;
+        let frame = frames.next(limits::ROUTER_FRAME_BYTES, silence, "no frame for too long").await?;
+        let (now, read_at) = (self.context.clock.now(), self.context.clock.micros());
+        let incoming = match frame {
+            Frame::Small(bytes) => examine(bytes, now, self.context, self.rights)?,
+            Frame::Large(bytes) => {
+                let (context, rights) = (Arc::clone(self.context), Arc::clone(self.rights));
+                let examined = tokio::task::spawn_blocking(move || examine(&bytes, now, &context, &rights));
+                examined.await.map_err(|_| LinkError::Internal("a frame could not be examined"))??
+            }
+        };
+        match incoming {
+            Incoming::Batch { name, targets, bytes, admitted } => {
+                match admitted.and_then(|batch| self.submit(batch, targets, bytes)) {
+                    Ok(reply) => self.hand_over(Work::Batch { name, targets, bytes, read_at, reply }).await,
+                    Err(why) => self.outbox.send(answers::reject(&name, &why)).await,
+                }
+                // A router that never pauses must not keep this link's own answers and the other links waiting.
+                tokio::task::yield_now().await;
+            }
+            Incoming::Ack { stream, cursor } => self.acknowledge(&stream, cursor)?,
+            Incoming::Query(query) => self.ask(query).await,
+            Incoming::Say(frame) => self.outbox.send(frame).await,
+            Incoming::Nothing => {}
+        }
+        Ok(())
+    }
+
+    async fn hand_over(&self, work: Work) {
+        // The other end is in the same `select`: it is gone only when this reader is too.
+        self.work.send(work).await.ok();
+    }
+
+    fn submit(
+        &self,
+        batch: Box<NewBatch>,
+        targets: u64,
+        bytes: u64,
+    ) -> Result<oneshot::Receiver<Result<crate::push::Accepted, crate::push::Rejection>>, Rejected> {
+        if *self.phase.borrow() >= Phase::Leaving {
+            return Err(admission::try_again(
+                Reject::Unavailable,
+                "this edge is leaving",
+                admission::RETRY_LATER_MS,
+            ));
+        }
+        if !self.credit.take(targets, bytes) {
+            return Err(admission::try_again(
+                Reject::ResourceExhausted,
+                "the credit of this link is used up",
+                admission::RETRY_SOON_MS,
+            ));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.context.store.submit(Command::Deliver { batch, reply }).map_err(|_refused| {
+            self.credit.give(targets, bytes);
+            admission::try_again(
+                Reject::ResourceExhausted,
+                "the queue to the journal is full",
+                admission::RETRY_SOON_MS,
+            )
+        })?;
+        Ok(answer)
+    }
+
+    fn acknowledge(&self, stream: &str, cursor: Seq) -> Result<(), LinkError> {
+        let reading = self.streams.iter().find(|reading| &*reading.stream == stream);
+        let reading = reading.ok_or_else(|| LinkError::UnknownStream(stream.chars().take(64).collect()))?;
+        reading.acknowledge(cursor, &*self.context.store)
+    }
+
+    async fn ask(&self, query: wire::Query) {
+        let request_id = query.request_id;
+        // Never closed while the reader lives.
+        let Ok(room) = Arc::clone(&self.queries).acquire_owned().await else { return };
+        let (reply, answer) = oneshot::channel();
+        let asked = self.question(query).and_then(|(asked, query)| {
+            self.context
+                .store
+                .submit(Command::Query { query, reply })
+                .map_err(|_refused| LinkError::Internal("the queue to the journal is full: ask again"))?;
+            Ok(asked)
+        });
+        match asked {
+            Ok(asked) => self.hand_over(Work::Query { request_id, asked, reply: answer, room }).await,
+            Err(error) => self.outbox.send(wire::failed_answer(request_id, &error)).await,
+        }
+    }
+
+    fn question(&self, query: wire::Query) -> Result<(Asked, Query), LinkError> {
+        let rules = &self.context.rules;
+        let app = AppKey::parse(&query.app_key)
+            .filter(|app| rules.apps.contains(app) && self.rights.apps.allows(app))
+            .ok_or_else(|| {
+                LinkError::Unauthorized("not an app of this edge, or not of this router".into())
+            })?;
+        let key = |id: &str| DeviceKey::of(&rules.digest_key, &app, id);
+        match query.of {
+            QueryOf::Message(message, device_id) => {
+                let device = (!device_id.is_empty()).then(|| key(&device_id));
+                Ok((Asked::Message, Query::Message { app: app.clone(), message, device }))
+            }
+            QueryOf::Devices(ids) if ids.len() <= limits::QUERY_DEVICES => {
+                let devices: Vec<_> =
+                    ids.into_iter().map(|id| (key(&id), id)).map(|(k, id)| (id, k)).collect();
+                let keys = devices.iter().map(|(_, key)| *key).collect();
+                Ok((Asked::Devices(devices), Query::Devices(keys)))
+            }
+            QueryOf::Devices(_) => Err(LinkError::Malformed("over 10,000 devices")),
+            QueryOf::Nothing => Err(LinkError::Malformed("a query about nothing")),
+        }
+    }
+}
+
+/// Parses a frame and admits a batch: all the work that needs no link, so that it can happen elsewhere.
+fn examine(
+    bytes: &[u8],
+    now: Millis,
+    context: &RouterContext,
+    rights: &Rights,
+) -> Result<Incoming, LinkError> {
+    Ok(match wire::parse(bytes)? {
+        FromRouter::Deliver(batch) => Incoming::Batch {
+            name: BatchName::new(&batch.fields.batch_id, &batch.fields.app_key),
+            targets: batch.target_count as u64,
+            bytes: batch.encoded_bytes(),
+            admitted: admission::admit(now, &batch, rights, &context.rules).map(Box::new),
+        },
+        FromRouter::StreamAck { stream, cursor } => Incoming::Ack { stream, cursor },
+        FromRouter::Query(query) => Incoming::Query(query),
+        FromRouter::Revoke { request_id } => Incoming::Say(wire::revoke_unimplemented(request_id)),
+        FromRouter::Ping { nonce } => Incoming::Say(wire::pong(nonce, now)),
+        FromRouter::Unknown => Incoming::Nothing,
+        FromRouter::Open(_) => return Err(LinkError::OpenExpected("Open comes once")),
+    })
+}

@@ -1,0 +1,295 @@
+//! Streams: what the journal says became of messages, to the one router that reads it.
+//!
+//! The newest reader wins. A reader is fenced by its epoch: once a newer one is there it says `StreamClosed`, sends nothing more, and its
+//! acknowledgements move nothing. Epochs begin at the edge's time, which never falls below the journal's, and grow by at least one: they grow over restarts too.
+//!
+//! A reader goes from its cursor to the journal's head and waits there. Only cursors that were sent can become durable, and at most
+//! `limits::STREAM_WINDOW` are unacknowledged. Where nothing concerns the stream for long, a frame without events moves the cursor,
+//! so that an idle stream doesn't pin the journal.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::outbox::Outbox;
+use super::{Phase, RouterContext, reached};
+use crate::ids::Seq;
+use crate::limits;
+use crate::push::Millis;
+use crate::store::{Command, Store, StreamError};
+use crate::wire::router::{self as wire, LinkError};
+
+/// Records without events after which a cursor moves at the quicker pace.
+const MANY_RECORDS: u64 = 64;
+
+/// Who reads which stream: the epoch of the newest reader of each.
+#[derive(Debug, Default)]
+pub struct StreamRegistry(Mutex<HashMap<Arc<str>, watch::Sender<u64>>>);
+
+impl StreamRegistry {
+    /// A new reader; the one before is fenced. Call it for streams of the configuration only: there are no more entries than those.
+    fn enter(&self, stream: &Arc<str>, now: Millis) -> Fence {
+        let mut newest = lock(&self.0);
+        let newest = newest.entry(Arc::clone(stream)).or_default();
+        newest.send_modify(|epoch| *epoch = now.max(*epoch + 1));
+        Fence { newest: newest.subscribe(), epoch: *newest.borrow() }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a reader is still the newest.
+#[derive(Debug)]
+struct Fence {
+    epoch: u64,
+    newest: watch::Receiver<u64>,
+}
+
+impl Fence {
+    fn is_newest(&self) -> bool {
+        *self.newest.borrow() == self.epoch
+    }
+
+    /// Waits for a newer reader.
+    async fn replaced(&self) {
+        let mut newest = self.newest.clone();
+        // The registry outlives every link: the wait ends by a newer reader or not at all.
+        if newest.wait_for(|newest| *newest != self.epoch).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// One stream as one link reads it: shared by the future that sends and the link's reader, which gets the acknowledgements.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) stream: Arc<str>,
+    fence: Fence,
+    start: Seq,
+    window: Mutex<Window>,
+    /// The window opened, or a cursor waits to be submitted.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    /// Cursors sent and not acknowledged, ascending.
+    sent: VecDeque<Seq>,
+    /// The newest cursor sent.
+    newest: Seq,
+    /// Acknowledged, but the store's queue was full.
+    unsubmitted: Option<Seq>,
+}
+
+impl Reading {
+    pub(super) fn enter(context: &RouterContext, stream: Arc<str>, start: Seq) -> Self {
+        let fence = context.streams.enter(&stream, context.clock.now());
+        let window = Mutex::new(Window { newest: start, ..Window::default() });
+        Self { stream, fence, start, window, changed: Notify::new() }
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.fence.epoch
+    }
+
+    /// The router has stored everything up to the cursor.
+    pub(super) fn acknowledge(&self, cursor: Seq, store: &dyn Store) -> Result<(), LinkError> {
+        if !self.fence.is_newest() {
+            return Ok(());
+        }
+        let acknowledged = lock(&self.window).acknowledge(cursor)?;
+        if let Some(acknowledged) = acknowledged {
+            self.submit(acknowledged, store);
+            self.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    fn submit(&self, cursor: Seq, store: &dyn Store) {
+        let ack = Command::StreamAck { stream: Arc::clone(&self.stream), cursor };
+        let refused = store.submit(ack).err();
+        lock(&self.window).unsubmitted = refused.map(|_refused| cursor);
+    }
+
+    fn resubmit(&self, store: &dyn Store) {
+        let waiting = lock(&self.window).unsubmitted;
+        if let Some(cursor) = waiting.filter(|_| self.fence.is_newest()) {
+            self.submit(cursor, store);
+        }
+    }
+
+    fn has_unsubmitted(&self) -> bool {
+        lock(&self.window).unsubmitted.is_some()
+    }
+
+    async fn room(&self) {
+        while lock(&self.window).sent.len() >= limits::STREAM_WINDOW {
+            self.changed.notified().await;
+        }
+    }
+
+    async fn send(&self, cursor: Seq, frame: Vec<u8>, outbox: &Outbox) {
+        self.room().await;
+        lock(&self.window).note_sent(cursor);
+        outbox.send(frame).await;
+    }
+}
+
+impl Window {
+    fn note_sent(&mut self, cursor: Seq) {
+        self.sent.push_back(cursor);
+        self.newest = cursor;
+    }
+
+    /// The newest of the cursors sent that this acknowledges, if there is one.
+    fn acknowledge(&mut self, cursor: Seq) -> Result<Option<Seq>, LinkError> {
+        if cursor > self.newest {
+            let text = format!("{cursor} is acknowledged, but {} is the newest sent", self.newest);
+            return Err(LinkError::Cursor(text));
+        }
+        let count = self.sent.iter().take_while(|sent| **sent <= cursor).count();
+        Ok(self.sent.drain(..count).next_back())
+    }
+}
+
+/// Why a stream ends on a link that goes on.
+enum StreamEnd {
+    Replaced,
+    Failed(StreamError),
+    Closing,
+}
+
+/// Sends one stream until a newer reader takes it, it can't be read, or the edge closes and everything is sent.
+pub(super) async fn run(
+    reading: &Reading,
+    context: &RouterContext,
+    outbox: &Outbox,
+    phase: &watch::Receiver<Phase>,
+) {
+    let end = tokio::select! {
+        () = reading.fence.replaced() => StreamEnd::Replaced,
+        end = follow(reading, context, outbox, phase) => end,
+    };
+    let text = match end {
+        StreamEnd::Closing => return,
+        StreamEnd::Replaced => "a newer reader opened it".to_owned(),
+        StreamEnd::Failed(error) => {
+            tracing::error!(stream = %reading.stream, %error, "a stream can't be read");
+            error.to_string()
+        }
+    };
+    outbox.send(wire::stream_closed(&reading.stream, &text)).await;
+}
+
+/// Where a reader is.
+struct Position {
+    /// Everything up to here was read.
+    read: Seq,
+    /// The newest cursor sent, and when.
+    sent: Seq,
+    sent_at: Millis,
+}
+
+async fn follow(
+    reading: &Reading,
+    context: &RouterContext,
+    outbox: &Outbox,
+    phase: &watch::Receiver<Phase>,
+) -> StreamEnd {
+    let mut head = context.store.head();
+    let mut at = Position { read: reading.start, sent: reading.start, sent_at: context.clock.now() };
+    loop {
+        let closing = *phase.borrow() >= Phase::Closing;
+        let seen = *head.borrow_and_update();
+        let before = at.read;
+        if seen > before {
+            match read(reading, context, before).await {
+                Ok((frames, cursor)) => {
+                    for (cursor, frame) in frames {
+                        reading.send(cursor, frame, outbox).await;
+                        at.sent = cursor;
+                        at.sent_at = context.clock.now();
+                    }
+                    at.read = at.read.max(cursor);
+                }
+                Err(error) => return StreamEnd::Failed(error),
+            }
+        }
+        reading.resubmit(&*context.store);
+        if at.read < seen && at.read > before {
+            continue;
+        }
+        if closing {
+            return StreamEnd::Closing;
+        }
+        pause(reading, context, outbox, &mut at, &mut head, phase).await;
+    }
+}
+
+/// At the head: until there is more, the edge closes, or something is due.
+async fn pause(
+    reading: &Reading,
+    context: &RouterContext,
+    outbox: &Outbox,
+    at: &mut Position,
+    head: &mut watch::Receiver<Seq>,
+    phase: &watch::Receiver<Phase>,
+) {
+    let pace = &context.pace;
+    let due = match at.read.0 - at.sent.0 {
+        0 => None,
+        behind => {
+            let pace = if behind < MANY_RECORDS { pace.quiet } else { pace.idle };
+            Some(at.sent_at.saturating_add(pace.as_millis() as u64))
+        }
+    };
+    let now = context.clock.now();
+    if due.is_some_and(|due| due <= now) {
+        let frame = wire::empty_stream_batch(&reading.stream, reading.epoch(), at.read);
+        reading.send(at.read, frame, outbox).await;
+        (at.sent, at.sent_at) = (at.read, now);
+        return;
+    }
+    let mut wait = due.map_or(Duration::MAX, |due| Duration::from_millis(due - now));
+    if reading.has_unsubmitted() {
+        wait = wait.min(pace.gather.max(Duration::from_millis(1)));
+    }
+    let waited = async {
+        match wait {
+            Duration::MAX => std::future::pending().await,
+            wait => tokio::time::sleep(wait).await,
+        }
+    };
+    tokio::select! {
+        // A store that is gone changes nothing any more: the phase ends this.
+        Ok(()) = head.changed() => tokio::time::sleep(pace.gather).await,
+        () = reading.changed.notified() => {}
+        () = waited => {}
+        () = reached(phase, Phase::Closing) => {}
+    }
+}
+
+type Frames = Vec<(Seq, Vec<u8>)>;
+
+/// One read and its frames, made off the runtime: it reads files and encodes much.
+async fn read(reading: &Reading, context: &RouterContext, after: Seq) -> Result<(Frames, Seq), StreamError> {
+    let (store, stream) = (Arc::clone(&context.store), Arc::clone(&reading.stream));
+    let epoch = reading.epoch();
+    let work = move || {
+        let (events, bytes) = (limits::STREAM_BATCH_EVENTS, limits::STREAM_BATCH_BYTES);
+        let read = store.read_stream(&stream, after, events, bytes)?;
+        Ok((wire::stream_batches(&stream, epoch, &read, bytes), read.cursor))
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(read) => read,
+        Err(error) => Err(StreamError::Io(std::io::Error::other(error))),
+    }
+}
+
+#[cfg(test)]
+#[path = "receipts_tests.rs"]
+mod tests;

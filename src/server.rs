@@ -1,0 +1,391 @@
+//! Wiring, and the order of starting and leaving.
+//!
+//! Starting: the admin port first (it tells that the journal is being recovered), then the store, then shards and router links, and only
+//! then "ready". Leaving: not ready, a little longer for balancers to notice, goodbyes spread over a window, then everything durable and a
+//! checkpoint, so that the next start is quick. A store that can't go on ends the process: the next start recovers.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+
+use crate::admin::{self, Admin, Readiness, StoreAccess};
+use crate::clock::Clock;
+use crate::config::{Config, Scope};
+use crate::directory::Directory;
+use crate::ids::{DigestKey, ShardId};
+use crate::pki::{self, PkiError};
+use crate::router::{self, Allowed, RouterContext};
+use crate::shard::{self, DeviceContext, Handover, Listeners, Loaded, Mailbox, ShardFigures};
+use crate::store::disk::Disk;
+use crate::store::{Command, EmbeddedStore, Store, StoreFailure, StoreOpenError, StoreOptions};
+use crate::telemetry::{self, Gauge, Renderer};
+
+/// Why the edge doesn't run (any more).
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A certificate or key can't be used.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// An address can't be listened on.
+    #[error("{key} = {address} can't be listened on: {error}")]
+    Listen {
+        /// The key of the configuration.
+        key: &'static str,
+        /// What it says.
+        address: SocketAddr,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The store can't be opened.
+    #[error("the store can't be opened: {0}")]
+    Open(#[from] StoreOpenError),
+    /// The store can't go on. What was acknowledged is safe; the next start recovers.
+    #[error("the store can't go on: {0}; what was acknowledged is safe, the next start recovers")]
+    Store(StoreFailure),
+    /// A thread can't be started, or failed.
+    #[error("{what}: {error}")]
+    Thread {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Leaving took longer than `leave.deadline_ms`.
+    #[error("leaving took longer than leave.deadline_ms; what was acknowledged is safe")]
+    LeftLate,
+}
+
+/// The ports in use: those of the configuration, or what the system gave for port 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Ports {
+    /// Devices, TLS.
+    pub tls: Option<u16>,
+    /// Devices, plain TCP.
+    pub plain: Option<u16>,
+    /// Routers.
+    pub router: u16,
+    /// Metrics, health, troubleshooting.
+    pub admin: u16,
+}
+
+/// The name of the file in the data directory that says which [`Ports`] are in use.
+pub const PORTS_FILE: &str = "ports.json";
+
+/// What everything shares from the first moment on.
+struct Foundation {
+    config: Config,
+    clock: Arc<Clock>,
+    directory: Arc<Directory>,
+    mailboxes: Arc<[Mailbox]>,
+    figures: Arc<[ShardFigures]>,
+    readiness: Arc<Readiness>,
+}
+
+/// Runs the edge until `shutdown`, on the current runtime and threads of its own. `ready` is told once devices and routers are taken.
+pub async fn serve<D: Disk>(
+    config: Config,
+    disk: Arc<D>,
+    digest_key: DigestKey,
+    salt: u64,
+    renderer: Renderer,
+    ready: impl FnOnce(Ports),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let base = foundation(config);
+    let (admin, admin_port) = start_admin(&base, renderer).await?;
+    let opened = open_store(&base, disk, salt).await?;
+    let store: Arc<dyn Store> = opened.store.clone();
+    let access = StoreAccess { store: store.clone(), digest_key: digest_key.clone(), streams: base.config.streams() };
+    // Set once, here.
+    admin.store.set(access).ok();
+
+    let context = device_context(&base, store.clone(), digest_key.clone())?;
+    let (shards, tls, plain) = start_shards(&base.config, &context)?;
+    let (phase, routers, router) = start_router(&base, store.clone(), digest_key)?;
+    let ports = Ports { tls, plain, router, admin: admin_port };
+    base.readiness.set(admin::Phase::Serving);
+    ready(ports);
+    tracing::info!(shards = base.config.shards, ?tls, ?plain, router, admin = admin_port, "serving");
+
+    let mut failed = opened.failed;
+    tokio::select! {
+        () = shutdown => {}
+        failure = &mut failed => {
+            base.readiness.set(admin::Phase::Failed);
+            return Err(ServeError::Store(failure.unwrap_or_default()));
+        }
+    }
+    let deadline = Duration::from_millis(base.config.leave.deadline_ms);
+    let leaving = leave(&base, store, shards, &phase, routers);
+    tokio::select! {
+        left = tokio::time::timeout(deadline, leaving) => left.unwrap_or(Err(ServeError::LeftLate)),
+        failure = failed => Err(ServeError::Store(failure.unwrap_or_default())),
+    }
+}
+
+fn foundation(config: Config) -> Foundation {
+    let shards = config.shards;
+    telemetry::set(Gauge::Shards, shards as f64);
+    telemetry::configure_streams(&config.streams());
+    for warning in &config.warnings {
+        tracing::warn!("configuration: {warning}");
+    }
+    Foundation {
+        config,
+        clock: Arc::new(Clock::new(0)),
+        directory: Arc::new(Directory::new()),
+        mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
+        figures: (0..shards).map(|_| ShardFigures::default()).collect(),
+        readiness: Arc::default(),
+    }
+}
+
+async fn start_admin(base: &Foundation, renderer: Renderer) -> Result<(Arc<Admin>, u16), ServeError> {
+    let address = base.config.admin.listen;
+    let failed = |error| ServeError::Listen { key: "admin.listen", address, error };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let port = listener.local_addr().map_err(failed)?.port();
+    let (figures, directory) = (base.figures.clone(), base.directory.clone());
+    let shards = move || {
+        let one = |(shard, f): (u16, &ShardFigures)| admin::ShardFigures {
+            shard,
+            sessions: f.sessions.load(Ordering::Relaxed) as u64,
+            handshakes: f.handshakes.load(Ordering::Relaxed) as u64,
+            deliveries: f.deliveries.load(Ordering::Relaxed),
+        };
+        (0u16..).zip(figures.iter()).map(one).collect()
+    };
+    let connected = move |device: &_| directory.find(device).is_some();
+    let admin = Arc::new(Admin::new(
+        base.readiness.clone(),
+        renderer,
+        Box::new(shards),
+        Box::new(connected),
+        Vec::new(),
+    ));
+    // It serves until the process ends: health has to be told to the last.
+    tokio::spawn(admin::serve(listener, admin.clone(), std::future::pending()));
+    Ok((admin, port))
+}
+
+async fn open_store<D: Disk>(
+    base: &Foundation,
+    disk: Arc<D>,
+    salt: u64,
+) -> Result<crate::store::Opened<D>, ServeError> {
+    let options = store_options(&base.config, salt);
+    let sink = Handover::new(base.directory.clone(), base.mailboxes.clone(), base.clock.clone());
+    let bodies = Arc::new(Loaded::new(base.mailboxes.clone()));
+    let (clock, directory) = (base.clock.clone(), base.directory.clone());
+    let open = move || {
+        let connected = Box::new(move |device: &_| directory.find(device).is_some());
+        EmbeddedStore::open(disk, options, clock, Box::new(sink), bodies, connected)
+    };
+    let opened = tokio::task::spawn_blocking(open)
+        .await
+        .map_err(|error| ServeError::Thread { what: "recovery", error: std::io::Error::other(error) })??;
+    tracing::info!(recovery = %opened.recovery, "store open");
+    Ok(opened)
+}
+
+fn store_options(config: &Config, salt: u64) -> StoreOptions {
+    let store = &config.store;
+    StoreOptions {
+        salt,
+        segment_bytes: store.segment_bytes,
+        reserve_segments: store.reserve_segments,
+        max_bytes: store.max_bytes,
+        checkpoint_bytes: store.checkpoint_bytes,
+        batch_window_ms: store.batch_window_s * 1_000,
+        max_batch_ids: store.max_batch_ids,
+        max_pending_per_device: store.max_pending_per_device,
+        max_pending: store.max_pending,
+        max_messages: store.max_messages,
+        max_devices: store.max_devices,
+        body_cache_bytes: store.body_cache_bytes,
+        stream_soft_bytes: store.stream_soft_bytes,
+        streams: config.streams(),
+        app_streams: config.apps.iter().map(|app| (app.key.clone(), app.stream.clone())).collect(),
+        ..StoreOptions::default()
+    }
+}
+
+fn device_context(
+    base: &Foundation,
+    store: Arc<dyn Store>,
+    digest_key: DigestKey,
+) -> Result<Arc<DeviceContext>, ServeError> {
+    let config = base.config.device.clone();
+    let tls = match config.tls {
+        Some(_) => Some(pki::server_config_device(&config.certificate, &config.key)?),
+        None => None,
+    };
+    Ok(Arc::new(DeviceContext {
+        config,
+        apps: base.config.apps.iter().map(|app| (app.key.clone(), app.clone())).collect(),
+        digest_key,
+        directory: base.directory.clone(),
+        store,
+        clock: base.clock.clone(),
+        tls,
+        mailboxes: base.mailboxes.clone(),
+        sessions: AtomicUsize::new(0),
+        figures: base.figures.clone(),
+    }))
+}
+
+type Shards = Vec<JoinHandle<std::io::Result<()>>>;
+
+/// Binds and starts the shards; the ports in use.
+fn start_shards(
+    config: &Config,
+    context: &Arc<DeviceContext>,
+) -> Result<(Shards, Option<u16>, Option<u16>), ServeError> {
+    let bind = |key, address: Option<SocketAddr>| match address {
+        Some(address) => shard::bind(address, config.shards)
+            .map_err(|error| ServeError::Listen { key, address, error }),
+        None => Ok(Vec::new()),
+    };
+    let mut tls = bind("device.tls", config.device.tls)?;
+    let mut plain = bind("device.plain", config.device.plain)?;
+    let port = |sockets: &[std::net::TcpListener]| {
+        sockets.first().and_then(|socket| socket.local_addr().ok()).map(|address| address.port())
+    };
+    let ports = (port(&tls), port(&plain));
+    let mut shards = Vec::with_capacity(config.shards);
+    for id in (0..config.shards as u16).rev().map(ShardId) {
+        let listeners = Listeners { tls: tls.pop(), plain: plain.pop() };
+        let context = context.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("shard-{}", id.0))
+            .spawn(move || shard::run(id, context, listeners))
+            .map_err(|error| ServeError::Thread { what: "a shard", error })?;
+        shards.push(thread);
+    }
+    Ok((shards, ports.0, ports.1))
+}
+
+type RouterThread = (watch::Sender<router::Phase>, JoinHandle<std::io::Result<()>>, u16);
+
+/// Router links have a thread of their own: what a router does never delays a shard.
+fn start_router(
+    base: &Foundation,
+    store: Arc<dyn Store>,
+    digest_key: DigestKey,
+) -> Result<RouterThread, ServeError> {
+    let config = &base.config.router;
+    let failed = |error| ServeError::Listen { key: "router.listen", address: config.listen, error };
+    let tls = pki::server_config_router(&config.certificate, &config.key, &config.client_ca)?;
+    let listener = std::net::TcpListener::bind(config.listen).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let port = listener.local_addr().map_err(failed)?.port();
+    let directory = base.directory.clone();
+    let context = Arc::new(RouterContext {
+        edge: concat!("mooring ", env!("CARGO_PKG_VERSION")).into(),
+        store,
+        clock: base.clock.clone(),
+        tls,
+        rules: router::Rules {
+            apps: base.config.apps.iter().map(|app| app.key.clone()).collect(),
+            digest_key,
+            online_window_ms: base.config.device.online_window_ms,
+        },
+        routers: config.routers.iter().map(|r| (r.name.clone(), rights(r, &base.config))).collect(),
+        credit_targets: config.credit_targets,
+        credit_bytes: config.credit_bytes,
+        batch_window_ms: base.config.store.batch_window_s * 1_000,
+        is_connected: Box::new(move |device| directory.find(device).is_some()),
+        pace: router::Pace::default(),
+        streams: router::StreamRegistry::default(),
+    });
+    let (phase, watched) = watch::channel(router::Phase::Serving);
+    let thread = std::thread::Builder::new()
+        .name("router".into())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let listener = TcpListener::from_std(listener)?;
+                router::serve(listener, context, watched).await;
+                Ok(())
+            })
+        })
+        .map_err(|error| ServeError::Thread { what: "the router thread", error })?;
+    Ok((phase, thread, port))
+}
+
+fn rights(router: &crate::config::RouterRights, config: &Config) -> router::Rights {
+    let streams = match &router.streams {
+        Scope::All => Allowed::Only(config.streams().into_iter().collect()),
+        Scope::Only(some) => Allowed::Only(some.iter().cloned().collect()),
+    };
+    let apps = match &router.apps {
+        Scope::All => Allowed::All,
+        Scope::Only(some) => Allowed::Only(some.iter().cloned().collect()),
+    };
+    router::Rights { apps, streams }
+}
+
+/// Goodbye, in order: balancers, devices, routers, and last the store.
+async fn leave(
+    base: &Foundation,
+    store: Arc<dyn Store>,
+    shards: Shards,
+    phase: &watch::Sender<router::Phase>,
+    router: JoinHandle<std::io::Result<()>>,
+) -> Result<(), ServeError> {
+    let leave = &base.config.leave;
+    base.readiness.set(admin::Phase::Leaving);
+    tracing::info!("leaving");
+    tokio::time::sleep(Duration::from_millis(leave.drain_lead_ms)).await;
+    phase.send_replace(router::Phase::Leaving);
+    for mailbox in base.mailboxes.iter() {
+        mailbox.leave(leave.window_ms);
+    }
+    for shard in shards {
+        join("a shard", shard).await?;
+    }
+    flush(&store, false).await;
+    phase.send_replace(router::Phase::Closing);
+    join("the router thread", router).await?;
+    flush(&store, true).await;
+    tracing::info!("left");
+    Ok(())
+}
+
+async fn join(what: &'static str, thread: JoinHandle<std::io::Result<()>>) -> Result<(), ServeError> {
+    let joined = tokio::task::spawn_blocking(move || {
+        thread.join().unwrap_or_else(|_| Err(std::io::Error::other("panicked")))
+    });
+    match joined.await {
+        Ok(result) => result.map_err(|error| ServeError::Thread { what, error }),
+        Err(error) => Err(ServeError::Thread { what, error: std::io::Error::other(error) }),
+    }
+}
+
+/// Waits until everything submitted is durable. The caller's deadline bounds it.
+async fn flush(store: &Arc<dyn Store>, checkpoint: bool) {
+    loop {
+        let (reply, done) = oneshot::channel();
+        if store.submit(Command::Flush { checkpoint, reply }).is_ok() {
+            // An error means that the store has stopped; what stopped it is reported elsewhere.
+            done.await.ok();
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Writes which ports are in use, whole or not at all, for scripts and tests.
+pub fn write_ports(data_dir: &Path, ports: Ports) -> std::io::Result<()> {
+    let text = serde_json::to_string(&ports)?;
+    let (temporary, name) = (data_dir.join("ports.json.new"), data_dir.join(PORTS_FILE));
+    std::fs::write(&temporary, text)?;
+    std::fs::rename(temporary, name)
+}
