@@ -5,42 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use serde::Deserialize;
 
 use super::output::Failure;
+use crate::client::local::Ports;
 use crate::client::{Endpoint, Transport};
 use crate::credential::{self, Secret};
 use crate::ids::AppKey;
 use crate::{limits, pki};
-
-/// The app of a development edge.
-const DEV_APP: &str = "demo";
-
-/// Addresses that a running edge listens on: it writes them to `ports.json` in its data directory.
-#[derive(Clone, Debug, Deserialize, Default)]
-pub struct Listening {
-    /// Devices, TLS.
-    pub tls: Option<String>,
-    /// Devices, plain TCP.
-    pub plain: Option<String>,
-    /// Routers.
-    pub router: Option<String>,
-    /// The admin port.
-    pub admin: Option<String>,
-}
-
-impl Listening {
-    /// What the edge of this data directory says; nothing if it never said.
-    pub fn read(data_dir: &Path) -> Result<Self, Failure> {
-        let path = data_dir.join("ports.json");
-        match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| Failure::failed(format!("{} is not understood: {e}", path.display()))),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(e) => Err(Failure::failed(format!("{} can't be read: {e}", path.display()))),
-        }
-    }
-}
 
 /// Where an edge is, and how to trust it.
 #[derive(Clone, Debug, clap::Args)]
@@ -68,7 +39,7 @@ impl Edge {
     pub fn app(&self) -> Result<AppKey, Failure> {
         let text = match (&self.app, &self.dev) {
             (Some(app), _) => app.as_str(),
-            (None, Some(_)) => DEV_APP,
+            (None, Some(_)) => pki::DEV_APP,
             (None, None) => return Err(Failure::usage("--app KEY is needed (or --dev DATA_DIR)")),
         };
         AppKey::parse(text).ok_or_else(|| Failure::usage(format!("--app: '{text}' is no app key")))
@@ -79,8 +50,10 @@ impl Edge {
         self.dev.as_ref().map(|dir| dir.join("dev").join(name))
     }
 
-    fn listening(&self) -> Result<Listening, Failure> {
-        self.dev.as_deref().map_or_else(|| Ok(Listening::default()), Listening::read)
+    /// The ports that the development edge is on.
+    fn ports(&self) -> Result<Ports, Failure> {
+        let Some(dir) = &self.dev else { return Ok(Ports::default()) };
+        Ok(Ports::read(dir).map_err(Failure::failed)?.unwrap_or_default())
     }
 
     fn ca(&self) -> Result<PathBuf, Failure> {
@@ -97,10 +70,9 @@ impl Edge {
 
     /// Where devices connect.
     pub fn device_endpoint(&self, plain: bool, source: Option<IpAddr>) -> Result<Endpoint, Failure> {
-        let listening = self.listening()?;
-        let (listens, default) =
-            if plain { (listening.plain, "127.0.0.1:7444") } else { (listening.tls, "127.0.0.1:7443") };
-        let address = self.address.clone().or(listens).unwrap_or_else(|| default.into());
+        let ports = self.ports()?;
+        let port = if plain { ports.plain.unwrap_or(7444) } else { ports.tls.unwrap_or(7443) };
+        let address = self.address.clone().unwrap_or_else(|| format!("127.0.0.1:{port}"));
         let transport = if plain {
             Transport::Plain
         } else {
@@ -116,8 +88,8 @@ impl Edge {
         certificate: Option<&Path>,
         key: Option<&Path>,
     ) -> Result<Endpoint, Failure> {
-        let address = self.address.clone().or(self.listening()?.router);
-        let address = address.unwrap_or_else(|| "127.0.0.1:7400".into());
+        let port = self.ports()?.router.unwrap_or(7400);
+        let address = self.address.clone().unwrap_or_else(|| format!("127.0.0.1:{port}"));
         let file = |given: Option<&Path>, dev: &str, flag: &str| {
             let path = given.map(Path::to_path_buf).or_else(|| self.dev_file(dev));
             path.ok_or_else(|| Failure::usage(format!("{flag} FILE is needed (or --dev DATA_DIR)")))

@@ -187,7 +187,7 @@ async fn push(args: &Args) -> Result<(), Failure> {
     }
     bar.finish_and_clear();
     let last = progress.borrow().clone();
-    let closed = router.close().await;
+    let (_, closed) = router.close().await;
     summary(args, message_id, &last, closed)
 }
 

@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod backoff;
 pub mod device;
+pub mod local;
 pub mod net;
 pub mod router;
 

@@ -93,7 +93,7 @@ pub type OnEvents = Box<dyn FnMut(&StreamBatch) + Send>;
 pub struct Router {
     batches: mpsc::Sender<DeliverBatch>,
     progress: watch::Receiver<Progress>,
-    task: JoinHandle<Result<(), Stop>>,
+    task: JoinHandle<(Ledger, Result<(), Stop>)>,
 }
 
 impl Router {
@@ -123,8 +123,8 @@ impl Router {
         self.progress.clone()
     }
 
-    /// Ends it and says how it ended. What is not answered is given up.
-    pub async fn close(self) -> Result<(), Stop> {
+    /// Ends it and says what it knew and how it ended. What is not answered is given up.
+    pub async fn close(self) -> (Ledger, Result<(), Stop>) {
         drop(self.batches);
         match self.task.await {
             Ok(end) => end,
@@ -167,7 +167,12 @@ struct Session {
 }
 
 impl Driver {
-    async fn run(mut self) -> Result<(), Stop> {
+    async fn run(mut self) -> (Ledger, Result<(), Stop>) {
+        let end = self.keep_open().await;
+        (self.ledger, end)
+    }
+
+    async fn keep_open(&mut self) -> Result<(), Stop> {
         let mut since = self.clock.now();
         loop {
             let ended = match self.link().await {

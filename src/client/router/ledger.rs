@@ -65,11 +65,27 @@ struct Entry {
     /// Until it is answered.
     batch: Option<Arc<DeliverBatch>>,
     size: Credit,
-    /// A number for each ordinal: 0 none yet, 1 arrived, else 1 + the failure's.
+    /// Answered, and taken.
+    accepted: bool,
+    /// A number for each ordinal: 0 none yet, 1 arrived, 255 refused, else 1 + the failure's.
     outcomes: Vec<u8>,
 }
 
 const ARRIVED: u8 = 1;
+const REFUSED: u8 = 255;
+
+/// What became of one target of an accepted batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It was not accepted.
+    Refused,
+    /// Its end is not known yet.
+    Pending,
+    /// It arrived.
+    Arrived,
+    /// It failed.
+    Failed(Failure),
+}
 
 impl Ledger {
     /// An empty ledger; the key is of its device digests and needs only to be unpredictable.
@@ -110,7 +126,7 @@ impl Ledger {
         self.tally.targets += targets as u64;
         let key = key(&batch.app_key, &batch.batch_id);
         let size = Credit { targets: targets as u64, bytes: batch.encoded_len() as u64 };
-        let entry = Entry { batch: Some(Arc::new(batch)), size, outcomes: vec![0; targets] };
+        let entry = Entry { batch: Some(Arc::new(batch)), size, accepted: false, outcomes: vec![0; targets] };
         let former = self.batches.insert(key.clone(), entry);
         debug_assert!(former.is_none(), "batch ids are unique per app");
         self.waiting.push_back(key);
@@ -176,8 +192,14 @@ impl Ledger {
 
     /// A batch is durable at the edge.
     pub fn handle_accepted(&mut self, answer: &BatchAccepted) {
-        if self.answered(&answer.app_key, &answer.batch_id, true).is_none() {
-            return;
+        let Some((key, _)) = self.answered(&answer.app_key, &answer.batch_id, true) else { return };
+        if let Some(entry) = self.batches.get_mut(&key) {
+            entry.accepted = true;
+            for ordinal in answer.refused.iter().flat_map(|r| &r.ordinals) {
+                if let Some(outcome) = entry.outcomes.get_mut(*ordinal as usize) {
+                    *outcome = REFUSED;
+                }
+            }
         }
         let tally = &mut self.tally;
         tally.batches_accepted += 1;
@@ -206,6 +228,17 @@ impl Ledger {
         self.first_rejection.get_or_insert_with(|| {
             Arc::new(Rejection { batch_id: answer.batch_id, code, field: answer.field, text: answer.text })
         });
+    }
+
+    /// What became of each target of a batch, by ordinal; `None` if the batch was not accepted.
+    pub fn fates(&self, app: &str, batch_id: &str) -> Option<impl Iterator<Item = Fate>> {
+        let entry = self.batches.get(&key(app, batch_id)).filter(|e| e.accepted)?;
+        Some(entry.outcomes.iter().map(|outcome| match *outcome {
+            0 => Fate::Pending,
+            ARRIVED => Fate::Arrived,
+            REFUSED => Fate::Refused,
+            failed => Failure::from_number(failed - ARRIVED).map_or(Fate::Pending, Fate::Failed),
+        }))
     }
 
     /// Events of a stream; afterwards its cursor may be acknowledged.

@@ -159,4 +159,7 @@ fn a_mass_outcome_ends_the_targets_of_its_bits() {
     assert!(tally.is_settled());
     assert_eq!(tally.failures().collect::<Vec<_>>(), [("expired", 9)]);
     assert_eq!(tally.refusals().collect::<Vec<_>>(), [("device_unknown", 1)]);
+    let fates: Vec<_> = ledger.fates("demo", "a").expect("accepted").collect();
+    assert_eq!(fates[..2], [Fate::Refused, Fate::Failed(Failure::Expired)]);
+    assert!(ledger.fates("demo", "b").is_none());
 }

@@ -10,6 +10,6 @@ mod link;
 mod tally;
 
 pub use driver::{OnEvents, Options, Progress, Router, Stop};
-pub use ledger::{Ledger, Rejection};
+pub use ledger::{Fate, Ledger, Rejection};
 pub use link::{Receiver, Sender, frame_name, open};
 pub use tally::Tally;
