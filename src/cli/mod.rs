@@ -1,4 +1,78 @@
-//! The command line: one file a subcommand.
+//! The command line: one file a subcommand. Each has `Args` and `run`, says by its exit code how it went (0 done, 1 failed, 2 usage or
+//! configuration), writes results to standard output and everything else to standard error.
 
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub mod demo;
+pub mod device;
+pub mod inspect;
 pub mod keys;
+pub mod output;
+pub mod peer;
+pub mod push;
 pub mod serve;
+
+/// The long-connection edge server of a self-built mobile push channel.
+#[derive(Debug, Parser)]
+#[command(name = "mooring", version, propagate_version = true, max_term_width = 110, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mooring demo                                        the whole ring on this machine, with a crash in the middle
+  mooring serve --dev --data-dir data                 an edge to try things with
+  mooring device --dev data --device d-1              a device that connects to it
+  mooring push --dev data --device d-1 --title Hello  a message to that device";
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the edge
+    Serve(serve::Args),
+    /// Show the whole ring: an edge, devices and a router, with the edge killed in the middle
+    Demo(demo::Args),
+    /// Connect as a device, or as many, and print what arrives
+    Device(device::Args),
+    /// Push a message, as a router does, and follow what becomes of it
+    Push(push::Args),
+    /// Ask an edge what became of a message, or what it knows of a device
+    Inspect(inspect::Args),
+    /// Make app secrets, credentials and certificates
+    Keys(keys::Args),
+}
+
+/// Parses the arguments and runs the subcommand.
+pub fn run() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Device(args) => device::run(&args),
+        Command::Push(args) => push::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Keys(args) => keys::run(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent_and_every_subcommand_has_examples() {
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        for subcommand in command.get_subcommands().filter(|c| c.get_name() != "help") {
+            let help = subcommand.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:"), "mooring {} --help", subcommand.get_name());
+        }
+    }
+}

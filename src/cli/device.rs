@@ -1,0 +1,323 @@
+//! `device`: one device or many that connect, print what they get, and click or clean some of it.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::output::{self, Failure, line, note};
+use super::peer::{Credentials, Edge};
+use crate::client::device::{Device, End, Handler, Leave, Machine, Reaction, Settings, Stopped, Tally};
+use crate::client::{Backoff, ClientError};
+use crate::clock::Clock;
+use crate::limits;
+use crate::wire::pb::device::{Attributes, DeviceType, EventType, Kind, Push, PushState};
+
+/// New connections a second, so that a load doesn't begin as a storm.
+const CONNECTS_PER_SECOND: u64 = 1_000;
+/// Seconds for the last acks to be confirmed before the devices leave.
+const SETTLE_SECONDS: u64 = 10;
+/// A reaction of the user comes within so many milliseconds.
+const REACTION_MS: u64 = 2_000;
+
+/// Flags of `device`.
+#[derive(Debug, ClapArgs)]
+#[allow(clippy::struct_excessive_bools, reason = "switches of a command line are independent")]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The device id; the n in braces stands for 1 to --count
+    #[arg(long, value_name = "ID", default_value = "d-{n}")]
+    device: String,
+    /// How many devices
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    count: u32,
+    /// Plain TCP instead of TLS, where the edge has it switched on
+    #[arg(long)]
+    plain: bool,
+    /// The source address to connect from
+    #[arg(long, value_name = "IP")]
+    source: Option<std::net::IpAddr>,
+    /// The heartbeat to ask for, seconds; 0: as the edge likes
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    heartbeat: u32,
+    /// The package name that runs
+    #[arg(long, value_name = "NAME", default_value = "")]
+    package: String,
+    /// Say that the user switched push off
+    #[arg(long)]
+    push_off: bool,
+    /// Which part of the messages the user taps, 0 to 1
+    #[arg(long, value_name = "RATE", default_value_t = 0.0)]
+    click_rate: f64,
+    /// Which part of the messages the user dismisses, 0 to 1
+    #[arg(long, value_name = "RATE", default_value_t = 0.0)]
+    clean_rate: f64,
+    /// End after so many messages, over all devices
+    #[arg(long, value_name = "N")]
+    messages: Option<u64>,
+    /// End after so many seconds
+    #[arg(long = "for", value_name = "SECONDS")]
+    seconds: Option<u64>,
+    /// Reconnect within milliseconds rather than seconds, for trying things out
+    #[arg(long)]
+    fast: bool,
+    /// One JSON object a line: pushes as they come, then the tally
+    #[arg(long)]
+    json: bool,
+    /// Log filter, for instance debug
+    #[arg(long, value_name = "FILTER", default_value = "warn")]
+    log: String,
+    #[command(flatten)]
+    edge: Edge,
+    #[command(flatten)]
+    credentials: Credentials,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mooring device --dev data --device d-1       a device of the edge that runs with
+                                               `serve --dev --data-dir data`
+  mooring device --dev data --count 1000 --click-rate 0.1
+  mooring device --dev data --plain --messages 1 --json
+  mooring device --address edge.example:7443 --ca ca.pem --app 23456789 --device 4f2a \\
+      --credential-file 4f2a.credential
+
+Ids of messages seen are kept in memory only: a new process may get again what an earlier one
+got. With --json message ids are text, as JSON readers round large numbers.";
+
+/// Runs `device`.
+pub fn run(args: &Args) -> ExitCode {
+    output::exit(start(args))
+}
+
+fn start(args: &Args) -> Result<(), Failure> {
+    crate::telemetry::log(crate::telemetry::Format::Human, &args.log).map_err(Failure::usage)?;
+    for (flag, rate) in [("--click-rate", args.click_rate), ("--clean-rate", args.clean_rate)] {
+        if !(0.0..=1.0).contains(&rate) {
+            return Err(Failure::usage(format!("{flag} is between 0 and 1")));
+        }
+    }
+    if args.count != 1 && !args.device.contains("{n}") {
+        return Err(Failure::usage("--count needs {n} in --device, so that the ids differ"));
+    }
+    let ids: Vec<String> = (1..=args.count).map(|n| args.device.replace("{n}", &n.to_string())).collect();
+    if let Some(id) = ids.iter().find(|id| !(1..=limits::DEVICE_ID_BYTES).contains(&id.len())) {
+        return Err(Failure::usage(format!(
+            "'{id}': a device id has 1 to {} bytes",
+            limits::DEVICE_ID_BYTES
+        )));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(Failure::failed)?.block_on(connect(args, ids))
+}
+
+async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
+    let app = args.edge.app()?;
+    let issuer = args.credentials.issuer(&args.edge)?;
+    let endpoint = args.edge.device_endpoint(args.plain, args.source)?;
+    let clock = Arc::new(Clock::new(0));
+    let attributes = Arc::new(attributes(args));
+    let (leave, leaving) = watch::channel(Leave::Stay);
+    let (count, counted) = watch::channel(0u64);
+    let mut devices = JoinSet::new();
+    for (n, id) in ids.into_iter().enumerate() {
+        let settings = Settings {
+            app_key: app.as_str().into(),
+            credential: issuer.credential(&app, &id),
+            device_id: id.clone(),
+            install_secret: None,
+            attributes: Arc::clone(&attributes),
+            heartbeat_seconds: args.heartbeat,
+            backoff: if args.fast { Backoff::fast() } else { Backoff::standard() },
+            seed: rand::random(),
+        };
+        let printer = Printer {
+            id,
+            json: args.json,
+            rates: (args.click_rate, args.clean_rate),
+            rng: SmallRng::seed_from_u64(settings.seed),
+            count: count.clone(),
+            connected: false,
+            alone: args.count == 1,
+        };
+        let mut device = Device::new(endpoint.clone(), Machine::new(settings), printer, Arc::clone(&clock));
+        let mut leaving = leaving.clone();
+        let wait = Duration::from_millis(n as u64 * 1_000 / CONNECTS_PER_SECOND);
+        devices.spawn(async move {
+            tokio::time::sleep(wait).await;
+            let stopped = device.run(&mut leaving).await;
+            (device.machine().device_id().to_owned(), stopped, device.machine().tally)
+        });
+    }
+    drop(leaving);
+    follow(args, &leave, counted, devices).await
+}
+
+/// Waits for the end: of the devices, of the time, of the messages, or by the user.
+async fn follow(
+    args: &Args,
+    leave: &watch::Sender<Leave>,
+    mut counted: watch::Receiver<u64>,
+    mut devices: JoinSet<(String, Stopped, Tally)>,
+) -> Result<(), Failure> {
+    let (wanted, seconds) = (args.messages.unwrap_or(u64::MAX), args.seconds.unwrap_or(u64::MAX / 2_000));
+    let mut ends = Vec::new();
+    tokio::select! {
+        () = join(&mut devices, &mut ends) => {}
+        _ = counted.wait_for(|count| *count >= wanted) => {}
+        () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
+        signal = tokio::signal::ctrl_c() => signal.map_err(Failure::failed)?,
+    }
+    leave.send_replace(Leave::Settle);
+    let settle = Duration::from_secs(SETTLE_SECONDS);
+    if tokio::time::timeout(settle, join(&mut devices, &mut ends)).await.is_err() {
+        leave.send_replace(Leave::Now);
+        join(&mut devices, &mut ends).await;
+    }
+    summary(args, &ends)
+}
+
+async fn join(devices: &mut JoinSet<(String, Stopped, Tally)>, ends: &mut Vec<(String, Stopped, Tally)>) {
+    while let Some(end) = devices.join_next().await {
+        match end {
+            Ok(end) => ends.push(end),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+fn summary(args: &Args, ends: &[(String, Stopped, Tally)]) -> Result<(), Failure> {
+    let sum = |f: fn(&Tally) -> u64| ends.iter().map(|(_, _, t)| f(t)).sum::<u64>();
+    let rows = [
+        ("received", sum(|t| t.received)),
+        ("duplicates_dropped", sum(|t| t.duplicates_dropped)),
+        ("redelivered", sum(|t| t.redelivered)),
+        ("expired", sum(|t| t.expired)),
+        ("arrived", sum(|t| t.arrived)),
+        ("clicked", sum(|t| t.clicked)),
+        ("cleaned", sum(|t| t.cleaned)),
+        ("confirmed", sum(|t| t.confirmed)),
+        ("sessions", sum(|t| t.sessions)),
+        ("reconnects", sum(|t| t.reconnects)),
+    ];
+    if args.json {
+        let mut tally = serde_json::Map::new();
+        tally.extend(rows.iter().map(|(name, n)| ((*name).to_owned(), json!(n))));
+        line(&json!({"event": "tally", "devices": ends.len(), "tally": tally}).to_string());
+    } else {
+        let rows: Vec<_> = rows.iter().map(|(name, n)| (name.replace('_', " "), n.to_string())).collect();
+        note(&format!("{} devices\n{}", ends.len(), output::table(&rows)));
+    }
+    for (id, stopped, _) in ends {
+        if let Stopped::Ended(end) = stopped {
+            return Err(Failure::failed(format!("{id} was turned away: {}", reason(end))));
+        }
+    }
+    if sum(|t| t.sessions) == 0 {
+        return Err(Failure::failed("no device got a session; --log debug says more"));
+    }
+    Ok(())
+}
+
+fn reason(end: &End) -> String {
+    match end {
+        End::Refused { code, .. } => code.as_str_name().trim_start_matches("ERROR_CODE_").to_lowercase(),
+        End::Replaced => "a newer session of the same device took its place".into(),
+        End::Broken | End::Silent | End::Away { .. } => "the connection ended".into(),
+    }
+}
+
+fn attributes(args: &Args) -> Attributes {
+    let push = if args.push_off { PushState::Off } else { PushState::On };
+    Attributes {
+        device_type: DeviceType::Android.into(),
+        package: args.package.clone(),
+        sdk_version: env!("CARGO_PKG_VERSION").into(),
+        brand: "mooring".into(),
+        os: std::env::consts::OS.into(),
+        push: push.into(),
+        ..Attributes::default()
+    }
+}
+
+/// The app of a device: prints, and taps or dismisses at random.
+struct Printer {
+    id: String,
+    json: bool,
+    rates: (f64, f64),
+    rng: SmallRng,
+    count: watch::Sender<u64>,
+    connected: bool,
+    /// Says more of its connection, as it is the only one.
+    alone: bool,
+}
+
+impl Handler for Printer {
+    fn push(&mut self, push: Push) -> Option<Reaction> {
+        self.print(&push);
+        self.count.send_modify(|count| *count += 1);
+        if push.kind() != Kind::Notification {
+            return None; // Only notifications can be tapped or dismissed.
+        }
+        let roll: f64 = self.rng.random();
+        let event = match self.rates {
+            (click, _) if roll < click => EventType::Click,
+            (click, clean) if roll < click + clean => EventType::Clean,
+            _ => return None,
+        };
+        Some(Reaction { event, delay: self.rng.random_range(0..REACTION_MS) })
+    }
+
+    fn keep(&mut self, device_id: &str, _credential: &[u8]) {
+        if self.alone {
+            note(&format!("{device_id} got a new credential, which is kept in memory only"));
+        }
+    }
+
+    fn failed(&mut self, error: &ClientError) {
+        if self.alone && !matches!(error, ClientError::Closed) {
+            note(&format!("{}: {error}", self.id));
+        }
+        tracing::debug!(device = %self.id, %error, "will try again");
+    }
+
+    fn turn(&mut self, machine: &Machine) {
+        if self.alone && self.connected != machine.is_connected() {
+            note(&format!("{} {}", self.id, if self.connected { "disconnected" } else { "connected" }));
+        }
+        self.connected = machine.is_connected();
+    }
+}
+
+impl Printer {
+    fn print(&self, push: &Push) {
+        let kind = push.kind().as_str_name().trim_start_matches("KIND_").to_lowercase();
+        if self.json {
+            let value = json!({
+                "event": "push", "device": self.id, "message_id": push.message_id.to_string(), "kind": kind, "title": push.title,
+                "body": push.body, "extras": push.extras, "silent": push.silent, "redelivered": push.redelivered,
+                "expires_milliseconds": push.expires_milliseconds,
+            });
+            return line(&value.to_string());
+        }
+        let mut text = format!("{} #{} {kind}", self.id, push.message_id);
+        let parts = [&push.title, &push.body, &push.extras];
+        for part in parts.into_iter().filter(|p| !p.is_empty()) {
+            text.push_str(" | ");
+            text.push_str(&output::printable(part));
+        }
+        if push.silent {
+            text.push_str(" (silent)");
+        }
+        if push.redelivered {
+            text.push_str(" (redelivered)");
+        }
+        line(&text);
+    }
+}

@@ -1,0 +1,105 @@
+//! What every subcommand does alike: exit codes, standard output, progress bars.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Why a subcommand didn't do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The arguments or the configuration are wrong: exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// It was tried, and failed: exit code 1.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Failure {
+    /// A usage failure.
+    pub fn usage(error: impl std::fmt::Display) -> Self {
+        Self::Usage(error.to_string())
+    }
+
+    /// A failure.
+    pub fn failed(error: impl std::fmt::Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// The exit code of a result; a failure is said on standard error.
+pub fn exit(result: Result<(), Failure>) -> ExitCode {
+    let code = match &result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Usage(_)) => 2,
+        Err(Failure::Failed(_)) => 1,
+    };
+    if let Err(failure) = result {
+        note(&format!("error: {failure}"));
+    }
+    ExitCode::from(code)
+}
+
+/// A line for the user on standard error. If that is gone there is nobody to tell.
+pub fn note(text: &str) {
+    writeln!(io::stderr(), "{text}").ok();
+}
+
+/// A line of results on standard output. If its reader has gone (`| head`) the process ends, as it would by a signal.
+pub fn line(text: &str) {
+    if let Err(error) = writeln!(io::stdout().lock(), "{text}") {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            note(&format!("error: standard output: {error}"));
+        }
+        std::process::exit(1);
+    }
+}
+
+/// A progress bar on standard error, if that is a terminal; invisible otherwise, and with `quiet`.
+pub fn bar(length: u64, template: &'static str, quiet: bool) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(length), target(quiet));
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+fn target(quiet: bool) -> ProgressDrawTarget {
+    if quiet || !io::stderr().is_terminal() {
+        ProgressDrawTarget::hidden()
+    } else {
+        ProgressDrawTarget::stderr_with_hz(10)
+    }
+}
+
+/// Rows of words and numbers, numbers to the right.
+pub fn table(rows: &[(String, String)]) -> String {
+    let left = rows.iter().map(|(l, _)| l.chars().count()).max().unwrap_or(0);
+    let right = rows.iter().map(|(_, r)| r.chars().count()).max().unwrap_or(0);
+    rows.iter().map(|(l, r)| format!("  {l:<left$}  {r:>right$}")).collect::<Vec<_>>().join("\n")
+}
+
+/// Text of a peer, safe for a terminal: control characters are escaped.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let escaped = c.is_control().then(|| c.escape_default());
+            escaped.is_none().then_some(c).into_iter().chain(escaped.into_iter().flatten())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_of_a_message_do_not_reach_the_terminal() {
+        assert_eq!(printable("你好\u{1b}[2J\n"), "你好\\u{1b}[2J\\n");
+    }
+
+    #[test]
+    fn a_table_is_aligned() {
+        let rows = [("accepted".to_owned(), "1000".to_owned()), ("failed".to_owned(), "7".to_owned())];
+        assert_eq!(table(&rows), "  accepted  1000\n  failed       7");
+    }
+}

@@ -1,0 +1,167 @@
+//! The flags by which `device` and `push` find an edge, and what they come to: an endpoint and the means to be let in.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+
+use super::output::Failure;
+use crate::client::local::Ports;
+use crate::client::{Endpoint, Transport};
+use crate::credential::{self, Secret};
+use crate::ids::AppKey;
+use crate::{limits, pki};
+
+/// Where an edge is, and how to trust it.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "The edge")]
+pub struct Edge {
+    /// Take addresses, app, certificates and secret from an edge started with `serve --dev` on this data directory
+    #[arg(long, value_name = "DATA_DIR")]
+    pub dev: Option<PathBuf>,
+    /// Its address
+    #[arg(long, value_name = "HOST:PORT")]
+    pub address: Option<String>,
+    /// The CA that signed its certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// The name in its certificate; by default the host of the address
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
+    /// The app key
+    #[arg(long, value_name = "KEY")]
+    pub app: Option<String>,
+}
+
+impl Edge {
+    /// The app key.
+    pub fn app(&self) -> Result<AppKey, Failure> {
+        let text = match (&self.app, &self.dev) {
+            (Some(app), _) => app.as_str(),
+            (None, Some(_)) => pki::DEV_APP,
+            (None, None) => return Err(Failure::usage("--app KEY is needed (or --dev DATA_DIR)")),
+        };
+        AppKey::parse(text).ok_or_else(|| Failure::usage(format!("--app: '{text}' is no app key")))
+    }
+
+    /// A file under the development directory.
+    fn dev_file(&self, name: &str) -> Option<PathBuf> {
+        self.dev.as_ref().map(|dir| dir.join("dev").join(name))
+    }
+
+    /// The ports that the development edge is on.
+    fn ports(&self) -> Result<Ports, Failure> {
+        let Some(dir) = &self.dev else { return Ok(Ports::default()) };
+        Ok(Ports::read(dir).map_err(Failure::failed)?.unwrap_or_default())
+    }
+
+    fn ca(&self) -> Result<PathBuf, Failure> {
+        let ca = self.ca.clone().or_else(|| self.dev_file("ca.pem"));
+        ca.ok_or_else(|| Failure::usage("--ca FILE is needed (or --dev DATA_DIR, or --plain)"))
+    }
+
+    fn server_name(&self, address: &str) -> Result<ServerName<'static>, Failure> {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let name = self.server_name.as_deref().unwrap_or(host.trim_matches(['[', ']']));
+        ServerName::try_from(name.to_owned())
+            .map_err(|_| Failure::usage(format!("'{name}' is no name that a certificate could hold")))
+    }
+
+    /// Where devices connect.
+    pub fn device_endpoint(&self, plain: bool, source: Option<IpAddr>) -> Result<Endpoint, Failure> {
+        let ports = self.ports()?;
+        let port = if plain { ports.plain.unwrap_or(7444) } else { ports.tls.unwrap_or(7443) };
+        let address = self.address.clone().unwrap_or_else(|| format!("127.0.0.1:{port}"));
+        let transport = if plain {
+            Transport::Plain
+        } else {
+            let config = pki::client_config_device(&self.ca()?).map_err(Failure::usage)?;
+            Transport::Tls(config, self.server_name(&address)?)
+        };
+        Ok(Endpoint { address: address.into(), transport, source })
+    }
+
+    /// Where routers connect, with this certificate and key.
+    pub fn router_endpoint(
+        &self,
+        certificate: Option<&Path>,
+        key: Option<&Path>,
+    ) -> Result<Endpoint, Failure> {
+        let port = self.ports()?.router.unwrap_or(7400);
+        let address = self.address.clone().unwrap_or_else(|| format!("127.0.0.1:{port}"));
+        let file = |given: Option<&Path>, dev: &str, flag: &str| {
+            let path = given.map(Path::to_path_buf).or_else(|| self.dev_file(dev));
+            path.ok_or_else(|| Failure::usage(format!("{flag} FILE is needed (or --dev DATA_DIR)")))
+        };
+        let certificate = file(certificate, "router.pem", "--certificate")?;
+        let key = file(key, "router.key", "--key")?;
+        let config = pki::client_config_router(&self.ca()?, &certificate, &key).map_err(Failure::usage)?;
+        let transport = Transport::Tls(config, self.server_name(&address)?);
+        Ok(Endpoint { address: address.into(), transport, source: None })
+    }
+}
+
+/// How devices prove who they are.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Credentials")]
+pub struct Credentials {
+    /// The credential, as `mooring keys credential` prints it (one device)
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["credential_file", "secret"])]
+    pub credential: Option<String>,
+    /// A file with that line, or with the credential alone (one device)
+    #[arg(long, value_name = "FILE", conflicts_with = "secret")]
+    pub credential_file: Option<PathBuf>,
+    /// The app's secret: credentials are issued here. For tests: a device never has it
+    #[arg(long, value_name = "FILE")]
+    pub secret: Option<PathBuf>,
+    /// The epoch of the credentials issued by --secret
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub epoch: u32,
+}
+
+/// Where credentials come from.
+#[derive(Clone, Debug)]
+pub enum Issuer {
+    /// This one, for one device.
+    Fixed(Vec<u8>),
+    /// Issued for any device.
+    Secret(Arc<Secret>, u32),
+}
+
+impl Credentials {
+    /// Reads what the flags name.
+    pub fn issuer(&self, edge: &Edge) -> Result<Issuer, Failure> {
+        let text = match (&self.credential, &self.credential_file) {
+            (Some(text), _) => Some(text.clone()),
+            (None, Some(path)) => Some(
+                std::fs::read_to_string(path)
+                    .map_err(|e| Failure::usage(format!("{} can't be read: {e}", path.display())))?,
+            ),
+            (None, None) => None,
+        };
+        if let Some(text) = text {
+            // `keys credential` prints the id before it.
+            let text = text.trim().rsplit('\t').next().unwrap_or_default();
+            let bytes = credential::from_text(text);
+            let bytes = bytes.filter(|b| (1..=limits::CREDENTIAL_BYTES).contains(&b.len()));
+            let wrong = || Failure::usage("the credential is not what `mooring keys credential` prints");
+            return bytes.map(Issuer::Fixed).ok_or_else(wrong);
+        }
+        let path = self.secret.clone().or_else(|| edge.dev_file("app.secret"));
+        let needed = "--credential, --credential-file or --secret is needed (or --dev DATA_DIR)";
+        let path = path.ok_or_else(|| Failure::usage(needed))?;
+        let secret = Secret::load(&path).map_err(Failure::usage)?;
+        Ok(Issuer::Secret(Arc::new(secret), self.epoch))
+    }
+}
+
+impl Issuer {
+    /// The credential of a device.
+    pub fn credential(&self, app: &AppKey, device_id: &str) -> Vec<u8> {
+        match self {
+            Self::Fixed(bytes) => bytes.clone(),
+            Self::Secret(secret, epoch) => credential::issue(secret, app, device_id, *epoch),
+        }
+    }
+}

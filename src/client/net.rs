@@ -1,0 +1,141 @@
+//! Connecting: plain TCP or TLS 1.3, from a chosen source address, under a deadline.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::ClientError;
+
+/// Seconds for connecting, the TLS handshake included.
+pub const CONNECT_SECONDS: u64 = 10;
+/// Seconds in which something that is written must go out.
+pub const WRITE_SECONDS: u64 = 30;
+
+/// How bytes travel.
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// TLS 1.3 over TCP; the name is checked against the edge's certificate.
+    Tls(Arc<ClientConfig>, ServerName<'static>),
+    /// Plain TCP, where the operator switched it on.
+    Plain,
+}
+
+/// Where to connect to, and how.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// "host:port".
+    pub address: Arc<str>,
+    /// How bytes travel.
+    pub transport: Transport,
+    /// The source address, for loads over 127.0.0.0/8; `None`: the system chooses.
+    pub source: Option<IpAddr>,
+}
+
+impl Endpoint {
+    /// Connects, the TLS handshake included, within [`CONNECT_SECONDS`].
+    pub async fn connect(&self) -> Result<Stream, ClientError> {
+        let connect = async {
+            let tcp = self.tcp().await?;
+            tcp.set_nodelay(true)?;
+            match &self.transport {
+                Transport::Plain => Ok(Stream::Plain(tcp)),
+                Transport::Tls(config, name) => {
+                    let connector = TlsConnector::from(Arc::clone(config));
+                    Ok(Stream::Tls(Box::new(connector.connect(name.clone(), tcp).await?)))
+                }
+            }
+        };
+        deadline("connection", CONNECT_SECONDS, connect)
+            .await?
+            .map_err(|source| ClientError::Connect { address: self.address.to_string(), source })
+    }
+
+    async fn tcp(&self) -> io::Result<TcpStream> {
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in self.addresses().await? {
+            match self.tcp_to(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(e) => failure = e,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(address) = self.address.parse() {
+            return Ok(vec![address]);
+        }
+        Ok(lookup_host(&*self.address).await?.collect())
+    }
+
+    async fn tcp_to(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(source) = self.source {
+            socket.bind(SocketAddr::new(source, 0))?;
+        }
+        socket.connect(address).await
+    }
+}
+
+/// Waits for `work` at most so many seconds.
+pub async fn deadline<F: Future>(
+    what: &'static str,
+    seconds: u64,
+    work: F,
+) -> Result<F::Output, ClientError> {
+    tokio::time::timeout(Duration::from_secs(seconds), work)
+        .await
+        .map_err(|_| ClientError::Deadline { what, seconds })
+}
+
+/// A connection of either transport.
+#[derive(Debug)]
+pub enum Stream {
+    /// Plain TCP.
+    Plain(TcpStream),
+    /// TLS; boxed, as it is large and most of it is cold.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => Pin::new(s.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Tls(s) => Pin::new(s.as_mut()).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_flush(cx),
+            Self::Tls(s) => Pin::new(s.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tls(s) => Pin::new(s.as_mut()).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! Keeps a router's link up: sends batches within the credit, repeats what was not answered, acknowledges streams, pings.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::{Ledger, Receiver, Rejection, Sender, Tally, link};
+use crate::client::{Backoff, ClientError, Endpoint};
+use crate::clock::Clock;
+use crate::ids::DigestKey;
+use crate::push::Millis;
+use crate::wire::pb::router::{
+    DeliverBatch, LinkErrorCode, Open, OpenStream, Opened, Ping, StreamAck, StreamBatch, from_router,
+    to_router,
+};
+
+/// Batches between the caller and the link.
+const BATCHES: usize = 64;
+/// Batches that the ledger holds unsent; beyond, the caller waits.
+const UNSENT: usize = 256;
+/// Frames between the link and its writer.
+const FRAMES: usize = 16;
+/// Milliseconds without a frame of ours before a Ping; the edge closes a link that was silent for 90 s.
+const PING_MS: Millis = 30_000;
+/// Milliseconds after a Ping within which something has to come.
+const PONG_MS: Millis = 30_000;
+
+/// How a router connects.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The edge, by mutual TLS.
+    pub endpoint: Endpoint,
+    /// Its name, for the edge's log.
+    pub name: String,
+    /// The streams it reads, from their durable cursors.
+    pub streams: Vec<String>,
+    /// How long it waits before it connects again.
+    pub backoff: Backoff,
+    /// Milliseconds without an open link after which it gives up.
+    pub patience: Millis,
+    /// Of the random waits.
+    pub seed: u64,
+}
+
+/// What a router has to say of itself.
+#[derive(Clone, Default, Debug)]
+pub struct Progress {
+    /// Whether its link is open.
+    pub connected: bool,
+    /// Links that were opened.
+    pub links: u64,
+    /// What it counted.
+    pub tally: Tally,
+    /// The first batch that was rejected for good.
+    pub first_rejection: Option<Arc<Rejection>>,
+}
+
+/// Why a router ended on its own.
+#[derive(Debug, thiserror::Error)]
+pub enum Stop {
+    /// The edge said something that doesn't change by trying again.
+    #[error(transparent)]
+    Refused(ClientError),
+    /// No link for longer than the patience.
+    #[error("no link to the edge for {seconds} s; the last try: {last}")]
+    Patience {
+        /// How long.
+        seconds: u64,
+        /// What happened last.
+        last: ClientError,
+    },
+    /// A newer reader opened the stream.
+    #[error("the stream {stream} was closed: {text}")]
+    StreamClosed {
+        /// Which.
+        stream: String,
+        /// Why, as the edge says.
+        text: String,
+    },
+}
+
+/// Called with the events of a stream before they are acknowledged.
+pub type OnEvents = Box<dyn FnMut(&StreamBatch) + Send>;
+
+/// A running router: a handle to its task.
+#[derive(Debug)]
+pub struct Router {
+    batches: mpsc::Sender<DeliverBatch>,
+    progress: watch::Receiver<Progress>,
+    task: JoinHandle<(Ledger, Result<(), Stop>)>,
+}
+
+impl Router {
+    /// Starts a router on the current runtime. `on_events` keeps events before they are acknowledged.
+    pub fn start(options: Options, clock: Arc<Clock>, digest: DigestKey, on_events: OnEvents) -> Self {
+        let (batches, incoming) = mpsc::channel(BATCHES);
+        let (report, progress) = watch::channel(Progress::default());
+        let driver = Driver {
+            rng: SmallRng::seed_from_u64(options.seed),
+            options,
+            clock,
+            ledger: Ledger::new(digest),
+            incoming,
+            report,
+            on_events,
+        };
+        Self { batches, progress, task: tokio::spawn(driver.run()) }
+    }
+
+    /// Gives it a batch; waits while too many are unsent. `false`: the router has ended.
+    pub async fn deliver(&self, batch: DeliverBatch) -> bool {
+        self.batches.send(batch).await.is_ok()
+    }
+
+    /// How it gets on; changes are signalled.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// Ends it and says what it knew and how it ended. What is not answered is given up.
+    pub async fn close(self) -> (Ledger, Result<(), Stop>) {
+        drop(self.batches);
+        match self.task.await {
+            Ok(end) => end,
+            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+        }
+    }
+}
+
+struct Driver {
+    options: Options,
+    clock: Arc<Clock>,
+    rng: SmallRng,
+    ledger: Ledger,
+    incoming: mpsc::Receiver<DeliverBatch>,
+    report: watch::Sender<Progress>,
+    on_events: OnEvents,
+}
+
+/// How a link ended.
+enum Ended {
+    /// The handle is gone.
+    Asked,
+    /// It broke, or the edge closed it.
+    Broken(ClientError),
+    /// Trying again can't help.
+    Stop(Stop),
+}
+
+/// A link's own state.
+struct Session {
+    /// Waits for a place at the writer.
+    next: Option<from_router::Frame>,
+    /// Acknowledgements of streams, which go before batches. Bounded by the streams' windows.
+    acks: VecDeque<StreamAck>,
+    last_sent: Millis,
+    /// When a Ping went out that nothing has followed.
+    pinged: Option<Millis>,
+    /// The edge leaves: it takes no more batches here.
+    leaving: bool,
+}
+
+impl Driver {
+    async fn run(mut self) -> (Ledger, Result<(), Stop>) {
+        let end = self.keep_open().await;
+        (self.ledger, end)
+    }
+
+    async fn keep_open(&mut self) -> Result<(), Stop> {
+        let mut since = self.clock.now();
+        loop {
+            let ended = match self.link().await {
+                Some(Ok((sender, receiver, opened))) => {
+                    let ended = self.session(sender, receiver, &opened).await;
+                    since = self.clock.now();
+                    ended
+                }
+                Some(Err(error)) if is_final(&error) => Ended::Stop(Stop::Refused(error)),
+                Some(Err(error)) => Ended::Broken(error),
+                None => Ended::Asked,
+            };
+            self.tell(false);
+            let error = match ended {
+                Ended::Asked => return Ok(()),
+                Ended::Stop(stop) => return Err(stop),
+                Ended::Broken(error) => error,
+            };
+            let waited = self.clock.now().saturating_sub(since);
+            if waited >= self.options.patience {
+                return Err(Stop::Patience { seconds: waited / 1_000, last: error });
+            }
+            tracing::debug!(%error, "the router link broke; connecting again");
+            let wait = self.options.backoff.wait(&mut self.rng);
+            let pause = tokio::time::sleep(Duration::from_millis(wait));
+            if self.taking(pause).await.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does `work` while it keeps taking batches. `None`: the handle is gone.
+    async fn taking<F: Future>(&mut self, work: F) -> Option<F::Output> {
+        tokio::pin!(work);
+        loop {
+            let room = self.ledger.waiting() < UNSENT;
+            tokio::select! {
+                output = &mut work => return Some(output),
+                batch = self.incoming.recv(), if room => self.ledger.deliver(batch?),
+            }
+        }
+    }
+
+    async fn link(&mut self) -> Option<Result<(Sender, Receiver, Opened), ClientError>> {
+        let stream = |name: &String| OpenStream { stream: name.clone(), from: None };
+        let open = Open {
+            version: 1,
+            name: self.options.name.clone(),
+            streams: self.options.streams.iter().map(stream).collect(),
+            presence: None,
+        };
+        let endpoint = self.options.endpoint.clone();
+        self.taking(async move { link::open(&endpoint, open).await }).await
+    }
+
+    async fn session<R, W>(&mut self, sender: Sender<W>, mut receiver: Receiver<R>, opened: &Opened) -> Ended
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin + Send + 'static,
+    {
+        self.options.backoff.reset();
+        self.ledger.handle_opened(opened.credit_targets, opened.credit_bytes);
+        self.report.send_modify(|p| p.links += 1);
+        let (writer, frames) = mpsc::channel(FRAMES);
+        let writing = tokio::spawn(write(sender, frames));
+        let mut session = Session::new(self.clock.now());
+        let ended = loop {
+            self.tell(true);
+            if let Some(ended) = self.turn(&mut session, &mut receiver, &writer).await {
+                break ended;
+            }
+        };
+        drop(writer);
+        match (ended, writing.await) {
+            // The writer knows better why the link broke.
+            (Ended::Broken(_), Ok(Err(error))) => Ended::Broken(error),
+            (ended, _) => ended,
+        }
+    }
+
+    /// Waits for the next thing to do, and does it.
+    async fn turn<R: AsyncRead + Unpin>(
+        &mut self,
+        session: &mut Session,
+        receiver: &mut Receiver<R>,
+        writer: &mpsc::Sender<from_router::Frame>,
+    ) -> Option<Ended> {
+        let now = self.clock.now();
+        if session.next.is_none() {
+            session.next = session.poll_send(now, &mut self.ledger);
+        }
+        let wake = session.next_timeout().min(self.ledger.next_timeout().unwrap_or(Millis::MAX));
+        let wake = Duration::from_millis(wake.saturating_sub(now));
+        tokio::select! {
+            place = writer.reserve(), if session.next.is_some() => {
+                let Ok(place) = place else { return Some(Ended::Broken(ClientError::Closed)) };
+                if let Some(frame) = session.next.take() {
+                    place.send(frame);
+                }
+                None
+            }
+            read = receiver.fill() => match read {
+                Ok(()) => self.read(session, receiver),
+                Err(error) => Some(Ended::Broken(error)),
+            },
+            batch = self.incoming.recv(), if self.ledger.waiting() < UNSENT => match batch {
+                Some(batch) => {
+                    self.ledger.deliver(batch);
+                    None
+                }
+                None => Some(Ended::Asked),
+            },
+            () = tokio::time::sleep(wake) => session.silent(self.clock.now()),
+        }
+    }
+
+    /// Applies every frame that was read.
+    fn read<R: AsyncRead + Unpin>(
+        &mut self,
+        session: &mut Session,
+        receiver: &mut Receiver<R>,
+    ) -> Option<Ended> {
+        session.pinged = None;
+        loop {
+            match receiver.buffered() {
+                Ok(None) => return None,
+                Ok(Some(frame)) => {
+                    if let Some(ended) = self.apply(session, frame) {
+                        return Some(ended);
+                    }
+                }
+                Err(error) => return Some(Ended::Broken(error)),
+            }
+        }
+    }
+
+    fn apply(&mut self, session: &mut Session, frame: to_router::Frame) -> Option<Ended> {
+        match frame {
+            to_router::Frame::Accepted(answer) => self.ledger.handle_accepted(&answer),
+            to_router::Frame::Rejected(answer) => self.ledger.handle_rejected(self.clock.now(), answer),
+            to_router::Frame::Stream(batch) => {
+                self.ledger.handle_stream(&batch);
+                (self.on_events)(&batch);
+                session.acks.push_back(StreamAck { stream: batch.stream, cursor: batch.cursor });
+            }
+            to_router::Frame::StreamClosed(closed) => {
+                return Some(Ended::Stop(Stop::StreamClosed { stream: closed.stream, text: closed.text }));
+            }
+            to_router::Frame::GoAway(_) => session.leaving = true,
+            to_router::Frame::Error(e) => {
+                let error = ClientError::Link { code: e.code(), text: e.text };
+                let stop = is_final(&error);
+                return Some(if stop { Ended::Stop(Stop::Refused(error)) } else { Ended::Broken(error) });
+            }
+            to_router::Frame::Opened(_)
+            | to_router::Frame::Presence(_)
+            | to_router::Frame::Revoked(_)
+            | to_router::Frame::Answer(_)
+            | to_router::Frame::Pong(_) => {}
+        }
+        None
+    }
+
+    fn tell(&self, connected: bool) {
+        let (tally, first_rejection) = (self.ledger.tally(), self.ledger.first_rejection());
+        self.report.send_modify(|p| {
+            p.connected = connected;
+            p.tally = tally;
+            p.first_rejection = first_rejection;
+        });
+    }
+}
+
+impl Session {
+    fn new(now: Millis) -> Self {
+        Self { next: None, acks: VecDeque::new(), last_sent: now, pinged: None, leaving: false }
+    }
+
+    fn poll_send(&mut self, now: Millis, ledger: &mut Ledger) -> Option<from_router::Frame> {
+        let frame = if let Some(ack) = self.acks.pop_front() {
+            Some(from_router::Frame::StreamAck(ack))
+        } else if let Some(batch) = (!self.leaving).then(|| ledger.poll_send(now)).flatten() {
+            Some(from_router::Frame::Deliver((*batch).clone()))
+        } else if self.pinged.is_none() && now >= self.last_sent + PING_MS {
+            self.pinged = Some(now);
+            Some(from_router::Frame::Ping(Ping { nonce: now }))
+        } else {
+            None
+        };
+        if frame.is_some() {
+            self.last_sent = now;
+        }
+        frame
+    }
+
+    fn next_timeout(&self) -> Millis {
+        self.pinged.map_or(self.last_sent + PING_MS, |pinged| pinged + PONG_MS)
+    }
+
+    fn silent(&self, now: Millis) -> Option<Ended> {
+        let pinged = self.pinged.is_some_and(|at| now >= at + PONG_MS);
+        let silent = || ClientError::Deadline { what: "frame after a ping", seconds: PONG_MS / 1_000 };
+        pinged.then(|| Ended::Broken(silent()))
+    }
+}
+
+/// Writes frames until the link ends or breaks.
+async fn write<W: AsyncWrite + Unpin>(
+    mut sender: Sender<W>,
+    mut frames: mpsc::Receiver<from_router::Frame>,
+) -> Result<(), ClientError> {
+    while let Some(frame) = frames.recv().await {
+        sender.send(frame).await?;
+    }
+    sender.close().await
+}
+
+/// Whether trying again can't help: an operator has to change something.
+fn is_final(error: &ClientError) -> bool {
+    use LinkErrorCode as Code;
+    let ClientError::Link { code, .. } = error else { return false };
+    match code {
+        Code::Malformed
+        | Code::FrameTooLarge
+        | Code::OpenExpected
+        | Code::Unauthorized
+        | Code::UnknownStream
+        | Code::Version
+        | Code::Cursor => true,
+        Code::Unspecified | Code::Deadline | Code::Internal => false,
+    }
+}
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

@@ -1,0 +1,160 @@
+//! A router against a scripted edge over in-memory streams.
+
+use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
+
+use super::*;
+use crate::client::Transport;
+use crate::wire::frame::{ROUTER_HEAD, put_router_frame, router_frame};
+use crate::wire::pb::router::{BatchAccepted, Error, FromRouter, Target, ToRouter};
+
+struct Edge {
+    stream: DuplexStream,
+}
+
+impl Edge {
+    async fn recv(&mut self) -> from_router::Frame {
+        let mut head = [0; ROUTER_HEAD];
+        self.stream.read_exact(&mut head).await.expect("a head");
+        let mut body = vec![0; router_frame(head, 1 << 24).expect("a frame")];
+        self.stream.read_exact(&mut body).await.expect("a body");
+        FromRouter::decode(&body[..]).expect("decodes").frame.expect("a known frame")
+    }
+
+    async fn batch(&mut self) -> String {
+        match self.recv().await {
+            from_router::Frame::Deliver(batch) => batch.batch_id,
+            other => panic!("not a batch: {other:?}"),
+        }
+    }
+
+    async fn send(&mut self, frame: to_router::Frame) {
+        let mut out = Vec::new();
+        put_router_frame(&mut out, &ToRouter { frame: Some(frame) });
+        self.stream.write_all(&out).await.expect("writes");
+    }
+
+    async fn accept(&mut self, id: &str) {
+        let (batch_id, app_key) = (id.into(), "demo".into());
+        let answer = BatchAccepted { batch_id, app_key, accepted: 1, ..BatchAccepted::default() };
+        self.send(to_router::Frame::Accepted(answer)).await;
+    }
+}
+
+type Halves = (Sender<WriteHalf<DuplexStream>>, Receiver<ReadHalf<DuplexStream>>);
+
+fn link() -> (Halves, Edge) {
+    let (near, far) = duplex(65_536);
+    let (read, write) = split(near);
+    ((Sender::over(write), Receiver::over(read)), Edge { stream: far })
+}
+
+fn driver(on_events: OnEvents) -> (Driver, mpsc::Sender<DeliverBatch>, watch::Receiver<Progress>) {
+    let (batches, incoming) = mpsc::channel(BATCHES);
+    let (report, progress) = watch::channel(Progress::default());
+    let endpoint = Endpoint { address: "127.0.0.1:1".into(), transport: Transport::Plain, source: None };
+    let options = Options {
+        endpoint,
+        name: "test".into(),
+        streams: vec!["main".into()],
+        backoff: Backoff::fast(),
+        patience: 1_000,
+        seed: 1,
+    };
+    let driver = Driver {
+        rng: SmallRng::seed_from_u64(1),
+        options,
+        clock: Arc::new(Clock::new(0)),
+        ledger: Ledger::new(DigestKey([1; 32])),
+        incoming,
+        report,
+        on_events,
+    };
+    (driver, batches, progress)
+}
+
+fn batch(id: &str) -> DeliverBatch {
+    let target = Target { device_id: "d".into(), account: String::new() };
+    DeliverBatch {
+        batch_id: id.into(),
+        app_key: "demo".into(),
+        message_id: 1,
+        targets: vec![target],
+        ..DeliverBatch::default()
+    }
+}
+
+fn welcome() -> Opened {
+    Opened { credit_targets: 100, credit_bytes: 100_000, ..Opened::default() }
+}
+
+#[tokio::test]
+async fn batches_are_pipelined_and_repeated_on_the_next_link() {
+    let (mut driver, batches, progress) = driver(Box::new(|_| {}));
+    for id in ["a", "b", "c"] {
+        batches.send(batch(id)).await.expect("room");
+    }
+    let (((sender, receiver), mut edge), opened) = (link(), welcome());
+    let script = async move {
+        for id in ["a", "b", "c"] {
+            assert_eq!(edge.batch().await, id, "sent without waiting for answers");
+        }
+        edge.accept("b").await;
+        drop(edge);
+    };
+    let (ended, ()) = tokio::join!(driver.session(sender, receiver, &opened), script);
+    assert!(matches!(ended, Ended::Broken(_)));
+
+    let (((sender, receiver), mut edge), opened) = (link(), welcome());
+    let script = async move {
+        for id in ["a", "c"] {
+            assert_eq!(edge.batch().await, id);
+            edge.accept(id).await;
+        }
+        let mut progress = progress;
+        progress.wait_for(|p| p.tally.unanswered() == 0).await.expect("the driver runs");
+        drop(batches);
+        edge
+    };
+    let (ended, _edge) = tokio::join!(driver.session(sender, receiver, &opened), script);
+    assert!(matches!(ended, Ended::Asked));
+    assert_eq!(driver.ledger.tally().accepted, 3);
+}
+
+#[tokio::test]
+async fn a_stream_is_acknowledged_after_its_events_were_kept() {
+    let (kept, mut keeping) = watch::channel(0);
+    let (mut driver, batches, _progress) =
+        driver(Box::new(move |batch| kept.send_modify(|k| *k = batch.cursor)));
+    let (((sender, receiver), mut edge), opened) = (link(), welcome());
+    let script = async {
+        let stream = StreamBatch { stream: "main".into(), epoch: 1, cursor: 7, events: Vec::new() };
+        edge.send(to_router::Frame::Stream(stream)).await;
+        let from_router::Frame::StreamAck(ack) = edge.recv().await else { panic!("not an ack") };
+        assert_eq!((ack.stream.as_str(), ack.cursor), ("main", 7));
+        assert_eq!(*keeping.borrow_and_update(), 7);
+        drop(batches);
+    };
+    let (ended, ()) = tokio::join!(driver.session(sender, receiver, &opened), script);
+    assert!(matches!(ended, Ended::Asked));
+}
+
+#[tokio::test]
+async fn an_edge_that_leaves_gets_no_more_batches_and_unauthorized_is_final() {
+    let (mut driver, batches, _progress) = driver(Box::new(|_| {}));
+    let (((sender, receiver), mut edge), opened) = (link(), welcome());
+    let script = async {
+        edge.send(to_router::Frame::GoAway(crate::wire::pb::router::GoAway::default())).await;
+        let stream = StreamBatch { stream: "main".into(), cursor: 1, ..StreamBatch::default() };
+        edge.send(to_router::Frame::Stream(stream)).await;
+        assert!(matches!(edge.recv().await, from_router::Frame::StreamAck(_)));
+        batches.send(batch("a")).await.expect("room");
+        let error = Error { code: LinkErrorCode::Unauthorized.into(), text: "no".into() };
+        edge.send(to_router::Frame::Error(error)).await;
+        let mut rest = Vec::new();
+        edge.stream.read_to_end(&mut rest).await.expect("the end");
+        assert!(rest.is_empty(), "the batch was not sent");
+    };
+    let (ended, ()) = tokio::join!(driver.session(sender, receiver, &opened), script);
+    assert!(matches!(ended, Ended::Stop(Stop::Refused(_))));
+}

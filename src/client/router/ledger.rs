@@ -1,0 +1,336 @@
+//! A router's knowledge of its batches. Pure: no I/O, no clock.
+//!
+//! Invariants:
+//! - A batch goes out in the order in which it was given, within the credit; it is repeated, unchanged and under its id, until it is
+//!   answered.
+//! - A target has one outcome, a (message, device, event) counts once, however often the edge reports them.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use prost::Message;
+
+use super::Tally;
+use crate::ids::{AppKey, DeviceKey, DigestKey};
+use crate::push::{Failure, Millis, Refusal};
+use crate::wire::pb::router::{
+    BatchAccepted, BatchRejected, DeliverBatch, MassOutcome, Outcome, Receipt, ReceiptEvent, RejectCode,
+    StreamBatch, stream_event,
+};
+
+/// (message, device, event)s that are remembered; beyond, they are counted without looking for repeats.
+const EVENTS: usize = 20_000_000;
+/// Milliseconds before a batch is repeated that was put off without a delay.
+const PUT_OFF_MS: Millis = 100;
+
+/// Why the edge took nothing of a batch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rejection {
+    /// The batch.
+    pub batch_id: String,
+    /// Why.
+    pub code: RejectCode,
+    /// The field at fault.
+    pub field: String,
+    /// For an operator.
+    pub text: String,
+}
+
+/// A router's batches, and what became of them.
+#[derive(Debug)]
+pub struct Ledger {
+    batches: HashMap<String, Entry>,
+    /// To be sent, in order.
+    waiting: VecDeque<String>,
+    /// Sent on this link, without an answer.
+    in_flight: VecDeque<String>,
+    /// Put off until then.
+    later: Vec<(Millis, String)>,
+    credit: Credit,
+    used: Credit,
+    events: HashSet<(u64, DeviceKey, u8)>,
+    digest: DigestKey,
+    tally: Tally,
+    first_rejection: Option<Arc<Rejection>>,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Credit {
+    targets: u64,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Until it is answered.
+    batch: Option<Arc<DeliverBatch>>,
+    size: Credit,
+    /// Answered, and taken.
+    accepted: bool,
+    /// A number for each ordinal: 0 none yet, 1 arrived, 255 refused, else 1 + the failure's.
+    outcomes: Vec<u8>,
+}
+
+const ARRIVED: u8 = 1;
+const REFUSED: u8 = 255;
+
+/// What became of one target of an accepted batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It was not accepted.
+    Refused,
+    /// Its end is not known yet.
+    Pending,
+    /// It arrived.
+    Arrived,
+    /// It failed.
+    Failed(Failure),
+}
+
+impl Ledger {
+    /// An empty ledger; the key is of its device digests and needs only to be unpredictable.
+    pub fn new(digest: DigestKey) -> Self {
+        Self {
+            batches: HashMap::new(),
+            waiting: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            later: Vec::new(),
+            credit: Credit::default(),
+            used: Credit::default(),
+            events: HashSet::new(),
+            digest,
+            tally: Tally::default(),
+            first_rejection: None,
+        }
+    }
+
+    /// What was counted.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// The first batch that was rejected for good.
+    pub fn first_rejection(&self) -> Option<Arc<Rejection>> {
+        self.first_rejection.clone()
+    }
+
+    /// Batches that wait to be sent.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len() + self.later.len()
+    }
+
+    /// Takes a batch; its id must be new.
+    pub fn deliver(&mut self, batch: DeliverBatch) {
+        let targets = batch.targets.len();
+        self.tally.batches += 1;
+        self.tally.targets += targets as u64;
+        let key = key(&batch.app_key, &batch.batch_id);
+        let size = Credit { targets: targets as u64, bytes: batch.encoded_len() as u64 };
+        let entry = Entry { batch: Some(Arc::new(batch)), size, accepted: false, outcomes: vec![0; targets] };
+        let former = self.batches.insert(key.clone(), entry);
+        debug_assert!(former.is_none(), "batch ids are unique per app");
+        self.waiting.push_back(key);
+    }
+
+    /// A link is open, with this credit: what was not answered on the last one goes first, in its order.
+    pub fn handle_opened(&mut self, targets: u64, bytes: u64) {
+        self.credit = Credit { targets, bytes };
+        self.used = Credit::default();
+        for (_, key) in self.later.drain(..) {
+            self.waiting.push_back(key);
+        }
+        while let Some(key) = self.in_flight.pop_back() {
+            self.waiting.push_front(key);
+        }
+    }
+
+    /// The next batch to send, if there is one and the credit allows it.
+    pub fn poll_send(&mut self, now: Millis) -> Option<Arc<DeliverBatch>> {
+        let mut i = 0;
+        while i < self.later.len() {
+            if self.later[i].0 <= now {
+                let (_, key) = self.later.swap_remove(i);
+                self.waiting.push_back(key);
+            } else {
+                i += 1;
+            }
+        }
+        let entry = self.batches.get(self.waiting.front()?)?;
+        let after = Credit {
+            targets: self.used.targets + entry.size.targets,
+            bytes: self.used.bytes + entry.size.bytes,
+        };
+        // A batch beyond the whole credit goes alone: the edge says what is wrong with it.
+        let fits = after.targets <= self.credit.targets && after.bytes <= self.credit.bytes;
+        if !fits && !self.in_flight.is_empty() {
+            return None;
+        }
+        let batch = entry.batch.clone();
+        self.used = after;
+        self.in_flight.extend(self.waiting.pop_front());
+        batch
+    }
+
+    /// When a batch that was put off is to be sent again.
+    pub fn next_timeout(&self) -> Option<Millis> {
+        self.later.iter().map(|(due, _)| *due).min()
+    }
+
+    /// Takes an answered batch out of what is in flight. `finally`: it won't be sent again, and its content goes.
+    fn answered(&mut self, app: &str, batch_id: &str, finally: bool) -> Option<(String, Credit)> {
+        let key = key(app, batch_id);
+        let entry = self.batches.get_mut(&key)?;
+        let at = self.in_flight.iter().position(|k| *k == key)?;
+        self.in_flight.remove(at);
+        self.used.targets -= entry.size.targets;
+        self.used.bytes -= entry.size.bytes;
+        if finally {
+            entry.batch = None;
+        }
+        Some((key, entry.size))
+    }
+
+    /// A batch is durable at the edge.
+    pub fn handle_accepted(&mut self, answer: &BatchAccepted) {
+        let Some((key, _)) = self.answered(&answer.app_key, &answer.batch_id, true) else { return };
+        if let Some(entry) = self.batches.get_mut(&key) {
+            entry.accepted = true;
+            for ordinal in answer.refused.iter().flat_map(|r| &r.ordinals) {
+                if let Some(outcome) = entry.outcomes.get_mut(*ordinal as usize) {
+                    *outcome = REFUSED;
+                }
+            }
+        }
+        let tally = &mut self.tally;
+        tally.batches_accepted += 1;
+        tally.answers_repeated += u64::from(answer.repeated);
+        tally.accepted += u64::from(answer.accepted);
+        for refused in &answer.refused {
+            if let Some(reason) = u8::try_from(refused.reason).ok().and_then(Refusal::from_number) {
+                tally.refused[reason as usize - 1] += refused.ordinals.len() as u64;
+            }
+        }
+    }
+
+    /// Nothing of a batch was taken.
+    pub fn handle_rejected(&mut self, now: Millis, answer: BatchRejected) {
+        let code = answer.code();
+        let put_off = matches!(code, RejectCode::ResourceExhausted | RejectCode::Unavailable);
+        let Some((key, size)) = self.answered(&answer.app_key, &answer.batch_id, !put_off) else { return };
+        if put_off {
+            self.tally.put_off += 1;
+            let delay = Millis::from(answer.retry_after_milliseconds).max(PUT_OFF_MS);
+            self.later.push((now + delay, key));
+            return;
+        }
+        self.tally.batches_rejected += 1;
+        self.tally.targets_rejected += size.targets;
+        self.first_rejection.get_or_insert_with(|| {
+            Arc::new(Rejection { batch_id: answer.batch_id, code, field: answer.field, text: answer.text })
+        });
+    }
+
+    /// What became of each target of a batch, by ordinal; `None` if the batch was not accepted.
+    pub fn fates(&self, app: &str, batch_id: &str) -> Option<impl Iterator<Item = Fate>> {
+        let entry = self.batches.get(&key(app, batch_id)).filter(|e| e.accepted)?;
+        Some(entry.outcomes.iter().map(|outcome| match *outcome {
+            0 => Fate::Pending,
+            ARRIVED => Fate::Arrived,
+            REFUSED => Fate::Refused,
+            failed => Failure::from_number(failed - ARRIVED).map_or(Fate::Pending, Fate::Failed),
+        }))
+    }
+
+    /// Events of a stream; afterwards its cursor may be acknowledged.
+    pub fn handle_stream(&mut self, batch: &StreamBatch) {
+        for event in &batch.events {
+            match &event.event {
+                Some(stream_event::Event::Receipt(receipt)) => self.receipt(receipt),
+                Some(stream_event::Event::MassOutcome(mass)) => self.mass(mass),
+                Some(stream_event::Event::Gap(gap)) => self.tally.gaps += gap.events,
+                Some(stream_event::Event::Device(_)) | None => {}
+            }
+        }
+    }
+
+    fn receipt(&mut self, receipt: &Receipt) {
+        let reason = u8::try_from(receipt.reason).ok().and_then(Failure::from_number);
+        match receipt.outcome() {
+            Outcome::None => {}
+            Outcome::Arrived => self.outcome(&receipt.app_key, &receipt.batch_id, receipt.ordinal, None),
+            Outcome::Failed => self.outcome(&receipt.app_key, &receipt.batch_id, receipt.ordinal, reason),
+        }
+        let Some(app) = AppKey::parse(&receipt.app_key) else { return };
+        let device = DeviceKey::of(&self.digest, &app, &receipt.device_id);
+        let event = receipt.event();
+        if !self.first((receipt.message_id, device, event as u8)) {
+            self.tally.events_repeated += 1;
+            return;
+        }
+        if receipt.late || receipt.unmatched {
+            self.tally.late += u64::from(receipt.late);
+            self.tally.unmatched += u64::from(receipt.unmatched);
+            return;
+        }
+        match event {
+            ReceiptEvent::Arrive => {
+                self.tally.arrive += 1;
+                // The time of sending on an arrive stands for the receipt `sent`.
+                if receipt.sent_time != 0
+                    && self.first((receipt.message_id, device, ReceiptEvent::Sent as u8))
+                {
+                    self.tally.sent += 1;
+                }
+            }
+            ReceiptEvent::Sent => self.tally.sent += 1,
+            ReceiptEvent::Click => self.tally.click += 1,
+            ReceiptEvent::Clean => self.tally.clean += 1,
+            ReceiptEvent::SentFail | ReceiptEvent::Unspecified => {}
+        }
+    }
+
+    fn first(&mut self, event: (u64, DeviceKey, u8)) -> bool {
+        if self.events.len() >= EVENTS && !self.events.contains(&event) {
+            self.tally.unchecked += 1;
+            return true;
+        }
+        self.events.insert(event)
+    }
+
+    fn mass(&mut self, mass: &MassOutcome) {
+        let reason = u8::try_from(mass.reason).ok().and_then(Failure::from_number);
+        for (i, byte) in mass.ordinals.iter().enumerate() {
+            for bit in (0..8).filter(|bit| byte & 1 << bit != 0) {
+                self.outcome(&mass.app_key, &mass.batch_id, (i * 8 + bit) as u32, reason);
+            }
+        }
+    }
+
+    /// `failure`: `None` is arrived.
+    fn outcome(&mut self, app: &str, batch_id: &str, ordinal: u32, failure: Option<Failure>) {
+        let outcome = failure.map_or(ARRIVED, |f| ARRIVED + f as u8);
+        let entry = self.batches.get_mut(&key(app, batch_id));
+        let Some(known) = entry.and_then(|e| e.outcomes.get_mut(ordinal as usize)) else {
+            self.tally.foreign += 1;
+            return;
+        };
+        if *known != 0 {
+            self.tally.conflicts += u64::from(*known != outcome);
+            return;
+        }
+        *known = outcome;
+        match failure {
+            None => self.tally.arrived += 1,
+            Some(failure) => self.tally.failed[failure as usize - 1] += 1,
+        }
+    }
+}
+
+/// Batch ids are unique per app only. An app key holds no '/'.
+fn key(app: &str, batch_id: &str) -> String {
+    format!("{app}/{batch_id}")
+}
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

@@ -1,0 +1,136 @@
+//! One connection of a router: gRPC's length-prefixed frames over mutual TLS, in two halves, as the link is full duplex.
+
+use prost::Message;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
+
+use crate::client::net::{Stream, WRITE_SECONDS, deadline};
+use crate::client::{ClientError, Endpoint};
+use crate::limits;
+use crate::wire::frame::{ROUTER_HEAD, put_router_frame, router_frame};
+use crate::wire::pb::router::{FromRouter, Open, Opened, ToRouter, from_router, to_router};
+
+/// Seconds for the edge's answer to Open.
+const OPEN_SECONDS: u64 = 15;
+/// Bytes asked for in one read.
+const READ_BYTES: usize = 64 * 1024;
+/// Bytes that a buffer keeps when it is empty.
+const KEPT_BYTES: usize = 1024 * 1024;
+
+/// Connects, says Open and waits for Opened.
+pub async fn open(endpoint: &Endpoint, open: Open) -> Result<(Sender, Receiver, Opened), ClientError> {
+    let (read, write) = split(endpoint.connect().await?);
+    let (mut sender, mut receiver) = (Sender::over(write), Receiver::over(read));
+    sender.send(from_router::Frame::Open(open)).await?;
+    match receiver.recv(OPEN_SECONDS).await? {
+        to_router::Frame::Opened(opened) => Ok((sender, receiver, opened)),
+        to_router::Frame::Error(e) => Err(ClientError::Link { code: e.code(), text: e.text }),
+        other => Err(ClientError::Unexpected { got: frame_name(&other), wanted: "Opened" }),
+    }
+}
+
+/// The half that writes.
+#[derive(Debug)]
+pub struct Sender<W = WriteHalf<Stream>> {
+    stream: W,
+    output: Vec<u8>,
+}
+
+impl<W: AsyncWrite + Unpin> Sender<W> {
+    /// A sender over an open stream.
+    pub fn over(stream: W) -> Self {
+        Self { stream, output: Vec::new() }
+    }
+
+    /// Writes one frame, under a deadline.
+    pub async fn send(&mut self, frame: from_router::Frame) -> Result<(), ClientError> {
+        put_router_frame(&mut self.output, &FromRouter { frame: Some(frame) });
+        let work = async {
+            self.stream.write_all(&self.output).await?;
+            self.stream.flush().await
+        };
+        deadline("room to write", WRITE_SECONDS, work).await??;
+        self.output.clear();
+        self.output.shrink_to(KEPT_BYTES);
+        Ok(())
+    }
+
+    /// Says that nothing more comes.
+    pub async fn close(&mut self) -> Result<(), ClientError> {
+        Ok(deadline("end of the connection", WRITE_SECONDS, self.stream.shutdown()).await??)
+    }
+}
+
+/// The half that reads.
+#[derive(Debug)]
+pub struct Receiver<R = ReadHalf<Stream>> {
+    stream: R,
+    /// Read, from `taken` on not yet handed out.
+    input: Vec<u8>,
+    taken: usize,
+}
+
+impl<R: AsyncRead + Unpin> Receiver<R> {
+    /// A receiver over an open stream.
+    pub fn over(stream: R) -> Self {
+        Self { stream, input: Vec::new(), taken: 0 }
+    }
+
+    /// The next frame, within so many seconds.
+    pub async fn recv(&mut self, seconds: u64) -> Result<to_router::Frame, ClientError> {
+        deadline("frame", seconds, async {
+            loop {
+                if let Some(frame) = self.buffered()? {
+                    return Ok(frame);
+                }
+                self.fill().await?;
+            }
+        })
+        .await?
+    }
+
+    /// The next frame that has been read already. Unknown ones are skipped.
+    pub fn buffered(&mut self) -> Result<Option<to_router::Frame>, ClientError> {
+        loop {
+            let rest = &self.input[self.taken..];
+            let Some(head) = rest.first_chunk::<ROUTER_HEAD>() else { return Ok(None) };
+            let length = router_frame(*head, limits::ROUTER_FRAME_BYTES)?;
+            let Some(body) = rest.get(ROUTER_HEAD..ROUTER_HEAD + length) else { return Ok(None) };
+            let message = ToRouter::decode(body)?;
+            self.taken += ROUTER_HEAD + length;
+            if message.frame.is_some() {
+                return Ok(message.frame);
+            }
+        }
+    }
+
+    /// Reads more. Can be cancelled without losing bytes; the caller has the deadline.
+    pub async fn fill(&mut self) -> Result<(), ClientError> {
+        self.input.drain(..self.taken);
+        self.taken = 0;
+        if self.input.is_empty() {
+            self.input.shrink_to(KEPT_BYTES);
+        }
+        self.input.reserve(READ_BYTES);
+        if self.stream.read_buf(&mut self.input).await? == 0 {
+            return Err(ClientError::Closed);
+        }
+        Ok(())
+    }
+}
+
+/// The name of a frame, for messages.
+pub fn frame_name(frame: &to_router::Frame) -> &'static str {
+    match frame {
+        to_router::Frame::Opened(_) => "Opened",
+        to_router::Frame::Accepted(_) => "BatchAccepted",
+        to_router::Frame::Rejected(_) => "BatchRejected",
+        to_router::Frame::Stream(_) => "StreamBatch",
+        to_router::Frame::StreamClosed(_) => "StreamClosed",
+        to_router::Frame::Presence(_) => "Presence",
+        to_router::Frame::Revoked(_) => "Revoked",
+        to_router::Frame::Answer(_) => "Answer",
+        to_router::Frame::Pong(_) => "Pong",
+        to_router::Frame::Error(_) => "Error",
+        to_router::Frame::GoAway(_) => "GoAway",
+    }
+}

@@ -1,0 +1,15 @@
+//! A router: the link ([`open`]), what it knows of its batches and their outcomes ([`Ledger`]), and the driver that keeps the link
+//! up, repeats what was not answered, and acknowledges streams ([`Router`]).
+//!
+//! The ledger lives in memory. A production router stores events durably before it acknowledges them; [`Router::start`] takes a
+//! function for that, which is called before each `StreamAck`.
+
+mod driver;
+mod ledger;
+mod link;
+mod tally;
+
+pub use driver::{OnEvents, Options, Progress, Router, Stop};
+pub use ledger::{Fate, Ledger, Rejection};
+pub use link::{Receiver, Sender, frame_name, open};
+pub use tally::Tally;

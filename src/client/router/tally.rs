@@ -1,0 +1,86 @@
+//! What a router counted, in the words of the accounting.
+
+use crate::push::{Failure, Refusal};
+
+/// Counts since the router started. Repeats after a reconnect are counted once.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Tally {
+    /// Batches given to it.
+    pub batches: u64,
+    /// Batches that the edge accepted.
+    pub batches_accepted: u64,
+    /// Batches that the edge rejected for good.
+    pub batches_rejected: u64,
+    /// Times a batch was put off by the edge (`RESOURCE_EXHAUSTED`, `UNAVAILABLE`).
+    pub put_off: u64,
+    /// Answers that were the answer of an earlier sending.
+    pub answers_repeated: u64,
+    /// Targets of all batches.
+    pub targets: u64,
+    /// Targets of the rejected ones.
+    pub targets_rejected: u64,
+    /// Targets accepted.
+    pub accepted: u64,
+    /// Targets refused, by `Refusal as usize - 1`.
+    pub refused: [u64; 5],
+    /// Outcomes: arrived.
+    pub arrived: u64,
+    /// Outcomes: failed, by `Failure as usize - 1`.
+    pub failed: [u64; 11],
+    /// Distinct (message, device): written to a connection, by a receipt of its own or the time on its arrive.
+    pub sent: u64,
+    /// Distinct (message, device): arrive receipts.
+    pub arrive: u64,
+    /// Distinct (message, device): clicks.
+    pub click: u64,
+    /// Distinct (message, device): cleans.
+    pub clean: u64,
+    /// Events after the end of their target.
+    pub late: u64,
+    /// Events that match no push record.
+    pub unmatched: u64,
+    /// Events that came again, after a reconnect.
+    pub events_repeated: u64,
+    /// Second outcomes that differ from the first: never, if the edge keeps its promise.
+    pub conflicts: u64,
+    /// Outcomes of batches that are not this router's.
+    pub foreign: u64,
+    /// Events that the edge says it dropped.
+    pub gaps: u64,
+    /// Events that were counted without looking for repeats, as too many are remembered.
+    pub unchecked: u64,
+}
+
+impl Tally {
+    /// Batches without an answer.
+    pub fn unanswered(&self) -> u64 {
+        self.batches - self.batches_accepted - self.batches_rejected
+    }
+
+    /// Accepted targets whose end is known.
+    pub fn ended(&self) -> u64 {
+        self.arrived + self.failed.iter().sum::<u64>()
+    }
+
+    /// Accepted targets whose end is not known yet. (An end can be known before the answer that says accepted.)
+    pub fn pending(&self) -> u64 {
+        self.accepted.saturating_sub(self.ended())
+    }
+
+    /// Whether every batch is answered and every accepted target has its outcome.
+    pub fn is_settled(&self) -> bool {
+        self.unanswered() == 0 && self.accepted == self.ended()
+    }
+
+    /// The failures that occurred, by their words.
+    pub fn failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.failed;
+        Failure::ALL.into_iter().map(move |f| (f.label(), counts[f as usize - 1])).filter(|(_, n)| *n > 0)
+    }
+
+    /// The refusals that occurred, by their words.
+    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.refused;
+        Refusal::ALL.into_iter().map(move |r| (r.label(), counts[r as usize - 1])).filter(|(_, n)| *n > 0)
+    }
+}
