@@ -22,6 +22,7 @@ mod body_cache;
 mod codec;
 pub mod embedded;
 pub mod engine;
+mod fault;
 mod index;
 pub mod options;
 mod part;
@@ -30,6 +31,8 @@ mod push_record;
 mod record;
 pub mod stats;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod thread;
 pub mod checkpoint;
 pub mod disk;
@@ -165,6 +168,7 @@ pub struct MessageState {
 
 /// What became of a message on one device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // Five answers, of which any may hold.
 pub struct OnDevice {
     /// It was an accepted target.
     pub target: bool,

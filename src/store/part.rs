@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use super::batch::Batch;
 use super::batch_ids::BatchIds;
+use super::fault::{self, Fault};
 use super::push_record::{MessageKey, PushRecord};
 use super::record::ReceiptRecord;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq};

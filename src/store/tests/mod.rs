@@ -1,0 +1,5 @@
+//! The store's engine against what was promised: command by command, on its threads, and crashed everywhere.
+
+mod basics;
+mod embedded;
+mod support;
