@@ -2,4 +2,6 @@
 
 mod basics;
 mod embedded;
+mod model;
+mod plan;
 mod support;

@@ -14,6 +14,7 @@ use crate::store::engine::{Engine, OpenError, OpenReport, StoreFailure};
 use crate::store::options::StoreOptions;
 use crate::store::{
     Batch, Command, CommitSink, Confirm, DeviceAck, MessageState, Pulled, Query, QueryAnswer, SentAlone,
+    StreamError,
 };
 use tokio::sync::oneshot;
 
@@ -230,11 +231,15 @@ impl<D: Disk> Harness<D> {
 
     /// Everything after the cursor.
     pub(super) fn stream(&self, after: Seq) -> Vec<(Seq, StreamEvent)> {
+        self.try_stream(after).expect("readable")
+    }
+
+    pub(super) fn try_stream(&self, after: Seq) -> Result<Vec<(Seq, StreamEvent)>, StreamError> {
         let (mut events, mut cursor) = (Vec::new(), after);
         loop {
-            let read = self.engine.read_stream("main", cursor, 7, 4096).expect("readable");
+            let read = self.engine.read_stream("main", cursor, 7, 4096)?;
             if read.cursor == cursor {
-                return events;
+                return Ok(events);
             }
             cursor = read.cursor;
             events.extend(read.events);
