@@ -230,7 +230,8 @@ pub(super) fn read_bodies<D: Disk>(shared: &Shared<D>, wanted: &Wanted, inbox: &
     }
 }
 
-fn read_body<D: Disk>(shared: &Shared<D>, batch: &Batch) -> Result<Arc<[u8]>, ReadError> {
+/// Reads a body from the journal, wherever its record is now.
+pub(super) fn read_body<D: Disk>(shared: &Shared<D>, batch: &Batch) -> Result<Arc<[u8]>, ReadError> {
     let mut read = Err(ReadError::Gone);
     for _ in 0..MOVED_RETRIES {
         let place = batch.place();

@@ -39,8 +39,9 @@ use tokio::sync::{oneshot, watch};
 use super::batch::Batch;
 use super::body_cache::BodyCache;
 use super::disk::Disk;
+use super::fault::{self, Fault};
 use super::index::Index;
-use super::journal::{Journal, JournalError, JournalReader, Place};
+use super::journal::{Journal, JournalError, JournalReader, Place, ReadError};
 use super::options::StoreOptions;
 use super::stats::StoreStats;
 use super::stream::Streams;
@@ -127,6 +128,14 @@ impl<D: Disk> std::fmt::Debug for Engine<D> {
 impl<D: Disk> Engine<D> {
     /// Takes a command into the group being staged. Fails only for a failed disk.
     pub fn apply(&mut self, now: Millis, command: Command) -> Result<(), StoreFailure> {
+        self.take(now, command)?;
+        if fault::is(Fault::TellBeforeCommit) {
+            self.release();
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, now: Millis, command: Command) -> Result<(), StoreFailure> {
         match command {
             Command::Deliver { batch, reply } => self.deliver(now, *batch, reply),
             Command::Seen { device, session } => self.seen(now, &device, session),
@@ -163,9 +172,9 @@ impl<D: Disk> Engine<D> {
             self.replenish()?;
             self.measure_streams();
         }
-        self.release();
         let head = self.journal.head();
         self.shared.head.send_if_modified(|shown| std::mem::replace(shown, head) != head);
+        self.release();
         Ok(())
     }
 
@@ -177,6 +186,11 @@ impl<D: Disk> Engine<D> {
     /// See [`super::Store::pull`].
     pub fn pull(&self, device: &DeviceKey, after: Seq, max: usize, now: Millis, out: &mut Vec<Pulled>) {
         self.shared.index.pull(device, after, max, now, out);
+    }
+
+    /// Reads a body, from memory or from the journal. The store's threads have a thread for that; this is for who has none.
+    pub fn read_body(&self, batch: &Arc<Batch>) -> Result<Arc<[u8]>, ReadError> {
+        batch.body().map_or_else(|| super::thread::read_body(&self.shared, batch), Ok)
     }
 
     /// See [`super::Store::stream_bounds`].

@@ -59,7 +59,7 @@ impl<D: Disk> Engine<D> {
     /// Recovers what the disk holds; all that is pending goes out as redelivered from now on.
     pub fn open(
         disk: Arc<D>,
-        options: StoreOptions,
+        options: &StoreOptions,
         sink: Box<dyn CommitSink>,
         is_connected: IsConnected,
     ) -> Result<(Self, OpenReport), OpenError> {
@@ -71,7 +71,7 @@ impl<D: Disk> Engine<D> {
         let bodies = BodyCache::new(options.body_cache_bytes);
         let mut replay = Replay {
             loaded,
-            options: &options,
+            options,
             bodies: &bodies,
             masses: std::collections::HashMap::default(),
             malformed: 0,

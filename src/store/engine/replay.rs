@@ -12,6 +12,7 @@ use crate::store::batch::Batch;
 use crate::store::batch_ids::{Remembered, id_key};
 use crate::store::body_cache::BodyCache;
 use crate::store::codec::Malformed;
+use crate::store::fault::{self, Fault};
 use crate::store::journal::Record;
 use crate::store::options::StoreOptions;
 use crate::store::part::{About, Entry, Spread};
@@ -52,12 +53,13 @@ impl Replay<'_> {
 
     /// Whether the part's push records, batches and ids don't reflect it.
     fn is_new_at_home(&self, part: usize, seq: Seq) -> bool {
-        seq > self.loaded.home_floor[part]
+        seq > self.loaded.home_floor[part] || fault::is(Fault::IgnoreFloors)
     }
 
     /// Whether the part's devices don't reflect it.
     fn is_new_at_device(&self, key: &DeviceKey, seq: Seq) -> bool {
         seq > self.loaded.device_floor[self.loaded.index.part_of_device(key)]
+            || fault::is(Fault::IgnoreFloors)
     }
 
     fn batch(&mut self, at: Record<'_>) -> Result<(), Malformed> {
@@ -93,6 +95,9 @@ impl Replay<'_> {
             }
         }
         for held in self.loaded.held.remove(&at.seq).unwrap_or_default() {
+            if fault::is(Fault::DropHeld) {
+                continue;
+            }
             self.point(held.device, Entry::new(batch.clone(), held.ordinal, held.sent_reported));
         }
         self.bodies.insert(&batch, record.body.into());

@@ -13,6 +13,7 @@ use super::{Effect, Engine, StoreFailure};
 use crate::ids::Seq;
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
+use crate::store::fault::{self, Fault};
 use crate::store::journal::{Place, SegmentState};
 use crate::store::push_record::MessageKey;
 use crate::store::record::{self, BatchRecord, Target, put_targets};
@@ -77,7 +78,8 @@ impl<D: Disk> Engine<D> {
 
     fn copying_pays(&self, oldest: &SegmentState) -> bool {
         let segment = u64::from(self.options.segment_bytes);
-        let much_larger = self.journal.file_bytes() > 2 * self.live_bytes + 4 * segment;
+        let slack = u64::from(self.options.reserve_segments + 2) * segment;
+        let much_larger = self.journal.file_bytes() > 2 * self.live_bytes + slack;
         let fits = self.journal.room().total > u64::from(oldest.used) + segment;
         (much_larger || self.is_short_of_room()) && fits
     }
@@ -132,6 +134,10 @@ impl<D: Disk> Engine<D> {
 
     /// Copies what is live of a batch to the head. If there is no room for it, the segment stays, and is looked at again later.
     fn copy(&mut self, batch: &Arc<Batch>, payload: &[u8]) -> Result<(), StoreFailure> {
+        if fault::is(Fault::ForgetCopies) {
+            self.leave_segment(batch.place().segment);
+            return Ok(());
+        }
         let Ok(record) = BatchRecord::decode(payload) else { return Ok(()) };
         let Ok(all) = record.targets() else { return Ok(()) };
         let live = |target: &Target| {

@@ -1,0 +1,7 @@
+//! The store's engine against what was promised: command by command, on its threads, and crashed everywhere.
+
+mod basics;
+mod embedded;
+mod model;
+mod plan;
+mod support;
