@@ -7,8 +7,8 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,7 +27,6 @@ use crate::store::disk::Disk;
 use crate::store::embedded::{EmbeddedStore, Opened};
 use crate::store::engine::{OpenError, StoreFailure};
 use crate::store::options::StoreOptions;
-use crate::store::stats::StoreStats;
 use crate::store::{Command, Store};
 use crate::telemetry::{self, Gauge, Renderer};
 
@@ -93,8 +92,6 @@ struct Foundation {
     mailboxes: Arc<[Mailbox]>,
     figures: Arc<[ShardFigures]>,
     readiness: Arc<Readiness>,
-    /// Copies the store's figures into gauges, once it is open.
-    figures_of_store: Arc<OnceLock<admin::ScrapeFn>>,
 }
 
 /// Runs the edge until `shutdown`, on the current runtime and threads of its own. `ready` is told once devices and routers are taken.
@@ -109,12 +106,11 @@ pub async fn serve<D: Disk>(
     let base = foundation(config);
     let (admin, admin_port) = start_admin(&base, renderer).await?;
     let (embedded, opened) = open_store(&base, disk, &digest_key).await?;
-    let store: Arc<dyn Store> = embedded.clone();
+    let store: Arc<dyn Store> = embedded;
     let access =
         StoreAccess { store: store.clone(), digest_key: digest_key.clone(), streams: base.config.streams() };
-    // Both are set once, here.
+    // Set once, here.
     admin.store.set(access).ok();
-    base.figures_of_store.set(Box::new(move || copy_figures(embedded.stats()))).ok();
 
     let context = device_context(&base, store.clone(), digest_key.clone())?;
     let (shards, tls, plain) = start_shards(&base.config, &context)?;
@@ -154,7 +150,6 @@ fn foundation(config: Config) -> Foundation {
         mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
         figures: (0..shards).map(|_| ShardFigures::default()).collect(),
         readiness: Arc::default(),
-        figures_of_store: Arc::default(),
     }
 }
 
@@ -173,18 +168,13 @@ async fn start_admin(base: &Foundation, renderer: Renderer) -> Result<(Arc<Admin
         };
         (0u16..).zip(figures.iter()).map(one).collect()
     };
-    let figures_of_store = base.figures_of_store.clone();
     let connected = move |device: &_| directory.find(device).is_some();
     let admin = Arc::new(Admin::new(
         base.readiness.clone(),
         renderer,
         Box::new(shards),
         Box::new(connected),
-        vec![Box::new(move || {
-            if let Some(copy) = figures_of_store.get() {
-                copy();
-            }
-        })],
+        Vec::new(),
     ));
     // It serves until the process ends: health has to be told to the last.
     tokio::spawn(admin::serve(listener, admin.clone(), std::future::pending()));
@@ -233,16 +223,6 @@ fn store_options(config: &Config, digest_key: &DigestKey) -> StoreOptions {
         app_streams: config.apps.iter().map(|app| (app.key.clone(), app.stream.clone())).collect(),
         ..StoreOptions::default()
     }
-}
-
-fn copy_figures(stats: &StoreStats) {
-    let figure = |figure: &AtomicU64| figure.load(Ordering::Relaxed) as f64;
-    telemetry::set(Gauge::Pending, figure(&stats.pending));
-    telemetry::set(Gauge::Devices, figure(&stats.devices));
-    telemetry::set(Gauge::Messages, figure(&stats.messages));
-    telemetry::set(Gauge::JournalBytes, figure(&stats.journal_bytes));
-    telemetry::set(Gauge::JournalLiveBytes, figure(&stats.live_bytes));
-    telemetry::set(Gauge::StoreRoom, 1.0 - figure(&stats.disk_full));
 }
 
 /// The journal's checksums are of this data directory: what another one left on the disk is never taken for ours.

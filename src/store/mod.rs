@@ -27,6 +27,7 @@ pub mod engine;
 mod fault;
 mod index;
 pub mod journal;
+mod metrics;
 pub mod options;
 mod part;
 mod part_messages;

@@ -9,7 +9,7 @@ use crate::ids::Seq;
 
 use super::format::{GROUP_HEADER, GroupHeader, RECORD_HEADER, RawRecord, SEGMENT_HEADER, record_length};
 use super::segments::{Segment, Shared};
-use super::walk::{Stretch, Group};
+use super::walk::{Group, Stretch};
 use super::{Disk, DiskFile, Place, ReadError, Record};
 
 /// Stretch that a scan reads at once.
