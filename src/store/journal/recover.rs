@@ -10,7 +10,7 @@ use crate::ids::Seq;
 
 use super::format::{FoundHeader, SEGMENT_HEADER, Salt, SegmentHeader};
 use super::segments::{self, Segment, Shared};
-use super::walk::{Stretch, Group};
+use super::walk::{Group, Stretch};
 use super::{
     Active, Damage, Disk, DiskFile, Journal, JournalError, JournalOptions, Place, Record, Recovery,
     SyncPoint, spares,
