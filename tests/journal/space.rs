@@ -1,8 +1,10 @@
 //! A full disk: refused before anything is written, with a reserve for what must go on.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use mooring::ids::Seq;
+use mooring::store::disk::real::RealDisk;
 use mooring::store::disk::sim::SimDisk;
 use mooring::store::journal::{GROUP_OVERHEAD, Journal, JournalError, JournalOptions, RECORD_OVERHEAD, Room};
 
@@ -96,5 +98,41 @@ fn one_commit_may_fill_several_segments() {
     for (number, place) in places.into_iter().enumerate() {
         let (seq, kind, payload) = journal.reader().read(place).expect("durable");
         assert_eq!((seq, kind, payload), (Seq(number as u64 + 1), number as u8, vec![number as u8; 700]));
+    }
+}
+
+#[test]
+fn small_and_large_records_on_a_real_directory() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let lengths = [0usize, 5, 4_078, 4_079, 300_000, 17, 900_000, 1];
+    let mut places = Vec::new();
+    for round in 0..3 {
+        let (disk, format) = RealDisk::open(dir.path(), None).expect("not in use");
+        let options = JournalOptions { segment_bytes: 1 << 20, reserve_segments: 1, salt: format.salt() };
+        let mut found = 0;
+        let (mut journal, report) = Journal::recover(disk, options, Seq(0), &mut |record| {
+            assert_eq!(record.payload.len(), lengths[found % lengths.len()]);
+            found += 1;
+        })
+        .expect("recovers");
+        assert_eq!((found, report.corrupt.len(), report.torn_bytes), (round * lengths.len(), 0, 0));
+        for length in lengths {
+            places.push(journal.stage(1, &vec![9; length]).expect("fits").1);
+            journal.commit(round as u64).expect("works");
+            journal.replenish().expect("works");
+        }
+        let reader = journal.reader();
+        for (number, place) in places.iter().enumerate() {
+            let (seq, _, payload) = reader.read(*place).expect("durable");
+            assert_eq!((seq, payload.len()), (Seq(number as u64 + 1), lengths[number % lengths.len()]));
+        }
+        let mut scanned = 0;
+        let scan = reader.scan(Seq(0), &mut None, &mut |record| {
+            assert_eq!(record.place, places[scanned]);
+            scanned += 1;
+            ControlFlow::Continue(())
+        });
+        scan.expect("readable");
+        assert_eq!(scanned, places.len());
     }
 }

@@ -19,6 +19,8 @@ use inode::{Change, Inode};
 pub use inode::{Loss, SECTOR};
 
 mod inode;
+#[cfg(test)]
+mod tests;
 
 /// A disk in memory. Clones are handles of the same disk.
 #[derive(Clone, Debug, Default)]

@@ -120,6 +120,7 @@ impl<D: Disk> Engine<D> {
             scratch: Vec::new(),
             expiry: BTreeSet::new(),
             expiry_retry_at: 0,
+            replenish_at: 0,
             next_number,
             devices: 0,
             messages: 0,
@@ -134,7 +135,7 @@ impl<D: Disk> Engine<D> {
             damaged: VecDeque::new(),
         };
         engine.sum_up();
-        engine.replenish().map_err(|failure| OpenError::Journal(failure.0))?;
+        engine.replenish(0).map_err(|failure| OpenError::Journal(failure.0))?;
         engine.export();
         let report = OpenReport {
             journal: recovery,

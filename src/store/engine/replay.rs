@@ -17,7 +17,7 @@ use crate::store::journal::Record;
 use crate::store::options::StoreOptions;
 use crate::store::part::{About, Entry, Spread};
 use crate::store::part_messages::Acceptance;
-use crate::store::push_record::{MessageKey, take_bitmap};
+use crate::store::push_record::{MessageKey, Numbers, take_bitmap};
 use crate::store::record::{
     self, BatchRecord, DeviceRecord, MassRecord, ReceiptRecord, Target, has_ordinal, take_cursor,
     take_refused,
@@ -127,7 +127,7 @@ impl Replay<'_> {
             job_key: &record.job_key.into(),
             named: record.named,
             refused: &refused,
-            numbers: &numbers,
+            numbers: Numbers::Many(&numbers),
             accepted: targets.len() as u32,
         };
         let max = messages_of_part(self.options, self.loaded.index.len());
@@ -192,7 +192,7 @@ impl Replay<'_> {
         let mut part = index.of_message(home);
         part.count_receipt(home, receipt, record.number);
         if let Some(outcome) = receipt.outcome {
-            part.end(home, record.batch, outcome, 1, &RoaringBitmap::from_iter([record.number]));
+            part.end(home, record.batch, outcome, 1, Numbers::One(record.number));
         }
         Ok(())
     }
@@ -204,7 +204,7 @@ impl Replay<'_> {
         if self.is_new_at_home(self.loaded.index.part_of_message(home), at.seq) {
             let numbers = take_bitmap(&record.numbers)?;
             let mut part = self.loaded.index.of_message(home);
-            part.end(home, record.batch, Err(mass.reason), mass.count, &numbers);
+            part.end(home, record.batch, Err(mass.reason), mass.count, Numbers::Many(&numbers));
         }
         self.masses.entry(record.batch).or_default().push(mass.ordinals);
         Ok(())

@@ -12,9 +12,9 @@ use super::segments::{Segment, Shared};
 use super::walk::{Group, Stretch};
 use super::{Disk, DiskFile, Place, ReadError, Record};
 
-/// Stretch that a scan reads at once.
+/// Bytes that a scan reads at once.
 const WINDOW: u32 = 256 * 1024;
-/// Stretch that a single read begins with: most records fit.
+/// Bytes that a single read begins with: most records fit.
 const FIRST_READ: u32 = 4 * 1024;
 
 /// Reads durable records, on any thread.

@@ -72,6 +72,8 @@ impl CrashTest for Model {
     fn check(&self, disk: &SimDisk, promised: &Promised, rng: &mut SmallRng) -> Result<(), String> {
         let now = promised.now;
         let mut harness = self.harness(disk, now)?;
+        let report = &harness.report;
+        ensure!(report.left_out == 0 && report.journal.corrupt.is_empty(), "damage: {report:?}");
         for n in 0..DEVICES {
             ensure!(
                 harness.pulled(n).iter().all(|&(_, again)| again),

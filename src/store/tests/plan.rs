@@ -207,9 +207,8 @@ impl Promised {
                     assert_eq!(known.seq, accepted.seq, "one batch has one place");
                     false
                 }
-                Ok(Err(_)) => false,
                 Err(oneshot::error::TryRecvError::Empty) => true,
-                Err(oneshot::error::TryRecvError::Closed) => false,
+                Ok(Err(_)) | Err(oneshot::error::TryRecvError::Closed) => false,
             });
         }
     }
