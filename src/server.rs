@@ -24,6 +24,7 @@ use crate::pki::{self, PkiError};
 use crate::router::{self, Allowed, RouterContext};
 use crate::shard::{self, DeviceContext, Handover, Listeners, Loaded, Mailbox, ShardFigures};
 use crate::store::disk::Disk;
+use crate::store::disk::format::Format;
 use crate::store::embedded::{EmbeddedStore, Opened};
 use crate::store::engine::{OpenError, StoreFailure};
 use crate::store::options::StoreOptions;
@@ -98,14 +99,15 @@ struct Foundation {
 pub async fn serve<D: Disk>(
     config: Config,
     disk: Arc<D>,
-    digest_key: DigestKey,
+    format: Format,
     renderer: Renderer,
     ready: impl FnOnce(Ports),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let digest_key = format.digest_key.clone();
     let base = foundation(config);
     let (admin, admin_port) = start_admin(&base, renderer).await?;
-    let (embedded, opened) = open_store(&base, disk, &digest_key).await?;
+    let (embedded, opened) = open_store(&base, disk, format.salt()).await?;
     let store: Arc<dyn Store> = embedded;
     let access =
         StoreAccess { store: store.clone(), digest_key: digest_key.clone(), streams: base.config.streams() };
@@ -184,9 +186,9 @@ async fn start_admin(base: &Foundation, renderer: Renderer) -> Result<(Arc<Admin
 async fn open_store<D: Disk>(
     base: &Foundation,
     disk: Arc<D>,
-    digest_key: &DigestKey,
+    salt: u64,
 ) -> Result<(Arc<EmbeddedStore<D>>, Opened), ServeError> {
-    let options = store_options(&base.config, digest_key);
+    let options = store_options(&base.config, salt);
     let sink = Handover::new(base.directory.clone(), base.mailboxes.clone(), base.clock.clone());
     let bodies = Arc::new(Loaded::new(base.mailboxes.clone()));
     let (clock, directory) = (base.clock.clone(), base.directory.clone());
@@ -203,10 +205,10 @@ async fn open_store<D: Disk>(
     Ok((store, opened))
 }
 
-fn store_options(config: &Config, digest_key: &DigestKey) -> StoreOptions {
+fn store_options(config: &Config, salt: u64) -> StoreOptions {
     let store = &config.store;
     StoreOptions {
-        salt: salt(digest_key),
+        salt,
         segment_bytes: store.segment_bytes,
         reserve_segments: store.reserve_segments,
         max_bytes: store.max_bytes,
@@ -223,14 +225,6 @@ fn store_options(config: &Config, digest_key: &DigestKey) -> StoreOptions {
         app_streams: config.apps.iter().map(|app| (app.key.clone(), app.stream.clone())).collect(),
         ..StoreOptions::default()
     }
-}
-
-/// The journal's checksums are of this data directory: what another one left on the disk is never taken for ours.
-fn salt(digest_key: &DigestKey) -> u64 {
-    let mut salt = [0; 8];
-    let digest = blake3::keyed_hash(&digest_key.0, b"mooring journal salt");
-    salt.copy_from_slice(&digest.as_bytes()[..8]);
-    u64::from_le_bytes(salt)
 }
 
 fn device_context(
