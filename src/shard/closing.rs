@@ -41,12 +41,12 @@ impl Shard {
             self.send(conn, &frames, &mut cipher);
         }
         let Some(connection) = self.connection(conn) else { return };
-        if error == DeviceError::Closed {
+        if matches!(error, DeviceError::Closed | DeviceError::Stalled) {
             connection.flags.broken = true;
         } else if let Some(tls) = &mut connection.tls {
             cipher.clear();
             tls.close(&mut cipher);
-            connection.write(&cipher);
+            connection.write(now, &cipher);
         }
         connection.wake();
         self.keepalive.insert(now + LINGER_MS, conn);
@@ -84,11 +84,7 @@ impl Shard {
     pub(super) fn remove(&mut self, conn: ConnRef) {
         self.fail(conn, DeviceError::Closed);
         if self.connection(conn).is_some() {
-            let gone = self.connections.remove(conn.slot as usize);
-            if !gone.outbox.is_empty() {
-                telemetry::adjust(Gauge::Outboxes, -1);
-                telemetry::adjust(Gauge::OutboxBytes, -(gone.outbox.len() as i64));
-            }
+            self.connections.remove(conn.slot as usize);
             self.work.notify_one();
         }
     }
@@ -105,7 +101,7 @@ fn handshake_result(error: DeviceError) -> HandshakeResult {
         DeviceError::Unavailable | DeviceError::Leaving => HandshakeResult::Unavailable,
         DeviceError::Unimplemented => HandshakeResult::Unimplemented,
         DeviceError::Tls => HandshakeResult::Tls,
-        DeviceError::Closed | DeviceError::Replaced => HandshakeResult::Closed,
+        DeviceError::Closed | DeviceError::Replaced | DeviceError::Stalled => HandshakeResult::Closed,
     }
 }
 
@@ -116,6 +112,7 @@ fn session_end(error: DeviceError) -> SessionEnd {
         DeviceError::Silent => SessionEnd::Silent,
         DeviceError::Replaced => SessionEnd::Replaced,
         DeviceError::Leaving => SessionEnd::Leaving,
+        DeviceError::Stalled => SessionEnd::Stalled,
         DeviceError::Closed => SessionEnd::Closed,
         _ => SessionEnd::Error,
     }

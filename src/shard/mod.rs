@@ -10,6 +10,7 @@ mod frames;
 mod greeting;
 mod listener;
 pub mod mailbox;
+mod outbox;
 mod output;
 mod pump;
 mod state;

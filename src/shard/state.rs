@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::DeviceContext;
+use super::outbox::Outbox;
 use super::tls::Tls;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
 use crate::machine::session::{Entry, Session};
@@ -39,6 +40,8 @@ pub(super) struct Shard {
     pub keepalive: Wheel<ConnRef>,
     /// Acknowledgement deadlines: one entry a session with something in flight.
     pub overdue: Wheel<ConnRef>,
+    /// Stall deadlines: one entry a connection whose outbox was not empty.
+    pub stalls: Wheel<ConnRef>,
     /// Sessions to send away.
     pub leaving: Option<Leaving>,
     /// Sessions with something to pull, in the order in which they were told.
@@ -99,7 +102,7 @@ pub(super) struct Connection {
     /// TLS: decrypted and not yet a whole frame.
     pub partial: Vec<u8>,
     /// To be written when the socket takes it.
-    pub outbox: Vec<u8>,
+    pub outbox: Outbox,
     /// Of the connection's task.
     pub waker: Option<Waker>,
     pub flags: Flags,
@@ -115,6 +118,10 @@ pub(super) struct Flags {
     pub dirty: bool,
     /// An entry is in the wheel of acknowledgement deadlines.
     pub overdue_armed: bool,
+    /// An entry is in the wheel of stall deadlines.
+    pub stall_armed: bool,
+    /// Whole frames were read that could not be handled yet.
+    pub held: bool,
     /// Waits for a body.
     pub waits_for_body: bool,
     /// Stands among the paused.
@@ -194,6 +201,7 @@ impl Shard {
             next_serial: 0,
             keepalive: Wheel::new(now),
             overdue: Wheel::new(now),
+            stalls: Wheel::new(now),
             leaving: None,
             dirty: VecDeque::new(),
             acks: Vec::new(),
@@ -237,7 +245,7 @@ impl Shard {
             phase: Phase::Greeting { deadline },
             retained: Vec::new(),
             partial: Vec::new(),
-            outbox: Vec::new(),
+            outbox: Outbox::default(),
             waker: None,
             flags: Flags { handshaking: true, ..Flags::default() },
         });

@@ -58,6 +58,11 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
     pub async fn close(&mut self) -> Result<(), ClientError> {
         Ok(deadline("end of the connection", WRITE_SECONDS, self.stream.shutdown()).await??)
     }
+
+    /// The stream beneath, for bytes that are no frames.
+    pub fn into_inner(self) -> W {
+        self.stream
+    }
 }
 
 /// The half that reads.
