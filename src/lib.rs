@@ -14,6 +14,7 @@ pub mod machine;
 pub mod pki;
 pub mod push;
 pub mod router;
+pub mod server;
 pub mod shard;
 pub mod store;
 pub mod telemetry;

@@ -359,6 +359,25 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Adds the counts of another message.
+    pub fn add(&mut self, other: &Self) {
+        self.batches += other.batches;
+        self.targets += other.targets;
+        self.accepted += other.accepted;
+        self.arrived += other.arrived;
+        self.pending += other.pending;
+        self.sent += other.sent;
+        self.clicked += other.clicked;
+        self.cleaned += other.cleaned;
+        self.late += other.late;
+        for (sum, count) in self.refused.iter_mut().zip(&other.refused) {
+            *sum += count;
+        }
+        for (sum, count) in self.failed.iter_mut().zip(&other.failed) {
+            *sum += count;
+        }
+    }
+
     /// Whether `accepted = arrived + failed + pending`.
     pub fn identity_holds(&self) -> bool {
         self.accepted == self.arrived + self.failed.iter().sum::<u64>() + self.pending

@@ -7,8 +7,8 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,7 +24,11 @@ use crate::pki::{self, PkiError};
 use crate::router::{self, Allowed, RouterContext};
 use crate::shard::{self, DeviceContext, Handover, Listeners, Loaded, Mailbox, ShardFigures};
 use crate::store::disk::Disk;
-use crate::store::{Command, EmbeddedStore, Store, StoreFailure, StoreOpenError, StoreOptions};
+use crate::store::embedded::{EmbeddedStore, Opened};
+use crate::store::engine::{OpenError, StoreFailure};
+use crate::store::options::StoreOptions;
+use crate::store::stats::StoreStats;
+use crate::store::{Command, Store};
 use crate::telemetry::{self, Gauge, Renderer};
 
 /// Why the edge doesn't run (any more).
@@ -45,10 +49,13 @@ pub enum ServeError {
     },
     /// The store can't be opened.
     #[error("the store can't be opened: {0}")]
-    Open(#[from] StoreOpenError),
+    Open(#[from] OpenError),
     /// The store can't go on. What was acknowledged is safe; the next start recovers.
     #[error("the store can't go on: {0}; what was acknowledged is safe, the next start recovers")]
     Store(StoreFailure),
+    /// The store's thread ended without saying why.
+    #[error("the store's thread ended; the log says more")]
+    StoreGone,
     /// A thread can't be started, or failed.
     #[error("{what}: {error}")]
     Thread {
@@ -86,6 +93,8 @@ struct Foundation {
     mailboxes: Arc<[Mailbox]>,
     figures: Arc<[ShardFigures]>,
     readiness: Arc<Readiness>,
+    /// Copies the store's figures into gauges, once it is open.
+    figures_of_store: Arc<OnceLock<admin::ScrapeFn>>,
 }
 
 /// Runs the edge until `shutdown`, on the current runtime and threads of its own. `ready` is told once devices and routers are taken.
@@ -93,18 +102,19 @@ pub async fn serve<D: Disk>(
     config: Config,
     disk: Arc<D>,
     digest_key: DigestKey,
-    salt: u64,
     renderer: Renderer,
     ready: impl FnOnce(Ports),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let base = foundation(config);
     let (admin, admin_port) = start_admin(&base, renderer).await?;
-    let opened = open_store(&base, disk, salt).await?;
-    let store: Arc<dyn Store> = opened.store.clone();
-    let access = StoreAccess { store: store.clone(), digest_key: digest_key.clone(), streams: base.config.streams() };
-    // Set once, here.
+    let (embedded, opened) = open_store(&base, disk, &digest_key).await?;
+    let store: Arc<dyn Store> = embedded.clone();
+    let access =
+        StoreAccess { store: store.clone(), digest_key: digest_key.clone(), streams: base.config.streams() };
+    // Both are set once, here.
     admin.store.set(access).ok();
+    base.figures_of_store.set(Box::new(move || copy_figures(embedded.stats()))).ok();
 
     let context = device_context(&base, store.clone(), digest_key.clone())?;
     let (shards, tls, plain) = start_shards(&base.config, &context)?;
@@ -119,14 +129,14 @@ pub async fn serve<D: Disk>(
         () = shutdown => {}
         failure = &mut failed => {
             base.readiness.set(admin::Phase::Failed);
-            return Err(ServeError::Store(failure.unwrap_or_default()));
+            return Err(failure.map_or(ServeError::StoreGone, ServeError::Store));
         }
     }
     let deadline = Duration::from_millis(base.config.leave.deadline_ms);
     let leaving = leave(&base, store, shards, &phase, routers);
     tokio::select! {
         left = tokio::time::timeout(deadline, leaving) => left.unwrap_or(Err(ServeError::LeftLate)),
-        failure = failed => Err(ServeError::Store(failure.unwrap_or_default())),
+        failure = failed => Err(failure.map_or(ServeError::StoreGone, ServeError::Store)),
     }
 }
 
@@ -144,6 +154,7 @@ fn foundation(config: Config) -> Foundation {
         mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
         figures: (0..shards).map(|_| ShardFigures::default()).collect(),
         readiness: Arc::default(),
+        figures_of_store: Arc::default(),
     }
 }
 
@@ -162,13 +173,18 @@ async fn start_admin(base: &Foundation, renderer: Renderer) -> Result<(Arc<Admin
         };
         (0u16..).zip(figures.iter()).map(one).collect()
     };
+    let figures_of_store = base.figures_of_store.clone();
     let connected = move |device: &_| directory.find(device).is_some();
     let admin = Arc::new(Admin::new(
         base.readiness.clone(),
         renderer,
         Box::new(shards),
         Box::new(connected),
-        Vec::new(),
+        vec![Box::new(move || {
+            if let Some(copy) = figures_of_store.get() {
+                copy();
+            }
+        })],
     ));
     // It serves until the process ends: health has to be told to the last.
     tokio::spawn(admin::serve(listener, admin.clone(), std::future::pending()));
@@ -178,9 +194,9 @@ async fn start_admin(base: &Foundation, renderer: Renderer) -> Result<(Arc<Admin
 async fn open_store<D: Disk>(
     base: &Foundation,
     disk: Arc<D>,
-    salt: u64,
-) -> Result<crate::store::Opened<D>, ServeError> {
-    let options = store_options(&base.config, salt);
+    digest_key: &DigestKey,
+) -> Result<(Arc<EmbeddedStore<D>>, Opened), ServeError> {
+    let options = store_options(&base.config, digest_key);
     let sink = Handover::new(base.directory.clone(), base.mailboxes.clone(), base.clock.clone());
     let bodies = Arc::new(Loaded::new(base.mailboxes.clone()));
     let (clock, directory) = (base.clock.clone(), base.directory.clone());
@@ -188,33 +204,53 @@ async fn open_store<D: Disk>(
         let connected = Box::new(move |device: &_| directory.find(device).is_some());
         EmbeddedStore::open(disk, options, clock, Box::new(sink), bodies, connected)
     };
-    let opened = tokio::task::spawn_blocking(open)
+    let (store, opened) = tokio::task::spawn_blocking(open)
         .await
         .map_err(|error| ServeError::Thread { what: "recovery", error: std::io::Error::other(error) })??;
-    tracing::info!(recovery = %opened.recovery, "store open");
-    Ok(opened)
+    let report = &opened.report;
+    let (devices, messages, pending) = (report.devices, report.messages, report.pending);
+    tracing::info!(devices, messages, pending, head = report.journal.head.0, "the store is open");
+    Ok((store, opened))
 }
 
-fn store_options(config: &Config, salt: u64) -> StoreOptions {
+fn store_options(config: &Config, digest_key: &DigestKey) -> StoreOptions {
     let store = &config.store;
     StoreOptions {
-        salt,
+        salt: salt(digest_key),
         segment_bytes: store.segment_bytes,
         reserve_segments: store.reserve_segments,
         max_bytes: store.max_bytes,
         checkpoint_bytes: store.checkpoint_bytes,
         batch_window_ms: store.batch_window_s * 1_000,
         max_batch_ids: store.max_batch_ids,
-        max_pending_per_device: store.max_pending_per_device,
+        max_pending_per_device: store.max_pending_per_device as usize,
         max_pending: store.max_pending,
         max_messages: store.max_messages,
         max_devices: store.max_devices,
-        body_cache_bytes: store.body_cache_bytes,
+        body_cache_bytes: store.body_cache_bytes as usize,
         stream_soft_bytes: store.stream_soft_bytes,
         streams: config.streams(),
         app_streams: config.apps.iter().map(|app| (app.key.clone(), app.stream.clone())).collect(),
         ..StoreOptions::default()
     }
+}
+
+fn copy_figures(stats: &StoreStats) {
+    let figure = |figure: &AtomicU64| figure.load(Ordering::Relaxed) as f64;
+    telemetry::set(Gauge::Pending, figure(&stats.pending));
+    telemetry::set(Gauge::Devices, figure(&stats.devices));
+    telemetry::set(Gauge::Messages, figure(&stats.messages));
+    telemetry::set(Gauge::JournalBytes, figure(&stats.journal_bytes));
+    telemetry::set(Gauge::JournalLiveBytes, figure(&stats.live_bytes));
+    telemetry::set(Gauge::StoreRoom, 1.0 - figure(&stats.disk_full));
+}
+
+/// The journal's checksums are of this data directory: what another one left on the disk is never taken for ours.
+fn salt(digest_key: &DigestKey) -> u64 {
+    let mut salt = [0; 8];
+    let digest = blake3::keyed_hash(&digest_key.0, b"mooring journal salt");
+    salt.copy_from_slice(&digest.as_bytes()[..8]);
+    u64::from_le_bytes(salt)
 }
 
 fn device_context(
@@ -249,8 +285,9 @@ fn start_shards(
     context: &Arc<DeviceContext>,
 ) -> Result<(Shards, Option<u16>, Option<u16>), ServeError> {
     let bind = |key, address: Option<SocketAddr>| match address {
-        Some(address) => shard::bind(address, config.shards)
-            .map_err(|error| ServeError::Listen { key, address, error }),
+        Some(address) => {
+            shard::bind(address, config.shards).map_err(|error| ServeError::Listen { key, address, error })
+        }
         None => Ok(Vec::new()),
     };
     let mut tls = bind("device.tls", config.device.tls)?;

@@ -12,10 +12,11 @@ pub mod keys;
 pub mod output;
 pub mod peer;
 pub mod push;
+pub mod serve;
 
 /// The long-connection edge server of a self-built mobile push channel.
 #[derive(Debug, Parser)]
-#[command(name = "mooring", version, propagate_version = true, max_term_width = 110, after_help = EXAMPLES)]
+#[command(name = "mooring", version, propagate_version = true, arg_required_else_help = true, max_term_width = 110, after_help = EXAMPLES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -32,6 +33,8 @@ Examples:
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run an edge
+    Serve(serve::Args),
     /// Show the whole ring: an edge, devices and a router, with the edge killed in the middle
     Demo(demo::Args),
     /// Connect as a device, or as many, and print what arrives
@@ -47,6 +50,7 @@ pub enum Command {
 /// Parses the arguments and runs the subcommand.
 pub fn run() -> ExitCode {
     match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Device(args) => device::run(&args),
         Command::Push(args) => push::run(&args),

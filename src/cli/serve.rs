@@ -9,7 +9,7 @@ use clap::Args as ClapArgs;
 use crate::config::{Config, Overrides};
 use crate::pki::{self, DevSet};
 use crate::server::{self, Ports};
-use crate::store::disk::RealDisk;
+use crate::store::disk::real::RealDisk;
 use crate::telemetry;
 
 /// Runs the edge until SIGTERM or SIGINT, then leaves gracefully.
@@ -39,7 +39,8 @@ pub struct Args {
 /// Runs it.
 pub fn run(args: &Args) -> ExitCode {
     let data_dir = args.data_dir.clone();
-    let dev = match args.dev.then(|| pki::develop(&data_dir.clone().unwrap_or_else(|| "mooring-data".into()))) {
+    let dev = match args.dev.then(|| pki::develop(&data_dir.clone().unwrap_or_else(|| "mooring-data".into())))
+    {
         None => None,
         Some(Ok(dev)) => Some(dev),
         Some(Err(error)) => {
@@ -97,8 +98,7 @@ fn serve(config: Config, dev: Option<&DevSet>) -> Result<(), Box<dyn std::error:
     };
     runtime.block_on(async {
         let signals = Signals::new()?;
-        let served =
-            server::serve(config, disk, format.digest_key, format.salt, renderer, ready, signals.first());
+        let served = server::serve(config, disk, format.digest_key, renderer, ready, signals.first());
         Ok(served.await?)
     })
 }

@@ -6,6 +6,8 @@ use crate::wire::router::{FromRouter, parse};
 
 const NOW: Millis = 1_700_000_000_000;
 
+type Change = fn(&mut pb::DeliverBatch);
+
 fn rules() -> Rules {
     let apps = ["demo", "other"].map(|key| AppKey::parse(key).expect("valid"));
     Rules { apps: apps.into(), digest_key: DigestKey([3; 32]), online_window_ms: 10_000 }
@@ -116,7 +118,6 @@ fn an_expired_batch_passes_to_the_store_which_alone_knows_repeats() {
 #[test]
 fn every_field_at_fault_is_named() {
     use Reject::{Invalid, NoTargets, PayloadTooLarge, Unimplemented, UnknownApp};
-    type Change = fn(&mut pb::DeliverBatch);
     let cases: [(Reject, &str, Change); 24] = [
         (UnknownApp, "app_key", |b| b.app_key = "nobody".into()),
         (UnknownApp, "app_key", |b| b.app_key = "other".into()),
@@ -184,7 +185,6 @@ fn the_digest_sees_every_field_and_the_body_digest_only_the_body() {
     let first = check(|_| {}).expect("good");
     let repeated = check_at(NOW + 5_000, &batch()).expect("good");
     assert_eq!((first.digest, first.body_digest), (repeated.digest, repeated.body_digest));
-    type Change = fn(&mut pb::DeliverBatch);
     let others: [Change; 7] = [
         |b| b.targets.swap(0, 1),
         |b| b.targets.truncate(1),

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -20,10 +19,10 @@ use super::reader::Reader;
 use super::receipts::{self, Reading};
 use super::{LinkEnd, Phase, Rights, RouterContext, answers, reached};
 use crate::ids::Seq;
-use crate::limits;
 use crate::store::{StreamBounds, StreamError};
 use crate::telemetry::{self, Counter, Gauge};
 use crate::wire::router::{self as wire, FromRouter, LinkError, Open, OpenStream, OpenedStream};
+use crate::{limits, pki};
 
 /// Bytes that are read and forgotten after a failed handshake.
 const FORGOTTEN_BYTES: u64 = 256 * 1024;
@@ -36,7 +35,11 @@ pub(super) async fn live(
     phase: watch::Receiver<Phase>,
 ) {
     let mut who = Who { peer, router: String::new(), process: String::new(), opened: false };
-    let end = match handshake(socket, &context).await {
+    let shaken = tokio::select! {
+        shaken = handshake(socket, &context) => shaken,
+        () = reached(&phase, Phase::Closing) => Err(LinkEnd::Left),
+    };
+    let end = match shaken {
         Ok(stream) => linked(stream, &context, &phase, &mut who).await,
         Err(end) => end,
     };
@@ -45,13 +48,11 @@ pub(super) async fn live(
         telemetry::add(Counter::RouterHandshakeFailures, 1);
     }
     let Who { peer, router, process, opened } = who;
-    match &end {
-        LinkEnd::Closed | LinkEnd::Left => {
-            tracing::info!(%peer, router, process, opened, reason = end.label().label(), "router link ended: {end}");
-        }
-        _ => {
-            tracing::warn!(%peer, router, process, opened, reason = end.label().label(), "router link ended: {end}")
-        }
+    let reason = end.label().label();
+    if matches!(end, LinkEnd::Closed | LinkEnd::Left) {
+        tracing::info!(%peer, router, process, opened, reason, "router link ended: {end}");
+    } else {
+        tracing::warn!(%peer, router, process, opened, reason, "router link ended: {end}");
     }
 }
 
@@ -84,14 +85,6 @@ async fn handshake(socket: TcpStream, context: &RouterContext) -> Result<TlsStre
     }
 }
 
-/// The common name of a router's certificate.
-fn common_name(certificates: Option<&[CertificateDer<'_>]>) -> Option<String> {
-    let first = certificates?.first()?;
-    let (_, certificate) = x509_parser::parse_x509_certificate(first).ok()?;
-    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
-    Some(name.to_owned())
-}
-
 /// With TLS in place: whatever goes wrong from here on, the router is told.
 async fn linked(
     stream: TlsStream<TcpStream>,
@@ -99,20 +92,21 @@ async fn linked(
     phase: &watch::Receiver<Phase>,
     who: &mut Who,
 ) -> LinkEnd {
-    who.router = common_name(stream.get_ref().1.peer_certificates()).unwrap_or_default();
+    // Without one it is in no configuration.
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    who.router = certificate.and_then(|certificate| pki::router_name(certificate).ok()).unwrap_or_default();
     let (read, write) = tokio::io::split(stream);
     let mut frames = FrameReader::new(read);
     let (outbox, queue) = outbox::outbox();
     let writer = outbox::write(queue, write, context.pace.stall);
     tokio::pin!(writer);
     let run = async {
-        match open(&mut frames, context, who).await {
-            Ok(opened) => {
-                telemetry::adjust(Gauge::RouterLinks, 1);
-                let end = run(&mut frames, context, &opened, &outbox, phase).await;
-                telemetry::adjust(Gauge::RouterLinks, -1);
-                end
-            }
+        let opened = tokio::select! {
+            opened = open(&mut frames, context, who) => opened,
+            () = reached(phase, Phase::Closing) => Err(LinkEnd::Left),
+        };
+        match opened {
+            Ok(opened) => run(&mut frames, context, &opened, &outbox, phase).await,
             Err(end) => end,
         }
     };
@@ -213,6 +207,22 @@ fn start(asked: &OpenStream, bounds: StreamBounds) -> Result<Seq, LinkError> {
     }
 }
 
+/// One in the gauge of open links, however the link ends.
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        telemetry::adjust(Gauge::RouterLinks, 1);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        telemetry::adjust(Gauge::RouterLinks, -1);
+    }
+}
+
 /// The open link: a reader, answers in flight, streams; whichever ends the link ends it for all.
 async fn run(
     frames: &mut FrameReader<ReadHalf<TlsStream<TcpStream>>>,
@@ -221,6 +231,7 @@ async fn run(
     outbox: &Outbox,
     phase: &watch::Receiver<Phase>,
 ) -> LinkEnd {
+    let _counted = Counted::new();
     outbox.send(opened.answer.clone()).await;
     let credit = Credit::new(context.credit_targets, context.credit_bytes);
     let (work, line) = answers::line();
@@ -240,17 +251,20 @@ async fn run(
         while each.next().await.is_some() {}
         reached(phase, Phase::Closing).await;
     };
-    let drained = async { tokio::join!(answers::run(line, context, &credit, outbox, phase), streams) };
-    let leave = async {
+    let go_away = async {
         reached(phase, Phase::Leaving).await;
         outbox.send(wire::go_away("this edge is leaving")).await;
+    };
+    let drained =
+        async { tokio::join!(answers::run(line, context, &credit, outbox, phase), streams, go_away) };
+    let too_late = async {
         reached(phase, Phase::Closing).await;
         sleep(context.pace.drain).await;
     };
     tokio::select! {
         end = reader.run(frames) => end,
         _ = drained => LinkEnd::Left,
-        () = leave => LinkEnd::Left,
+        () = too_late => LinkEnd::Left,
     }
 }
 

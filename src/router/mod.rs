@@ -36,6 +36,9 @@ use crate::store::Store;
 use crate::telemetry::RouterLinkEnd;
 use crate::wire::router::LinkError;
 
+/// Whether the device has a session now.
+pub type IsConnected = Box<dyn Fn(&DeviceKey) -> bool + Send + Sync>;
+
 /// What all links share.
 pub struct RouterContext {
     /// The edge's name and version, as routers are told.
@@ -57,7 +60,7 @@ pub struct RouterContext {
     /// How long batch ids are remembered.
     pub batch_window_ms: u64,
     /// Whether the device has a session now.
-    pub is_connected: Box<dyn Fn(&DeviceKey) -> bool + Send + Sync>,
+    pub is_connected: IsConnected,
     /// Deadlines.
     pub pace: Pace,
     /// Who reads which stream.

@@ -144,6 +144,12 @@ impl CommitSink for Handover {
         }
     }
 
+    fn refused(&mut self, session: SessionRef) {
+        if let Some(mailbox) = self.mailbox(session.shard) {
+            mailbox.seen(session, false);
+        }
+    }
+
     fn ended(&mut self, device: &DeviceKey, batch: Seq, _reason: Failure) {
         if let Some(session) = self.directory.find(device)
             && let Some(mailbox) = self.mailbox(session.shard)

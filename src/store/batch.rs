@@ -1,9 +1,11 @@
 //! A batch as it lives in memory: what sessions need of it, shared by every entry that points to it.
 
-use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::{Arc, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::ids::{AppKey, BatchId, MessageId, Seq};
+use super::journal::Place;
+use super::push_record::MessageKey;
+use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
 use crate::push::Millis;
 
 /// One accepted batch with live entries.
@@ -27,10 +29,47 @@ pub struct Batch {
     pub online_only: bool,
     /// It was pending at a recovery: everything goes out as redelivered.
     pub recovered: bool,
+    /// Where its message's push record is: its home.
+    pub(super) home: MessageKey,
+    /// The only accepted target, so that its end needs no look into the journal.
+    pub(super) only: Option<DeviceKey>,
     /// Where its newest whole record is in the journal (segment, offset), packed; changed when the record is copied.
     pub(super) place: AtomicU64,
-    /// Entries still pending.
+    /// Bytes of that record.
+    pub(super) bytes: AtomicU32,
+    /// Entries still pending, as its home part counts them.
     pub(super) live: AtomicU32,
+    /// Its record can't be read.
+    pub(super) damaged: AtomicBool,
     /// The encoded push, while it is in memory.
     pub(super) body: RwLock<Option<Arc<[u8]>>>,
+}
+
+impl Batch {
+    /// Where its newest whole record is.
+    pub(super) fn place(&self) -> Place {
+        Place::unpack(self.place.load(Ordering::Acquire))
+    }
+
+    /// It was copied.
+    pub(super) fn moved_to(&self, place: Place, bytes: u32) {
+        self.place.store(place.pack(), Ordering::Release);
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether entries of it are pending.
+    pub(super) fn is_live(&self) -> bool {
+        self.live.load(Ordering::Relaxed) > 0
+    }
+
+    /// The body, if it is in memory.
+    pub(super) fn body(&self) -> Option<Arc<[u8]>> {
+        self.body.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts the body in, or takes it out; says how many bytes were there before.
+    pub(super) fn set_body(&self, body: Option<Arc<[u8]>>) -> usize {
+        let before = std::mem::replace(&mut *self.body.write().unwrap_or_else(PoisonError::into_inner), body);
+        before.map_or(0, |body| body.len())
+    }
 }

@@ -17,6 +17,23 @@ use crate::push::{
 pub use self::batch::Batch;
 
 pub mod batch;
+mod batch_ids;
+mod body_cache;
+pub mod checkpoint;
+mod codec;
+pub mod disk;
+pub mod embedded;
+pub mod engine;
+mod index;
+pub mod journal;
+pub mod options;
+mod part;
+mod part_messages;
+mod push_record;
+mod record;
+pub mod stats;
+mod stream;
+mod thread;
 
 /// What the store is told. Everything is answered only when durable.
 #[derive(Debug)]
@@ -291,6 +308,11 @@ pub trait CommitSink: Send {
     fn confirmed(&mut self, shard: ShardId, confirms: Vec<Confirm>);
     /// A device's Hello is durable.
     fn seen(&mut self, session: SessionRef);
+    /// A device's Hello can't be kept: as many devices as may be are known, or the disk is full. The session should end with a delay.
+    fn refused(&mut self, session: SessionRef) {
+        // A sink that doesn't care lets the session run into its deadline.
+        tracing::warn!(?session, "a device is refused: there is no room for another one");
+    }
     /// The device's entry ended without its doing: a session may forget it.
     fn ended(&mut self, device: &DeviceKey, batch: Seq, reason: Failure);
 }

@@ -274,7 +274,8 @@ proptest! {
         let mut pairs = Vec::new();
         for group in &back.refused {
             prop_assert!(group.ordinals.is_sorted() && !group.ordinals.is_empty());
-            let reason = Refusal::from_number(group.reason as u8).expect("a reason");
+            let number = usize::try_from(group.reason).expect("a number");
+            let reason = Refusal::ALL[number - 1];
             pairs.extend(group.ordinals.iter().map(|ordinal| (*ordinal, reason)));
         }
         pairs.sort_unstable();

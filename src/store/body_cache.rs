@@ -1,0 +1,71 @@
+//! Bodies in memory, within a number of bytes: the first that came in goes first. A mass push is read by everybody within
+//! seconds, so age tells what will be wanted as well as use would, and costs a session nothing to keep.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::batch::Batch;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct BodyCache {
+    max_bytes: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    bytes: usize,
+    queue: VecDeque<Weak<Batch>>,
+    /// Batches in `queue` that have ended since.
+    stale: usize,
+}
+
+impl BodyCache {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, inner: Mutex::default() }
+    }
+
+    /// Puts a body in; the oldest go as far as they must.
+    pub(super) fn insert(&self, batch: &Arc<Batch>, body: Arc<[u8]>) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if !batch.is_live() {
+            // It ended while its body was read: nobody would take the body out again.
+            return;
+        }
+        let len = body.len();
+        let before = batch.set_body(Some(body));
+        inner.bytes = inner.bytes - before + len;
+        if before == 0 {
+            inner.queue.push_back(Arc::downgrade(batch));
+        }
+        while inner.bytes > self.max_bytes {
+            let Some(oldest) = inner.queue.pop_front() else { break };
+            let freed = oldest.upgrade().map_or(0, |batch| batch.set_body(None));
+            inner.bytes -= freed;
+            if freed == 0 {
+                inner.stale = inner.stale.saturating_sub(1);
+            }
+        }
+    }
+
+    /// A batch ended: its body goes.
+    pub(super) fn remove(&self, batch: &Batch) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = batch.set_body(None);
+        if before == 0 {
+            return;
+        }
+        inner.bytes -= before;
+        inner.stale += 1;
+        // What has ended since is swept out when it makes up most of the queue: constant work per batch.
+        if inner.stale > inner.queue.len() / 2 + 64 {
+            inner.queue.retain(|batch| batch.upgrade().is_some_and(|batch| batch.body().is_some()));
+            inner.stale = 0;
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).bytes
+    }
+}

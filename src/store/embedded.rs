@@ -1,0 +1,145 @@
+//! The embedded store: the engine on its thread, behind the [`Store`] contract.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::{oneshot, watch};
+
+use super::batch::Batch;
+use super::disk::Disk;
+use super::engine::{Engine, IsConnected, OpenError, OpenReport, Shared, StoreFailure};
+use super::options::StoreOptions;
+use super::stats::StoreStats;
+use super::thread::{self, Inbox, Wanted};
+use super::{
+    BodySink, Busy, Command, CommitSink, Pulled, Refused, Store, StreamBounds, StreamError, StreamRead,
+};
+use crate::clock::Clock;
+use crate::ids::{DeviceKey, Seq, SessionRef};
+use crate::push::{Millis, Seen};
+
+/// A store in a data directory of its own.
+#[derive(Debug)]
+pub struct EmbeddedStore<D: Disk> {
+    shared: Arc<Shared<D>>,
+    options: StoreOptions,
+    clock: Arc<Clock>,
+    inbox: Arc<Inbox>,
+    wanted: Arc<Wanted>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What comes with an opened store.
+#[derive(Debug)]
+pub struct Opened {
+    /// What the start found.
+    pub report: OpenReport,
+    /// Resolves if the journal fails: the process should say why and exit, and the next start recovers. Dropped when the store closes in order.
+    pub failed: oneshot::Receiver<StoreFailure>,
+}
+
+impl<D: Disk> EmbeddedStore<D> {
+    /// Recovers what the disk holds and starts the store's threads. Edge time doesn't fall below the journal's last from then on.
+    pub fn open(
+        disk: Arc<D>,
+        options: StoreOptions,
+        clock: Arc<Clock>,
+        sink: Box<dyn CommitSink>,
+        bodies: Arc<dyn BodySink>,
+        is_connected: IsConnected,
+    ) -> Result<(Arc<Self>, Opened), OpenError> {
+        let (engine, report) = Engine::open(disk, options.clone(), sink, is_connected)?;
+        clock.raise(report.journal.last_time);
+        let (shared, inbox, wanted) = (engine.shared().clone(), Arc::default(), Arc::default());
+        let (failing, failed) = oneshot::channel();
+        let store = Arc::new(Self {
+            shared: shared.clone(),
+            options,
+            clock: clock.clone(),
+            inbox: Arc::clone(&inbox),
+            wanted: Arc::clone(&wanted),
+            threads: Mutex::default(),
+        });
+        let reader = {
+            let (shared, wanted, inbox) = (shared, Arc::clone(&wanted), Arc::clone(&inbox));
+            std::thread::Builder::new()
+                .name("bodies".into())
+                .spawn(move || thread::read_bodies(&shared, &wanted, &inbox, &*bodies))?
+        };
+        let writer = std::thread::Builder::new().name("store".into()).spawn(move || {
+            thread::run(engine, &inbox, &clock, failing);
+            wanted.close();
+        })?;
+        store.threads.lock().unwrap_or_else(PoisonError::into_inner).extend([writer, reader]);
+        Ok((store, Opened { report, failed }))
+    }
+
+    /// Takes nothing more, finishes what waits, and ends the threads. It waits for them: not for a shard's thread.
+    pub fn close(&self) {
+        self.inbox.close();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
+
+    /// The store's figures.
+    pub fn stats(&self) -> &StoreStats {
+        &self.shared.stats
+    }
+}
+
+impl<D: Disk> Drop for EmbeddedStore<D> {
+    fn drop(&mut self) {
+        // Whoever wants to know that everything is done calls `close` first.
+        self.inbox.close();
+        self.wanted.close();
+    }
+}
+
+impl<D: Disk> Store for EmbeddedStore<D> {
+    fn submit(&self, command: Command) -> Result<(), Refused> {
+        self.inbox.put(command)
+    }
+
+    fn pull(&self, device: &DeviceKey, after: Seq, max: usize, now: Millis, out: &mut Vec<Pulled>) {
+        self.shared.index.pull(device, after, max, now, out);
+    }
+
+    fn is_current(&self, seen: &Seen) -> bool {
+        self.shared.index.is_current(seen)
+    }
+
+    fn body(&self, batch: &Arc<Batch>) -> Option<Arc<[u8]>> {
+        batch.body()
+    }
+
+    fn want_body(&self, batch: &Arc<Batch>, session: SessionRef) -> Result<(), Busy> {
+        self.wanted.put(batch.clone(), session)
+    }
+
+    fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError> {
+        self.shared.streams.bounds(&self.shared.reader, stream)
+    }
+
+    fn read_stream(
+        &self,
+        stream: &str,
+        after: Seq,
+        max_events: usize,
+        max_bytes: usize,
+    ) -> Result<StreamRead, StreamError> {
+        self.shared.streams.read(&self.shared.reader, &self.options, stream, after, max_events, max_bytes)
+    }
+
+    fn head(&self) -> watch::Receiver<Seq> {
+        self.shared.head.subscribe()
+    }
+
+    fn oldest_created_at(&self) -> Millis {
+        let forgotten = self.shared.stats.oldest_created_at.load(std::sync::atomic::Ordering::Relaxed);
+        forgotten.max(self.clock.now().saturating_sub(self.options.batch_window_ms))
+    }
+}

@@ -1,0 +1,245 @@
+//! What devices acknowledge: the end of an entry, a receipt, or nothing new.
+
+use super::apply::{Pointed, channel, receipt_of};
+use super::{Effect, Engine, StoreFailure};
+use crate::ids::{DeviceKey, MessageId, Seq, ShardId};
+use crate::push::{Acked, Event, Failure, Millis, Receipt, ReceiptKind};
+use crate::store::disk::Disk;
+use crate::store::part::About;
+use crate::store::push_record::MessageKey;
+use crate::store::record::ReceiptRecord;
+use crate::store::stats::StoreStats;
+use crate::store::{Confirm, DeviceAck, SentAlone};
+
+/// So many a second.
+#[derive(Debug, Default)]
+pub(super) struct Limiter {
+    second: u64,
+    used: u32,
+}
+
+impl Limiter {
+    fn allow(&mut self, now: Millis, per_second: u32) -> bool {
+        if self.second != now / 1000 {
+            *self = Self { second: now / 1000, used: 0 };
+        }
+        self.used += 1;
+        self.used <= per_second
+    }
+}
+
+/// An event about a message that isn't pending on the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    /// Said before.
+    Known,
+    /// It arrived before: a click or clean is new.
+    Arrived,
+    /// It had ended, for this reason if that is known.
+    Late(Option<Failure>),
+    /// No push record, or not a target.
+    Unmatched,
+}
+
+/// Who acknowledges, as receipts have it.
+struct Who {
+    key: DeviceKey,
+    number: u32,
+    about: About,
+}
+
+fn kind_of(event: Event) -> ReceiptKind {
+    match event {
+        Event::Arrive => ReceiptKind::Arrive,
+        Event::Click => ReceiptKind::Click,
+        Event::Clean => ReceiptKind::Clean,
+    }
+}
+
+/// Bytes of a receipt of this device, at most.
+pub(super) fn receipt_bytes(about: &About) -> usize {
+    // Numbers and the longest names (app, device, batch, job) beside the attributes.
+    128 + 32 + 64 + 64 + 64 + about.attributes.0.len()
+}
+
+impl<D: Disk> Engine<D> {
+    /// All acks of one turn of a shard. What doesn't even fit into the reserve isn't confirmed: the device keeps it.
+    pub(super) fn acks(
+        &mut self,
+        now: Millis,
+        shard: ShardId,
+        acks: &[DeviceAck],
+    ) -> Result<(), StoreFailure> {
+        let mut confirms = Vec::with_capacity(acks.len());
+        for ack in acks {
+            let Some(who) = self.who(&ack.device) else {
+                // Sessions exist for known devices only; one that isn't has nothing to lose.
+                confirms.push(Confirm { session: ack.session, number: ack.number });
+                continue;
+            };
+            // An event makes two records at most: a click with the arrive that it implies.
+            if !self.has_room(ack.events.len() * 2, receipt_bytes(&who.about)) {
+                StoreStats::add(&self.shared.stats.acks_dropped, 1);
+                continue;
+            }
+            for event in &ack.events {
+                self.acked(now, &who, event)?;
+            }
+            confirms.push(Confirm { session: ack.session, number: ack.number });
+        }
+        confirms.retain(|confirm| confirm.number != 0);
+        if !confirms.is_empty() {
+            self.effects.push(Effect::Confirmed(shard, confirms));
+        }
+        Ok(())
+    }
+
+    fn who(&self, key: &DeviceKey) -> Option<Who> {
+        let part = self.shared.index.of_device(key);
+        let device = part.devices.get(key)?;
+        Some(Who { key: *key, number: device.number, about: (*device.about).clone() })
+    }
+
+    fn acked(&mut self, now: Millis, who: &Who, acked: &Acked) -> Result<(), StoreFailure> {
+        let pointed = {
+            let part = self.shared.index.of_device(&who.key);
+            let entry = part.devices.get(&who.key).and_then(|device| device.entry(acked.message));
+            entry.map(|entry| Pointed {
+                batch: entry.batch.clone(),
+                ordinal: entry.ordinal,
+                written_at: entry.written_at(),
+                sent_reported: entry.sent_reported(),
+            })
+        };
+        match pointed {
+            Some(pointed) => self.arrived(now, who, acked, &pointed),
+            None => self.not_pending(now, who, acked),
+        }
+    }
+
+    /// The entry ends: arrived. A click or clean says so too.
+    fn arrived(
+        &mut self,
+        now: Millis,
+        who: &Who,
+        acked: &Acked,
+        pointed: &Pointed,
+    ) -> Result<(), StoreFailure> {
+        let accepted_at = pointed.batch.accepted_at;
+        let sent_at = acked.sent_at.or(pointed.written_at);
+        let arrive = Receipt {
+            outcome: Some(Ok(())),
+            event_time: acked.time.clamp(accepted_at.min(now), now),
+            raw_event_time: acked.time,
+            sent_at: if pointed.sent_reported { 0 } else { sent_at.unwrap_or(0) },
+            channel: channel(accepted_at, sent_at),
+            implied: acked.event != Event::Arrive,
+            ..receipt_of(&who.about, Some(pointed), ReceiptKind::Arrive)
+        };
+        let batch = pointed.batch.seq;
+        let tapped = (acked.event != Event::Arrive).then(|| Receipt {
+            kind: kind_of(acked.event),
+            outcome: None,
+            sent_at: 0,
+            implied: false,
+            ..arrive.clone()
+        });
+        self.stage_receipt(&ReceiptRecord { receipt: arrive, key: who.key, number: who.number, batch })?;
+        let Some(receipt) = tapped else { return Ok(()) };
+        if self.standing(who, pointed.batch.home, acked.event).0 == Standing::Arrived {
+            let record = ReceiptRecord { receipt, key: who.key, number: who.number, batch: Seq(0) };
+            self.stage_receipt(&record)?;
+        }
+        Ok(())
+    }
+
+    /// What the push record says of an event without a pending entry; with it when the message was accepted, and the sender's label.
+    fn standing(
+        &self,
+        who: &Who,
+        key: MessageKey,
+        event: Event,
+    ) -> (Standing, Option<(Millis, std::sync::Arc<str>)>) {
+        let part = self.shared.index.of_message(key);
+        let Some(record) = part.messages.get(&key).filter(|record| record.targets.contains(who.number))
+        else {
+            return (Standing::Unmatched, None);
+        };
+        let arrived = record.arrived_on.contains(who.number);
+        let said = match event {
+            Event::Arrive => arrived || record.arrived_late.contains(who.number),
+            Event::Click => record.clicked.contains(who.number),
+            Event::Clean => record.cleaned.contains(who.number),
+        };
+        let standing = match (said, arrived) {
+            (true, _) => Standing::Known,
+            (false, true) => Standing::Arrived,
+            (false, false) => Standing::Late(record.failure_on(who.number)),
+        };
+        (standing, Some((record.accepted_at, record.job_key.clone())))
+    }
+
+    fn not_pending(&mut self, now: Millis, who: &Who, acked: &Acked) -> Result<(), StoreFailure> {
+        let key = MessageKey::of(&who.about.app, acked.message);
+        let (standing, record) = self.standing(who, key, acked.event);
+        let (accepted_at, job_key) = record.unwrap_or_else(|| (0, "".into()));
+        let mut receipt = Receipt {
+            message: MessageId(acked.message.0),
+            event_time: acked.time.clamp(accepted_at.min(now), now),
+            raw_event_time: acked.time,
+            channel: channel(accepted_at, acked.sent_at),
+            job_key,
+            ..receipt_of(&who.about, None, kind_of(acked.event))
+        };
+        match standing {
+            Standing::Known => return Ok(()),
+            Standing::Arrived => {}
+            Standing::Late(after) => {
+                receipt.late = true;
+                receipt.after = after;
+            }
+            Standing::Unmatched => {
+                if !self.unmatched.allow(now, self.options.unmatched_per_second) {
+                    StoreStats::add(&self.shared.stats.unmatched_dropped, 1);
+                    return Ok(());
+                }
+                receipt.unmatched = true;
+                receipt.channel = crate::push::Channel::Unknown;
+            }
+        }
+        self.stage_receipt(&ReceiptRecord { receipt, key: who.key, number: who.number, batch: Seq(0) })?;
+        Ok(())
+    }
+
+    /// Written, and no arrive within the deadline: said once for an entry. It isn't essential, so it never uses the reserve's last bytes.
+    pub(super) fn sent(&mut self, now: Millis, sent: &[SentAlone]) -> Result<(), StoreFailure> {
+        for SentAlone { device, batch, sent_at } in sent {
+            let Some(who) = self.who(device) else { continue };
+            let pointed = {
+                let mut part = self.shared.index.of_device(device);
+                let entries = part.devices.get_mut(device).map(|device| &mut device.pending);
+                let entry = entries.and_then(|all| all.iter_mut().find(|entry| entry.batch.seq == *batch));
+                let Some(entry) = entry.filter(|entry| !entry.sent_reported()) else { continue };
+                Pointed {
+                    batch: entry.batch.clone(),
+                    ordinal: entry.ordinal,
+                    written_at: Some(*sent_at),
+                    sent_reported: false,
+                }
+            };
+            if !self.has_room(1, receipt_bytes(&who.about)) {
+                continue;
+            }
+            let accepted_at = pointed.batch.accepted_at;
+            let receipt = Receipt {
+                event_time: (*sent_at).clamp(accepted_at.min(now), now),
+                raw_event_time: *sent_at,
+                sent_at: *sent_at,
+                channel: channel(accepted_at, Some(*sent_at)),
+                ..receipt_of(&who.about, Some(&pointed), ReceiptKind::Sent)
+            };
+            self.stage_receipt(&ReceiptRecord { receipt, key: *device, number: who.number, batch: *batch })?;
+        }
+        Ok(())
+    }
+}

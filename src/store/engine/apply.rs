@@ -1,0 +1,215 @@
+//! Staging: a decision becomes a record, and the record changes the index.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use roaring::RoaringBitmap;
+
+use super::{Effect, Engine, StoreFailure};
+use crate::ids::{DeviceKey, Seq};
+use crate::push::{Channel, Failure, Millis, Receipt, ReceiptKind};
+use crate::store::batch::Batch;
+use crate::store::disk::Disk;
+use crate::store::journal::{Place, RECORD_OVERHEAD};
+use crate::store::part::About;
+use crate::store::part_messages::Ended;
+use crate::store::record::{self, MassRecord, ReceiptRecord};
+
+/// Written within this time of the acceptance is live.
+const LIVE_MS: Millis = 1_000;
+/// What staging needs of an entry.
+#[derive(Clone, Debug)]
+pub(super) struct Pointed {
+    pub(super) batch: Arc<Batch>,
+    pub(super) ordinal: u32,
+    pub(super) written_at: Option<Millis>,
+    pub(super) sent_reported: bool,
+}
+
+/// Which way a message went.
+pub(super) fn channel(accepted_at: Millis, sent_at: Option<Millis>) -> Channel {
+    match sent_at {
+        None | Some(0) => Channel::Unknown,
+        Some(at) if at <= accepted_at.saturating_add(LIVE_MS) => Channel::Online,
+        Some(_) => Channel::Offline,
+    }
+}
+
+/// A receipt about this device with nothing said yet but who it is.
+pub(super) fn receipt_of(about: &About, pointed: Option<&Pointed>, kind: ReceiptKind) -> Receipt {
+    let batch = pointed.map(|pointed| &pointed.batch);
+    Receipt {
+        kind,
+        outcome: None,
+        app: about.app.clone(),
+        message: batch.map_or(crate::ids::MessageId(0), |batch| batch.message),
+        target: pointed.map(|pointed| (pointed.batch.id.clone(), pointed.ordinal)),
+        device_id: about.device_id.clone(),
+        event_time: 0,
+        raw_event_time: 0,
+        sent_at: 0,
+        channel: Channel::Unknown,
+        last_active: about.last_active,
+        client_ip: about.client_ip,
+        attributes: about.attributes.clone(),
+        job_key: batch.map_or_else(|| "".into(), |batch| batch.job_key.clone()),
+        after: None,
+        late: false,
+        unmatched: false,
+        implied: false,
+    }
+}
+
+impl<D: Disk> Engine<D> {
+    /// Whether `records` records of at most `bytes` each can be staged, with the help of the reserve: each may need a segment's rest.
+    pub(super) fn has_room(&self, records: usize, bytes: usize) -> bool {
+        let room = self.journal.room();
+        // The end of a segment that a record doesn't fit into is lost: one record's size a segment, and there are few of them.
+        let segments = room.total / u64::from(self.options.segment_bytes).max(1) + 2;
+        room.total >= (records as u64 + segments) * (bytes + RECORD_OVERHEAD) as u64
+    }
+
+    /// Stages what stands in the scratch buffer. Room was asked for before: that it's missing now is as impossible to go on from as a failed disk.
+    pub(super) fn stage(&mut self, kind: u8) -> Result<(Seq, Place), StoreFailure> {
+        Ok(self.journal.stage(kind, &self.scratch)?)
+    }
+
+    /// Stages a receipt and applies it.
+    pub(super) fn stage_receipt(&mut self, record: &ReceiptRecord) -> Result<Seq, StoreFailure> {
+        self.scratch.clear();
+        record.encode(&mut self.scratch);
+        let (seq, _) = self.stage(record::RECEIPT)?;
+        self.shared.streams.note_event(self.options.stream_of(record.receipt.app.as_str()), seq);
+        self.apply_receipt(record);
+        Ok(seq)
+    }
+
+    fn apply_receipt(&mut self, record: &ReceiptRecord) {
+        let receipt = &record.receipt;
+        if record.batch != Seq(0) {
+            let mut part = self.shared.index.of_device(&record.key);
+            if let Some(device) = part.devices.get_mut(&record.key) {
+                device.apply_receipt(record);
+            }
+        }
+        if receipt.unmatched {
+            return;
+        }
+        let key = crate::store::push_record::MessageKey::of(&receipt.app, receipt.message);
+        let mut part = self.shared.index.of_message(key);
+        part.count_receipt(key, receipt, record.number);
+        let Some(outcome) = receipt.outcome else { return };
+        let ended = part.end(key, record.batch, outcome, 1, &RoaringBitmap::from_iter([record.number]));
+        drop(part);
+        self.entries_ended(ended);
+    }
+
+    fn entries_ended(&mut self, ended: Ended) {
+        match ended {
+            Ended::Unknown => {}
+            Ended::Some(count) => self.pending -= u64::from(count),
+            Ended::All(count, batch) => {
+                self.pending -= u64::from(count);
+                self.settle(&batch);
+            }
+        }
+    }
+
+    /// Ends one entry for a reason of the edge's own.
+    pub(super) fn fail_one(
+        &mut self,
+        now: Millis,
+        key: DeviceKey,
+        number: u32,
+        about: &About,
+        pointed: &Pointed,
+        reason: Failure,
+    ) -> Result<(), StoreFailure> {
+        let sent_at = if pointed.sent_reported { None } else { pointed.written_at };
+        let receipt = Receipt {
+            outcome: Some(Err(reason)),
+            event_time: now,
+            raw_event_time: now,
+            sent_at: sent_at.unwrap_or(0),
+            channel: channel(pointed.batch.accepted_at, pointed.written_at),
+            ..receipt_of(about, Some(pointed), ReceiptKind::SentFail)
+        };
+        self.stage_receipt(&ReceiptRecord { receipt, key, number, batch: pointed.batch.seq })?;
+        self.effects.push(Effect::Ended(vec![key], pointed.batch.seq, reason));
+        Ok(())
+    }
+
+    /// Ends entries of one batch for the same reason: one record. `ended` are (ordinal, key, number) of pending entries.
+    pub(super) fn fail_many(
+        &mut self,
+        now: Millis,
+        batch: &Arc<Batch>,
+        reason: Failure,
+        ended: &[record::Target],
+    ) -> Result<(), StoreFailure> {
+        self.fail_counted(now, batch, reason, ended, ended.len() as u32)
+    }
+
+    /// The same for `count` entries, of which only those in `ended` are known.
+    pub(super) fn fail_counted(
+        &mut self,
+        now: Millis,
+        batch: &Arc<Batch>,
+        reason: Failure,
+        ended: &[record::Target],
+        count: u32,
+    ) -> Result<(), StoreFailure> {
+        let mut ordinals = Vec::new();
+        for target in ended {
+            record::set_ordinal(&mut ordinals, target.ordinal);
+        }
+        let numbers: RoaringBitmap = ended.iter().map(|target| target.number).collect();
+        let mass = crate::push::MassOutcome {
+            app: batch.app.clone(),
+            message: batch.message,
+            batch: batch.id.clone(),
+            reason,
+            event_time: now,
+            ordinals,
+            count,
+            job_key: batch.job_key.clone(),
+        };
+        let record =
+            MassRecord { mass, batch: batch.seq, numbers: crate::store::push_record::bitmap_bytes(&numbers) };
+        self.scratch.clear();
+        record.encode(&mut self.scratch);
+        let (seq, _) = self.stage(record::MASS)?;
+        self.shared.streams.note_event(self.options.stream_of(batch.app.as_str()), seq);
+        for target in ended {
+            if let Some(device) = self.shared.index.of_device(&target.key).devices.get_mut(&target.key) {
+                device.take(batch.seq);
+            }
+        }
+        let outcome =
+            self.shared.index.of_message(batch.home).end(batch.home, batch.seq, Err(reason), count, &numbers);
+        self.entries_ended(outcome);
+        let keys = ended.iter().map(|target| target.key).collect();
+        self.effects.push(Effect::Ended(keys, batch.seq, reason));
+        Ok(())
+    }
+
+    /// Bytes of a mass record about so many targets, at most.
+    pub(super) fn mass_bytes(targets: usize, highest: u32) -> usize {
+        // Names and numbers; the ordinals' bits; and a bitmap of numbers costs most where each has a container of its own.
+        320 + highest as usize / 8 + targets * 10
+    }
+
+    /// A live batch by its sequence.
+    pub(super) fn live_batch(&self, seq: Seq, home: u32) -> Option<Arc<Batch>> {
+        self.shared.index.lock(home as usize).batches.get(&seq).cloned()
+    }
+
+    /// A new live batch: it counts from now on.
+    pub(super) fn begin(&mut self, batch: &Arc<Batch>) {
+        let home = self.shared.index.part_of_message(batch.home) as u32;
+        self.expiry.insert((batch.expires_at, batch.seq, home));
+        self.live_bytes += u64::from(batch.bytes.load(Ordering::Relaxed));
+        self.pending += u64::from(batch.live.load(Ordering::Relaxed));
+        *self.live_in.entry(batch.place().segment).or_default() += 1;
+    }
+}

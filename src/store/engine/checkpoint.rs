@@ -1,0 +1,260 @@
+//! Checkpoints without a pause: a slice at a time, between commits.
+//!
+//! ```text
+//! head      version, parts, next device number, the streams' cursors
+//! homes     one a part: push records, live batches, batch ids, totals, and the sequence as of which
+//! devices   one a part: devices with their lists, and the sequence as of which
+//! ```
+//! Each slice is of its own time; at a recovery a record is applied to what a slice holds only if it is newer than that. All homes stand before all
+//! devices, so that the batches that a list names are there when the list is read, unless they are younger than their home's slice: those entries
+//! are held back until the batch's record is replayed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Engine, StoreFailure};
+use crate::ids::Seq;
+use crate::push::{Counts, Millis};
+use crate::store::batch::Batch;
+use crate::store::checkpoint::{CheckpointError, CheckpointWriter};
+use crate::store::codec::{put_bytes, put_ip, put_u32, put_u64, put_varint};
+use crate::store::disk::Disk;
+use crate::store::part::Part;
+use crate::store::stats::StoreStats;
+
+pub(super) const VERSION: u8 = 1;
+pub(super) const HEAD: u8 = 0;
+pub(super) const HOME: u8 = 1;
+pub(super) const DEVICES: u8 = 2;
+/// How long to wait after a checkpoint that couldn't be written.
+const RETRY_MS: Millis = 5_000;
+
+/// What is known of checkpoints.
+#[derive(Debug)]
+pub(super) struct State<D: Disk> {
+    writing: Option<Writing<D>>,
+    /// Journal bytes since the last one began.
+    bytes: u64,
+    /// What the newest covers.
+    covers: Seq,
+    /// What the older of the two kept covers.
+    oldest_kept: Seq,
+    retry_at: Millis,
+}
+
+#[derive(Debug)]
+struct Writing<D: Disk> {
+    writer: CheckpointWriter<D>,
+    /// Slices of parts written.
+    written: usize,
+    covers: Seq,
+}
+
+impl<D: Disk> State<D> {
+    pub(super) fn new(bytes: u64, covers: Seq, oldest_kept: Seq) -> Self {
+        Self { writing: None, bytes, covers, oldest_kept, retry_at: 0 }
+    }
+
+    pub(super) fn note_bytes(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
+    pub(super) fn oldest_kept(&self) -> Seq {
+        self.oldest_kept
+    }
+}
+
+impl<D: Disk> Engine<D> {
+    /// One slice, if a checkpoint is due or being written. Answers whether there was anything to do.
+    /// A checkpoint that can't be written is given up, and tried again later: until then a start takes longer, and nothing is trimmed.
+    pub(super) fn checkpoint_slice(&mut self, now: Millis) -> bool {
+        if self.checkpoints.writing.is_none() && !self.checkpoint_is_due(now) {
+            return false;
+        }
+        if let Err(error) = self.checkpoint_step() {
+            self.give_up_checkpoint(now, &error);
+        }
+        true
+    }
+
+    /// After enough journal bytes; and when there is no room, as a newer checkpoint may let old segments go.
+    fn checkpoint_is_due(&self, now: Millis) -> bool {
+        let state = &self.checkpoints;
+        if now < state.retry_at || self.journal.head() <= state.covers {
+            return false;
+        }
+        let holds_back = || {
+            let segments = self.journal.segments();
+            segments.first().is_some_and(|oldest| {
+                !oldest.active
+                    && oldest.last > state.oldest_kept
+                    && oldest.last <= self.shared.streams.oldest_cursor()
+            })
+        };
+        state.bytes >= self.options.checkpoint_bytes || self.is_short_of_room() && holds_back()
+    }
+
+    /// When an idle engine should look again, because the disk had no room.
+    pub(super) fn retry_checkpoint_at(&self) -> Option<Millis> {
+        let retry_at = self.checkpoints.retry_at;
+        (self.is_short_of_room() && retry_at > 0).then_some(retry_at)
+    }
+
+    /// A whole checkpoint at once, for a start that is quick. What is staged is made durable first.
+    pub(super) fn flush(&mut self, now: Millis, checkpoint: bool) -> Result<(), StoreFailure> {
+        if !checkpoint {
+            return Ok(());
+        }
+        self.commit(now)?;
+        if self.checkpoints.writing.is_none() && self.journal.head() <= self.checkpoints.covers {
+            return Ok(());
+        }
+        loop {
+            match self.checkpoint_step() {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => {
+                    self.give_up_checkpoint(now, &error);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn give_up_checkpoint(&mut self, now: Millis, error: &CheckpointError) {
+        StoreStats::add(&self.shared.stats.checkpoints_failed, 1);
+        self.checkpoints.retry_at = now + RETRY_MS;
+        let abandoned = self.checkpoints.writing.take().map(|writing| writing.writer.abandon());
+        let left = abandoned.and_then(Result::err);
+        tracing::warn!(%error, left = left.map(tracing::field::display), "no checkpoint was written");
+    }
+
+    /// Begins, writes one slice, or finishes. Answers whether it is finished.
+    fn checkpoint_step(&mut self) -> Result<bool, CheckpointError> {
+        let parts = self.shared.index.len();
+        let Some(mut writing) = self.checkpoints.writing.take() else {
+            let mut writer = CheckpointWriter::begin(self.disk.clone())?;
+            self.scratch.clear();
+            self.put_head();
+            let head = writer.slice(&self.scratch);
+            let covers = self.journal.head();
+            self.checkpoints.writing = Some(Writing { writer, written: 0, covers });
+            self.checkpoints.bytes = 0;
+            head?;
+            return Ok(false);
+        };
+        if writing.written == 2 * parts {
+            let finished = writing.writer.finish(writing.covers)?;
+            self.checkpoints.covers = finished.covers;
+            self.checkpoints.oldest_kept = finished.oldest_kept;
+            StoreStats::add(&self.shared.stats.checkpoints, 1);
+            return Ok(true);
+        }
+        let (homes, number) = (writing.written < parts, writing.written % parts);
+        self.scratch.clear();
+        self.scratch.push(if homes { HOME } else { DEVICES });
+        put_u32(&mut self.scratch, number as u32);
+        put_u64(&mut self.scratch, self.journal.head().0);
+        {
+            let part = self.shared.index.lock(number);
+            if homes { part.put_home(&mut self.scratch) } else { part.put_devices(&mut self.scratch) }
+        }
+        writing.written += 1;
+        let slice = writing.writer.slice(&self.scratch);
+        self.checkpoints.writing = Some(writing);
+        slice?;
+        Ok(false)
+    }
+
+    fn put_head(&mut self) {
+        let out = &mut self.scratch;
+        out.extend_from_slice(&[HEAD, VERSION]);
+        put_u32(out, self.shared.index.len() as u32);
+        put_u32(out, self.next_number);
+        let streams = &self.shared.streams;
+        put_varint(out, streams.len() as u64);
+        for stream in 0..streams.len() {
+            put_bytes(out, streams.name(stream).as_bytes());
+            put_u64(out, streams.cursor(stream).0);
+        }
+    }
+}
+
+impl Part {
+    fn put_home(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.messages.len() as u64);
+        // In their order, which is the order of forgetting.
+        for key in &self.message_order {
+            if let Some(record) = self.messages.get(key) {
+                out.extend_from_slice(&key.0.to_le_bytes());
+                record.encode(out);
+            }
+        }
+        put_varint(out, self.batches.len() as u64);
+        for batch in self.batches.values() {
+            put_batch(out, batch);
+        }
+        self.ids.encode(out);
+        put_counts(out, &self.totals);
+    }
+
+    fn put_devices(&self, out: &mut Vec<u8>) {
+        // Attributes are shared between devices: each stands once.
+        let mut places: HashMap<*const u8, u64> = HashMap::new();
+        let mut table = Vec::new();
+        let mut devices = Vec::new();
+        for (key, device) in &self.devices {
+            let about = &device.about;
+            let next = places.len() as u64;
+            let place = *places.entry(Arc::as_ptr(&about.attributes.0).cast()).or_insert_with(|| {
+                put_bytes(&mut table, &about.attributes.0);
+                next
+            });
+            devices.extend_from_slice(&key.0);
+            put_u32(&mut devices, device.number);
+            devices.push(u8::from(device.push_on));
+            put_bytes(&mut devices, about.app.as_str().as_bytes());
+            put_bytes(&mut devices, about.device_id.as_bytes());
+            put_varint(&mut devices, place);
+            put_ip(&mut devices, about.client_ip);
+            put_u64(&mut devices, about.last_active);
+            put_varint(&mut devices, device.pending.len() as u64);
+            for entry in &device.pending {
+                put_varint(&mut devices, entry.batch.seq.0);
+                put_varint(&mut devices, u64::from(entry.ordinal));
+                devices.push(u8::from(entry.sent_reported()));
+            }
+        }
+        put_varint(out, places.len() as u64);
+        out.extend_from_slice(&table);
+        put_varint(out, self.devices.len() as u64);
+        out.extend_from_slice(&devices);
+    }
+}
+
+fn put_batch(out: &mut Vec<u8>, batch: &Batch) {
+    put_u64(out, batch.seq.0);
+    put_bytes(out, batch.app.as_str().as_bytes());
+    put_u64(out, batch.message.0);
+    put_bytes(out, batch.id.as_str().as_bytes());
+    put_bytes(out, batch.job_key.as_bytes());
+    put_u64(out, batch.accepted_at);
+    put_u64(out, batch.expires_at);
+    out.push(u8::from(batch.online_only));
+    out.push(u8::from(batch.only.is_some()));
+    if let Some(only) = batch.only {
+        out.extend_from_slice(&only.0);
+    }
+    put_u64(out, batch.place().pack());
+    put_u32(out, batch.bytes.load(Ordering::Relaxed));
+    put_u32(out, batch.live.load(Ordering::Relaxed));
+}
+
+fn put_counts(out: &mut Vec<u8>, counts: &Counts) {
+    let numbers = [counts.batches, counts.targets, counts.accepted, counts.arrived, counts.pending];
+    let receipts = [counts.sent, counts.clicked, counts.cleaned, counts.late];
+    for number in numbers.iter().chain(&receipts).chain(&counts.refused).chain(&counts.failed) {
+        put_varint(out, *number);
+    }
+}

@@ -1,0 +1,342 @@
+//! Admission: which targets of a batch are accepted, and which batches are not taken at all.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use roaring::RoaringBitmap;
+use tokio::sync::oneshot;
+
+use super::{Effect, Engine, StoreFailure};
+use crate::ids::DeviceKey;
+use crate::push::{Accepted, Failure, Millis, NewBatch, OfflinePolicy, Refusal, Rejection};
+use crate::store::batch::Batch;
+use crate::store::batch_ids::{IdBounds, Remembered, id_key};
+use crate::store::disk::Disk;
+use crate::store::options::StoreOptions;
+use crate::store::part::{Entry, Spread};
+use crate::store::part_messages::Acceptance;
+use crate::store::push_record::MessageKey;
+use crate::store::record::{self, BatchRecord, Target, put_refused, put_targets};
+use crate::store::stats::StoreStats;
+
+/// Bytes of a batch record beside body, label and targets, at most.
+const BATCH_HEAD_BYTES: usize = 320;
+/// Bytes of a target, at most: key, number, gap; or of a refusal, which is less.
+const TARGET_BYTES: usize = 25;
+
+/// What admission decided about the targets. The accepted ones are in their devices' lists.
+struct Decided {
+    accepted: Vec<Target>,
+    refused: Vec<(u32, Refusal)>,
+    /// Of a batch of retention 0: accepted, but not connected.
+    offline: Vec<Target>,
+    /// Accepted, and to be told.
+    told: Vec<DeviceKey>,
+}
+
+/// The bounds of one part's share.
+pub(super) fn id_bounds(options: &StoreOptions, parts: usize) -> IdBounds {
+    IdBounds { window_ms: options.batch_window_ms, max: options.max_batch_ids.div_ceil(parts) }
+}
+
+/// Push records of one part before finished ones are forgotten.
+pub(super) fn messages_of_part(options: &StoreOptions, parts: usize) -> usize {
+    options.max_messages.div_ceil(parts as u64) as usize
+}
+
+impl<D: Disk> Engine<D> {
+    /// Accepts a batch, answers a repeat, or says why not.
+    pub(super) fn deliver(
+        &mut self,
+        now: Millis,
+        batch: NewBatch,
+        reply: oneshot::Sender<Result<Accepted, Rejection>>,
+    ) -> Result<(), StoreFailure> {
+        let key = id_key(&batch.app, &batch.id);
+        let home = MessageKey::of(&batch.app, batch.message);
+        let verdict = match self.recall(now, key, &batch) {
+            Some(verdict) => verdict,
+            None => match self.admit(now, home, &batch) {
+                Some(rejection) => Err(rejection),
+                None => return self.accept(now, key, home, batch, reply),
+            },
+        };
+        let stats = &self.shared.stats;
+        StoreStats::add(if verdict.is_ok() { &stats.repeats } else { &stats.rejected }, 1);
+        self.effects.push(Effect::Answer(reply, verdict));
+        Ok(())
+    }
+
+    /// What a batch id that was used, or may have been, is answered with.
+    fn recall(&self, now: Millis, key: u128, batch: &NewBatch) -> Option<Result<Accepted, Rejection>> {
+        let part = self.shared.index.lock(self.shared.index.part_of_id(key));
+        let Some(known) = part.ids.get(key) else {
+            let forgotten = batch.created_at <= part.ids.watermark();
+            let old = batch.created_at.saturating_add(self.options.batch_window_ms) < now;
+            return (forgotten || old).then_some(Err(Rejection::TooOld));
+        };
+        if known.digest != batch.digest {
+            return Some(Err(Rejection::BatchConflict));
+        }
+        // An answer that was written by this program can be read by it; if not, the router's repeat must not be accepted twice.
+        Some(known.answer().map_err(|_| Rejection::TooOld))
+    }
+
+    /// Why the whole batch can't be taken.
+    fn admit(&self, now: Millis, home: MessageKey, batch: &NewBatch) -> Option<Rejection> {
+        if batch.expires_at <= now {
+            return Some(Rejection::Expired);
+        }
+        {
+            let part = self.shared.index.of_message(home);
+            match part.messages.get(&home) {
+                Some(record) if record.body_digest != batch.body_digest => {
+                    return Some(Rejection::MessageConflict);
+                }
+                None if self.messages >= self.options.max_messages && !part.may_forget() => {
+                    return Some(Rejection::Exhausted);
+                }
+                _ => {}
+            }
+        }
+        if self.pending + batch.targets.len() as u64 > self.options.max_pending {
+            return Some(Rejection::Exhausted);
+        }
+        if self.shared.streams.is_full(self.options.stream_of(batch.app.as_str())) {
+            return Some(Rejection::StreamFull);
+        }
+        let targets = batch.targets.len();
+        let mut bytes = BATCH_HEAD_BYTES + batch.body.len() + batch.job_key.len() + targets * TARGET_BYTES;
+        if batch.online_only {
+            bytes += Self::mass_bytes(targets, targets as u32);
+        }
+        let fits = self.journal.fits(bytes, false);
+        StoreStats::set(&self.shared.stats.disk_full, u64::from(!fits));
+        (!fits).then_some(Rejection::Unavailable)
+    }
+
+    fn accept(
+        &mut self,
+        now: Millis,
+        id: u128,
+        home: MessageKey,
+        new: NewBatch,
+        reply: oneshot::Sender<Result<Accepted, Rejection>>,
+    ) -> Result<(), StoreFailure> {
+        let seq = self.journal.next_seq();
+        let batch = Arc::new(Batch {
+            seq,
+            app: new.app.clone(),
+            message: new.message,
+            id: new.id.clone(),
+            job_key: new.job_key.clone(),
+            accepted_at: now,
+            expires_at: new.expires_at,
+            online_only: new.online_only,
+            recovered: false,
+            home,
+            only: if let [only] = new.targets[..] { Some(only) } else { None },
+            place: AtomicU64::new(0),
+            bytes: AtomicU32::new(0),
+            live: AtomicU32::new(0),
+            damaged: AtomicBool::new(false),
+            body: RwLock::new(None),
+        });
+        let decided = self.decide(&new, &batch);
+        let refused = self.stage_batch(&new, &batch, &decided)?;
+        let accepted = decided.accepted.len() as u32;
+        let answer = Accepted {
+            seq,
+            accepted,
+            refused: decided.refused,
+            accepted_at: now,
+            expires_at: new.expires_at,
+            repeated: false,
+        };
+        let parts = self.shared.index.len();
+        let remembered = Remembered {
+            digest: new.digest,
+            seq,
+            accepted,
+            created_at: new.created_at,
+            accepted_at: now,
+            expires_at: new.expires_at,
+            refused: refused.into(),
+        };
+        self.remember(id, remembered, parts);
+        self.add_message(home, &batch, &new, &answer, &decided.accepted, parts);
+        if accepted > 0 {
+            self.begin(&batch);
+            self.shared.bodies.insert(&batch, new.body);
+        }
+        StoreStats::add(&self.shared.stats.batches, 1);
+        self.effects.push(Effect::Answer(reply, Ok(answer)));
+        if !decided.told.is_empty() {
+            self.effects.push(Effect::Batch(batch.clone(), decided.told));
+        }
+        if !decided.offline.is_empty() {
+            self.fail_many(now, &batch, Failure::Offline, &decided.offline)?;
+        }
+        Ok(())
+    }
+
+    /// Each target by itself. The accepted ones go into their lists at once: so a target that stands twice meets itself.
+    fn decide(&self, new: &NewBatch, batch: &Arc<Batch>) -> Decided {
+        let asks = new.online_only || new.offline_policy == OfflinePolicy::Return;
+        let mut decided = Decided {
+            accepted: Vec::with_capacity(new.targets.len()),
+            refused: Vec::new(),
+            offline: Vec::new(),
+            told: Vec::with_capacity(new.targets.len()),
+        };
+        let mut refused_keys: HashSet<DeviceKey, Spread> = HashSet::default();
+        for (ordinal, key) in (0u32..).zip(&new.targets) {
+            // Asked before the part is locked: the directory has locks of its own.
+            let connected = !asks || (self.is_connected)(key);
+            let verdict = if !refused_keys.is_empty() && refused_keys.contains(key) {
+                Err(Refusal::Duplicate)
+            } else {
+                self.admit_target(key, ordinal, connected || new.online_only, batch)
+            };
+            match verdict {
+                Ok(number) => {
+                    let target = Target { ordinal, key: *key, number };
+                    decided.accepted.push(target);
+                    if connected || !new.online_only {
+                        decided.told.push(*key);
+                    } else {
+                        decided.offline.push(target);
+                    }
+                }
+                Err(reason) => {
+                    decided.refused.push((ordinal, reason));
+                    refused_keys.insert(*key);
+                }
+            }
+        }
+        decided
+    }
+
+    fn admit_target(
+        &self,
+        key: &DeviceKey,
+        ordinal: u32,
+        reachable: bool,
+        batch: &Arc<Batch>,
+    ) -> Result<u32, Refusal> {
+        let mut part = self.shared.index.of_device(key);
+        let device = part.devices.get_mut(key).ok_or(Refusal::DeviceUnknown)?;
+        if device.entry(batch.message).is_some() {
+            return Err(Refusal::Duplicate);
+        }
+        if !device.push_on {
+            return Err(Refusal::PushDisabled);
+        }
+        if device.pending.len() >= self.options.max_pending_per_device {
+            return Err(Refusal::OverQuota);
+        }
+        if !reachable {
+            return Err(Refusal::Offline);
+        }
+        device.pending.push(Entry::new(batch.clone(), ordinal, false));
+        Ok(device.number)
+    }
+
+    /// Stages the record. Answers the refused ordinals as they stand in it.
+    fn stage_batch(
+        &mut self,
+        new: &NewBatch,
+        batch: &Arc<Batch>,
+        decided: &Decided,
+    ) -> Result<Vec<u8>, StoreFailure> {
+        let (mut refused, mut targets) = (Vec::new(), Vec::new());
+        put_refused(&mut refused, &decided.refused);
+        put_targets(&mut targets, &decided.accepted);
+        let record = BatchRecord {
+            seq: batch.seq,
+            app: new.app.as_str(),
+            message: new.message,
+            id: new.id.as_str(),
+            job_key: &new.job_key,
+            body_digest: new.body_digest,
+            digest: new.digest,
+            created_at: new.created_at,
+            accepted_at: batch.accepted_at,
+            expires_at: new.expires_at,
+            online_only: new.online_only,
+            named: new.targets.len() as u32,
+            refused: &refused,
+            body: &new.body,
+            targets: &targets,
+        };
+        self.scratch.clear();
+        record.encode(&mut self.scratch);
+        let (seq, place) = self.stage(record::BATCH)?;
+        debug_assert_eq!(seq, batch.seq, "the next sequence is the next record's");
+        batch.moved_to(place, self.scratch.len() as u32);
+        batch.live.store(decided.accepted.len() as u32, Ordering::Relaxed);
+        Ok(refused)
+    }
+
+    fn remember(&mut self, id: u128, remembered: Remembered, parts: usize) {
+        let bounds = id_bounds(&self.options, parts);
+        let mut part = self.shared.index.lock(self.shared.index.part_of_id(id));
+        part.ids.insert(id, remembered, bounds);
+        self.shared.stats.oldest_created_at.fetch_max(part.ids.watermark(), Ordering::Relaxed);
+    }
+
+    fn add_message(
+        &mut self,
+        home: MessageKey,
+        batch: &Arc<Batch>,
+        new: &NewBatch,
+        answer: &Accepted,
+        accepted: &[Target],
+        parts: usize,
+    ) {
+        let numbers: RoaringBitmap = accepted.iter().map(|target| target.number).collect();
+        let what = Acceptance {
+            body_digest: new.body_digest,
+            accepted_at: answer.accepted_at,
+            expires_at: new.expires_at,
+            job_key: &new.job_key,
+            named: new.targets.len() as u32,
+            refused: &answer.refused,
+            numbers: &numbers,
+            accepted: answer.accepted,
+        };
+        let live = (answer.accepted > 0).then(|| batch.clone());
+        let mut part = self.shared.index.of_message(home);
+        let before = part.messages.len();
+        part.accept(home, &what, live, messages_of_part(&self.options, parts));
+        self.messages = self.messages + part.messages.len() as u64 - before as u64;
+    }
+}
+
+/// A batch as a record tells of it, with entries that were pending at a recovery.
+pub(super) fn recovered_batch(
+    record: &BatchRecord<'_>,
+    targets: &[Target],
+) -> Result<Batch, crate::store::codec::Malformed> {
+    let (app, id) = record.names()?;
+    Ok(Batch {
+        seq: record.seq,
+        home: MessageKey::of(&app, record.message),
+        app,
+        message: record.message,
+        id,
+        job_key: record.job_key.into(),
+        accepted_at: record.accepted_at,
+        expires_at: record.expires_at,
+        online_only: record.online_only,
+        recovered: true,
+        only: if let [only] = targets { Some(only.key) } else { None },
+        place: AtomicU64::new(0),
+        bytes: AtomicU32::new(0),
+        live: AtomicU32::new(targets.len() as u32),
+        damaged: AtomicBool::new(false),
+        body: RwLock::new(None),
+    })
+}

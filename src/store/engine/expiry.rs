@@ -1,0 +1,117 @@
+//! What ends when its time comes: all that is pending of a batch at once, in one record.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Engine, StoreFailure};
+use crate::push::{Failure, Millis};
+use crate::store::batch::Batch;
+use crate::store::disk::Disk;
+use crate::store::journal::ReadError;
+use crate::store::record::{BATCH, BatchRecord, COPY, Target};
+
+/// Targets looked at in one slice. A single larger batch is a slice of its own: its end is one record.
+const SLICE_TARGETS: usize = 8_192;
+/// Batches looked at in one slice.
+const SLICE_BATCHES: usize = 1_024;
+/// How long to wait for room on a full disk.
+const RETRY_MS: Millis = 1_000;
+
+/// A pending entry as its end needs it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Live {
+    pub(super) target: Target,
+    pub(super) written: bool,
+}
+
+impl<D: Disk> Engine<D> {
+    /// Ends what is due, one slice. Answers whether there was anything.
+    pub(super) fn expire(&mut self, now: Millis) -> Result<bool, StoreFailure> {
+        if now < self.expiry_retry_at {
+            return Ok(false);
+        }
+        let (mut targets, mut batches) = (0, 0);
+        while targets < SLICE_TARGETS && batches < SLICE_BATCHES {
+            let Some(&(at, seq, home)) = self.expiry.first() else { break };
+            if at > now {
+                break;
+            }
+            batches += 1;
+            let Some(batch) = self.live_batch(seq, home) else {
+                self.expiry.pop_first();
+                continue;
+            };
+            match self.live_targets(&batch) {
+                Ok(live) => {
+                    targets += live.len().max(1);
+                    if !self.end_expired(now, &batch, &live)? {
+                        self.expiry_retry_at = now + RETRY_MS;
+                        break;
+                    }
+                }
+                Err(_) => {
+                    self.expiry.pop_first();
+                    self.found_damaged(&batch);
+                }
+            }
+        }
+        Ok(batches > 0)
+    }
+
+    /// When something is due.
+    pub(super) fn next_expiry(&self) -> Option<Millis> {
+        self.expiry.first().map(|&(at, ..)| at.max(self.expiry_retry_at))
+    }
+
+    /// What is pending of a batch, ascending by ordinal. Reads its record, unless it has a single target.
+    pub(super) fn live_targets(&self, batch: &Arc<Batch>) -> Result<Vec<Live>, ReadError> {
+        let index = &self.shared.index;
+        let live = |key, expected: Option<u32>| {
+            let part = index.of_device(&key);
+            let device = part.devices.get(&key)?;
+            let entry = device.pending.iter().find(|entry| entry.batch.seq == batch.seq)?;
+            let right = expected.is_none_or(|ordinal| ordinal == entry.ordinal);
+            let target = Target { ordinal: entry.ordinal, key, number: device.number };
+            right.then_some(Live { target, written: entry.written_at().is_some() })
+        };
+        if let Some(key) = batch.only {
+            return Ok(live(key, None).into_iter().collect());
+        }
+        let (_, kind, payload) = self.shared.reader.read(batch.place())?;
+        let damaged = || ReadError::Damaged(batch.place());
+        let record = BatchRecord::decode(&payload).map_err(|_| damaged())?;
+        if !matches!(kind, BATCH | COPY) || record.seq != batch.seq {
+            return Err(damaged());
+        }
+        let targets = record.targets().map_err(|_| damaged())?;
+        Ok(targets.iter().filter_map(|target| live(target.key, Some(target.ordinal))).collect())
+    }
+
+    /// Ends these entries of an expired batch. `false`: there is no room for the record.
+    fn end_expired(&mut self, now: Millis, batch: &Arc<Batch>, live: &[Live]) -> Result<bool, StoreFailure> {
+        let highest = live.last().map_or(0, |last| last.target.ordinal);
+        if !self.has_room(3, Self::mass_bytes(live.len(), highest)) {
+            return Ok(false);
+        }
+        let missing = batch.live.load(Ordering::Relaxed).saturating_sub(live.len() as u32);
+        // After a recovery nobody knows who got it; it had been accepted for who was connected.
+        let tried = |live: &&Live| batch.recovered || live.written;
+        let all: Vec<Target> = live.iter().map(|live| live.target).collect();
+        let (written, unwritten): (Vec<&Live>, Vec<&Live>) = live.iter().partition(tried);
+        let targets = |live: Vec<&Live>| live.into_iter().map(|live| live.target).collect::<Vec<_>>();
+        let ends = if batch.online_only {
+            vec![(Failure::Unacknowledged, targets(written)), (Failure::Offline, targets(unwritten))]
+        } else {
+            vec![(Failure::Expired, all)]
+        };
+        for (reason, ended) in ends {
+            if !ended.is_empty() {
+                self.fail_many(now, batch, reason, &ended)?;
+            }
+        }
+        if missing > 0 {
+            self.fail_missing(now, batch, missing)?;
+        }
+        Ok(true)
+    }
+}

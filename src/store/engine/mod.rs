@@ -1,0 +1,296 @@
+//! The engine: what happens to each command, in the journal and in the index. It belongs to one thread.
+//!
+//! # How it works
+//! A command is checked against the index, and what was decided becomes a journal record and is applied to the index at once. Nobody sees it
+//! yet: sessions read their lists only up to the committed sequence, and everything that would tell of it (answers, confirmations, hand-overs)
+//! waits as an [`Effect`] until [`Engine::commit`] made the whole group durable. Between commits [`Engine::maintain`] does one bounded slice of
+//! expiry, of a checkpoint, or of trimming.
+//!
+//! # Invariants
+//! - Records are decisions; replaying them applies them, and never decides again.
+//! - Every effect of a record belongs to one part and depends on no other part, so that a checkpoint may be cut part by part.
+//! - Whether a record fits is known before anything is changed. Batches may not use the journal's reserve; ends, acks and copies may.
+//! - Time is an argument, and there are no threads in here: the same commands give the same journal.
+//!
+//! # Rejected
+//! Applying records only after their commit: then admission would not see the batches of its own group, and duplicates in one group would need
+//! a second index of what is staged.
+
+mod acks;
+mod apply;
+mod checkpoint;
+mod deliver;
+mod devices;
+mod expiry;
+mod load;
+mod query;
+mod recover;
+mod replay;
+mod storage;
+mod streams;
+mod trim;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{oneshot, watch};
+
+use super::batch::Batch;
+use super::body_cache::BodyCache;
+use super::disk::Disk;
+use super::index::Index;
+use super::journal::{Journal, JournalError, JournalReader, Place};
+use super::options::StoreOptions;
+use super::stats::StoreStats;
+use super::stream::Streams;
+use super::{Command, CommitSink, Confirm, Pulled, QueryAnswer, StreamBounds, StreamError, StreamRead};
+use crate::ids::{DeviceKey, Seq, SessionRef, ShardId};
+use crate::push::{Accepted, Failure, Millis, Rejection};
+
+pub use recover::{OpenError, OpenReport};
+
+/// Whether a device has a session now: for offline policy `return` and retention 0.
+pub type IsConnected = Box<dyn Fn(&DeviceKey) -> bool + Send>;
+
+/// The store can't go on: what it said is durable, the rest is for the next start to find out.
+#[derive(Debug, thiserror::Error)]
+#[error("the journal failed, nothing more can be made durable: {0}")]
+pub struct StoreFailure(#[from] JournalError);
+
+/// What is told after the commit, in order.
+#[derive(Debug)]
+enum Effect {
+    Answer(oneshot::Sender<Result<Accepted, Rejection>>, Result<Accepted, Rejection>),
+    Batch(Arc<Batch>, Vec<DeviceKey>),
+    Confirmed(ShardId, Vec<Confirm>),
+    Seen(SessionRef),
+    Refused(SessionRef),
+    Ended(Vec<DeviceKey>, Seq, Failure),
+    Moved(Arc<Batch>, Place, u32),
+    Query(oneshot::Sender<(Seq, QueryAnswer)>, (Seq, QueryAnswer)),
+    /// A stream, by its position.
+    Cursor(usize, Seq),
+    Flushed(oneshot::Sender<()>),
+}
+
+/// What the engine shares with other threads.
+#[derive(Debug)]
+pub(super) struct Shared<D: Disk> {
+    pub(super) index: Index,
+    pub(super) bodies: BodyCache,
+    pub(super) streams: Streams,
+    pub(super) stats: StoreStats,
+    pub(super) reader: JournalReader<D>,
+    pub(super) head: watch::Sender<Seq>,
+}
+
+/// See the module.
+pub struct Engine<D: Disk> {
+    disk: Arc<D>,
+    options: StoreOptions,
+    journal: Journal<D>,
+    shared: Arc<Shared<D>>,
+    sink: Box<dyn CommitSink>,
+    is_connected: IsConnected,
+    effects: Vec<Effect>,
+    /// Records are encoded here.
+    scratch: Vec<u8>,
+    /// Live batches by their expiry, each with its home part.
+    expiry: BTreeSet<(Millis, Seq, u32)>,
+    /// The disk had no room for what is due: not before this time again.
+    expiry_retry_at: Millis,
+    /// The number of the next new device.
+    next_number: u32,
+    devices: u64,
+    messages: u64,
+    pending: u64,
+    live_bytes: u64,
+    /// Live batches whose newest record is in a segment.
+    live_in: BTreeMap<u32, u64>,
+    interned: load::Interned,
+    /// Attributes in `interned` after it was last tidied.
+    attributes_kept: usize,
+    unmatched: acks::Limiter,
+    checkpoints: checkpoint::State<D>,
+    trim: trim::State,
+    /// Batches whose record can't be read; their entries are looked for part by part.
+    damaged: VecDeque<storage::Sweep>,
+}
+
+impl<D: Disk> std::fmt::Debug for Engine<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("journal", &self.journal).finish_non_exhaustive()
+    }
+}
+
+impl<D: Disk> Engine<D> {
+    /// Takes a command into the group being staged. Fails only for a failed disk.
+    pub fn apply(&mut self, now: Millis, command: Command) -> Result<(), StoreFailure> {
+        match command {
+            Command::Deliver { batch, reply } => self.deliver(now, *batch, reply),
+            Command::Seen { device, session } => self.seen(now, &device, session),
+            Command::Acks { shard, acks } => self.acks(now, shard, &acks),
+            Command::Sent(sent) => self.sent(now, &sent),
+            Command::LastActive(active) => {
+                self.last_active(&active);
+                Ok(())
+            }
+            Command::StreamAck { stream, cursor } => self.stream_ack(&stream, cursor),
+            Command::Query { query, reply } => {
+                // As of the newest record staged: durable when the answer goes out.
+                let answer = (Seq(self.journal.next_seq().0 - 1), self.answer(&query));
+                self.effects.push(Effect::Query(reply, answer));
+                Ok(())
+            }
+            Command::Flush { checkpoint, reply } => {
+                self.flush(now, checkpoint)?;
+                self.effects.push(Effect::Flushed(reply));
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes everything staged durable, then tells everybody. After an error nothing of the group was told, and the engine is of no use.
+    pub fn commit(&mut self, now: Millis) -> Result<(), StoreFailure> {
+        if self.journal.staged_bytes() > 0 {
+            let bytes = self.journal.staged_bytes() as u64;
+            let head = self.journal.commit(now)?;
+            self.shared.index.set_committed(head);
+            StoreStats::add(&self.shared.stats.commits, 1);
+            StoreStats::add(&self.shared.stats.commit_bytes, bytes);
+            self.checkpoints.note_bytes(bytes);
+            self.replenish()?;
+            self.measure_streams();
+        }
+        self.release();
+        let head = self.journal.head();
+        self.shared.head.send_if_modified(|shown| std::mem::replace(shown, head) != head);
+        Ok(())
+    }
+
+    /// Whether something waits for [`Engine::commit`].
+    pub fn has_staged(&self) -> bool {
+        self.journal.staged_bytes() > 0 || !self.effects.is_empty()
+    }
+
+    /// See [`super::Store::pull`].
+    pub fn pull(&self, device: &DeviceKey, after: Seq, max: usize, now: Millis, out: &mut Vec<Pulled>) {
+        self.shared.index.pull(device, after, max, now, out);
+    }
+
+    /// See [`super::Store::stream_bounds`].
+    pub fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError> {
+        self.shared.streams.bounds(&self.shared.reader, stream)
+    }
+
+    /// See [`super::Store::read_stream`].
+    pub fn read_stream(
+        &self,
+        stream: &str,
+        after: Seq,
+        max_events: usize,
+        max_bytes: usize,
+    ) -> Result<StreamRead, StreamError> {
+        self.shared.streams.read(&self.shared.reader, &self.options, stream, after, max_events, max_bytes)
+    }
+
+    /// The store's figures.
+    pub fn stats(&self) -> &StoreStats {
+        &self.shared.stats
+    }
+
+    /// What other threads may use.
+    pub(super) fn shared(&self) -> &Arc<Shared<D>> {
+        &self.shared
+    }
+
+    /// Bytes waiting for [`Engine::commit`].
+    pub fn staged_bytes(&self) -> usize {
+        self.journal.staged_bytes()
+    }
+
+    /// One bounded slice of what is due. Call it between commits; what it staged is for the next commit.
+    /// Answers whether there may be more to do at once.
+    pub fn maintain(&mut self, now: Millis) -> Result<bool, StoreFailure> {
+        if self.has_staged() {
+            return Ok(true);
+        }
+        let busy = self.sweep_damaged(now)?
+            || self.expire(now)?
+            || self.checkpoint_slice(now)
+            || self.trim_slice()?;
+        self.export();
+        Ok(busy)
+    }
+
+    /// When [`Engine::maintain`] is due, if nothing else happens before.
+    pub fn next_wakeup(&self) -> Option<Millis> {
+        self.next_expiry().into_iter().chain(self.retry_checkpoint_at()).min()
+    }
+
+    /// Spare segments, as far as the disk and the configured maximum have room. It is tried again after every commit: so a disk that was full
+    /// is noticed when it no longer is.
+    fn replenish(&mut self) -> Result<(), StoreFailure> {
+        let max = self.options.max_bytes;
+        if max == 0 || self.journal.file_bytes() + u64::from(self.options.segment_bytes) <= max {
+            self.journal.replenish()?;
+        }
+        Ok(())
+    }
+
+    /// Tells what the group did, in order.
+    fn release(&mut self) {
+        for effect in std::mem::take(&mut self.effects) {
+            match effect {
+                // A router that has left meanwhile asks again with the same id.
+                Effect::Answer(reply, answer) => drop(reply.send(answer)),
+                Effect::Batch(batch, devices) => self.sink.batch(&batch, &devices),
+                Effect::Confirmed(shard, confirms) => self.sink.confirmed(shard, confirms),
+                Effect::Seen(session) => self.sink.seen(session),
+                Effect::Refused(session) => self.sink.refused(session),
+                Effect::Ended(devices, batch, reason) => {
+                    for device in &devices {
+                        self.sink.ended(device, batch, reason);
+                    }
+                }
+                Effect::Moved(batch, place, bytes) => self.moved(&batch, place, bytes),
+                Effect::Cursor(stream, cursor) => self.shared.streams.set_cursor(stream, cursor),
+                // Who asked may have left.
+                Effect::Query(reply, answer) => drop(reply.send(answer)),
+                Effect::Flushed(reply) => drop(reply.send(())),
+            }
+        }
+    }
+
+    /// A batch has no pending entry any more.
+    fn settle(&mut self, batch: &Arc<Batch>) {
+        let home = self.shared.index.part_of_message(batch.home) as u32;
+        self.expiry.remove(&(batch.expires_at, batch.seq, home));
+        self.live_bytes -= u64::from(batch.bytes.load(Ordering::Relaxed));
+        self.leave_segment(batch.place().segment);
+        self.shared.bodies.remove(batch);
+    }
+
+    /// Forgets attributes that no device has any more, now and then.
+    fn tidy_attributes(&mut self) {
+        if self.interned.attributes.len() > 2 * self.attributes_kept + 1024 {
+            self.interned.attributes.retain(|known| Arc::strong_count(known) > 1);
+            self.attributes_kept = self.interned.attributes.len();
+        }
+    }
+
+    fn export(&self) {
+        let stats = &self.shared.stats;
+        let room = self.journal.room();
+        let set = |gauge: &AtomicU64, value| StoreStats::set(gauge, value);
+        set(&stats.pending, self.pending);
+        set(&stats.devices, self.devices);
+        set(&stats.messages, self.messages);
+        set(&stats.live_batches, self.expiry.len() as u64);
+        set(&stats.live_bytes, self.live_bytes);
+        set(&stats.journal_bytes, self.journal.file_bytes());
+        set(&stats.room_bytes, room.before_reserve);
+        set(&stats.body_bytes, self.shared.bodies.bytes() as u64);
+    }
+}

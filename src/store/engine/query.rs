@@ -1,0 +1,71 @@
+//! Questions, answered as of the group that they stand in.
+
+use super::Engine;
+use crate::ids::{AppKey, DeviceKey, MessageId};
+use crate::push::Counts;
+use crate::store::disk::Disk;
+use crate::store::push_record::MessageKey;
+use crate::store::{DeviceState, MessageState, OnDevice, Query, QueryAnswer};
+
+impl<D: Disk> Engine<D> {
+    pub(super) fn answer(&self, query: &Query) -> QueryAnswer {
+        match query {
+            Query::Message { app, message, device } => {
+                QueryAnswer::Message(self.message(app, *message, device.as_ref()).map(Box::new))
+            }
+            Query::Devices(keys) => QueryAnswer::Devices(keys.iter().map(|key| self.device(key)).collect()),
+            Query::Totals => QueryAnswer::Totals(Box::new(self.totals())),
+        }
+    }
+
+    fn message(&self, app: &AppKey, message: MessageId, device: Option<&DeviceKey>) -> Option<MessageState> {
+        let index = &self.shared.index;
+        // One part is locked at a time: the device's first.
+        let on_device = device.map(|key| {
+            let part = index.of_device(key);
+            let device = part.devices.get(key)?;
+            Some((device.number, device.entry(message).is_some()))
+        });
+        let key = MessageKey::of(app, message);
+        let part = index.of_message(key);
+        let record = part.messages.get(&key)?;
+        let on_device = on_device.map(|known| match known {
+            None => OnDevice::default(),
+            Some((number, pending)) => OnDevice {
+                target: record.targets.contains(number),
+                pending,
+                arrived: record.arrived_on.contains(number),
+                clicked: record.clicked.contains(number),
+                cleaned: record.cleaned.contains(number),
+            },
+        });
+        Some(MessageState {
+            counts: record.counts(),
+            accepted_at: record.accepted_at,
+            expires_at: record.expires_at,
+            job_key: record.job_key.clone(),
+            on_device,
+        })
+    }
+
+    fn device(&self, key: &DeviceKey) -> Option<DeviceState> {
+        let part = self.shared.index.of_device(key);
+        let device = part.devices.get(key)?;
+        Some(DeviceState {
+            device_id: device.about.device_id.clone(),
+            push_on: device.push_on,
+            last_active: device.about.last_active,
+            pending: device.pending.len() as u32,
+            attributes: device.about.attributes.clone(),
+        })
+    }
+
+    /// Everything since the data directory was made.
+    pub(super) fn totals(&self) -> Counts {
+        let mut sum = Counts::default();
+        for part in 0..self.shared.index.len() {
+            sum.add(&self.shared.index.lock(part).totals);
+        }
+        sum
+    }
+}

@@ -1,0 +1,166 @@
+//! The start: the newest checkpoint, then the journal behind it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::load::Loaded;
+use super::replay::Replay;
+use super::{Engine, IsConnected, Shared, acks, checkpoint, trim};
+use crate::ids::Seq;
+use crate::store::CommitSink;
+use crate::store::body_cache::BodyCache;
+use crate::store::checkpoint::{CheckpointError, CheckpointReader, oldest_kept_covers};
+use crate::store::codec::Malformed;
+use crate::store::disk::Disk;
+use crate::store::journal::{Journal, JournalError, JournalOptions, Recovery};
+use crate::store::options::StoreOptions;
+use crate::store::stats::StoreStats;
+use crate::store::stream::Streams;
+
+/// Why a store can't be opened. Nothing was changed that a program that can open it would miss.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The journal can't be read or continued.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The checkpoints can't be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A checkpoint passes its checksums and isn't understood.
+    #[error("the newest checkpoint isn't of this version: {0}")]
+    Malformed(#[from] Malformed),
+    /// A thread couldn't be started.
+    #[error("no thread for the store: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// What a start found.
+#[derive(Clone, Debug)]
+pub struct OpenReport {
+    /// Of the journal.
+    pub journal: Recovery,
+    /// What the checkpoint that it began with covers; 0: there was none.
+    pub checkpoint: Seq,
+    /// Newer checkpoints that were damaged.
+    pub damaged_checkpoints: Vec<String>,
+    /// Records or entries that had to be left out: they passed their checksums and made no sense, or what they rest on is damaged.
+    pub left_out: u64,
+    /// Devices known.
+    pub devices: u64,
+    /// Entries pending.
+    pub pending: u64,
+    /// Push records.
+    pub messages: u64,
+}
+
+impl<D: Disk> Engine<D> {
+    /// Recovers what the disk holds; all that is pending goes out as redelivered from now on.
+    pub fn open(
+        disk: Arc<D>,
+        options: StoreOptions,
+        sink: Box<dyn CommitSink>,
+        is_connected: IsConnected,
+    ) -> Result<(Self, OpenReport), OpenError> {
+        let (loaded, covers, damaged_checkpoints) = match CheckpointReader::newest(disk.clone())? {
+            None => (Loaded::empty(options.parts), Seq(0), Vec::new()),
+            Some(mut reader) => (Loaded::read(&mut reader)?, reader.covers(), reader.damaged().to_vec()),
+        };
+        let oldest_kept = oldest_kept_covers(&disk)?;
+        let bodies = BodyCache::new(options.body_cache_bytes);
+        let mut replay = Replay {
+            loaded,
+            options: &options,
+            bodies: &bodies,
+            masses: std::collections::HashMap::default(),
+            malformed: 0,
+        };
+        let layout = JournalOptions {
+            segment_bytes: options.segment_bytes,
+            reserve_segments: options.reserve_segments,
+            salt: options.salt,
+        };
+        let (journal, recovery) =
+            Journal::recover(disk.clone(), layout, covers, &mut |record| replay.apply(record))?;
+        replay.tidy();
+        let held: u64 = replay.loaded.held.values().map(|held| held.len() as u64).sum();
+        let left_out = replay.malformed + held;
+        let Loaded { index, next_number, cursors, interned, .. } = replay.loaded;
+        index.set_committed(recovery.head);
+        let streams = Streams::new(&options.streams);
+        for (name, cursor) in cursors {
+            // A stream that the configuration no longer names has no reader to wait for.
+            if let Some(stream) = streams.position(&name) {
+                streams.set_cursor(stream, cursor);
+            }
+        }
+        for stream in 0..streams.len() {
+            streams.note_event(stream, recovery.head);
+        }
+        let shared = Shared {
+            index,
+            bodies,
+            streams,
+            stats: StoreStats::default(),
+            reader: journal.reader(),
+            head: watch::Sender::new(recovery.head),
+        };
+        StoreStats::set(&shared.stats.damaged, left_out);
+        let since = journal.segments().into_iter().filter(|segment| segment.last > covers);
+        let since = since.map(|segment| u64::from(segment.used)).sum();
+        let mut engine = Self {
+            disk,
+            options: options.clone(),
+            journal,
+            shared: Arc::new(shared),
+            sink,
+            is_connected,
+            effects: Vec::new(),
+            scratch: Vec::new(),
+            expiry: BTreeSet::new(),
+            expiry_retry_at: 0,
+            next_number,
+            devices: 0,
+            messages: 0,
+            pending: 0,
+            live_bytes: 0,
+            live_in: BTreeMap::new(),
+            attributes_kept: interned.attributes.len(),
+            interned,
+            unmatched: acks::Limiter::default(),
+            checkpoints: checkpoint::State::new(since, covers, oldest_kept),
+            trim: trim::State::default(),
+            damaged: VecDeque::new(),
+        };
+        engine.sum_up();
+        engine.replenish().map_err(|failure| OpenError::Journal(failure.0))?;
+        engine.export();
+        let report = OpenReport {
+            journal: recovery,
+            checkpoint: covers,
+            damaged_checkpoints,
+            left_out,
+            devices: engine.devices,
+            pending: engine.pending,
+            messages: engine.messages,
+        };
+        Ok((engine, report))
+    }
+
+    /// What follows from the parts.
+    fn sum_up(&mut self) {
+        let shared = self.shared.clone();
+        let mut watermark = 0;
+        for part in 0..shared.index.len() {
+            let part = shared.index.lock(part);
+            self.devices += part.devices.len() as u64;
+            self.messages += part.messages.len() as u64;
+            watermark = watermark.max(part.ids.watermark());
+            for batch in part.batches.values() {
+                self.begin(batch);
+            }
+        }
+        StoreStats::set(&shared.stats.oldest_created_at, watermark);
+    }
+}

@@ -1,0 +1,111 @@
+//! The pending index: all parts, and what sessions may ask of them from their own threads.
+//!
+//! Locks are short, and only one part is locked at a time. What is not durable yet is in the index already, but no session
+//! sees it: a list is only read up to the committed sequence.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::Pulled;
+use super::part::Part;
+use super::push_record::MessageKey;
+use crate::ids::{DeviceKey, Seq};
+use crate::push::{Millis, Seen};
+
+/// All parts.
+#[derive(Debug)]
+pub(super) struct Index {
+    parts: Box<[Mutex<Part>]>,
+    /// Everything up to here is durable.
+    committed: AtomicU64,
+}
+
+impl Index {
+    pub(super) fn new(parts: usize) -> Self {
+        Self { parts: (0..parts.max(1)).map(|_| Mutex::default()).collect(), committed: AtomicU64::new(0) }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    pub(super) fn lock(&self, part: usize) -> MutexGuard<'_, Part> {
+        self.parts[part].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of a digest that the hash of a map doesn't use.
+    fn choose(&self, digest: u128) -> usize {
+        (digest >> 64) as u32 as usize % self.parts.len()
+    }
+
+    pub(super) fn part_of_device(&self, key: &DeviceKey) -> usize {
+        self.choose(u128::from_le_bytes(key.0))
+    }
+
+    pub(super) fn part_of_message(&self, key: MessageKey) -> usize {
+        self.choose(key.0)
+    }
+
+    pub(super) fn part_of_id(&self, key: u128) -> usize {
+        self.choose(key)
+    }
+
+    pub(super) fn of_device(&self, key: &DeviceKey) -> MutexGuard<'_, Part> {
+        self.lock(self.part_of_device(key))
+    }
+
+    pub(super) fn of_message(&self, key: MessageKey) -> MutexGuard<'_, Part> {
+        self.lock(self.part_of_message(key))
+    }
+
+    pub(super) fn committed(&self) -> Seq {
+        Seq(self.committed.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_committed(&self, seq: Seq) {
+        self.committed.store(seq.0, Ordering::Release);
+    }
+
+    /// See [`super::Store::pull`].
+    pub(super) fn pull(
+        &self,
+        device: &DeviceKey,
+        after: Seq,
+        max: usize,
+        now: Millis,
+        out: &mut Vec<Pulled>,
+    ) {
+        let committed = self.committed();
+        let mut part = self.of_device(device);
+        let Some(device) = part.devices.get_mut(device) else { return };
+        let from = device.pending.partition_point(|entry| entry.batch.seq <= after);
+        let mut left = max;
+        for entry in &mut device.pending[from..] {
+            let batch = &entry.batch;
+            if left == 0 || batch.seq > committed {
+                break;
+            }
+            let written = entry.written_at().is_some();
+            if batch.expires_at <= now || batch.online_only && (written || batch.recovered) {
+                continue;
+            }
+            let redelivered = written || batch.recovered;
+            out.push(Pulled { batch: batch.clone(), ordinal: entry.ordinal, redelivered });
+            entry.mark_written(now);
+            left -= 1;
+        }
+    }
+
+    /// See [`super::Store::is_current`].
+    pub(super) fn is_current(&self, seen: &Seen) -> bool {
+        let mut part = self.of_device(&seen.key);
+        let Some(device) = part.devices.get_mut(&seen.key) else { return false };
+        let current = device.about.attributes == seen.attributes
+            && seen.push_on.is_none_or(|push_on| push_on == device.push_on);
+        if current {
+            // Phones change their address with every network: worth knowing, not worth a record each time.
+            device.about.client_ip = Some(seen.client_ip);
+        }
+        current
+    }
+}

@@ -1,0 +1,445 @@
+//! The journal: one sequence of records, durable in commit groups, in segment files that go away from the oldest end only.
+//!
+//! ```text
+//! journal-0000000007.seg   the oldest: removed by remove_oldest, once nothing needs it
+//! journal-0000000008.seg   full
+//! journal-0000000009.seg   the active one: groups are appended and synced here
+//! spare-3.seg …            preallocated zeros: the next segment, and the reserve
+//! ```
+//!
+//! # Invariants
+//! - One group is written and synced before the next one is begun. So every group but the very last of the journal is durable, and
+//!   every segment but the last is durable as a whole: what is bad there is corruption, never a torn write.
+//! - A segment with a torn end is never appended to again: the next group opens a new segment, whose header says where the valid bytes of
+//!   the one before end. So torn bytes stay what they are and never mix with live ones.
+//! - Rolling only renames a preallocated file; it needs no space on the disk. [`Journal::stage`] refuses what would not fit into the
+//!   segments that are there, so [`Journal::commit`] fails only if the disk does.
+//! - After a failed write or sync the journal is poisoned. What the sync dropped may still be shown by reads; therefore a recovery writes the
+//!   last group once more before it syncs it, instead of syncing pages that only look clean.
+//!
+//! # Rejected
+//! A sync of the new segment's header before its first group: the group's own sync makes both durable, and neither counts without the other.
+//! Appending to a torn segment after zeroing its end: one write and one sync more at every recovery, to save a part of a file.
+//! Reusing old segments as spares: saves an allocation, but old groups then lie where new ones are searched.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::ids::Seq;
+use crate::push::Millis;
+
+use super::disk::{Disk, DiskFile, SyncPoint};
+use format::{GROUP_HEADER, GroupHeader, RECORD_HEADER, SEGMENT_HEADER, Salt, SegmentHeader};
+use segments::{Segment, Shared};
+
+pub use reader::JournalReader;
+
+mod format;
+mod reader;
+mod recover;
+mod segments;
+mod spares;
+mod walk;
+
+/// Bytes that a record takes beside its payload.
+pub const RECORD_OVERHEAD: usize = RECORD_HEADER as usize;
+/// Bytes that a commit group takes beside its records, at most.
+pub const GROUP_OVERHEAD: usize = GROUP_HEADER as usize + 7;
+
+/// Where a record is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Place {
+    /// The segment's id.
+    pub segment: u32,
+    /// Bytes from the start of its file.
+    pub offset: u32,
+}
+
+impl Place {
+    /// As one number; later places are greater.
+    pub fn pack(self) -> u64 {
+        u64::from(self.segment) << 32 | u64::from(self.offset)
+    }
+
+    /// Back from [`Place::pack`].
+    pub fn unpack(packed: u64) -> Self {
+        Self { segment: (packed >> 32) as u32, offset: packed as u32 }
+    }
+}
+
+/// How a journal is laid out.
+#[derive(Clone, Debug)]
+pub struct JournalOptions {
+    /// Bytes of a segment file. May differ from those of older segments.
+    pub segment_bytes: u32,
+    /// Spare segments that only what must go on may use.
+    pub reserve_segments: u32,
+    /// Starts every checksum: secret and the same for the life of a data directory. See [`super::disk::format::Format::salt`].
+    pub salt: u64,
+}
+
+impl Default for JournalOptions {
+    fn default() -> Self {
+        Self { segment_bytes: 64 * 1024 * 1024, reserve_segments: 2, salt: 0 }
+    }
+}
+
+/// A durable record.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Its place in the sequence.
+    pub seq: Seq,
+    /// What its writer calls it.
+    pub kind: u8,
+    /// What its writer put in.
+    pub payload: &'a [u8],
+    /// Where it is.
+    pub place: Place,
+    /// Edge time of its commit.
+    pub group_time: Millis,
+}
+
+/// What a recovery found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Recovery {
+    /// The newest durable sequence; the next record gets the one after it.
+    pub head: Seq,
+    /// Edge time of the newest group.
+    pub last_time: Millis,
+    /// Records handed to `apply`.
+    pub applied: u64,
+    /// Damage where everything had been durable.
+    pub corrupt: Vec<Damage>,
+    /// Bytes of a group that was never completed.
+    pub torn_bytes: u64,
+    /// Segments in use afterwards.
+    pub segments: usize,
+}
+
+/// A damaged place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// What is wrong.
+    pub what: &'static str,
+    /// Where it begins.
+    pub place: Place,
+    /// First and last sequence that is lost by it, if any.
+    pub lost: Option<(Seq, Seq)>,
+}
+
+/// Bytes (records with [`RECORD_OVERHEAD`], groups with [`GROUP_OVERHEAD`]) that can be staged without another file. A record that doesn't fit
+/// into the end of a segment leaves that end unused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Room {
+    /// Until the reserve is touched.
+    pub before_reserve: u64,
+    /// Until nothing is left.
+    pub total: u64,
+}
+
+/// A segment in use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentState {
+    /// Its id.
+    pub id: u32,
+    /// Its first sequence.
+    pub first: Seq,
+    /// Its last durable sequence; before `first` if it has none.
+    pub last: Seq,
+    /// Bytes used.
+    pub used: u32,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Groups are appended here.
+    pub active: bool,
+}
+
+/// What a journal can't do.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The disk failed. At a commit: the process must end, and the next start recovers.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: String,
+        /// How it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no room in the segments that are there. Nothing changed.
+    #[error("the journal is full")]
+    Full,
+    /// The record is larger than a segment. Nothing changed.
+    #[error("a record of {0} bytes doesn't fit into a segment")]
+    TooLarge(usize),
+    /// A commit failed before; nothing can be committed by this process any more.
+    #[error("an earlier commit failed")]
+    Poisoned,
+    /// Records that are needed are in no file. Nothing was touched.
+    #[error(
+        "the journal misses the records from {from} to before {to} (segment files up to {segment:010} are needed)"
+    )]
+    Missing {
+        /// The first that is missing.
+        from: Seq,
+        /// The first that is there again.
+        to: Seq,
+        /// The segment before the first usable one.
+        segment: u32,
+    },
+    /// A checkpoint or an older file says that there were records, but there is no file with any. Nothing was touched.
+    #[error("there are no usable journal files, but a checkpoint covers records up to {0}")]
+    NoSegments(Seq),
+    /// A segment was written by a newer version. Nothing was touched.
+    #[error("segment {segment:010} has format {version}; this program reads up to {}", format::VERSION)]
+    Newer {
+        /// The segment.
+        segment: u32,
+        /// Its format.
+        version: u32,
+    },
+    /// A segment belongs to another data directory. Nothing was touched.
+    #[error("segment {segment:010} belongs to another data directory")]
+    Foreign {
+        /// The segment.
+        segment: u32,
+    },
+    /// The active segment, or there is none: not to be removed.
+    #[error("the active segment can't be removed")]
+    Active,
+}
+
+impl JournalError {
+    fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Io { doing, source }
+    }
+}
+
+/// Why a record can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The disk failed.
+    #[error("reading the journal: {0}")]
+    Io(#[from] io::Error),
+    /// What is there is no record, or altered.
+    #[error("no valid record at {0:?}")]
+    Damaged(Place),
+    /// Its segment was removed.
+    #[error("the journal keeps nothing that old")]
+    Gone,
+}
+
+/// A group being staged: bytes for one segment.
+#[derive(Debug)]
+struct Part {
+    segment: u32,
+    offset: u32,
+    first: Seq,
+    count: u32,
+    /// The group header's place, then the records.
+    bytes: Vec<u8>,
+}
+
+impl Part {
+    fn end(&self) -> u64 {
+        u64::from(self.offset) + self.bytes.len().next_multiple_of(8) as u64
+    }
+}
+
+/// The writer: one per data directory.
+#[derive(Debug)]
+pub struct Journal<D: Disk> {
+    disk: Arc<D>,
+    options: JournalOptions,
+    salt: Salt,
+    shared: Arc<Shared<D>>,
+    /// Where the next group goes.
+    active: Active,
+    /// Names of the spare files, the first is used first.
+    spares: Vec<String>,
+    next_spare: u64,
+    parts: Vec<Part>,
+    next: Seq,
+    poisoned: bool,
+}
+
+/// The segment that is appended to.
+#[derive(Clone, Copy, Debug)]
+struct Active {
+    id: u32,
+    /// Where the next group goes; valid bytes end here.
+    end: u32,
+    /// Where the segment ends for new groups: its size, or `end` if it is sealed.
+    limit: u32,
+}
+
+impl<D: Disk> Journal<D> {
+    /// The sequence that the next staged record gets.
+    pub fn next_seq(&self) -> Seq {
+        self.next
+    }
+
+    /// The newest durable sequence.
+    pub fn head(&self) -> Seq {
+        self.shared.head()
+    }
+
+    /// A reader of durable records, for any thread.
+    pub fn reader(&self) -> JournalReader<D> {
+        JournalReader::new(Arc::clone(&self.shared))
+    }
+
+    /// Bytes staged and not committed.
+    pub fn staged_bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.bytes.len()).sum()
+    }
+
+    /// Bytes of all files of the journal, spares included.
+    pub fn file_bytes(&self) -> u64 {
+        let segments: u64 = self.shared.segments().iter().map(|segment| segment.size).sum();
+        segments + self.spares.len() as u64 * u64::from(self.options.segment_bytes)
+    }
+
+    /// What can still be staged.
+    pub fn room(&self) -> Room {
+        let capacity = u64::from(self.options.segment_bytes - SEGMENT_HEADER - GROUP_HEADER);
+        let (spares, here) = match self.parts.last() {
+            Some(part) => {
+                (self.spares_left(), u64::from(self.limit_of(part.segment)).saturating_sub(part.end()))
+            }
+            None => {
+                let left = self.active.limit.saturating_sub(self.active.end + GROUP_HEADER);
+                (self.spares_left(), u64::from(left))
+            }
+        };
+        let free = spares.saturating_sub(self.options.reserve_segments as usize);
+        Room { before_reserve: here + free as u64 * capacity, total: here + spares as u64 * capacity }
+    }
+
+    /// Whether a record of this payload can be staged now: with the help of the reserve, or without.
+    pub fn fits(&self, payload: usize, with_reserve: bool) -> bool {
+        let spares = self.spares_left();
+        let reserve = if with_reserve { 0 } else { self.options.reserve_segments as usize };
+        self.fits_here(payload) || (spares > reserve && self.fits_segment(payload))
+    }
+
+    /// Spares that what is staged doesn't need yet.
+    fn spares_left(&self) -> usize {
+        self.spares.len() - self.parts.iter().filter(|part| part.segment != self.active.id).count()
+    }
+
+    fn limit_of(&self, segment: u32) -> u32 {
+        if segment == self.active.id { self.active.limit } else { self.options.segment_bytes }
+    }
+
+    fn fits_segment(&self, payload: usize) -> bool {
+        let whole = u64::from(SEGMENT_HEADER + GROUP_HEADER + RECORD_HEADER) + payload as u64;
+        whole.next_multiple_of(8) <= u64::from(self.options.segment_bytes)
+    }
+
+    /// Whether the record fits into the segment that is being staged for.
+    fn fits_here(&self, payload: usize) -> bool {
+        let record = u64::from(RECORD_HEADER) + payload as u64;
+        let (end, limit) = match self.parts.last() {
+            Some(part) => (u64::from(part.offset) + part.bytes.len() as u64, self.limit_of(part.segment)),
+            None => (u64::from(self.active.end) + u64::from(GROUP_HEADER), self.active.limit),
+        };
+        (end + record).next_multiple_of(8) <= u64::from(limit)
+    }
+
+    /// Appends a record to the group being staged. Its sequence and place are final, but it counts only after [`Journal::commit`].
+    pub fn stage(&mut self, kind: u8, payload: &[u8]) -> Result<(Seq, Place), JournalError> {
+        if self.poisoned {
+            return Err(JournalError::Poisoned);
+        }
+        if !self.fits_here(payload.len()) {
+            if !self.fits_segment(payload.len()) {
+                return Err(JournalError::TooLarge(payload.len()));
+            }
+            if self.spares_left() == 0 {
+                return Err(JournalError::Full);
+            }
+            let segment = self.parts.last().map_or(self.active.id, |part| part.segment) + 1;
+            self.begin_part(segment, SEGMENT_HEADER);
+        } else if self.parts.is_empty() {
+            self.begin_part(self.active.id, self.active.end);
+        }
+        let (seq, salt) = (self.next, self.salt);
+        let part = self.parts.last_mut().expect("a part was begun above");
+        let place = Place { segment: part.segment, offset: part.offset + part.bytes.len() as u32 };
+        format::encode_record(&mut part.bytes, seq, kind, payload, salt);
+        part.count += 1;
+        self.next = Seq(seq.0 + 1);
+        Ok((seq, place))
+    }
+
+    fn begin_part(&mut self, segment: u32, offset: u32) {
+        let bytes = vec![0; GROUP_HEADER as usize];
+        self.parts.push(Part { segment, offset, first: self.next, count: 0, bytes });
+    }
+
+    /// Writes what is staged and makes it durable; the answer is the newest durable sequence. With nothing staged it does nothing. After an error
+    /// every later call fails: whether the records are durable is known only to the next recovery.
+    pub fn commit(&mut self, time: Millis) -> Result<Seq, JournalError> {
+        if self.poisoned {
+            return Err(JournalError::Poisoned);
+        }
+        for part in std::mem::take(&mut self.parts) {
+            self.write_part(part, time).inspect_err(|_| self.poisoned = true)?;
+        }
+        Ok(self.head())
+    }
+
+    /// One group in one segment. Each is synced before the next is begun: see the invariants.
+    fn write_part(&mut self, mut part: Part, time: Millis) -> Result<(), JournalError> {
+        if part.segment != self.active.id {
+            self.roll(part.segment, part.first)?;
+        }
+        part.bytes.resize(part.bytes.len().next_multiple_of(8), 0);
+        let length = part.bytes.len() as u32;
+        let header =
+            GroupHeader { length, count: part.count, first: part.first, synced_before: self.head(), time };
+        header.encode(&mut part.bytes, part.segment, part.offset, self.salt);
+        let segment = self.shared.newest().expect("the active segment is listed");
+        let doing = || format!("writing {}", segments::name(part.segment));
+        segment.file.write_at(&part.bytes, u64::from(part.offset)).map_err(JournalError::io(doing()))?;
+        segment.file.sync(SyncPoint::GroupCommit).map_err(JournalError::io(doing()))?;
+        self.active.end = part.offset + length;
+        self.shared.advance(&segment, self.active.end, header.last());
+        Ok(())
+    }
+
+    /// Makes a spare file the next segment. All groups of the one before are durable: each was synced at its commit.
+    fn roll(&mut self, id: u32, first: Seq) -> Result<(), JournalError> {
+        let name = segments::name(id);
+        let spare = self.spares.remove(0);
+        let doing = || format!("making {spare} the segment {name}");
+        let file = self.disk.open(&spare).map_err(JournalError::io(doing()))?;
+        let header = SegmentHeader { id, first, previous_end: self.active.end };
+        file.write_at(&header.encode(self.salt), 0).map_err(JournalError::io(doing()))?;
+        self.disk.rename(&spare, &name).map_err(JournalError::io(doing()))?;
+        self.disk.sync_dir(SyncPoint::SegmentEntry).map_err(JournalError::io(doing()))?;
+        let size = u64::from(self.options.segment_bytes);
+        self.shared.push(Segment::new(id, first, Arc::new(file), size, SEGMENT_HEADER, Seq(first.0 - 1)));
+        self.active = Active { id, end: SEGMENT_HEADER, limit: self.options.segment_bytes };
+        Ok(())
+    }
+
+    /// The segments in use, oldest first.
+    pub fn segments(&self) -> Vec<SegmentState> {
+        self.shared.states(self.active.id)
+    }
+
+    /// Removes the oldest segment. The caller answers for it that nothing needs it, even after a power loss. Its entry may come back with one.
+    pub fn remove_oldest(&mut self) -> Result<(), JournalError> {
+        if self.poisoned {
+            return Err(JournalError::Poisoned);
+        }
+        let id = self.shared.oldest().filter(|&id| id < self.active.id).ok_or(JournalError::Active)?;
+        let name = segments::name(id);
+        self.disk.remove(&name).map_err(JournalError::io(format!("removing {name}")))?;
+        self.shared.remove_oldest();
+        Ok(())
+    }
+}

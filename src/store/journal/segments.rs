@@ -1,0 +1,136 @@
+//! The list of segments that the writer and its readers share.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::ids::Seq;
+
+use super::format::Salt;
+use super::{Disk, SegmentState};
+
+/// The file name of a segment.
+pub(super) fn name(id: u32) -> String {
+    format!("journal-{id:010}.seg")
+}
+
+/// The id in a segment's file name.
+pub(super) fn parse_name(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix("journal-")?.strip_suffix(".seg")?;
+    (digits.len() == 10).then(|| digits.parse().ok())?
+}
+
+/// A segment with durable records.
+#[derive(Debug)]
+pub(super) struct Segment<D: Disk> {
+    pub(super) id: u32,
+    /// The sequence of its first record, there or to come.
+    pub(super) first: Seq,
+    pub(super) file: Arc<D::File>,
+    /// Bytes of the file.
+    pub(super) size: u64,
+    /// Durable bytes.
+    end: AtomicU32,
+    /// The last durable sequence.
+    last: AtomicU64,
+}
+
+impl<D: Disk> Segment<D> {
+    pub(super) fn new(id: u32, first: Seq, file: Arc<D::File>, size: u64, end: u32, last: Seq) -> Self {
+        Self { id, first, file, size, end: AtomicU32::new(end), last: AtomicU64::new(last.0) }
+    }
+
+    pub(super) fn end(&self) -> u32 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    pub(super) fn last(&self) -> Seq {
+        Seq(self.last.load(Ordering::Acquire))
+    }
+}
+
+/// What the writer publishes. An open file each segment: a thousand at 64 GiB in segments of 64 MiB.
+#[derive(Debug)]
+pub(super) struct Shared<D: Disk> {
+    pub(super) salt: Salt,
+    segments: RwLock<Vec<Arc<Segment<D>>>>,
+    head: AtomicU64,
+    /// Damaged places that readers skipped.
+    pub(super) damaged: AtomicU64,
+}
+
+impl<D: Disk> Shared<D> {
+    pub(super) fn new(salt: Salt, segments: Vec<Arc<Segment<D>>>, head: Seq) -> Self {
+        let segments = RwLock::new(segments);
+        Self { salt, segments, head: AtomicU64::new(head.0), damaged: AtomicU64::new(0) }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Vec<Arc<Segment<D>>>> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Vec<Arc<Segment<D>>>> {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn head(&self) -> Seq {
+        Seq(self.head.load(Ordering::Acquire))
+    }
+
+    pub(super) fn segments(&self) -> Vec<Arc<Segment<D>>> {
+        self.read().clone()
+    }
+
+    pub(super) fn newest(&self) -> Option<Arc<Segment<D>>> {
+        self.read().last().cloned()
+    }
+
+    pub(super) fn oldest(&self) -> Option<u32> {
+        self.read().first().map(|segment| segment.id)
+    }
+
+    pub(super) fn first(&self) -> Option<Seq> {
+        self.read().first().map(|segment| segment.first)
+    }
+
+    pub(super) fn find(&self, id: u32) -> Option<Arc<Segment<D>>> {
+        let segments = self.read();
+        segments
+            .binary_search_by_key(&id, |segment| segment.id)
+            .ok()
+            .map(|index| Arc::clone(&segments[index]))
+    }
+
+    /// The segment in which the sequence is, or would be.
+    pub(super) fn holding(&self, seq: Seq) -> Option<Arc<Segment<D>>> {
+        let segments = self.read();
+        let behind = segments.partition_point(|segment| segment.first <= seq);
+        behind.checked_sub(1).map(|index| Arc::clone(&segments[index]))
+    }
+
+    pub(super) fn push(&self, segment: Segment<D>) {
+        self.write().push(Arc::new(segment));
+    }
+
+    pub(super) fn remove_oldest(&self) {
+        self.write().remove(0);
+    }
+
+    /// A group became durable.
+    pub(super) fn advance(&self, segment: &Segment<D>, end: u32, last: Seq) {
+        segment.last.store(last.0, Ordering::Release);
+        segment.end.store(end, Ordering::Release);
+        self.head.store(last.0, Ordering::Release);
+    }
+
+    pub(super) fn states(&self, active: u32) -> Vec<SegmentState> {
+        let state = |segment: &Arc<Segment<D>>| SegmentState {
+            id: segment.id,
+            first: segment.first,
+            last: segment.last(),
+            used: segment.end(),
+            size: segment.size,
+            active: segment.id == active,
+        };
+        self.read().iter().map(state).collect()
+    }
+}

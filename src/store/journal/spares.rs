@@ -1,0 +1,66 @@
+//! Preallocated files: the next segment, and the reserve. A spare becomes a segment by a rename, so that rolling needs no space.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{Disk, DiskFile, Journal, JournalError};
+
+pub(super) fn name(number: u64) -> String {
+    format!("spare-{number}.seg")
+}
+
+pub(super) fn parse_name(name: &str) -> Option<u64> {
+    name.strip_prefix("spare-")?.strip_suffix(".seg")?.parse().ok()
+}
+
+/// The spares found at a start: (number, name), in order. One that is not whole, or has been written to (its renaming to a segment was
+/// lost with the power), is removed.
+pub(super) fn adopt<D: Disk>(
+    disk: &Arc<D>,
+    names: &[String],
+    segment_bytes: u32,
+) -> Result<Vec<(u64, String)>, JournalError> {
+    let mut found: Vec<(u64, String)> =
+        names.iter().filter_map(|name| parse_name(name).map(|number| (number, name.clone()))).collect();
+    found.sort_unstable();
+    let mut kept = Vec::with_capacity(found.len());
+    for (number, name) in found {
+        let clean = is_clean::<D>(disk, &name, segment_bytes);
+        if clean.map_err(JournalError::io(format!("reading {name}")))? {
+            kept.push((number, name));
+        } else {
+            disk.remove(&name).map_err(JournalError::io(format!("removing {name}")))?;
+        }
+    }
+    Ok(kept)
+}
+
+fn is_clean<D: Disk>(disk: &Arc<D>, name: &str, segment_bytes: u32) -> io::Result<bool> {
+    let file = disk.open(name)?;
+    if file.len()? != u64::from(segment_bytes) {
+        return Ok(false);
+    }
+    let mut start = [0; super::SEGMENT_HEADER as usize];
+    file.read_at(&mut start, 0)?;
+    Ok(start.iter().all(|&byte| byte == 0))
+}
+
+impl<D: Disk> Journal<D> {
+    /// Makes spare files until the next segment and the whole reserve are there. A full disk is not an error: [`Journal::room`] says what is
+    /// left. Cheap if nothing is missing; call it after commits, so that the next roll doesn't use the reserve.
+    pub fn replenish(&mut self) -> Result<(), JournalError> {
+        if self.poisoned {
+            return Err(JournalError::Poisoned);
+        }
+        while self.spares_left() < self.options.reserve_segments as usize + 1 {
+            let name = name(self.next_spare);
+            self.next_spare += 1;
+            match self.disk.create(&name, u64::from(self.options.segment_bytes)) {
+                Ok(_) => self.spares.push(name),
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => break,
+                Err(error) => return Err(JournalError::io(format!("making {name}"))(error)),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! What an operator may choose about the embedded store.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::ids::AppKey;
+use crate::push::Millis;
+
+/// Sizes, maxima and streams of the embedded store.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Parts of the pending index. An existing checkpoint keeps its own number.
+    pub parts: usize,
+    /// Bytes of a journal segment.
+    pub segment_bytes: u32,
+    /// Preallocated segments that batches may not use.
+    pub reserve_segments: u32,
+    /// The data directory's own salt of every checksum.
+    pub salt: u64,
+    /// Bytes of the journal's files; 0: as much as the disk has.
+    pub max_bytes: u64,
+    /// Journal bytes after which a checkpoint is written.
+    pub checkpoint_bytes: u64,
+    /// Milliseconds that a batch id is remembered.
+    pub batch_window_ms: Millis,
+    /// Batch ids remembered.
+    pub max_batch_ids: usize,
+    /// Pending entries of a device.
+    pub max_pending_per_device: usize,
+    /// Pending entries.
+    pub max_pending: u64,
+    /// Push records.
+    pub max_messages: u64,
+    /// Known devices.
+    pub max_devices: u64,
+    /// Bytes of bodies in memory.
+    pub body_cache_bytes: usize,
+    /// Journal bytes behind a stream's cursor beyond which batches of its apps are refused.
+    pub stream_soft_bytes: u64,
+    /// Receipts a second about messages that nothing is known of; more are dropped.
+    pub unmatched_per_second: u32,
+    /// The names of the streams; the first is the one of apps that `app_streams` doesn't name.
+    pub streams: Vec<Arc<str>>,
+    /// Which stream an app belongs to.
+    pub app_streams: HashMap<AppKey, Arc<str>>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            parts: 256,
+            segment_bytes: 64 * 1024 * 1024,
+            reserve_segments: 2,
+            salt: 0,
+            max_bytes: 0,
+            checkpoint_bytes: 512 * 1024 * 1024,
+            batch_window_ms: 24 * 3600 * 1000,
+            max_batch_ids: 1_000_000,
+            max_pending_per_device: 1_000,
+            max_pending: 50_000_000,
+            max_messages: 5_000_000,
+            max_devices: 10_000_000,
+            body_cache_bytes: 256 * 1024 * 1024,
+            stream_soft_bytes: 8 * 1024 * 1024 * 1024,
+            unmatched_per_second: 100,
+            streams: vec!["main".into()],
+            app_streams: HashMap::new(),
+        }
+    }
+}
+
+impl StoreOptions {
+    /// The position of an app's stream among [`StoreOptions::streams`].
+    pub(super) fn stream_of(&self, app: &str) -> usize {
+        AppKey::parse(app)
+            .and_then(|app| self.app_streams.get(&app))
+            .and_then(|name| self.streams.iter().position(|stream| stream == name))
+            .unwrap_or(0)
+    }
+}

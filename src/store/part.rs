@@ -1,0 +1,170 @@
+//! One part of the pending index. A device's record and list, a message's push record and live batches, and a batch id's
+//! answer each live in exactly one part, chosen by their digest, and every effect of a journal record belongs to exactly one
+//! part: so a checkpoint can be written part by part while batches and acks go on.
+//!
+//! Only the store's thread changes a part, but for two annotations that no record rests on: when an entry was first
+//! written to a connection, and where a device came from last.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::batch::Batch;
+use super::batch_ids::BatchIds;
+use super::push_record::{MessageKey, PushRecord};
+use super::record::ReceiptRecord;
+use crate::ids::{AppKey, DeviceKey, MessageId, Seq};
+use crate::push::{Attributes, Counts, Millis, ReceiptKind};
+
+/// Keys are digests: their own bytes are the hash.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SpreadHasher(u64);
+
+impl Hasher for SpreadHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk::<8>() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+
+    // The length of an array: no news.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn write_u64(&mut self, value: u64) {
+        // Sequences are no digests: an odd factor spreads them over high and low bits.
+        let mixed = value.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ mixed >> 32;
+    }
+
+    fn write_u128(&mut self, value: u128) {
+        self.0 = value as u64;
+    }
+}
+
+/// See [`SpreadHasher`].
+pub(super) type Spread = BuildHasherDefault<SpreadHasher>;
+
+/// One pending message of one device: 16 bytes.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) batch: Arc<Batch>,
+    pub(super) ordinal: u32,
+    /// Low bit: `sent` was reported on its own. The rest: 0, or 1 + milliseconds from acceptance to the first writing.
+    mark: u32,
+}
+
+impl Entry {
+    pub(super) fn new(batch: Arc<Batch>, ordinal: u32, sent_reported: bool) -> Self {
+        Self { batch, ordinal, mark: u32::from(sent_reported) }
+    }
+
+    pub(super) fn written_at(&self) -> Option<Millis> {
+        let after = (self.mark >> 1).checked_sub(1)?;
+        Some(self.batch.accepted_at + u64::from(after))
+    }
+
+    /// The first writing counts. 31 bits of milliseconds are 24 days, retention is three.
+    pub(super) fn mark_written(&mut self, now: Millis) {
+        if self.mark >> 1 == 0 {
+            let after = now.saturating_sub(self.batch.accepted_at).min(u64::from(u32::MAX >> 1) - 1);
+            self.mark |= (after as u32 + 1) << 1;
+        }
+    }
+
+    pub(super) fn sent_reported(&self) -> bool {
+        self.mark & 1 == 1
+    }
+
+    pub(super) fn report_sent(&mut self) {
+        self.mark |= 1;
+    }
+}
+
+/// A device's list, oldest first.
+pub(super) type Pending = SmallVec<[Entry; 1]>;
+
+/// What receipts say of a device; apart, because admission looks at many devices and needs none of it.
+#[derive(Clone, Debug)]
+pub(super) struct About {
+    pub(super) app: AppKey,
+    pub(super) device_id: Arc<str>,
+    pub(super) attributes: Attributes,
+    pub(super) client_ip: Option<IpAddr>,
+    pub(super) last_active: Millis,
+}
+
+/// A known device.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) number: u32,
+    pub(super) push_on: bool,
+    pub(super) pending: Pending,
+    pub(super) about: Box<About>,
+}
+
+impl Device {
+    /// Appends an entry. In normal work the newest sequence comes last; while a checkpoint is completed by replay an older one may follow.
+    pub(super) fn push(&mut self, entry: Entry) {
+        let at =
+            self.pending.iter().rposition(|other| other.batch.seq <= entry.batch.seq).map_or(0, |i| i + 1);
+        self.pending.insert(at, entry);
+    }
+
+    /// Takes the entry of this batch out.
+    pub(super) fn take(&mut self, batch: Seq) -> Option<Entry> {
+        let at = self.pending.iter().position(|entry| entry.batch.seq == batch)?;
+        let entry = self.pending.remove(at);
+        if self.pending.spilled() && self.pending.len() <= 1 {
+            // A list that grew long is rare: the room goes back.
+            self.pending.shrink_to_fit();
+        }
+        Some(entry)
+    }
+
+    /// What a receipt about it changes here: its entry ends, or is marked.
+    pub(super) fn apply_receipt(&mut self, record: &ReceiptRecord) {
+        if record.receipt.outcome.is_some() {
+            self.take(record.batch);
+        } else if record.receipt.kind == ReceiptKind::Sent
+            && let Some(entry) = self.pending.iter_mut().find(|entry| entry.batch.seq == record.batch)
+        {
+            entry.report_sent();
+        }
+    }
+
+    pub(super) fn entry(&self, message: MessageId) -> Option<&Entry> {
+        self.pending.iter().find(|entry| entry.batch.message == message)
+    }
+}
+
+/// One part.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    pub(super) devices: HashMap<DeviceKey, Device, Spread>,
+    pub(super) messages: HashMap<MessageKey, PushRecord, Spread>,
+    /// Keys of `messages`, the first accepted first.
+    pub(super) message_order: VecDeque<MessageKey>,
+    /// Live batches whose message is here.
+    pub(super) batches: HashMap<Seq, Arc<Batch>, Spread>,
+    pub(super) ids: BatchIds,
+    /// Of all messages that were ever here.
+    pub(super) totals: Counts,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_sixteen_bytes_and_a_device_forty() {
+        assert_eq!(size_of::<Entry>(), 16);
+        assert_eq!(size_of::<Device>(), 40);
+    }
+}

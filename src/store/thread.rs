@@ -1,0 +1,248 @@
+//! The store's two threads. One owns the engine: it takes everything that has queued up, makes it one commit group, and tells
+//! what became of it; so the longer a sync takes, the more commands share the next one. The other reads bodies back, so that
+//! neither a session nor a commit waits for it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::batch::Batch;
+use super::disk::Disk;
+use super::engine::{Engine, Shared, StoreFailure};
+use super::journal::ReadError;
+use super::record::{BATCH, BatchRecord, COPY};
+use super::stats::StoreStats;
+use super::{BodySink, Busy, Command, Refused};
+use crate::clock::Clock;
+use crate::ids::SessionRef;
+use crate::limits;
+
+/// Longest sleep of an idle store.
+const IDLE: Duration = Duration::from_secs(1);
+/// How often a body's place is looked up again because its record moved meanwhile.
+const MOVED_RETRIES: usize = 4;
+
+/// Commands waiting for the store's thread.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    commands: VecDeque<(Command, usize)>,
+    bytes: usize,
+    damaged: Vec<Arc<Batch>>,
+    closed: bool,
+}
+
+/// Bytes that a command holds, about.
+fn weight(command: &Command) -> usize {
+    const FIXED: usize = 128;
+    FIXED
+        + match command {
+            Command::Deliver { batch, .. } => batch.body.len() + batch.targets.len() * 16 + FIXED,
+            Command::Seen { device, .. } => device.attributes.0.len() + FIXED,
+            Command::Acks { acks, .. } => acks.iter().map(|ack| FIXED + ack.events.len() * 48).sum::<usize>(),
+            Command::Sent(sent) => sent.len() * 32,
+            Command::LastActive(active) => active.len() * 24,
+            Command::Query { query: super::Query::Devices(keys), .. } => keys.len() * 16,
+            Command::StreamAck { .. } | Command::Query { .. } | Command::Flush { .. } => 0,
+        }
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a command in, if there is room.
+    pub(super) fn put(&self, command: Command) -> Result<(), Refused> {
+        let weight = weight(&command);
+        let mut queue = self.lock();
+        let fits = queue.commands.len() < limits::STORE_COMMANDS
+            && (queue.bytes + weight <= limits::STORE_COMMAND_BYTES || queue.commands.is_empty());
+        if queue.closed || !fits {
+            return Err(Refused(Box::new(command)));
+        }
+        queue.bytes += weight;
+        queue.commands.push_back((command, weight));
+        drop(queue);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// A batch whose record can't be read. As many as there are body reads at a time.
+    fn report_damaged(&self, batch: Arc<Batch>) {
+        let mut queue = self.lock();
+        if queue.damaged.len() < limits::BODY_READS {
+            queue.damaged.push(batch);
+        }
+        drop(queue);
+        self.filled.notify_one();
+    }
+
+    /// Nothing more is taken; the thread ends when the queue is empty.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_all();
+    }
+
+    /// Everything that waits, up to one group; sleeps if there is nothing and the engine has nothing to do. `None`: closed and empty.
+    fn take(&self, sleep: Duration, into: &mut Vec<Command>) -> Option<Vec<Arc<Batch>>> {
+        let mut queue = self.lock();
+        if queue.commands.is_empty() && queue.damaged.is_empty() && !queue.closed && !sleep.is_zero() {
+            queue = self.filled.wait_timeout(queue, sleep).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let mut bytes = 0;
+        while bytes < limits::GROUP_BYTES
+            && let Some((command, weight)) = queue.commands.pop_front()
+        {
+            bytes += weight;
+            queue.bytes -= weight;
+            into.push(command);
+        }
+        let damaged = std::mem::take(&mut queue.damaged);
+        let over = queue.closed && into.is_empty() && damaged.is_empty();
+        (!over).then_some(damaged)
+    }
+}
+
+/// Owns the engine until the inbox is closed and empty, or the journal fails.
+pub(super) fn run<D: Disk>(
+    mut engine: Engine<D>,
+    inbox: &Inbox,
+    clock: &Clock,
+    failed: oneshot::Sender<StoreFailure>,
+) {
+    if let Err(failure) = work(&mut engine, inbox, clock) {
+        tracing::error!(%failure, "the store stops; the next start recovers what is durable");
+        inbox.close();
+        // Commands that wait are never answered: what they ask for is not durable. Their replies see that this end is gone.
+        inbox.lock().commands.clear();
+        // The server may be on its way out for another reason.
+        drop(failed.send(failure));
+    }
+}
+
+fn work<D: Disk>(engine: &mut Engine<D>, inbox: &Inbox, clock: &Clock) -> Result<(), StoreFailure> {
+    let mut commands = Vec::new();
+    let mut busy = false;
+    loop {
+        let sleep = if busy { Duration::ZERO } else { sleep(engine, clock) };
+        let Some(damaged) = inbox.take(sleep, &mut commands) else {
+            return engine.commit(clock.now());
+        };
+        let now = clock.now();
+        for batch in &damaged {
+            engine.found_damaged(batch);
+        }
+        for command in commands.drain(..) {
+            engine.apply(now, command)?;
+        }
+        let began = clock.micros();
+        let synced = engine.staged_bytes() > 0;
+        engine.commit(now)?;
+        if synced {
+            let micros = clock.micros() - began;
+            let stats = engine.stats();
+            StoreStats::add(&stats.commit_micros, micros);
+            stats.commit_micros_max.fetch_max(micros, std::sync::atomic::Ordering::Relaxed);
+        }
+        busy = engine.maintain(clock.now())?;
+    }
+}
+
+fn sleep<D: Disk>(engine: &Engine<D>, clock: &Clock) -> Duration {
+    if engine.has_staged() {
+        return Duration::ZERO;
+    }
+    let due = engine.next_wakeup().map(|at| Duration::from_millis(at.saturating_sub(clock.now())));
+    due.map_or(IDLE, |due| due.min(IDLE))
+}
+
+/// Bodies that sessions wait for.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    queue: Mutex<WantedQueue>,
+    filled: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct WantedQueue {
+    wanted: VecDeque<(Arc<Batch>, SessionRef)>,
+    closed: bool,
+}
+
+impl Wanted {
+    pub(super) fn put(&self, batch: Arc<Batch>, session: SessionRef) -> Result<(), Busy> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.closed || queue.wanted.len() >= limits::BODY_READS {
+            return Err(Busy);
+        }
+        queue.wanted.push_back((batch, session));
+        drop(queue);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn close(&self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.closed = true;
+        queue.wanted.clear();
+        drop(queue);
+        self.filled.notify_all();
+    }
+
+    fn next(&self) -> Option<(Arc<Batch>, SessionRef)> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(next) = queue.wanted.pop_front() {
+                return Some(next);
+            }
+            if queue.closed {
+                return None;
+            }
+            queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Reads bodies back until there is nobody left to want one.
+pub(super) fn read_bodies<D: Disk>(shared: &Shared<D>, wanted: &Wanted, inbox: &Inbox, sink: &dyn BodySink) {
+    while let Some((batch, session)) = wanted.next() {
+        if batch.body().is_none() && batch.is_live() {
+            match read_body(shared, &batch) {
+                Ok(body) => {
+                    StoreStats::add(&shared.stats.body_reads, 1);
+                    shared.bodies.insert(&batch, body);
+                }
+                Err(error) => {
+                    tracing::error!(%error, sequence = %batch.seq, "a body can't be read back");
+                    inbox.report_damaged(batch);
+                }
+            }
+        }
+        sink.loaded(session);
+    }
+}
+
+fn read_body<D: Disk>(shared: &Shared<D>, batch: &Batch) -> Result<Arc<[u8]>, ReadError> {
+    let mut read = Err(ReadError::Gone);
+    for _ in 0..MOVED_RETRIES {
+        let place = batch.place();
+        read = shared.reader.read(place).and_then(|(_, kind, payload)| {
+            let record = BatchRecord::decode(&payload).ok().filter(|record| record.seq == batch.seq);
+            let record = record.filter(|_| matches!(kind, BATCH | COPY));
+            record.map(|record| record.body.into()).ok_or(ReadError::Damaged(place))
+        });
+        // The record was copied and its segment removed between the two looks: it has a new place.
+        if !matches!(read, Err(ReadError::Gone)) || batch.place() == place {
+            break;
+        }
+    }
+    read
+}

@@ -1,0 +1,254 @@
+//! An engine over a simulated disk, and short words for what devices and routers do.
+#![allow(dead_code, missing_docs, unreachable_pub)]
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+use mooring::ids::{AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId};
+use mooring::push::{
+    Accepted, Acked, Attributes, Counts, Event, Failure, Millis, NewBatch, OfflinePolicy, Rejection, Seen,
+    StreamEvent,
+};
+use mooring::store::disk::Disk;
+use mooring::store::engine::{Engine, OpenError, OpenReport, StoreFailure};
+use mooring::store::options::StoreOptions;
+use mooring::store::{
+    Batch, Command, CommitSink, Confirm, DeviceAck, MessageState, Pulled, Query, QueryAnswer, SentAlone,
+};
+use tokio::sync::oneshot;
+
+pub fn app() -> AppKey {
+    AppKey::parse("app").expect("valid")
+}
+
+pub fn device(n: u32) -> DeviceKey {
+    DeviceKey::of(&DigestKey([7; 32]), &app(), &format!("device-{n}"))
+}
+
+pub fn session(n: u32) -> SessionRef {
+    SessionRef { generation: Generation(u64::from(n)), slot: n, shard: ShardId(0) }
+}
+
+/// What the sink was told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    Batch(Seq, Vec<DeviceKey>),
+    Confirmed(Confirm),
+    Seen(SessionRef),
+    Refused(SessionRef),
+    Ended(DeviceKey, Seq, Failure),
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Sink(pub Arc<Mutex<Vec<Told>>>);
+
+impl Sink {
+    fn tell(&self, told: Told) {
+        self.0.lock().expect("not poisoned").push(told);
+    }
+
+    pub fn take(&self) -> Vec<Told> {
+        std::mem::take(&mut *self.0.lock().expect("not poisoned"))
+    }
+}
+
+impl CommitSink for Sink {
+    fn batch(&mut self, batch: &Arc<Batch>, devices: &[DeviceKey]) {
+        self.tell(Told::Batch(batch.seq, devices.to_vec()));
+    }
+    fn confirmed(&mut self, _: ShardId, confirms: Vec<Confirm>) {
+        for confirm in confirms {
+            self.tell(Told::Confirmed(confirm));
+        }
+    }
+    fn seen(&mut self, session: SessionRef) {
+        self.tell(Told::Seen(session));
+    }
+    fn refused(&mut self, session: SessionRef) {
+        self.tell(Told::Refused(session));
+    }
+    fn ended(&mut self, device: &DeviceKey, batch: Seq, reason: Failure) {
+        self.tell(Told::Ended(*device, batch, reason));
+    }
+}
+
+/// Sizes small enough that every mechanism works within a few commands.
+pub fn small() -> StoreOptions {
+    StoreOptions {
+        parts: 4,
+        segment_bytes: 16 * 1024,
+        reserve_segments: 1,
+        checkpoint_bytes: u64::MAX,
+        ..StoreOptions::default()
+    }
+}
+
+pub fn seen(n: u32) -> Seen {
+    Seen {
+        key: device(n),
+        app: app(),
+        device_id: format!("device-{n}").into(),
+        attributes: Attributes(b"attributes".as_slice().into()),
+        push_on: None,
+        client_ip: IpAddr::from([127, 0, 0, 1]),
+    }
+}
+
+pub fn batch(id: &str, message: u64, targets: &[u32], now: Millis, keep_ms: Millis) -> NewBatch {
+    NewBatch {
+        id: BatchId::parse(id).expect("valid"),
+        app: app(),
+        message: MessageId(message),
+        body: format!("body of {message}").into_bytes().into(),
+        body_digest: [message as u8; 16],
+        digest: [id.len() as u8; 16],
+        targets: targets.iter().map(|&n| device(n)).collect(),
+        offline_policy: OfflinePolicy::Store,
+        created_at: now,
+        expires_at: now + keep_ms,
+        online_only: false,
+        job_key: "job".into(),
+    }
+}
+
+pub fn ack(n: u32, number: u64, events: &[(u64, Event)], time: Millis) -> DeviceAck {
+    let acked = |&(message, event)| Acked { message: MessageId(message), event, time, sent_at: None };
+    DeviceAck { device: device(n), session: session(n), number, events: events.iter().map(acked).collect() }
+}
+
+/// An engine, and what it told.
+#[derive(Debug)]
+pub struct Harness<D: Disk> {
+    pub engine: Engine<D>,
+    pub report: OpenReport,
+    pub sink: Sink,
+    pub connected: Arc<Mutex<HashSet<DeviceKey>>>,
+    pub now: Millis,
+}
+
+impl<D: Disk> Harness<D> {
+    pub fn try_open(disk: &Arc<D>, options: &StoreOptions, now: Millis) -> Result<Self, OpenError> {
+        let sink = Sink::default();
+        let connected = Arc::new(Mutex::new(HashSet::new()));
+        let directory = connected.clone();
+        let is_connected =
+            Box::new(move |key: &DeviceKey| directory.lock().expect("not poisoned").contains(key));
+        let (engine, report) =
+            Engine::open(disk.clone(), options.clone(), Box::new(sink.clone()), is_connected)?;
+        Ok(Self { engine, report, sink, connected, now })
+    }
+
+    pub fn open(disk: &Arc<D>, options: &StoreOptions, now: Millis) -> Self {
+        Self::try_open(disk, options, now).expect("opens")
+    }
+
+    pub fn apply(&mut self, command: Command) -> Result<(), StoreFailure> {
+        self.engine.apply(self.now, command)
+    }
+
+    pub fn commit(&mut self) -> Result<(), StoreFailure> {
+        self.engine.commit(self.now)
+    }
+
+    /// Until nothing is due, committing what is staged.
+    pub fn settle(&mut self) -> Result<(), StoreFailure> {
+        loop {
+            self.engine.commit(self.now)?;
+            if !self.engine.maintain(self.now)? && !self.engine.has_staged() {
+                return Ok(());
+            }
+        }
+    }
+
+    pub fn stage_batch(&mut self, batch: NewBatch) -> oneshot::Receiver<Result<Accepted, Rejection>> {
+        let (reply, answer) = oneshot::channel();
+        self.apply(Command::Deliver { batch: Box::new(batch), reply }).expect("the disk works");
+        answer
+    }
+
+    pub fn deliver(&mut self, batch: NewBatch) -> Result<Accepted, Rejection> {
+        let mut answer = self.stage_batch(batch);
+        self.commit().expect("the disk works");
+        answer.try_recv().expect("answered after the commit")
+    }
+
+    pub fn see(&mut self, n: u32) {
+        self.apply(Command::Seen { device: Box::new(seen(n)), session: session(n) }).expect("the disk works");
+    }
+
+    pub fn acks(&mut self, acks: Vec<DeviceAck>) {
+        self.apply(Command::Acks { shard: ShardId(0), acks }).expect("the disk works");
+    }
+
+    pub fn arrive(&mut self, n: u32, message: u64) {
+        let now = self.now;
+        self.acks(vec![ack(n, 1, &[(message, Event::Arrive)], now)]);
+        self.commit().expect("the disk works");
+    }
+
+    pub fn sent(&mut self, n: u32, batch: Seq, sent_at: Millis) {
+        let sent = vec![SentAlone { device: device(n), batch, sent_at }];
+        self.apply(Command::Sent(sent)).expect("the disk works");
+    }
+
+    pub fn checkpoint(&mut self) -> Result<(), StoreFailure> {
+        let (reply, _done) = oneshot::channel();
+        self.apply(Command::Flush { checkpoint: true, reply })?;
+        self.commit()
+    }
+
+    pub fn query(&mut self, query: Query) -> QueryAnswer {
+        let (reply, mut answer) = oneshot::channel();
+        self.apply(Command::Query { query, reply }).expect("the disk works");
+        self.commit().expect("the disk works");
+        answer.try_recv().expect("answered after the commit").1
+    }
+
+    pub fn totals(&mut self) -> Counts {
+        match self.query(Query::Totals) {
+            QueryAnswer::Totals(counts) => *counts,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn message(&mut self, message: u64, on: Option<u32>) -> Option<MessageState> {
+        let query = Query::Message { app: app(), message: MessageId(message), device: on.map(device) };
+        match self.query(query) {
+            QueryAnswer::Message(state) => state.map(|state| *state),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn pull(&self, n: u32) -> Vec<Pulled> {
+        let mut out = Vec::new();
+        self.engine.pull(&device(n), Seq(0), usize::MAX, self.now, &mut out);
+        out
+    }
+
+    pub fn pulled(&self, n: u32) -> Vec<(u64, bool)> {
+        self.pull(n).iter().map(|pulled| (pulled.batch.message.0, pulled.redelivered)).collect()
+    }
+
+    /// Everything after the cursor.
+    pub fn stream(&self, after: Seq) -> Vec<(Seq, StreamEvent)> {
+        let (mut events, mut cursor) = (Vec::new(), after);
+        loop {
+            let read = self.engine.read_stream("main", cursor, 7, 4096).expect("readable");
+            if read.cursor == cursor {
+                return events;
+            }
+            cursor = read.cursor;
+            events.extend(read.events);
+        }
+    }
+
+    pub fn ack_stream(&mut self, cursor: Seq) {
+        self.apply(Command::StreamAck { stream: "main".into(), cursor }).expect("the disk works");
+        self.commit().expect("the disk works");
+    }
+
+    pub fn head(&self) -> Seq {
+        self.engine.stream_bounds("main").expect("a stream").head
+    }
+}
