@@ -62,7 +62,7 @@ impl Handle {
 }
 
 fn driver(on_events: OnEvents) -> (Driver, Handle, watch::Receiver<Progress>) {
-    let (_life, end) = watch::channel(());
+    let (life, end) = watch::channel(());
     let (batches, incoming) = mpsc::channel(BATCHES);
     let (report, progress) = watch::channel(Progress::default());
     let endpoint = Endpoint { address: "127.0.0.1:1".into(), transport: Transport::Plain, source: None };
@@ -84,7 +84,7 @@ fn driver(on_events: OnEvents) -> (Driver, Handle, watch::Receiver<Progress>) {
         report,
         on_events,
     };
-    (driver, Handle { batches, _life }, progress)
+    (driver, Handle { batches, _life: life }, progress)
 }
 
 fn batch(id: &str) -> DeliverBatch {
