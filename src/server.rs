@@ -7,8 +7,8 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,10 +24,10 @@ use crate::pki::{self, PkiError};
 use crate::router::{self, Allowed, RouterContext};
 use crate::shard::{self, DeviceContext, Handover, Listeners, Loaded, Mailbox, ShardFigures};
 use crate::store::disk::Disk;
+use crate::store::disk::format::Format;
 use crate::store::embedded::{EmbeddedStore, Opened};
 use crate::store::engine::{OpenError, StoreFailure};
 use crate::store::options::StoreOptions;
-use crate::store::stats::StoreStats;
 use crate::store::{Command, Store};
 use crate::telemetry::{self, Gauge, Renderer};
 
@@ -93,28 +93,26 @@ struct Foundation {
     mailboxes: Arc<[Mailbox]>,
     figures: Arc<[ShardFigures]>,
     readiness: Arc<Readiness>,
-    /// Copies the store's figures into gauges, once it is open.
-    figures_of_store: Arc<OnceLock<admin::ScrapeFn>>,
 }
 
 /// Runs the edge until `shutdown`, on the current runtime and threads of its own. `ready` is told once devices and routers are taken.
 pub async fn serve<D: Disk>(
     config: Config,
     disk: Arc<D>,
-    digest_key: DigestKey,
+    format: Format,
     renderer: Renderer,
     ready: impl FnOnce(Ports),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let digest_key = format.digest_key.clone();
     let base = foundation(config);
     let (admin, admin_port) = start_admin(&base, renderer).await?;
-    let (embedded, opened) = open_store(&base, disk, &digest_key).await?;
-    let store: Arc<dyn Store> = embedded.clone();
+    let (embedded, opened) = open_store(&base, disk, format.salt()).await?;
+    let store: Arc<dyn Store> = embedded;
     let access =
         StoreAccess { store: store.clone(), digest_key: digest_key.clone(), streams: base.config.streams() };
-    // Both are set once, here.
+    // Set once, here.
     admin.store.set(access).ok();
-    base.figures_of_store.set(Box::new(move || copy_figures(embedded.stats()))).ok();
 
     let context = device_context(&base, store.clone(), digest_key.clone())?;
     let (shards, tls, plain) = start_shards(&base.config, &context)?;
@@ -154,7 +152,6 @@ fn foundation(config: Config) -> Foundation {
         mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
         figures: (0..shards).map(|_| ShardFigures::default()).collect(),
         readiness: Arc::default(),
-        figures_of_store: Arc::default(),
     }
 }
 
@@ -173,18 +170,13 @@ async fn start_admin(base: &Foundation, renderer: Renderer) -> Result<(Arc<Admin
         };
         (0u16..).zip(figures.iter()).map(one).collect()
     };
-    let figures_of_store = base.figures_of_store.clone();
     let connected = move |device: &_| directory.find(device).is_some();
     let admin = Arc::new(Admin::new(
         base.readiness.clone(),
         renderer,
         Box::new(shards),
         Box::new(connected),
-        vec![Box::new(move || {
-            if let Some(copy) = figures_of_store.get() {
-                copy();
-            }
-        })],
+        Vec::new(),
     ));
     // It serves until the process ends: health has to be told to the last.
     tokio::spawn(admin::serve(listener, admin.clone(), std::future::pending()));
@@ -194,9 +186,9 @@ async fn start_admin(base: &Foundation, renderer: Renderer) -> Result<(Arc<Admin
 async fn open_store<D: Disk>(
     base: &Foundation,
     disk: Arc<D>,
-    digest_key: &DigestKey,
+    salt: u64,
 ) -> Result<(Arc<EmbeddedStore<D>>, Opened), ServeError> {
-    let options = store_options(&base.config, digest_key);
+    let options = store_options(&base.config, salt);
     let sink = Handover::new(base.directory.clone(), base.mailboxes.clone(), base.clock.clone());
     let bodies = Arc::new(Loaded::new(base.mailboxes.clone()));
     let (clock, directory) = (base.clock.clone(), base.directory.clone());
@@ -213,10 +205,10 @@ async fn open_store<D: Disk>(
     Ok((store, opened))
 }
 
-fn store_options(config: &Config, digest_key: &DigestKey) -> StoreOptions {
+fn store_options(config: &Config, salt: u64) -> StoreOptions {
     let store = &config.store;
     StoreOptions {
-        salt: salt(digest_key),
+        salt,
         segment_bytes: store.segment_bytes,
         reserve_segments: store.reserve_segments,
         max_bytes: store.max_bytes,
@@ -233,24 +225,6 @@ fn store_options(config: &Config, digest_key: &DigestKey) -> StoreOptions {
         app_streams: config.apps.iter().map(|app| (app.key.clone(), app.stream.clone())).collect(),
         ..StoreOptions::default()
     }
-}
-
-fn copy_figures(stats: &StoreStats) {
-    let figure = |figure: &AtomicU64| figure.load(Ordering::Relaxed) as f64;
-    telemetry::set(Gauge::Pending, figure(&stats.pending));
-    telemetry::set(Gauge::Devices, figure(&stats.devices));
-    telemetry::set(Gauge::Messages, figure(&stats.messages));
-    telemetry::set(Gauge::JournalBytes, figure(&stats.journal_bytes));
-    telemetry::set(Gauge::JournalLiveBytes, figure(&stats.live_bytes));
-    telemetry::set(Gauge::StoreRoom, 1.0 - figure(&stats.disk_full));
-}
-
-/// The journal's checksums are of this data directory: what another one left on the disk is never taken for ours.
-fn salt(digest_key: &DigestKey) -> u64 {
-    let mut salt = [0; 8];
-    let digest = blake3::keyed_hash(&digest_key.0, b"mooring journal salt");
-    salt.copy_from_slice(&digest.as_bytes()[..8]);
-    u64::from_le_bytes(salt)
 }
 
 fn device_context(

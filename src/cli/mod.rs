@@ -16,7 +16,7 @@ pub mod serve;
 
 /// The long-connection edge server of a self-built mobile push channel.
 #[derive(Debug, Parser)]
-#[command(name = "mooring", version, propagate_version = true, arg_required_else_help = true, max_term_width = 110, after_help = EXAMPLES)]
+#[command(name = "mooring", version, propagate_version = true, max_term_width = 110, after_help = EXAMPLES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -33,7 +33,7 @@ Examples:
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run an edge
+    /// Run the edge
     Serve(serve::Args),
     /// Show the whole ring: an edge, devices and a router, with the edge killed in the middle
     Demo(demo::Args),

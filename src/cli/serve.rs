@@ -98,7 +98,7 @@ fn serve(config: Config, dev: Option<&DevSet>) -> Result<(), Box<dyn std::error:
     };
     runtime.block_on(async {
         let signals = Signals::new()?;
-        let served = server::serve(config, disk, format.digest_key, renderer, ready, signals.first());
+        let served = server::serve(config, disk, format, renderer, ready, signals.first());
         Ok(served.await?)
     })
 }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 
 /// TLS of one connection.
 pub(super) struct Tls {
@@ -53,13 +53,7 @@ impl Tls {
                         plain.extend_from_slice(record.payload);
                     }
                 }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    append(out, 0, |room| match data.encode(room) {
-                        Ok(written) => Ok(Some(written)),
-                        Err(EncodeError::InsufficientSize(size)) => Err(size.required_size),
-                        Err(EncodeError::AlreadyEncoded) => Ok(None),
-                    });
-                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, out),
                 // What was encoded is in `out`, which is sent in order: as good as transmitted.
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 Ok(ConnectionState::PeerClosed) => received.closed = true,
@@ -86,13 +80,7 @@ impl Tls {
     fn alert(&mut self, out: &mut Vec<u8>) {
         loop {
             match self.inner.process_tls_records(&mut []).state {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    append(out, 0, |room| match data.encode(room) {
-                        Ok(written) => Ok(Some(written)),
-                        Err(EncodeError::InsufficientSize(size)) => Err(size.required_size),
-                        Err(EncodeError::AlreadyEncoded) => Ok(None),
-                    })
-                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, out),
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 _ => return,
             }
@@ -106,18 +94,22 @@ impl Tls {
         plain: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), TlsError> {
-        match self.inner.process_tls_records(retained).state? {
-            ConnectionState::WriteTraffic(mut traffic) => {
-                append(out, plain.len() + 32 * (plain.len() / 16_384 + 1), |room| {
-                    match traffic.encrypt(plain, room) {
+        loop {
+            match self.inner.process_tls_records(retained).state? {
+                // A key update that goes before.
+                ConnectionState::EncodeTlsData(mut data) => encode(&mut data, out),
+                ConnectionState::TransmitTlsData(data) => data.done(),
+                ConnectionState::WriteTraffic(mut traffic) => {
+                    let guess = plain.len() + 32 * (plain.len() / 16_384 + 1);
+                    append(out, guess, |room| match traffic.encrypt(plain, room) {
                         Ok(written) => Ok(Some(written)),
                         Err(EncryptError::InsufficientSize(size)) => Err(size.required_size),
                         Err(EncryptError::EncryptExhausted) => Ok(None),
-                    }
-                });
-                Ok(())
+                    });
+                    return Ok(());
+                }
+                _ => return Err(TlsError(rustls::Error::HandshakeNotComplete)),
             }
-            _ => Err(TlsError(rustls::Error::HandshakeNotComplete)),
         }
     }
 
@@ -132,6 +124,15 @@ impl Tls {
             });
         }
     }
+}
+
+/// Appends a handshake record, an alert or a key update.
+fn encode(data: &mut EncodeTlsData<'_, ServerConnectionData>, out: &mut Vec<u8>) {
+    append(out, 0, |room| match data.encode(room) {
+        Ok(written) => Ok(Some(written)),
+        Err(EncodeError::InsufficientSize(size)) => Err(size.required_size),
+        Err(EncodeError::AlreadyEncoded) => Ok(None),
+    });
 }
 
 /// Lets `fill` write behind the end of `out`, into `room` bytes; `Err` says how many it needs.

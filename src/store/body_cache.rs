@@ -39,7 +39,8 @@ impl BodyCache {
         if before == 0 {
             inner.queue.push_back(Arc::downgrade(batch));
         }
-        while inner.bytes > self.max_bytes {
+        // The newest stays whatever its size: a session waits for it.
+        while inner.bytes > self.max_bytes && inner.queue.len() > 1 {
             let Some(oldest) = inner.queue.pop_front() else { break };
             let freed = oldest.upgrade().map_or(0, |batch| batch.set_body(None));
             inner.bytes -= freed;

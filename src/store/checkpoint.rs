@@ -268,6 +268,7 @@ pub struct CheckpointReader<D: Disk> {
 impl<D: Disk> CheckpointReader<D> {
     /// The newest that is whole: every slice was checked. Newer damaged ones are removed, so that they don't count as one of the two kept; the log
     /// and [`CheckpointReader::damaged`] name them. `None`: there is none.
+    #[allow(clippy::needless_pass_by_value)] // as `CheckpointWriter::begin` takes it
     pub fn newest(disk: Arc<D>) -> Result<Option<Self>, CheckpointError> {
         let (ids, _) = list(&*disk)?;
         let mut damaged = Vec::new();

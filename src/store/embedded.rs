@@ -48,7 +48,7 @@ impl<D: Disk> EmbeddedStore<D> {
         bodies: Arc<dyn BodySink>,
         is_connected: IsConnected,
     ) -> Result<(Arc<Self>, Opened), OpenError> {
-        let (engine, report) = Engine::open(disk, options.clone(), sink, is_connected)?;
+        let (engine, report) = Engine::open(disk, &options, sink, is_connected)?;
         clock.raise(report.journal.last_time);
         let (shared, inbox, wanted) = (engine.shared().clone(), Arc::default(), Arc::default());
         let (failing, failed) = oneshot::channel();

@@ -24,8 +24,10 @@ mod codec;
 pub mod disk;
 pub mod embedded;
 pub mod engine;
+mod fault;
 mod index;
 pub mod journal;
+mod metrics;
 pub mod options;
 mod part;
 mod part_messages;
@@ -33,6 +35,8 @@ mod push_record;
 mod record;
 pub mod stats;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 /// What the store is told. Everything is answered only when durable.
@@ -165,6 +169,7 @@ pub struct MessageState {
 
 /// What became of a message on one device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // Five answers, of which any may hold.
 pub struct OnDevice {
     /// It was an accepted target.
     pub target: bool,

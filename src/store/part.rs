@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use super::batch::Batch;
 use super::batch_ids::BatchIds;
+use super::fault::{self, Fault};
 use super::push_record::{MessageKey, PushRecord};
 use super::record::ReceiptRecord;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq};
@@ -112,6 +113,12 @@ pub(super) struct Device {
 impl Device {
     /// Appends an entry. In normal work the newest sequence comes last; while a checkpoint is completed by replay an older one may follow.
     pub(super) fn push(&mut self, entry: Entry) {
+        if fault::is(Fault::OrderByPlace) {
+            let place = |entry: &Entry| entry.batch.place();
+            let at = self.pending.iter().rposition(|other| place(other) <= place(&entry));
+            self.pending.insert(at.map_or(0, |i| i + 1), entry);
+            return;
+        }
         let at =
             self.pending.iter().rposition(|other| other.batch.seq <= entry.batch.seq).map_or(0, |i| i + 1);
         self.pending.insert(at, entry);

@@ -4,11 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use roaring::RoaringBitmap;
-
 use super::batch::Batch;
 use super::part::Part;
-use super::push_record::{MessageKey, PushRecord};
+use super::push_record::{MessageKey, Numbers, PushRecord};
 use crate::ids::Seq;
 use crate::push::{Failure, Millis, Receipt, ReceiptKind, Refusal};
 
@@ -25,7 +23,7 @@ pub(super) struct Acceptance<'a> {
     pub(super) job_key: &'a Arc<str>,
     pub(super) named: u32,
     pub(super) refused: &'a [(u32, Refusal)],
-    pub(super) numbers: &'a RoaringBitmap,
+    pub(super) numbers: Numbers<'a>,
     pub(super) accepted: u32,
 }
 
@@ -51,7 +49,7 @@ impl Part {
         record.named += u64::from(what.named);
         record.accepted += u64::from(what.accepted);
         record.pending += u64::from(what.accepted);
-        record.targets.union(what.numbers);
+        record.targets.add(&what.numbers);
         totals.batches += 1;
         totals.targets += u64::from(what.named);
         totals.accepted += u64::from(what.accepted);
@@ -103,7 +101,7 @@ impl Part {
         seq: Seq,
         outcome: Result<(), Failure>,
         count: u32,
-        numbers: &RoaringBitmap,
+        numbers: Numbers<'_>,
     ) -> Ended {
         let Some(batch) = self.batches.get(&seq) else { return Ended::Unknown };
         let Some(record) = self.messages.get_mut(&key) else { return Ended::Unknown };
@@ -115,13 +113,13 @@ impl Part {
         match outcome {
             Ok(()) => {
                 record.arrived += count64;
-                record.arrived_on.union(numbers);
+                record.arrived_on.add(&numbers);
                 totals.arrived += count64;
             }
             Err(reason) => {
                 let (failed, devices) = record.failed_by(reason);
                 *failed += count64;
-                devices.union(numbers);
+                devices.add(&numbers);
                 totals.failed[reason as usize - 1] += count64;
             }
         }

@@ -34,6 +34,13 @@ pub(super) fn digest(domain: u8, app: &AppKey, name: &[u8]) -> u128 {
     u128::from_le_bytes(short)
 }
 
+/// Numbers to be added to sets.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Numbers<'a> {
+    One(u32),
+    Many(&'a RoaringBitmap),
+}
+
 /// A set of device numbers.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) enum NumberSet {
@@ -68,7 +75,16 @@ impl NumberSet {
         }
     }
 
-    pub(super) fn union(&mut self, numbers: &RoaringBitmap) {
+    pub(super) fn add(&mut self, numbers: &Numbers<'_>) {
+        match numbers {
+            Numbers::One(number) => {
+                self.insert(*number);
+            }
+            Numbers::Many(numbers) => self.union(numbers),
+        }
+    }
+
+    fn union(&mut self, numbers: &RoaringBitmap) {
         if numbers.is_empty() {
             return;
         }

@@ -12,12 +12,14 @@ use super::batch::Batch;
 use super::disk::Disk;
 use super::engine::{Engine, Shared, StoreFailure};
 use super::journal::ReadError;
+use super::metrics::{self, Exporter};
 use super::record::{BATCH, BatchRecord, COPY};
 use super::stats::StoreStats;
 use super::{BodySink, Busy, Command, Refused};
 use crate::clock::Clock;
 use crate::ids::SessionRef;
 use crate::limits;
+use crate::telemetry::{self, Gauge};
 
 /// Longest sleep of an idle store.
 const IDLE: Duration = Duration::from_secs(1);
@@ -131,6 +133,7 @@ pub(super) fn run<D: Disk>(
 fn work<D: Disk>(engine: &mut Engine<D>, inbox: &Inbox, clock: &Clock) -> Result<(), StoreFailure> {
     let mut commands = Vec::new();
     let mut busy = false;
+    let mut exporter = Exporter::new(engine.totals());
     loop {
         let sleep = if busy { Duration::ZERO } else { sleep(engine, clock) };
         let Some(damaged) = inbox.take(sleep, &mut commands) else {
@@ -144,13 +147,18 @@ fn work<D: Disk>(engine: &mut Engine<D>, inbox: &Inbox, clock: &Clock) -> Result
             engine.apply(now, command)?;
         }
         let began = clock.micros();
-        let synced = engine.staged_bytes() > 0;
+        let bytes = engine.staged_bytes();
         engine.commit(now)?;
-        if synced {
+        if bytes > 0 {
             let micros = clock.micros() - began;
+            metrics::committed(micros, bytes as u64);
             let stats = engine.stats();
             StoreStats::add(&stats.commit_micros, micros);
             stats.commit_micros_max.fetch_max(micros, std::sync::atomic::Ordering::Relaxed);
+        }
+        if exporter.is_due(now) {
+            exporter.export(engine.totals(), engine.stats());
+            telemetry::set(Gauge::StoreQueueCommands, inbox.lock().commands.len() as f64);
         }
         busy = engine.maintain(clock.now())?;
     }
@@ -230,7 +238,8 @@ pub(super) fn read_bodies<D: Disk>(shared: &Shared<D>, wanted: &Wanted, inbox: &
     }
 }
 
-fn read_body<D: Disk>(shared: &Shared<D>, batch: &Batch) -> Result<Arc<[u8]>, ReadError> {
+/// Reads a body from the journal, wherever its record is now.
+pub(super) fn read_body<D: Disk>(shared: &Shared<D>, batch: &Batch) -> Result<Arc<[u8]>, ReadError> {
     let mut read = Err(ReadError::Gone);
     for _ in 0..MOVED_RETRIES {
         let place = batch.place();

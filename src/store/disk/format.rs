@@ -73,21 +73,25 @@ impl Format {
 
     /// Reads the format of a directory, or makes it with this key if the directory is new. The key is durable when it returns.
     pub fn open<D: Disk>(disk: &D, new_key: DigestKey) -> Result<Self, FormatError> {
-        if let Some(format) = Self::read(disk)? {
-            // The process that made it may have died before its entry was durable.
-            disk.sync_dir(SyncPoint::FormatEntry)?;
-            return Ok(format);
-        }
+        let format = match Self::read(disk)? {
+            Some(format) => format,
+            None => Self::make(disk, new_key)?,
+        };
+        // For one that was there too: the process that made it may have died before its entry was durable.
+        disk.sync_dir(SyncPoint::FormatEntry)?;
+        Ok(format)
+    }
+
+    fn make<D: Disk>(disk: &D, digest_key: DigestKey) -> Result<Self, FormatError> {
         match disk.remove(TEMPORARY) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
-        let format = Self { version: VERSION, digest_key: new_key };
+        let format = Self { version: VERSION, digest_key };
         let file = disk.create(TEMPORARY, 0)?;
         file.write_at(&format.encode(), 0)?;
         file.sync(SyncPoint::FormatContent)?;
         disk.rename(TEMPORARY, NAME)?;
-        disk.sync_dir(SyncPoint::FormatEntry)?;
         Ok(format)
     }
 

@@ -14,9 +14,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rand::Rng;
 
 use super::{Disk, DiskFile, SyncPoint};
+use inode::{Change, Inode};
 
-/// Bytes that a disk writes whole or not at all.
-pub const SECTOR: usize = 512;
+pub use inode::{Loss, SECTOR};
+
+mod inode;
+#[cfg(test)]
+mod tests;
 
 /// A disk in memory. Clones are handles of the same disk.
 #[derive(Clone, Debug, Default)]
@@ -30,17 +34,6 @@ pub struct SimFile {
     disk: SimDisk,
     inode: u64,
     epoch: u64,
-}
-
-/// How much of what was not synced a power loss keeps.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Loss {
-    /// Nothing.
-    All,
-    /// Each write and each entry with a chance; some torn.
-    Some,
-    /// Everything survives, by luck.
-    Nothing,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -64,58 +57,11 @@ struct State {
     syncs: BTreeMap<SyncPoint, u64>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Inode {
-    seen: Content,
-    durable: Content,
-    pending: Vec<Change>,
-}
-
-/// Bytes of a file; behind the end of `bytes` up to `len` there are zeros.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Content {
-    bytes: Vec<u8>,
-    len: u64,
-}
-
-#[derive(Clone, Debug)]
-enum Change {
-    Write { offset: u64, bytes: Vec<u8> },
-    Allocate { len: u64 },
-}
-
 #[derive(Clone, Debug)]
 enum EntryChange {
     Create { name: String, inode: u64 },
     Remove { name: String },
     Rename { from: String, to: String, inode: u64 },
-}
-
-impl Content {
-    fn write(&mut self, offset: u64, bytes: &[u8]) {
-        let (start, end) = (offset as usize, offset as usize + bytes.len());
-        if self.bytes.len() < end {
-            self.bytes.resize(end, 0);
-        }
-        self.bytes[start..end].copy_from_slice(bytes);
-        self.len = self.len.max(end as u64);
-    }
-
-    fn apply(&mut self, change: &Change) {
-        match change {
-            Change::Write { offset, bytes } => self.write(*offset, bytes),
-            Change::Allocate { len } => self.len = self.len.max(*len),
-        }
-    }
-
-    fn read(&self, buffer: &mut [u8], offset: u64) -> usize {
-        let count = (buffer.len() as u64).min(self.len.saturating_sub(offset)) as usize;
-        let start = (offset as usize).min(self.bytes.len());
-        let stored = (self.bytes.len() - start).min(count);
-        buffer[..stored].copy_from_slice(&self.bytes[start..start + stored]);
-        buffer[stored..count].fill(0);
-        count
-    }
 }
 
 fn apply_entry(entries: &mut BTreeMap<String, u64>, change: &EntryChange) {
@@ -176,41 +122,6 @@ impl State {
     }
 }
 
-/// One write after a power loss: the pieces of it that survived.
-fn survive(content: &mut Content, change: &Change, loss: Loss, rng: &mut impl Rng) {
-    let fate = match loss {
-        Loss::All => return,
-        Loss::Nothing => 0,
-        Loss::Some => rng.random_range(0..4),
-    };
-    match (fate, change) {
-        (0, _) => content.apply(change),
-        (1, _) => {}
-        (_, Change::Allocate { .. }) => {
-            if rng.random() {
-                content.apply(change);
-            }
-        }
-        (2, Change::Write { offset, bytes }) => {
-            let kept = rng.random_range(0..=bytes.len());
-            if kept > 0 {
-                content.write(*offset, &bytes[..kept]);
-            }
-        }
-        (_, Change::Write { offset, bytes }) => {
-            let mut start = 0;
-            while start < bytes.len() {
-                let place = *offset as usize + start;
-                let end = bytes.len().min(start + SECTOR - place % SECTOR);
-                if rng.random() {
-                    content.write(place as u64, &bytes[start..end]);
-                }
-                start = end;
-            }
-        }
-    }
-}
-
 impl SimDisk {
     /// An empty disk without a limit.
     pub fn new() -> Self {
@@ -259,12 +170,7 @@ impl SimDisk {
     pub fn crash_with(&self, loss: Loss, rng: &mut impl Rng) {
         let mut state = self.state();
         for inode in state.inodes.values_mut() {
-            let mut content = std::mem::take(&mut inode.durable);
-            for change in std::mem::take(&mut inode.pending) {
-                survive(&mut content, &change, loss, rng);
-            }
-            inode.seen = content.clone();
-            inode.durable = content;
+            inode.crash(loss, rng);
         }
         let mut entries = std::mem::take(&mut state.durable_entries);
         for change in std::mem::take(&mut state.pending_entries) {
@@ -419,9 +325,9 @@ impl SimFile {
             return Err(io::Error::other("a file of a process that died"));
         }
         if change {
-            state.change()?
+            state.change()?;
         } else {
-            state.alive()?
+            state.alive()?;
         }
         f(&mut state, self.inode)
     }

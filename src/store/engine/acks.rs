@@ -204,6 +204,7 @@ impl<D: Disk> Engine<D> {
                     return Ok(());
                 }
                 receipt.unmatched = true;
+                crate::telemetry::add(crate::telemetry::Counter::Unmatched, 1);
                 receipt.channel = crate::push::Channel::Unknown;
             }
         }

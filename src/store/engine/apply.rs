@@ -13,6 +13,7 @@ use crate::store::disk::Disk;
 use crate::store::journal::{Place, RECORD_OVERHEAD};
 use crate::store::part::About;
 use crate::store::part_messages::Ended;
+use crate::store::push_record::{MessageKey, Numbers, bitmap_bytes};
 use crate::store::record::{self, MassRecord, ReceiptRecord};
 
 /// Written within this time of the acceptance is live.
@@ -95,11 +96,11 @@ impl<D: Disk> Engine<D> {
         if receipt.unmatched {
             return;
         }
-        let key = crate::store::push_record::MessageKey::of(&receipt.app, receipt.message);
+        let key = MessageKey::of(&receipt.app, receipt.message);
         let mut part = self.shared.index.of_message(key);
         part.count_receipt(key, receipt, record.number);
         let Some(outcome) = receipt.outcome else { return };
-        let ended = part.end(key, record.batch, outcome, 1, &RoaringBitmap::from_iter([record.number]));
+        let ended = part.end(key, record.batch, outcome, 1, Numbers::One(record.number));
         drop(part);
         self.entries_ended(ended);
     }
@@ -174,8 +175,7 @@ impl<D: Disk> Engine<D> {
             count,
             job_key: batch.job_key.clone(),
         };
-        let record =
-            MassRecord { mass, batch: batch.seq, numbers: crate::store::push_record::bitmap_bytes(&numbers) };
+        let record = MassRecord { mass, batch: batch.seq, numbers: bitmap_bytes(&numbers) };
         self.scratch.clear();
         record.encode(&mut self.scratch);
         let (seq, _) = self.stage(record::MASS)?;
@@ -185,8 +185,13 @@ impl<D: Disk> Engine<D> {
                 device.take(batch.seq);
             }
         }
-        let outcome =
-            self.shared.index.of_message(batch.home).end(batch.home, batch.seq, Err(reason), count, &numbers);
+        let outcome = self.shared.index.of_message(batch.home).end(
+            batch.home,
+            batch.seq,
+            Err(reason),
+            count,
+            Numbers::Many(&numbers),
+        );
         self.entries_ended(outcome);
         let keys = ended.iter().map(|target| target.key).collect();
         self.effects.push(Effect::Ended(keys, batch.seq, reason));

@@ -17,7 +17,7 @@ use crate::store::disk::Disk;
 use crate::store::options::StoreOptions;
 use crate::store::part::{Entry, Spread};
 use crate::store::part_messages::Acceptance;
-use crate::store::push_record::MessageKey;
+use crate::store::push_record::{MessageKey, Numbers};
 use crate::store::record::{self, BatchRecord, Target, put_refused, put_targets};
 use crate::store::stats::StoreStats;
 
@@ -296,7 +296,13 @@ impl<D: Disk> Engine<D> {
         accepted: &[Target],
         parts: usize,
     ) {
-        let numbers: RoaringBitmap = accepted.iter().map(|target| target.number).collect();
+        let many: RoaringBitmap;
+        let numbers = if let [one] = accepted {
+            Numbers::One(one.number)
+        } else {
+            many = accepted.iter().map(|target| target.number).collect();
+            Numbers::Many(&many)
+        };
         let what = Acceptance {
             body_digest: new.body_digest,
             accepted_at: answer.accepted_at,
@@ -304,7 +310,7 @@ impl<D: Disk> Engine<D> {
             job_key: &new.job_key,
             named: new.targets.len() as u32,
             refused: &answer.refused,
-            numbers: &numbers,
+            numbers,
             accepted: answer.accepted,
         };
         let live = (answer.accepted > 0).then(|| batch.clone());

@@ -112,16 +112,13 @@ impl<D: Disk> Engine<D> {
 impl Part {
     /// A device as it is now; its list stays.
     pub(in crate::store) fn know(&mut self, key: DeviceKey, number: u32, push_on: bool, about: About) {
-        match self.devices.get_mut(&key) {
-            Some(device) => {
-                device.number = number;
-                device.push_on = push_on;
-                *device.about = about;
-            }
-            None => {
-                let pending = smallvec::SmallVec::new();
-                self.devices.insert(key, Device { number, push_on, pending, about: Box::new(about) });
-            }
+        if let Some(device) = self.devices.get_mut(&key) {
+            device.number = number;
+            device.push_on = push_on;
+            *device.about = about;
+        } else {
+            let pending = smallvec::SmallVec::new();
+            self.devices.insert(key, Device { number, push_on, pending, about: Box::new(about) });
         }
     }
 }

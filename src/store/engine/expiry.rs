@@ -41,18 +41,15 @@ impl<D: Disk> Engine<D> {
                 self.expiry.pop_first();
                 continue;
             };
-            match self.live_targets(&batch) {
-                Ok(live) => {
-                    targets += live.len().max(1);
-                    if !self.end_expired(now, &batch, &live)? {
-                        self.expiry_retry_at = now + RETRY_MS;
-                        break;
-                    }
-                }
-                Err(_) => {
-                    self.expiry.pop_first();
-                    self.found_damaged(&batch);
-                }
+            let Ok(live) = self.live_targets(&batch) else {
+                self.expiry.pop_first();
+                self.found_damaged(&batch);
+                continue;
+            };
+            targets += live.len().max(1);
+            if !self.end_expired(now, &batch, &live)? {
+                self.expiry_retry_at = now + RETRY_MS;
+                break;
             }
         }
         Ok(batches > 0)

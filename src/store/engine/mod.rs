@@ -39,8 +39,9 @@ use tokio::sync::{oneshot, watch};
 use super::batch::Batch;
 use super::body_cache::BodyCache;
 use super::disk::Disk;
+use super::fault::{self, Fault};
 use super::index::Index;
-use super::journal::{Journal, JournalError, JournalReader, Place};
+use super::journal::{Journal, JournalError, JournalReader, Place, ReadError};
 use super::options::StoreOptions;
 use super::stats::StoreStats;
 use super::stream::Streams;
@@ -49,6 +50,9 @@ use crate::ids::{DeviceKey, Seq, SessionRef, ShardId};
 use crate::push::{Accepted, Failure, Millis, Rejection};
 
 pub use recover::{OpenError, OpenReport};
+
+/// How often to look whether a full disk has room again.
+const REPLENISH_MS: Millis = 1_000;
 
 /// Whether a device has a session now: for offline policy `return` and retention 0.
 pub type IsConnected = Box<dyn Fn(&DeviceKey) -> bool + Send>;
@@ -100,6 +104,8 @@ pub struct Engine<D: Disk> {
     expiry: BTreeSet<(Millis, Seq, u32)>,
     /// The disk had no room for what is due: not before this time again.
     expiry_retry_at: Millis,
+    /// The disk had no room for spare segments: not before this time again.
+    replenish_at: Millis,
     /// The number of the next new device.
     next_number: u32,
     devices: u64,
@@ -127,6 +133,14 @@ impl<D: Disk> std::fmt::Debug for Engine<D> {
 impl<D: Disk> Engine<D> {
     /// Takes a command into the group being staged. Fails only for a failed disk.
     pub fn apply(&mut self, now: Millis, command: Command) -> Result<(), StoreFailure> {
+        self.take(now, command)?;
+        if fault::is(Fault::TellBeforeCommit) {
+            self.release();
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, now: Millis, command: Command) -> Result<(), StoreFailure> {
         match command {
             Command::Deliver { batch, reply } => self.deliver(now, *batch, reply),
             Command::Seen { device, session } => self.seen(now, &device, session),
@@ -160,12 +174,12 @@ impl<D: Disk> Engine<D> {
             StoreStats::add(&self.shared.stats.commits, 1);
             StoreStats::add(&self.shared.stats.commit_bytes, bytes);
             self.checkpoints.note_bytes(bytes);
-            self.replenish()?;
+            self.replenish(now)?;
             self.measure_streams();
         }
-        self.release();
         let head = self.journal.head();
         self.shared.head.send_if_modified(|shown| std::mem::replace(shown, head) != head);
+        self.release();
         Ok(())
     }
 
@@ -177,6 +191,11 @@ impl<D: Disk> Engine<D> {
     /// See [`super::Store::pull`].
     pub fn pull(&self, device: &DeviceKey, after: Seq, max: usize, now: Millis, out: &mut Vec<Pulled>) {
         self.shared.index.pull(device, after, max, now, out);
+    }
+
+    /// Reads a body, from memory or from the journal. The store's threads have a thread for that; this is for who has none.
+    pub fn read_body(&self, batch: &Arc<Batch>) -> Result<Arc<[u8]>, ReadError> {
+        batch.body().map_or_else(|| super::thread::read_body(&self.shared, batch), Ok)
     }
 
     /// See [`super::Store::stream_bounds`].
@@ -216,26 +235,35 @@ impl<D: Disk> Engine<D> {
         if self.has_staged() {
             return Ok(true);
         }
+        if self.replenish_at > 0 {
+            self.replenish(now)?;
+        }
         let busy = self.sweep_damaged(now)?
             || self.expire(now)?
             || self.checkpoint_slice(now)
-            || self.trim_slice()?;
+            || self.trim_slice(now)?;
         self.export();
         Ok(busy)
     }
 
     /// When [`Engine::maintain`] is due, if nothing else happens before.
     pub fn next_wakeup(&self) -> Option<Millis> {
-        self.next_expiry().into_iter().chain(self.retry_checkpoint_at()).min()
+        let replenish = (self.replenish_at > 0).then_some(self.replenish_at);
+        self.next_expiry().into_iter().chain(self.retry_checkpoint_at()).chain(replenish).min()
     }
 
-    /// Spare segments, as far as the disk and the configured maximum have room. It is tried again after every commit: so a disk that was full
-    /// is noticed when it no longer is.
-    fn replenish(&mut self) -> Result<(), StoreFailure> {
+    /// Spare segments, as far as the disk and the configured maximum have room. While they have none it is tried again now and then: so a
+    /// disk that was full is noticed when it no longer is.
+    fn replenish(&mut self, now: Millis) -> Result<(), StoreFailure> {
+        let segment = u64::from(self.options.segment_bytes);
         let max = self.options.max_bytes;
-        if max == 0 || self.journal.file_bytes() + u64::from(self.options.segment_bytes) <= max {
-            self.journal.replenish()?;
+        if now < self.replenish_at || max != 0 && self.journal.file_bytes() + segment > max {
+            return Ok(());
         }
+        self.journal.replenish()?;
+        let all = u64::from(self.options.reserve_segments + 1) * segment;
+        let missing = self.journal.room().total < all - all / 8;
+        self.replenish_at = if missing { now + REPLENISH_MS } else { 0 };
         Ok(())
     }
 

@@ -61,7 +61,7 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Everything since the data directory was made.
-    pub(super) fn totals(&self) -> Counts {
+    pub(in crate::store) fn totals(&self) -> Counts {
         let mut sum = Counts::default();
         for part in 0..self.shared.index.len() {
             sum.add(&self.shared.index.lock(part).totals);

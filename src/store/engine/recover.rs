@@ -59,7 +59,7 @@ impl<D: Disk> Engine<D> {
     /// Recovers what the disk holds; all that is pending goes out as redelivered from now on.
     pub fn open(
         disk: Arc<D>,
-        options: StoreOptions,
+        options: &StoreOptions,
         sink: Box<dyn CommitSink>,
         is_connected: IsConnected,
     ) -> Result<(Self, OpenReport), OpenError> {
@@ -71,7 +71,7 @@ impl<D: Disk> Engine<D> {
         let bodies = BodyCache::new(options.body_cache_bytes);
         let mut replay = Replay {
             loaded,
-            options: &options,
+            options,
             bodies: &bodies,
             masses: std::collections::HashMap::default(),
             malformed: 0,
@@ -120,6 +120,7 @@ impl<D: Disk> Engine<D> {
             scratch: Vec::new(),
             expiry: BTreeSet::new(),
             expiry_retry_at: 0,
+            replenish_at: 0,
             next_number,
             devices: 0,
             messages: 0,
@@ -134,7 +135,7 @@ impl<D: Disk> Engine<D> {
             damaged: VecDeque::new(),
         };
         engine.sum_up();
-        engine.replenish().map_err(|failure| OpenError::Journal(failure.0))?;
+        engine.replenish(0).map_err(|failure| OpenError::Journal(failure.0))?;
         engine.export();
         let report = OpenReport {
             journal: recovery,

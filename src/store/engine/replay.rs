@@ -12,11 +12,12 @@ use crate::store::batch::Batch;
 use crate::store::batch_ids::{Remembered, id_key};
 use crate::store::body_cache::BodyCache;
 use crate::store::codec::Malformed;
+use crate::store::fault::{self, Fault};
 use crate::store::journal::Record;
 use crate::store::options::StoreOptions;
 use crate::store::part::{About, Entry, Spread};
 use crate::store::part_messages::Acceptance;
-use crate::store::push_record::{MessageKey, take_bitmap};
+use crate::store::push_record::{MessageKey, Numbers, take_bitmap};
 use crate::store::record::{
     self, BatchRecord, DeviceRecord, MassRecord, ReceiptRecord, Target, has_ordinal, take_cursor,
     take_refused,
@@ -52,12 +53,13 @@ impl Replay<'_> {
 
     /// Whether the part's push records, batches and ids don't reflect it.
     fn is_new_at_home(&self, part: usize, seq: Seq) -> bool {
-        seq > self.loaded.home_floor[part]
+        seq > self.loaded.home_floor[part] || fault::is(Fault::IgnoreFloors)
     }
 
     /// Whether the part's devices don't reflect it.
     fn is_new_at_device(&self, key: &DeviceKey, seq: Seq) -> bool {
         seq > self.loaded.device_floor[self.loaded.index.part_of_device(key)]
+            || fault::is(Fault::IgnoreFloors)
     }
 
     fn batch(&mut self, at: Record<'_>) -> Result<(), Malformed> {
@@ -93,6 +95,9 @@ impl Replay<'_> {
             }
         }
         for held in self.loaded.held.remove(&at.seq).unwrap_or_default() {
+            if fault::is(Fault::DropHeld) {
+                continue;
+            }
             self.point(held.device, Entry::new(batch.clone(), held.ordinal, held.sent_reported));
         }
         self.bodies.insert(&batch, record.body.into());
@@ -122,7 +127,7 @@ impl Replay<'_> {
             job_key: &record.job_key.into(),
             named: record.named,
             refused: &refused,
-            numbers: &numbers,
+            numbers: Numbers::Many(&numbers),
             accepted: targets.len() as u32,
         };
         let max = messages_of_part(self.options, self.loaded.index.len());
@@ -187,7 +192,7 @@ impl Replay<'_> {
         let mut part = index.of_message(home);
         part.count_receipt(home, receipt, record.number);
         if let Some(outcome) = receipt.outcome {
-            part.end(home, record.batch, outcome, 1, &RoaringBitmap::from_iter([record.number]));
+            part.end(home, record.batch, outcome, 1, Numbers::One(record.number));
         }
         Ok(())
     }
@@ -199,7 +204,7 @@ impl Replay<'_> {
         if self.is_new_at_home(self.loaded.index.part_of_message(home), at.seq) {
             let numbers = take_bitmap(&record.numbers)?;
             let mut part = self.loaded.index.of_message(home);
-            part.end(home, record.batch, Err(mass.reason), mass.count, &numbers);
+            part.end(home, record.batch, Err(mass.reason), mass.count, Numbers::Many(&numbers));
         }
         self.masses.entry(record.batch).or_default().push(mass.ordinals);
         Ok(())

@@ -11,8 +11,10 @@ use std::sync::atomic::Ordering;
 
 use super::{Effect, Engine, StoreFailure};
 use crate::ids::Seq;
+use crate::push::Millis;
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
+use crate::store::fault::{self, Fault};
 use crate::store::journal::{Place, SegmentState};
 use crate::store::push_record::MessageKey;
 use crate::store::record::{self, BatchRecord, Target, put_targets};
@@ -39,14 +41,14 @@ struct Scan {
 
 impl<D: Disk> Engine<D> {
     /// One slice. Answers whether there was anything to do.
-    pub(super) fn trim_slice(&mut self) -> Result<bool, StoreFailure> {
+    pub(super) fn trim_slice(&mut self, now: Millis) -> Result<bool, StoreFailure> {
         let Some(scan) = self.trim.scan else {
             let segments = self.journal.segments();
             let Some(oldest) = segments.first().filter(|oldest| self.may_go(oldest)) else {
                 return Ok(false);
             };
             if self.live_in.get(&oldest.id).is_none_or(|&live| live == 0) {
-                return self.remove_oldest();
+                return self.remove_oldest(now);
             }
             if !self.copying_pays(oldest) {
                 return Ok(false);
@@ -57,7 +59,7 @@ impl<D: Disk> Engine<D> {
         };
         if self.live_in.get(&scan.segment).is_none_or(|&live| live == 0) {
             self.trim.scan = None;
-            return self.remove_oldest();
+            return self.remove_oldest(now);
         }
         if scan.after >= scan.last {
             // Looked at everything, and some are still there: their records are damaged.
@@ -77,7 +79,8 @@ impl<D: Disk> Engine<D> {
 
     fn copying_pays(&self, oldest: &SegmentState) -> bool {
         let segment = u64::from(self.options.segment_bytes);
-        let much_larger = self.journal.file_bytes() > 2 * self.live_bytes + 4 * segment;
+        let slack = u64::from(self.options.reserve_segments + 2) * segment;
+        let much_larger = self.journal.file_bytes() > 2 * self.live_bytes + slack;
         let fits = self.journal.room().total > u64::from(oldest.used) + segment;
         (much_larger || self.is_short_of_room()) && fits
     }
@@ -87,13 +90,14 @@ impl<D: Disk> Engine<D> {
         self.journal.room().before_reserve < u64::from(self.options.segment_bytes) / 2
     }
 
-    fn remove_oldest(&mut self) -> Result<bool, StoreFailure> {
+    fn remove_oldest(&mut self, now: Millis) -> Result<bool, StoreFailure> {
         if let Some(oldest) = self.journal.segments().first() {
             self.live_in.remove(&oldest.id);
         }
         self.journal.remove_oldest()?;
         StoreStats::add(&self.shared.stats.segments_removed, 1);
-        self.replenish()?;
+        self.replenish_at = 0;
+        self.replenish(now)?;
         Ok(true)
     }
 
@@ -132,6 +136,10 @@ impl<D: Disk> Engine<D> {
 
     /// Copies what is live of a batch to the head. If there is no room for it, the segment stays, and is looked at again later.
     fn copy(&mut self, batch: &Arc<Batch>, payload: &[u8]) -> Result<(), StoreFailure> {
+        if fault::is(Fault::ForgetCopies) {
+            self.leave_segment(batch.place().segment);
+            return Ok(());
+        }
         let Ok(record) = BatchRecord::decode(payload) else { return Ok(()) };
         let Ok(all) = record.targets() else { return Ok(()) };
         let live = |target: &Target| {

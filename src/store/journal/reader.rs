@@ -9,7 +9,7 @@ use crate::ids::Seq;
 
 use super::format::{GROUP_HEADER, GroupHeader, RECORD_HEADER, RawRecord, SEGMENT_HEADER, record_length};
 use super::segments::{Segment, Shared};
-use super::walk::{Bytes, Group};
+use super::walk::{Group, Stretch};
 use super::{Disk, DiskFile, Place, ReadError, Record};
 
 /// Bytes that a scan reads at once.
@@ -171,7 +171,7 @@ impl<'a, D: Disk> Window<'a, D> {
     }
 
     /// Has the bytes from `at` on in memory, `length` of them at least, as far as there are so many.
-    fn load(&mut self, at: u32, length: u32) -> io::Result<Bytes<'_>> {
+    fn load(&mut self, at: u32, length: u32) -> io::Result<Stretch<'_>> {
         let wanted_end = self.end.min(at.saturating_add(length));
         let loaded_end = self.base + self.bytes.len() as u32;
         if at < self.base || wanted_end > loaded_end {
@@ -182,7 +182,7 @@ impl<'a, D: Disk> Window<'a, D> {
             read_exact(self.segment, &mut self.bytes, at)?;
         }
         let bytes = &self.bytes[(at - self.base) as usize..];
-        Ok(Bytes { segment: self.segment.id, base: at, bytes, salt: self.shared.salt })
+        Ok(Stretch { segment: self.segment.id, base: at, bytes, salt: self.shared.salt })
     }
 
     /// The group at `at`, or behind damage the next one. Of one with nothing after `after` only the header is sure to be read.

@@ -10,7 +10,7 @@ use crate::ids::Seq;
 
 use super::format::{FoundHeader, SEGMENT_HEADER, Salt, SegmentHeader};
 use super::segments::{self, Segment, Shared};
-use super::walk::{Bytes, Group};
+use super::walk::{Group, Stretch};
 use super::{
     Active, Damage, Disk, DiskFile, Journal, JournalError, JournalOptions, Place, Record, Recovery,
     SyncPoint, spares,
@@ -55,9 +55,8 @@ impl<D: Disk> Journal<D> {
         let mut replay = Replay { salt, after, next: Seq(1), apply, report: Recovery::default() };
         let mut extents = replay.all(&found, !stale.is_empty())?;
         let dropped = drop_unborn(&mut found, &mut extents);
-        let active = settle_tail(&*disk, &found, &extents, dropped, salt)?;
-
-        for id in stale {
+        let active = settle_tail(&*disk, &found, &extents, dropped.as_ref(), salt)?;
+        for id in stale.into_iter().chain(dropped.map(|dropped| dropped.id)) {
             let name = segments::name(id);
             disk.remove(&name).map_err(JournalError::io(format!("removing {name}")))?;
         }
@@ -73,9 +72,20 @@ impl<D: Disk> Journal<D> {
             Arc::new(Segment::new(found.id, first, found.file, found.size, end, last))
         });
         let shared = Arc::new(Shared::new(salt, segments.collect(), report.head));
-        let parts = Vec::new();
-        let mut journal =
-            Self { disk, options, salt, shared, active, spares, next_spare, parts, next, poisoned: false };
+        let (parts, buffer) = (Vec::new(), Vec::new());
+        let mut journal = Self {
+            disk,
+            options,
+            salt,
+            shared,
+            active,
+            spares,
+            next_spare,
+            parts,
+            buffer,
+            next,
+            poisoned: false,
+        };
         journal.replenish()?;
         Ok((journal, report))
     }
@@ -127,12 +137,12 @@ impl<D: Disk> Found<D> {
         Ok(bytes)
     }
 
-    fn bytes<'a>(&self, bytes: &'a [u8], salt: Salt) -> Bytes<'a> {
-        Bytes { segment: self.id, base: SEGMENT_HEADER, bytes, salt }
+    fn bytes<'a>(&self, bytes: &'a [u8], salt: Salt) -> Stretch<'a> {
+        Stretch { segment: self.id, base: SEGMENT_HEADER, bytes, salt }
     }
 }
 
-/// A last segment without a group that counts, and not as fresh as its header was written, is no segment yet: it leaves the list, and the next
+/// A last segment without a group that counts, and not as fresh as its header was written, is no segment yet: it goes, and the next
 /// roll puts a new file in its place.
 fn drop_unborn<D: Disk>(found: &mut Vec<Found<D>>, extents: &mut Vec<Extent>) -> Option<Found<D>> {
     let (last, extent) = (found.last()?, extents.last()?);
@@ -152,12 +162,12 @@ fn settle_tail<D: Disk>(
     disk: &D,
     found: &[Found<D>],
     extents: &[Extent],
-    dropped: Option<Found<D>>,
+    dropped: Option<&Found<D>>,
     salt: Salt,
 ) -> Result<Active, JournalError> {
     let (Some(tail), Some(extent)) = (found.last(), extents.last()) else {
         // Nothing yet: the first roll makes the segment after this one.
-        let end = dropped.as_ref().and_then(|dropped| dropped.header).map_or(0, |header| header.previous_end);
+        let end = dropped.and_then(|dropped| dropped.header).map_or(0, |header| header.previous_end);
         return Ok(Active { id: dropped.map_or(0, |dropped| dropped.id - 1), end, limit: 0 });
     };
     let doing = || JournalError::io(format!("making the end of {} durable", segments::name(tail.id)));
@@ -238,11 +248,13 @@ impl Replay<'_> {
             if group.header.first < self.next || bound.is_some_and(|bound| group.header.first >= bound) {
                 continue; // torn at an earlier recovery; what replaced it is elsewhere
             }
-            if group.header.last() > mark && !group.is_whole() {
+            // A group is durable as a whole or not at all, so its first sequence decides.
+            let proven = group.header.first <= mark;
+            if !proven && !group.is_whole() {
                 break; // the torn one
             }
             self.expect(group.header.first, Place { segment: found.id, offset: end });
-            if group.header.last() > mark {
+            if !proven {
                 unproven.get_or_insert(group.at);
             }
             self.group(&group, found.id);
@@ -259,7 +271,7 @@ impl Replay<'_> {
     }
 
     /// The highest sequence of the last segment that is known to have been durable.
-    fn mark<D: Disk>(&self, found: &Found<D>, bytes: Bytes<'_>) -> Seq {
+    fn mark<D: Disk>(&self, found: &Found<D>, bytes: Stretch<'_>) -> Seq {
         let before = found.header.map_or(Seq(0), |header| Seq(header.first.0 - 1));
         let mut mark = before.max(self.after);
         let mut at = SEGMENT_HEADER;

@@ -6,14 +6,14 @@ use super::format::{GROUP_HEADER, GroupHeader, RawRecord, Salt, record_length, r
 
 /// Bytes of a segment from `base` on.
 #[derive(Clone, Copy)]
-pub(super) struct Bytes<'a> {
+pub(super) struct Stretch<'a> {
     pub(super) segment: u32,
     pub(super) base: u32,
     pub(super) bytes: &'a [u8],
     pub(super) salt: Salt,
 }
 
-impl<'a> Bytes<'a> {
+impl<'a> Stretch<'a> {
     /// Where they end.
     pub(super) fn end(&self) -> u32 {
         self.base + self.bytes.len() as u32

@@ -1,14 +1,12 @@
 //! What the engine does with each command, on a disk that loses nothing but what a crash takes.
 
-mod engine_support;
-
 use std::sync::Arc;
 
-use engine_support::{Harness, Told, ack, batch, device, seen, session, small};
-use mooring::ids::Seq;
-use mooring::push::{Event, Failure, OfflinePolicy, ReceiptKind, Refusal, Rejection, StreamEvent};
-use mooring::store::Command;
-use mooring::store::disk::sim::SimDisk;
+use super::support::{Harness, Told, ack, batch, device, seen, session, small};
+use crate::ids::Seq;
+use crate::push::{Event, Failure, OfflinePolicy, ReceiptKind, Refusal, Rejection, StreamEvent};
+use crate::store::Command;
+use crate::store::disk::sim::SimDisk;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -82,7 +80,7 @@ fn a_repeated_batch_gets_the_same_answer_also_after_a_crash() {
     for _ in 0..2 {
         harness = crash(&disk, harness);
         let again = harness.deliver(batch("b1", 1, &[0, 9], START, HOUR)).expect("repeated");
-        assert_eq!(again, mooring::push::Accepted { repeated: true, ..first.clone() });
+        assert_eq!(again, crate::push::Accepted { repeated: true, ..first.clone() });
         let mut other = batch("b1", 1, &[0, 1], START, HOUR);
         other.digest = [99; 16];
         assert_eq!(harness.deliver(other), Err(Rejection::BatchConflict));
@@ -203,7 +201,7 @@ fn retention_zero_is_for_who_is_connected_and_never_redelivered() {
     assert_eq!(counts.failed[Failure::Unacknowledged as usize - 1], 1);
     // After a crash nobody gets it either.
     new.message.0 = 2;
-    new.id = mooring::ids::BatchId::parse("b2").expect("valid");
+    new.id = crate::ids::BatchId::parse("b2").expect("valid");
     new.expires_at = harness.now + 10_000;
     new.created_at = harness.now;
     harness.deliver(new).expect("accepted");

@@ -1,38 +1,38 @@
 //! An engine over a simulated disk, and short words for what devices and routers do.
-#![allow(dead_code, missing_docs, unreachable_pub)]
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use mooring::ids::{AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId};
-use mooring::push::{
+use crate::ids::{AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId};
+use crate::push::{
     Accepted, Acked, Attributes, Counts, Event, Failure, Millis, NewBatch, OfflinePolicy, Rejection, Seen,
     StreamEvent,
 };
-use mooring::store::disk::Disk;
-use mooring::store::engine::{Engine, OpenError, OpenReport, StoreFailure};
-use mooring::store::options::StoreOptions;
-use mooring::store::{
+use crate::store::disk::Disk;
+use crate::store::engine::{Engine, OpenError, OpenReport, StoreFailure};
+use crate::store::options::StoreOptions;
+use crate::store::{
     Batch, Command, CommitSink, Confirm, DeviceAck, MessageState, Pulled, Query, QueryAnswer, SentAlone,
+    StreamError,
 };
 use tokio::sync::oneshot;
 
-pub fn app() -> AppKey {
+pub(super) fn app() -> AppKey {
     AppKey::parse("app").expect("valid")
 }
 
-pub fn device(n: u32) -> DeviceKey {
+pub(super) fn device(n: u32) -> DeviceKey {
     DeviceKey::of(&DigestKey([7; 32]), &app(), &format!("device-{n}"))
 }
 
-pub fn session(n: u32) -> SessionRef {
+pub(super) fn session(n: u32) -> SessionRef {
     SessionRef { generation: Generation(u64::from(n)), slot: n, shard: ShardId(0) }
 }
 
 /// What the sink was told.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Told {
+pub(super) enum Told {
     Batch(Seq, Vec<DeviceKey>),
     Confirmed(Confirm),
     Seen(SessionRef),
@@ -41,14 +41,14 @@ pub enum Told {
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Sink(pub Arc<Mutex<Vec<Told>>>);
+pub(super) struct Sink(pub(super) Arc<Mutex<Vec<Told>>>);
 
 impl Sink {
     fn tell(&self, told: Told) {
         self.0.lock().expect("not poisoned").push(told);
     }
 
-    pub fn take(&self) -> Vec<Told> {
+    pub(super) fn take(&self) -> Vec<Told> {
         std::mem::take(&mut *self.0.lock().expect("not poisoned"))
     }
 }
@@ -74,7 +74,7 @@ impl CommitSink for Sink {
 }
 
 /// Sizes small enough that every mechanism works within a few commands.
-pub fn small() -> StoreOptions {
+pub(super) fn small() -> StoreOptions {
     StoreOptions {
         parts: 4,
         segment_bytes: 16 * 1024,
@@ -84,7 +84,7 @@ pub fn small() -> StoreOptions {
     }
 }
 
-pub fn seen(n: u32) -> Seen {
+pub(super) fn seen(n: u32) -> Seen {
     Seen {
         key: device(n),
         app: app(),
@@ -95,7 +95,7 @@ pub fn seen(n: u32) -> Seen {
     }
 }
 
-pub fn batch(id: &str, message: u64, targets: &[u32], now: Millis, keep_ms: Millis) -> NewBatch {
+pub(super) fn batch(id: &str, message: u64, targets: &[u32], now: Millis, keep_ms: Millis) -> NewBatch {
     NewBatch {
         id: BatchId::parse(id).expect("valid"),
         app: app(),
@@ -112,47 +112,46 @@ pub fn batch(id: &str, message: u64, targets: &[u32], now: Millis, keep_ms: Mill
     }
 }
 
-pub fn ack(n: u32, number: u64, events: &[(u64, Event)], time: Millis) -> DeviceAck {
+pub(super) fn ack(n: u32, number: u64, events: &[(u64, Event)], time: Millis) -> DeviceAck {
     let acked = |&(message, event)| Acked { message: MessageId(message), event, time, sent_at: None };
     DeviceAck { device: device(n), session: session(n), number, events: events.iter().map(acked).collect() }
 }
 
 /// An engine, and what it told.
 #[derive(Debug)]
-pub struct Harness<D: Disk> {
-    pub engine: Engine<D>,
-    pub report: OpenReport,
-    pub sink: Sink,
-    pub connected: Arc<Mutex<HashSet<DeviceKey>>>,
-    pub now: Millis,
+pub(super) struct Harness<D: Disk> {
+    pub(super) engine: Engine<D>,
+    pub(super) report: OpenReport,
+    pub(super) sink: Sink,
+    pub(super) connected: Arc<Mutex<HashSet<DeviceKey>>>,
+    pub(super) now: Millis,
 }
 
 impl<D: Disk> Harness<D> {
-    pub fn try_open(disk: &Arc<D>, options: &StoreOptions, now: Millis) -> Result<Self, OpenError> {
+    pub(super) fn try_open(disk: &Arc<D>, options: &StoreOptions, now: Millis) -> Result<Self, OpenError> {
         let sink = Sink::default();
         let connected = Arc::new(Mutex::new(HashSet::new()));
         let directory = connected.clone();
         let is_connected =
             Box::new(move |key: &DeviceKey| directory.lock().expect("not poisoned").contains(key));
-        let (engine, report) =
-            Engine::open(disk.clone(), options.clone(), Box::new(sink.clone()), is_connected)?;
+        let (engine, report) = Engine::open(disk.clone(), options, Box::new(sink.clone()), is_connected)?;
         Ok(Self { engine, report, sink, connected, now })
     }
 
-    pub fn open(disk: &Arc<D>, options: &StoreOptions, now: Millis) -> Self {
+    pub(super) fn open(disk: &Arc<D>, options: &StoreOptions, now: Millis) -> Self {
         Self::try_open(disk, options, now).expect("opens")
     }
 
-    pub fn apply(&mut self, command: Command) -> Result<(), StoreFailure> {
+    pub(super) fn apply(&mut self, command: Command) -> Result<(), StoreFailure> {
         self.engine.apply(self.now, command)
     }
 
-    pub fn commit(&mut self) -> Result<(), StoreFailure> {
+    pub(super) fn commit(&mut self) -> Result<(), StoreFailure> {
         self.engine.commit(self.now)
     }
 
     /// Until nothing is due, committing what is staged.
-    pub fn settle(&mut self) -> Result<(), StoreFailure> {
+    pub(super) fn settle(&mut self) -> Result<(), StoreFailure> {
         loop {
             self.engine.commit(self.now)?;
             if !self.engine.maintain(self.now)? && !self.engine.has_staged() {
@@ -161,58 +160,58 @@ impl<D: Disk> Harness<D> {
         }
     }
 
-    pub fn stage_batch(&mut self, batch: NewBatch) -> oneshot::Receiver<Result<Accepted, Rejection>> {
+    pub(super) fn stage_batch(&mut self, batch: NewBatch) -> oneshot::Receiver<Result<Accepted, Rejection>> {
         let (reply, answer) = oneshot::channel();
         self.apply(Command::Deliver { batch: Box::new(batch), reply }).expect("the disk works");
         answer
     }
 
-    pub fn deliver(&mut self, batch: NewBatch) -> Result<Accepted, Rejection> {
+    pub(super) fn deliver(&mut self, batch: NewBatch) -> Result<Accepted, Rejection> {
         let mut answer = self.stage_batch(batch);
         self.commit().expect("the disk works");
         answer.try_recv().expect("answered after the commit")
     }
 
-    pub fn see(&mut self, n: u32) {
+    pub(super) fn see(&mut self, n: u32) {
         self.apply(Command::Seen { device: Box::new(seen(n)), session: session(n) }).expect("the disk works");
     }
 
-    pub fn acks(&mut self, acks: Vec<DeviceAck>) {
+    pub(super) fn acks(&mut self, acks: Vec<DeviceAck>) {
         self.apply(Command::Acks { shard: ShardId(0), acks }).expect("the disk works");
     }
 
-    pub fn arrive(&mut self, n: u32, message: u64) {
+    pub(super) fn arrive(&mut self, n: u32, message: u64) {
         let now = self.now;
         self.acks(vec![ack(n, 1, &[(message, Event::Arrive)], now)]);
         self.commit().expect("the disk works");
     }
 
-    pub fn sent(&mut self, n: u32, batch: Seq, sent_at: Millis) {
+    pub(super) fn sent(&mut self, n: u32, batch: Seq, sent_at: Millis) {
         let sent = vec![SentAlone { device: device(n), batch, sent_at }];
         self.apply(Command::Sent(sent)).expect("the disk works");
     }
 
-    pub fn checkpoint(&mut self) -> Result<(), StoreFailure> {
+    pub(super) fn checkpoint(&mut self) -> Result<(), StoreFailure> {
         let (reply, _done) = oneshot::channel();
         self.apply(Command::Flush { checkpoint: true, reply })?;
         self.commit()
     }
 
-    pub fn query(&mut self, query: Query) -> QueryAnswer {
+    pub(super) fn query(&mut self, query: Query) -> QueryAnswer {
         let (reply, mut answer) = oneshot::channel();
         self.apply(Command::Query { query, reply }).expect("the disk works");
         self.commit().expect("the disk works");
         answer.try_recv().expect("answered after the commit").1
     }
 
-    pub fn totals(&mut self) -> Counts {
+    pub(super) fn totals(&mut self) -> Counts {
         match self.query(Query::Totals) {
             QueryAnswer::Totals(counts) => *counts,
             other => panic!("{other:?}"),
         }
     }
 
-    pub fn message(&mut self, message: u64, on: Option<u32>) -> Option<MessageState> {
+    pub(super) fn message(&mut self, message: u64, on: Option<u32>) -> Option<MessageState> {
         let query = Query::Message { app: app(), message: MessageId(message), device: on.map(device) };
         match self.query(query) {
             QueryAnswer::Message(state) => state.map(|state| *state),
@@ -220,35 +219,39 @@ impl<D: Disk> Harness<D> {
         }
     }
 
-    pub fn pull(&self, n: u32) -> Vec<Pulled> {
+    pub(super) fn pull(&self, n: u32) -> Vec<Pulled> {
         let mut out = Vec::new();
         self.engine.pull(&device(n), Seq(0), usize::MAX, self.now, &mut out);
         out
     }
 
-    pub fn pulled(&self, n: u32) -> Vec<(u64, bool)> {
+    pub(super) fn pulled(&self, n: u32) -> Vec<(u64, bool)> {
         self.pull(n).iter().map(|pulled| (pulled.batch.message.0, pulled.redelivered)).collect()
     }
 
     /// Everything after the cursor.
-    pub fn stream(&self, after: Seq) -> Vec<(Seq, StreamEvent)> {
+    pub(super) fn stream(&self, after: Seq) -> Vec<(Seq, StreamEvent)> {
+        self.try_stream(after).expect("readable")
+    }
+
+    pub(super) fn try_stream(&self, after: Seq) -> Result<Vec<(Seq, StreamEvent)>, StreamError> {
         let (mut events, mut cursor) = (Vec::new(), after);
         loop {
-            let read = self.engine.read_stream("main", cursor, 7, 4096).expect("readable");
+            let read = self.engine.read_stream("main", cursor, 7, 4096)?;
             if read.cursor == cursor {
-                return events;
+                return Ok(events);
             }
             cursor = read.cursor;
             events.extend(read.events);
         }
     }
 
-    pub fn ack_stream(&mut self, cursor: Seq) {
+    pub(super) fn ack_stream(&mut self, cursor: Seq) {
         self.apply(Command::StreamAck { stream: "main".into(), cursor }).expect("the disk works");
         self.commit().expect("the disk works");
     }
 
-    pub fn head(&self) -> Seq {
+    pub(super) fn head(&self) -> Seq {
         self.engine.stream_bounds("main").expect("a stream").head
     }
 }

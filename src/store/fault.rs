@@ -1,0 +1,40 @@
+//! Mistakes that the engine can be made to make in tests: the proof that the proof would find them.
+
+/// A mistake.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(super) enum Fault {
+    /// Answers and confirms before the commit.
+    TellBeforeCommit,
+    /// Removes old segments without copying what is live in them.
+    ForgetCopies,
+    /// Orders lists by where the records are, not by acceptance.
+    OrderByPlace,
+    /// Applies every record that is replayed to every part, also to those that reflect it.
+    IgnoreFloors,
+    /// Drops entries of a checkpoint whose batch is younger than its home's slice.
+    DropHeld,
+}
+
+#[cfg(test)]
+thread_local! {
+    static FAULT: std::cell::Cell<Option<Fault>> = const { std::cell::Cell::new(None) };
+}
+
+/// The engine of this thread makes this mistake from now on.
+#[cfg(test)]
+pub(super) fn make(fault: Option<Fault>) {
+    FAULT.set(fault);
+}
+
+/// Whether the mistake is to be made.
+#[cfg(test)]
+pub(super) fn is(fault: Fault) -> bool {
+    FAULT.get() == Some(fault)
+}
+
+/// There are no mistakes.
+#[cfg(not(test))]
+pub(super) const fn is(_: Fault) -> bool {
+    false
+}

@@ -1,0 +1,72 @@
+//! Copies what the store counts into the process's metrics: after a commit, about once a second, so that no figure shows before the records
+//! it rests on are durable. Counters start at 0 with the process, as Prometheus expects, although the store's totals go on over restarts.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::stats::StoreStats;
+use crate::push::{Counts, Failure, Millis};
+use crate::telemetry::{self, Counter, Gauge, Outcome, Receipt};
+
+/// Milliseconds between two exports.
+const EVERY_MS: Millis = 1_000;
+
+/// What was exported last.
+#[derive(Debug)]
+pub(super) struct Exporter {
+    totals: Counts,
+    damaged: u64,
+    bodies_read: u64,
+    next: Millis,
+}
+
+impl Exporter {
+    /// Begins with the totals that a start found: what was before this process is not counted again.
+    pub(super) fn new(totals: Counts) -> Self {
+        Self { totals, damaged: 0, bodies_read: 0, next: 0 }
+    }
+
+    /// Whether it is time again.
+    pub(super) fn is_due(&mut self, now: Millis) -> bool {
+        let due = now >= self.next;
+        if due {
+            self.next = now + EVERY_MS;
+        }
+        due
+    }
+
+    /// Exports the differences since the last time, and the gauges.
+    pub(super) fn export(&mut self, totals: Counts, stats: &StoreStats) {
+        let old = std::mem::replace(&mut self.totals, totals);
+        let new = &self.totals;
+        let add = |counter, new: u64, old: u64| telemetry::add(counter, new.saturating_sub(old));
+        add(Counter::Outcomes(Outcome::Arrived), new.arrived, old.arrived);
+        for reason in Failure::ALL {
+            let at = reason as usize - 1;
+            add(Counter::Outcomes(reason.into()), new.failed[at], old.failed[at]);
+        }
+        let failed = |counts: &Counts| counts.failed.iter().sum();
+        add(Counter::Receipts(Receipt::Sent), new.sent, old.sent);
+        add(Counter::Receipts(Receipt::SentFail), failed(new), failed(&old));
+        add(Counter::Receipts(Receipt::Arrive), new.arrived, old.arrived);
+        add(Counter::Receipts(Receipt::Click), new.clicked, old.clicked);
+        add(Counter::Receipts(Receipt::Clean), new.cleaned, old.cleaned);
+        add(Counter::Late, new.late, old.late);
+        let figure = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        let (damaged, bodies_read) = (figure(&stats.damaged), figure(&stats.body_reads));
+        add(Counter::DamagedRecords, damaged, std::mem::replace(&mut self.damaged, damaged));
+        add(Counter::BodiesRead, bodies_read, std::mem::replace(&mut self.bodies_read, bodies_read));
+        telemetry::set(Gauge::Pending, figure(&stats.pending) as f64);
+        telemetry::set(Gauge::Devices, figure(&stats.devices) as f64);
+        telemetry::set(Gauge::Messages, figure(&stats.messages) as f64);
+        telemetry::set(Gauge::JournalBytes, figure(&stats.journal_bytes) as f64);
+        telemetry::set(Gauge::JournalLiveBytes, figure(&stats.live_bytes) as f64);
+        telemetry::set(Gauge::StoreRoom, 1.0 - figure(&stats.disk_full) as f64);
+    }
+}
+
+/// A commit group was synced.
+pub(super) fn committed(micros: u64, bytes: u64) {
+    telemetry::add(Counter::Commits, 1);
+    telemetry::add(Counter::CommitBytes, bytes);
+    telemetry::observe(telemetry::Timer::Commit, micros as f64 / 1e6);
+}

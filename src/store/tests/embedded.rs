@@ -1,0 +1,177 @@
+//! The embedded store on its threads, over a simulated disk: through the contract only.
+
+use std::sync::{Arc, mpsc};
+
+use super::support::{Sink, ack, batch, device, seen, session, small};
+use crate::clock::Clock;
+use crate::ids::{Seq, SessionRef, ShardId};
+use crate::push::{Accepted, Event, Failure, NewBatch, Rejection};
+use crate::store::disk::sim::SimDisk;
+use crate::store::embedded::{EmbeddedStore, Opened};
+use crate::store::options::StoreOptions;
+use crate::store::{BodySink, Command, Store};
+use tokio::sync::oneshot;
+
+struct Bodies(mpsc::SyncSender<SessionRef>);
+
+impl BodySink for Bodies {
+    fn loaded(&self, session: SessionRef) {
+        self.0.send(session).expect("the test listens");
+    }
+}
+
+struct Opening {
+    store: Arc<EmbeddedStore<SimDisk>>,
+    opened: Opened,
+    sink: Sink,
+    bodies: mpsc::Receiver<SessionRef>,
+    clock: Arc<Clock>,
+}
+
+fn open(disk: &Arc<SimDisk>, options: StoreOptions) -> Opening {
+    let (sender, bodies) = mpsc::sync_channel(64);
+    let sink = Sink::default();
+    let clock = Arc::new(Clock::new(0));
+    let (store, opened) = EmbeddedStore::open(
+        disk.clone(),
+        options,
+        clock.clone(),
+        Box::new(sink.clone()),
+        Arc::new(Bodies(sender)),
+        Box::new(|_| true),
+    )
+    .expect("opens");
+    Opening { store, opened, sink, bodies, clock }
+}
+
+impl Opening {
+    fn flush(&self) {
+        let (reply, done) = oneshot::channel();
+        self.store.submit(Command::Flush { checkpoint: false, reply }).expect("room");
+        done.blocking_recv().expect("flushed");
+    }
+
+    fn deliver(&self, batch: NewBatch) -> Result<Accepted, Rejection> {
+        let (reply, answer) = oneshot::channel();
+        self.store.submit(Command::Deliver { batch: Box::new(batch), reply }).expect("room");
+        answer.blocking_recv().expect("answered")
+    }
+
+    fn see(&self, n: u32) {
+        self.store.submit(Command::Seen { device: Box::new(seen(n)), session: session(n) }).expect("room");
+    }
+
+    fn arrive(&self, n: u32, message: u64) {
+        let acks = vec![ack(n, 1, &[(message, Event::Arrive)], self.clock.now())];
+        self.store.submit(Command::Acks { shard: ShardId(0), acks }).expect("room");
+    }
+
+    fn pulled(&self, n: u32) -> Vec<u64> {
+        let mut out = Vec::new();
+        self.store.pull(&device(n), Seq(0), 10, self.clock.now(), &mut out);
+        out.iter().map(|pulled| pulled.batch.message.0).collect()
+    }
+}
+
+#[test]
+fn the_whole_way_through_the_contract() {
+    let disk = Arc::new(SimDisk::new());
+    let one = open(&disk, small());
+    assert!(!one.store.is_current(&seen(0)));
+    one.see(0);
+    one.see(1);
+    let answer = one.deliver(batch("b1", 1, &[0, 1], one.clock.now(), 60_000)).expect("accepted");
+    assert_eq!(answer.accepted, 2);
+    assert!(one.store.is_current(&seen(0)));
+    assert_eq!((one.pulled(0), one.pulled(1)), (vec![1], vec![1]));
+    one.arrive(0, 1);
+    one.flush();
+    assert!(one.pulled(0).is_empty());
+    let head = *one.store.head().borrow();
+    let read = one.store.read_stream("main", Seq(0), 100, 100_000).expect("readable");
+    assert_eq!((read.events.len(), read.cursor), (1, head));
+    assert_eq!(one.sink.take().len(), 4, "two seen, one batch, one confirmed");
+    one.store.close();
+    assert!(one.store.submit(Command::Sent(Vec::new())).is_err());
+    let Opening { opened, store, .. } = one;
+    assert!(opened.failed.blocking_recv().is_err(), "it closed in order");
+    drop(store);
+
+    let two = open(&disk, small());
+    assert_eq!(two.opened.report.pending, 1);
+    assert_eq!((two.pulled(0), two.pulled(1)), (vec![], vec![1]));
+    two.store.close();
+}
+
+#[test]
+fn a_body_that_was_evicted_is_read_back() {
+    let disk = Arc::new(SimDisk::new());
+    let one = open(&disk, StoreOptions { body_cache_bytes: 1, ..small() });
+    one.see(0);
+    for (id, message) in [("b1", 1), ("b2", 2)] {
+        one.deliver(batch(id, message, &[0], one.clock.now(), 60_000)).expect("accepted");
+    }
+    let mut out = Vec::new();
+    one.store.pull(&device(0), Seq(0), 1, one.clock.now(), &mut out);
+    let entry = &out[0].batch;
+    assert_eq!(one.store.body(entry), None);
+    one.store.want_body(entry, session(5)).expect("room");
+    assert_eq!(one.bodies.recv(), Ok(session(5)));
+    // It doesn't fit a cache of one byte; the session gets it nevertheless.
+    assert_eq!(one.store.body(entry).as_deref(), Some(b"body of 1".as_slice()));
+    one.store.close();
+}
+
+#[test]
+fn a_damaged_body_ends_its_entries_as_storage() {
+    let disk = Arc::new(SimDisk::new());
+    let one = open(&disk, StoreOptions { body_cache_bytes: 0, ..small() });
+    for n in 0..3 {
+        one.see(n);
+    }
+    let answer = one.deliver(batch("b1", 1, &[0, 1, 2], one.clock.now(), 60_000)).expect("accepted");
+    one.deliver(batch("b2", 2, &[2], one.clock.now(), 60_000)).expect("accepted");
+    one.arrive(2, 1);
+    one.flush();
+    let mut out = Vec::new();
+    one.store.pull(&device(0), Seq(0), 1, one.clock.now(), &mut out);
+    let name = "journal-0000000001.seg";
+    let content = disk.content(name).expect("the segment");
+    let at = content.windows(9).position(|bytes| bytes == b"body of 1").expect("the body is in the journal");
+    disk.flip(name, at as u64, 1).expect("flipped");
+    one.sink.take();
+    one.store.want_body(&out[0].batch, session(5)).expect("room");
+    assert_eq!(one.bodies.recv(), Ok(session(5)));
+    while one.sink.0.lock().expect("not poisoned").len() < 2 {
+        // The sweep goes on between commits; each flush is a commit.
+        one.flush();
+    }
+    let mut told = one.sink.take();
+    told.sort_by_key(|told| format!("{told:?}"));
+    let mut ends = [0, 1].map(|n| super::support::Told::Ended(device(n), answer.seq, Failure::Storage));
+    ends.sort_by_key(|told| format!("{told:?}"));
+    assert_eq!(told, ends);
+    assert!(one.pulled(0).is_empty() && one.pulled(1).is_empty());
+    one.store.close();
+}
+
+#[test]
+fn a_failed_sync_is_reported_and_nothing_is_acknowledged() {
+    let disk = Arc::new(SimDisk::new());
+    let one = open(&disk, small());
+    one.see(0);
+    one.flush();
+    one.sink.take();
+    disk.fail_next_sync();
+    let (reply, answer) = oneshot::channel();
+    let new = batch("b1", 1, &[0], one.clock.now(), 60_000);
+    one.store.submit(Command::Deliver { batch: Box::new(new), reply }).expect("room");
+    assert!(answer.blocking_recv().is_err(), "no answer");
+    let Opening { store, opened, sink, clock, .. } = one;
+    let failure = opened.failed.blocking_recv().expect("the failure is reported");
+    assert!(failure.to_string().contains("nothing more can be made durable"), "{failure}");
+    let mut out = Vec::new();
+    store.pull(&device(0), Seq(0), 10, clock.now(), &mut out);
+    assert!(sink.take().is_empty() && out.is_empty());
+    assert!(store.submit(Command::Sent(Vec::new())).is_err());
+}

@@ -1,0 +1,8 @@
+//! The store's engine against what was promised: command by command, on its threads, and crashed everywhere.
+
+mod basics;
+mod bounds;
+mod embedded;
+mod model;
+mod plan;
+mod support;

@@ -1,0 +1,425 @@
+//! The engine crashed everywhere: at every operation on the disk of a random run it dies, by its process or with the power; then
+//! it is opened again and compared with what it had promised, and once more after it went on.
+//!
+//! What a stream's reader stored, together with what can still be read of the stream, is the whole history: the counts and the lists must follow
+//! from it exactly.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use super::plan::{DEVICES, MESSAGES, Promised, Step, plan};
+use super::support::{Harness, batch, device};
+use crate::ids::{DeviceKey, Seq};
+use crate::push::{Accepted, Event, Failure, ReceiptKind, Rejection, StreamEvent};
+use crate::store::disk::SyncPoint;
+use crate::store::disk::crash::{CrashTest, everywhere};
+use crate::store::disk::sim::{Loss, SimDisk};
+use crate::store::fault::{self, Fault};
+use crate::store::options::StoreOptions;
+use crate::store::{Query, QueryAnswer};
+
+macro_rules! ensure {
+    ($holds:expr, $($what:tt)*) => {
+        if !$holds {
+            return Err(format!($($what)*));
+        }
+    };
+}
+
+#[derive(Debug)]
+struct Model {
+    steps: Vec<Step>,
+    options: StoreOptions,
+}
+
+impl Model {
+    fn new(seed: u64, length: usize) -> Self {
+        let options = StoreOptions {
+            segment_bytes: 4 * 1024,
+            checkpoint_bytes: 6 * 1024,
+            unmatched_per_second: u32::MAX,
+            ..super::support::small()
+        };
+        Self { steps: plan(seed, length), options }
+    }
+
+    fn harness(&self, disk: &SimDisk, now: u64) -> Result<Harness<SimDisk>, String> {
+        Harness::try_open(&Arc::new(disk.clone()), &self.options, now).map_err(|error| error.to_string())
+    }
+}
+
+impl CrashTest for Model {
+    type Promised = Promised;
+
+    fn run(&self, disk: &SimDisk) -> Promised {
+        let mut promised = Promised::new();
+        let Ok(mut harness) = self.harness(disk, promised.now) else { return promised };
+        for step in &self.steps {
+            if promised.step(&mut harness, step).is_err() {
+                break;
+            }
+        }
+        promised
+    }
+
+    fn open(&self, disk: &SimDisk) {
+        drop(self.harness(disk, super::plan::START));
+    }
+
+    fn check(&self, disk: &SimDisk, promised: &Promised, rng: &mut SmallRng) -> Result<(), String> {
+        let now = promised.now;
+        let mut harness = self.harness(disk, now)?;
+        let report = &harness.report;
+        ensure!(report.left_out == 0 && report.journal.corrupt.is_empty(), "damage: {report:?}");
+        for n in 0..DEVICES {
+            ensure!(
+                harness.pulled(n).iter().all(|&(_, again)| again),
+                "device {n}: not marked as redelivered"
+            );
+        }
+        let mut answered = promised.answered.clone();
+        verify(&mut harness, promised, &answered, false)?;
+        // The router repeats everything: what was accepted is answered again, the rest is accepted now or never.
+        for (id, batch) in &promised.tried {
+            match (answered.get(id), harness.deliver(batch.clone())) {
+                (Some(before), Ok(again)) => {
+                    let same = Accepted { repeated: true, ..before.clone() };
+                    ensure!(again == same, "{id}: answered {again:?}, before {before:?}");
+                }
+                (Some(before), Err(why)) => return Err(format!("{id}: {why:?}, before {before:?}")),
+                (None, Ok(accepted)) => {
+                    answered.insert(id.clone(), accepted);
+                }
+                (None, Err(Rejection::Expired)) => {}
+                (None, Err(why)) => return Err(format!("{id}: {why:?}")),
+            }
+        }
+        verify(&mut harness, promised, &answered, true)?;
+        // It goes on, and crashes once more.
+        for message in [MESSAGES + 1, MESSAGES + 2] {
+            let new = batch(&format!("new-{message}"), message, &[0, 1, 2], now, 3_600_000);
+            harness.deliver(new).map_err(|why| format!("a new batch: {why:?}"))?;
+            harness.arrive(rng.random_range(0..3), message);
+            harness.settle().map_err(|error| error.to_string())?;
+        }
+        let before = harness.totals();
+        let lists: Vec<_> = (0..DEVICES).map(|n| list(&harness, n)).collect();
+        drop(harness);
+        disk.crash_with(Loss::Some, rng);
+        let mut harness = self.harness(disk, now)?;
+        let after = harness.totals();
+        ensure!(before == after, "after the second crash {after:?}, before {before:?}");
+        let again: Vec<_> = (0..DEVICES).map(|n| list(&harness, n)).collect();
+        ensure!(lists == again, "after the second crash {again:?}, before {lists:?}");
+        Ok(())
+    }
+}
+
+fn list(harness: &Harness<SimDisk>, n: u32) -> Vec<(Seq, u32)> {
+    harness.pull(n).iter().map(|pulled| (pulled.batch.seq, pulled.ordinal)).collect()
+}
+
+/// What the stream says became of a target.
+type Outcomes = BTreeMap<(String, u32), Vec<Result<(), Failure>>>;
+
+/// The whole history: what the router stored, and what is kept.
+fn history(harness: &Harness<SimDisk>, promised: &Promised) -> Result<BTreeMap<Seq, StreamEvent>, String> {
+    let bounds = harness.engine.stream_bounds("main").map_err(|error| error.to_string())?;
+    ensure!(bounds.oldest <= promised.read_to, "unread events are gone: {bounds:?}");
+    ensure!(bounds.cursor <= promised.acked_to.max(bounds.oldest), "the cursor ran ahead: {bounds:?}");
+    let kept: BTreeMap<Seq, StreamEvent> =
+        harness.try_stream(bounds.oldest).map_err(|error| error.to_string())?.into_iter().collect();
+    for (seq, event) in promised.events.range(Seq(bounds.oldest.0 + 1)..) {
+        ensure!(
+            kept.get(seq) == Some(event),
+            "event {seq} was read as {event:?}, is now {:?}",
+            kept.get(seq)
+        );
+    }
+    let mut all = promised.events.clone();
+    all.extend(kept);
+    Ok(all)
+}
+
+fn outcomes(history: &BTreeMap<Seq, StreamEvent>) -> Outcomes {
+    let mut outcomes = Outcomes::new();
+    for event in history.values() {
+        match event {
+            StreamEvent::Receipt(receipt) => {
+                if let (Some(outcome), Some((id, ordinal))) = (receipt.outcome, &receipt.target) {
+                    outcomes.entry((id.as_str().to_owned(), *ordinal)).or_default().push(outcome);
+                }
+            }
+            StreamEvent::Mass(mass) => {
+                for ordinal in 0..mass.ordinals.len() as u32 * 8 {
+                    if crate::store::record::has_ordinal(&mass.ordinals, ordinal) {
+                        let key = (mass.batch.as_str().to_owned(), ordinal);
+                        outcomes.entry(key).or_default().push(Err(mass.reason));
+                    }
+                }
+            }
+        }
+    }
+    outcomes
+}
+
+/// Compares the engine with the promises. `complete`: every batch that was tried is in `answered`, or was refused for good.
+fn verify(
+    harness: &mut Harness<SimDisk>,
+    promised: &Promised,
+    answered: &BTreeMap<String, Accepted>,
+    complete: bool,
+) -> Result<(), String> {
+    harness.settle().map_err(|error| error.to_string())?;
+    let history = history(harness, promised)?;
+    let outcomes = outcomes(&history);
+    let pending = check_lists(harness, promised)?;
+    check_targets(promised, answered, &outcomes, &pending)?;
+    check_promises(harness, promised, &history, &outcomes)?;
+    check_counts(harness, &history, complete.then_some(answered))
+}
+
+/// Lists are in order, without doubles, and their bodies can be read.
+fn check_lists(
+    harness: &Harness<SimDisk>,
+    promised: &Promised,
+) -> Result<BTreeSet<(String, u32, DeviceKey)>, String> {
+    let mut pending = BTreeSet::new();
+    for n in 0..DEVICES {
+        let list = harness.pull(n);
+        let seqs: Vec<Seq> = list.iter().map(|pulled| pulled.batch.seq).collect();
+        ensure!(seqs.is_sorted_by(|a, b| a < b), "device {n}: out of order: {seqs:?}");
+        let messages: BTreeSet<_> = list.iter().map(|pulled| pulled.batch.message).collect();
+        ensure!(messages.len() == list.len(), "device {n}: a message is pending twice: {seqs:?}");
+        for pulled in list {
+            let id = pulled.batch.id.as_str().to_owned();
+            let body = harness.engine.read_body(&pulled.batch);
+            let body = body.map_err(|error| format!("{id}: its body can't be read: {error}"))?;
+            let right = promised.tried.get(&id).map(|batch| &batch.body);
+            ensure!(right.is_none_or(|right| *right == body), "{id}: another body");
+            pending.insert((id, pulled.ordinal, device(n)));
+        }
+    }
+    Ok(pending)
+}
+
+/// Every accepted target is pending, or has exactly one end.
+fn check_targets(
+    promised: &Promised,
+    answered: &BTreeMap<String, Accepted>,
+    outcomes: &Outcomes,
+    pending: &BTreeSet<(String, u32, DeviceKey)>,
+) -> Result<(), String> {
+    for (key @ (id, _), ends) in outcomes {
+        ensure!(ends.len() == 1, "{key:?} ended more than once: {ends:?}");
+        ensure!(promised.tried.contains_key(id), "{key:?} ended, and nobody had sent it");
+    }
+    for (id, answer) in answered {
+        let Some(batch) = promised.tried.get(id) else { continue };
+        for (ordinal, key) in (0u32..).zip(&batch.targets) {
+            let target = (id.clone(), ordinal);
+            let ends = outcomes.get(&target);
+            if answer.refused.iter().any(|&(refused, _)| refused == ordinal) {
+                ensure!(ends.is_none(), "{target:?} was refused, and ended: {ends:?}");
+                continue;
+            }
+            let waits = pending.contains(&(id.clone(), ordinal, *key));
+            let n = (0..DEVICES).find(|&n| device(n) == *key).unwrap_or(DEVICES);
+            match ends.map(|ends| ends[0]) {
+                // What only connected devices get isn't shown again after a recovery.
+                None => ensure!(waits || batch.online_only, "{target:?} is lost"),
+                Some(end) => {
+                    ensure!(!waits, "{target:?} is pending, and ended: {end:?}");
+                    let possible = match end {
+                        Ok(()) => promised.tried_acks.contains(&(n, batch.message.0)),
+                        Err(Failure::Expired) => !batch.online_only && batch.expires_at <= promised.now,
+                        Err(Failure::Offline | Failure::Unacknowledged) => batch.online_only,
+                        Err(Failure::PushDisabled) => promised.tried_switches.contains(&(n, false)),
+                        Err(_) => false,
+                    };
+                    ensure!(possible, "{target:?} can't have ended like this: {end:?}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was confirmed or told is in the history, and who was seen is known.
+fn check_promises(
+    harness: &mut Harness<SimDisk>,
+    promised: &Promised,
+    history: &BTreeMap<Seq, StreamEvent>,
+    outcomes: &Outcomes,
+) -> Result<(), String> {
+    let mut events = BTreeSet::new();
+    for event in history.values() {
+        if let StreamEvent::Receipt(receipt) = event {
+            events.insert((receipt.device_id.to_string(), receipt.message, receipt.kind as u8));
+        }
+    }
+    for ack in &promised.confirmed {
+        for event in &ack.events {
+            let kind = match event.event {
+                Event::Arrive => ReceiptKind::Arrive,
+                Event::Click => ReceiptKind::Click,
+                Event::Clean => ReceiptKind::Clean,
+            };
+            let key = (format!("device-{}", ack.session.slot), event.message, kind as u8);
+            ensure!(events.contains(&key), "a confirmed ack is forgotten: {key:?}");
+        }
+    }
+    for (key, seq, reason) in &promised.ended {
+        let batch = promised.answered.iter().find(|(_, answer)| answer.seq == *seq);
+        let Some(batch) = batch.and_then(|(id, _)| promised.tried.get(id)) else { continue };
+        let told = (0u32..).zip(&batch.targets).filter(|(_, target)| *target == key);
+        let told = told.filter_map(|(ordinal, _)| outcomes.get(&(batch.id.as_str().to_owned(), ordinal)));
+        ensure!(told.flatten().any(|end| *end == Err(*reason)), "a told end is forgotten: {seq} {reason:?}");
+    }
+    let keys = (0..DEVICES).map(device).collect();
+    let QueryAnswer::Devices(known) = harness.query(Query::Devices(keys)) else {
+        return Err("no answer".into());
+    };
+    for &n in &promised.seen {
+        ensure!(known[n as usize].is_some(), "device {n} is forgotten");
+    }
+    let waiting: u64 = known.iter().flatten().map(|device| u64::from(device.pending)).sum();
+    let counted = harness.totals().pending;
+    ensure!(waiting == counted, "{waiting} entries are in lists, {counted} are counted");
+    Ok(())
+}
+
+/// The counts follow from the history.
+fn check_counts(
+    harness: &mut Harness<SimDisk>,
+    history: &BTreeMap<Seq, StreamEvent>,
+    answered: Option<&BTreeMap<String, Accepted>>,
+) -> Result<(), String> {
+    let mut sum = crate::push::Counts::default();
+    for message in 1..=MESSAGES {
+        let Some(state) = harness.message(message, None) else { continue };
+        let counts = state.counts;
+        ensure!(counts.identity_holds(), "message {message}: {counts:?}");
+        let mut said = crate::push::Counts { ..counts.clone() };
+        (said.arrived, said.failed, said.clicked, said.cleaned, said.late) = (0, [0; 11], 0, 0, 0);
+        let mut sent = BTreeSet::new();
+        for event in history.values() {
+            match event {
+                StreamEvent::Mass(mass) if mass.message.0 == message => {
+                    said.failed[mass.reason as usize - 1] += u64::from(mass.count);
+                }
+                StreamEvent::Receipt(receipt) if receipt.message.0 == message && !receipt.unmatched => {
+                    match receipt.outcome {
+                        Some(Ok(())) => said.arrived += 1,
+                        Some(Err(reason)) => said.failed[reason as usize - 1] += 1,
+                        None => {}
+                    }
+                    said.clicked += u64::from(receipt.kind == ReceiptKind::Click);
+                    said.cleaned += u64::from(receipt.kind == ReceiptKind::Clean);
+                    said.late += u64::from(receipt.late);
+                    let written = matches!(receipt.kind, ReceiptKind::Sent | ReceiptKind::Arrive);
+                    if written && receipt.sent_at != 0 {
+                        sent.insert(receipt.device_id.clone());
+                    }
+                }
+                _ => {}
+            }
+        }
+        said.sent = sent.len() as u64;
+        ensure!(said == counts, "message {message}: counted {counts:?}, the stream says {said:?}");
+        sum.add(&counts);
+    }
+    let totals = harness.totals();
+    ensure!(totals.identity_holds(), "{totals:?}");
+    ensure!(totals == sum, "in total {totals:?}, over the messages {sum:?}");
+    if let Some(answered) = answered {
+        let accepted: u64 = answered.values().map(|answer| u64::from(answer.accepted)).sum();
+        ensure!(accepted == totals.accepted, "{accepted} were answered, {} are counted", totals.accepted);
+    }
+    Ok(())
+}
+
+fn holds(seed: u64, length: usize) {
+    let boundaries = everywhere(seed, &SimDisk::new(), &Model::new(seed, length));
+    let boundaries = boundaries.unwrap_or_else(|violation| panic!("{violation}"));
+    println!("seed {seed}: {boundaries} boundaries");
+}
+
+#[test]
+fn promises_hold_wherever_it_crashes_1() {
+    holds(1, 120);
+}
+
+#[test]
+fn promises_hold_wherever_it_crashes_2() {
+    holds(2, 160);
+}
+
+#[test]
+fn promises_hold_wherever_it_crashes_3() {
+    holds(3, 200);
+}
+
+#[test]
+fn a_run_does_everything_that_is_to_be_proved() {
+    for seed in 1..=3 {
+        let model = Model::new(seed, 200);
+        let disk = SimDisk::new();
+        let mut promised = Promised::new();
+        let mut harness = model.harness(&disk, promised.now).expect("opens");
+        for step in &model.steps {
+            promised.step(&mut harness, step).expect("the disk works");
+        }
+        println!("seed {seed}: {:?}", harness.engine.stats().all());
+        let figure = |name| {
+            let all = harness.engine.stats().all();
+            all.into_iter().find(|figure| figure.0 == name).map_or(0, |figure| figure.1)
+        };
+        for name in ["checkpoints", "copied_bytes", "segments_removed", "batches", "repeats"] {
+            assert!(figure(name) > 1, "seed {seed}: {name}");
+        }
+    }
+}
+
+/// The mistake is found by one of some seeds.
+fn is_found(mistake: Fault) {
+    fault::make(Some(mistake));
+    let found = (1..=4).find_map(|seed| everywhere(seed, &SimDisk::new(), &Model::new(seed, 200)).err());
+    println!("{}", found.expect("the mistake breaks a promise"));
+}
+
+#[test]
+fn telling_before_the_commit_is_found() {
+    is_found(Fault::TellBeforeCommit);
+}
+
+#[test]
+fn forgetting_copies_is_found() {
+    is_found(Fault::ForgetCopies);
+}
+
+#[test]
+fn ordering_by_place_is_found() {
+    is_found(Fault::OrderByPlace);
+}
+
+#[test]
+fn applying_records_twice_is_found() {
+    is_found(Fault::IgnoreFloors);
+}
+
+#[test]
+fn dropping_held_entries_is_found() {
+    is_found(Fault::DropHeld);
+}
+
+#[test]
+fn leaving_out_the_commits_sync_is_found() {
+    let disk = SimDisk::new();
+    disk.skip(SyncPoint::GroupCommit);
+    let found = everywhere(1, &disk, &Model::new(1, 120)).expect_err("a lost sync breaks a promise");
+    println!("{found}");
+}

@@ -1,0 +1,251 @@
+//! Damage: below what was durable it is reported and skipped, in the tail it is a torn write; and files that are not ours to touch.
+
+use std::sync::Arc;
+
+use mooring::ids::Seq;
+use mooring::store::checkpoint::{CheckpointReader, CheckpointWriter, oldest_kept_covers};
+use mooring::store::disk::sim::SimDisk;
+use mooring::store::disk::{Disk, DiskFile, SyncPoint};
+use mooring::store::journal::{Journal, JournalError, JournalOptions, Place, ReadError, Recovery};
+
+const FIRST: &str = "journal-0000000001.seg";
+const SEGMENT: u32 = 2048;
+const HEADER: u32 = 40;
+
+fn options() -> JournalOptions {
+    JournalOptions { segment_bytes: SEGMENT, reserve_segments: 1, salt: 42 }
+}
+
+fn recover(disk: &SimDisk, after: u64) -> Result<(Journal<SimDisk>, Recovery, Vec<u64>), JournalError> {
+    let mut found = Vec::new();
+    let (journal, report) = Journal::recover(Arc::new(disk.clone()), options(), Seq(after), &mut |record| {
+        assert_eq!(record.payload, payload(record.seq.0), "record {}", record.seq);
+        found.push(record.seq.0);
+    })?;
+    Ok((journal, report, found))
+}
+
+fn payload(seq: u64) -> Vec<u8> {
+    format!("record {seq} {}", "x".repeat(seq as usize % 40)).into_bytes()
+}
+
+/// Groups of three records over several segments; answers their places.
+fn filled(groups: u64) -> (SimDisk, Vec<Place>) {
+    let disk = SimDisk::new();
+    let (mut journal, ..) = recover(&disk, 0).expect("new");
+    let mut places = Vec::new();
+    for group in 0..groups {
+        journal.replenish().expect("works");
+        for _ in 0..3 {
+            let seq = journal.next_seq().0;
+            places.push(journal.stage(1, &payload(seq)).expect("fits").1);
+        }
+        journal.commit(group).expect("works");
+    }
+    (disk, places)
+}
+
+fn name(place: Place) -> String {
+    format!("journal-{:010}.seg", place.segment)
+}
+
+#[test]
+fn a_flipped_bit_anywhere_below_the_tail_is_reported_and_the_other_records_survive() {
+    let (disk, places) = filled(30);
+    let tail = places[places.len() - 3];
+    for segment in 1..=tail.segment {
+        let ours = |place: &&Place| place.segment == segment;
+        let first = places.iter().find(ours).expect("a record in each");
+        let last = places.iter().rfind(ours).expect("a record in each");
+        let end = if segment == tail.segment { tail.offset - HEADER } else { last.offset + 17 };
+        assert_eq!(first.offset, 2 * HEADER);
+        for offset in (0..end).step_by(5) {
+            let disk = disk.fork();
+            disk.flip(&name(*first), u64::from(offset), 1 << (offset % 8)).expect("there");
+            let (journal, report, found) = recover(&disk, 0).expect("goes on");
+            assert_eq!(journal.head(), Seq(90));
+            let missing: Vec<u64> = (1..=90).filter(|seq| !found.contains(seq)).collect();
+            let told: Vec<u64> =
+                report.corrupt.iter().filter_map(|damage| damage.lost).flat_map(|(a, b)| a.0..=b.0).collect();
+            assert_eq!(missing, told, "segment {segment} offset {offset}");
+            // Padding may hide a flip; a record never does. A damaged group header costs its group, a damaged record only itself.
+            assert!(missing.len() <= 3, "segment {segment} offset {offset}: {missing:?}");
+            let in_record = places.iter().enumerate().any(|(index, place)| {
+                let length = 17 + payload(index as u64 + 1).len() as u32;
+                place.segment == segment && (place.offset..place.offset + length).contains(&offset)
+            });
+            assert!(!in_record || missing.len() == 1, "segment {segment} offset {offset}: {missing:?}");
+            assert_eq!(report.torn_bytes, 0, "segment {segment} offset {offset}");
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_the_last_group_is_a_torn_tail() {
+    let (disk, places) = filled(4);
+    let last = places[9];
+    for offset in last.offset - HEADER..places[11].offset + 17 {
+        let disk = disk.fork();
+        disk.flip(&name(last), u64::from(offset), 1).expect("there");
+        let (mut journal, report, found) = recover(&disk, 0).expect("goes on");
+        assert_eq!((found.len(), journal.head(), report.corrupt.len()), (9, Seq(9), 0), "{offset}");
+        assert!(report.torn_bytes > 0, "{offset}");
+        // What replaces it goes elsewhere, and the torn bytes are neither damage nor data from then on.
+        journal.stage(1, &payload(10)).expect("fits");
+        journal.commit(9).expect("works");
+        drop(journal);
+        let (journal, report, found) = recover(&disk, 0).expect("goes on");
+        assert_eq!((found.len(), journal.head(), report.corrupt.len()), (10, Seq(10), 0), "{offset}");
+        assert_eq!(report.torn_bytes, 0);
+    }
+}
+
+#[test]
+fn what_a_checkpoint_covers_is_never_a_torn_tail() {
+    let (disk, places) = filled(4);
+    disk.flip(&name(places[9]), u64::from(places[10].offset) + 20, 1).expect("there");
+    let (journal, report, found) = recover(&disk, 11).expect("goes on");
+    assert_eq!((journal.next_seq(), found), (Seq(13), vec![12]));
+    assert_eq!(report.corrupt[0].lost, Some((Seq(11), Seq(11))));
+
+    disk.flip(&name(places[9]), u64::from(places[9].offset) - 20, 1).expect("there");
+    let (journal, report, _) = recover(&disk, 11).expect("goes on");
+    assert_eq!(report.corrupt[0].lost, Some((Seq(10), Seq(11))));
+    assert_eq!(journal.next_seq(), Seq(12), "no sequence that a checkpoint covers is given twice");
+}
+
+#[test]
+fn readers_report_or_pass_over_damage() {
+    let (disk, places) = filled(4);
+    let (journal, ..) = recover(&disk, 0).expect("recovers");
+    disk.flip(&name(places[4]), u64::from(places[4].offset) + 20, 1).expect("there");
+    let reader = journal.reader();
+    assert!(matches!(reader.read(places[4]), Err(ReadError::Damaged(place)) if place == places[4]));
+    let nowhere = Place { segment: 1, offset: places[4].offset + 1 };
+    assert!(matches!(reader.read(nowhere), Err(ReadError::Damaged(_))));
+    assert!(matches!(reader.read(Place { segment: 99, offset: 80 }), Err(ReadError::Gone)));
+    let mut found = Vec::new();
+    let scanned = reader.scan(Seq(0), &mut None, &mut |record| {
+        found.push(record.seq.0);
+        std::ops::ControlFlow::Continue(())
+    });
+    scanned.expect("goes on");
+    assert_eq!((found, reader.damaged()), ((1..=12).filter(|&seq| seq != 5).collect::<Vec<u64>>(), 1));
+}
+
+#[test]
+fn bytes_in_a_payload_never_pass_for_a_group() {
+    let (disk, _) = filled(2);
+    let group = disk.content(FIRST).expect("there")[HEADER as usize..200].to_vec();
+    let (mut journal, ..) = recover(&disk, 0).expect("recovers");
+    let mut found = 0;
+    // A copy of a real group inside a record, at every alignment, and the record's own group header is destroyed.
+    for shift in 0..8 {
+        let bait = [&vec![0; shift][..], &group].concat();
+        let place = journal.stage(2, &bait).expect("fits").1;
+        journal.commit(5).expect("works");
+        journal.stage(2, b"behind").expect("fits");
+        journal.commit(5).expect("works");
+        disk.flip(&name(place), u64::from(place.offset) - 8, 1).expect("there");
+        let _recovered = Journal::recover(Arc::new(disk.fork()), options(), Seq(0), &mut |record| {
+            found += usize::from(record.kind == 1);
+        })
+        .expect("goes on");
+    }
+    assert_eq!(found, 8 * 6, "only the six real ones, each time");
+}
+
+#[test]
+fn a_missing_segment_is_a_clear_error_and_nothing_is_touched() {
+    let (disk, _) = filled(40);
+    disk.remove("journal-0000000002.seg").expect("there");
+    let before = disk.operations();
+    let error = recover(&disk, 0).expect_err("incomplete");
+    assert!(matches!(error, JournalError::Missing { from: Seq(1), segment: 2, .. }), "{error}");
+    assert_eq!(disk.operations(), before);
+
+    let empty = SimDisk::new();
+    assert!(matches!(recover(&empty, 5), Err(JournalError::NoSegments(Seq(5)))));
+    assert_eq!(empty.operations(), 0);
+}
+
+#[test]
+fn leftovers_of_removals_are_removed_again() {
+    let (disk, places) = filled(40);
+    disk.remove("journal-0000000002.seg").expect("there");
+    let third = places.iter().position(|place| place.segment == 3).expect("several segments");
+    let (journal, report, _) = recover(&disk, third as u64).expect("nothing needed is missing");
+    assert_eq!((journal.segments()[0].id, report.corrupt.len()), (3, 0));
+    assert!(!disk.list().expect("works").contains(&FIRST.to_owned()));
+}
+
+#[test]
+fn newer_and_foreign_segments_are_clear_errors_and_nothing_is_touched() {
+    let (disk, _) = filled(4);
+    let foreign = JournalOptions { salt: 43, ..options() };
+    let before = disk.operations();
+    let error = Journal::recover(Arc::new(disk.clone()), foreign, Seq(0), &mut |_| {}).expect_err("foreign");
+    assert!(matches!(error, JournalError::Foreign { segment: 1 }), "{error}");
+    assert_eq!(disk.operations(), before);
+
+    let mut header = disk.content(FIRST).expect("there")[..HEADER as usize].to_vec();
+    header[8] = 2;
+    let crc = crc32c::crc32c(&header[..36]);
+    header[36..].copy_from_slice(&crc.to_le_bytes());
+    disk.open(FIRST).expect("there").write_at(&header, 0).expect("works");
+    let before = disk.operations();
+    let error = recover(&disk, 0).expect_err("newer");
+    assert!(matches!(error, JournalError::Newer { segment: 1, version: 2 }), "{error}");
+    assert_eq!(disk.operations(), before);
+}
+
+fn checkpoint(disk: &SimDisk, covers: u64, slices: usize, bytes: usize) {
+    let mut writer = CheckpointWriter::begin(Arc::new(disk.clone())).expect("works");
+    for slice in 0..slices {
+        writer.slice(&vec![slice as u8; bytes]).expect("works");
+    }
+    let finished = writer.finish(Seq(covers)).expect("works");
+    assert_eq!(finished.covers, Seq(covers));
+}
+
+fn newest(disk: &SimDisk) -> Option<CheckpointReader<SimDisk>> {
+    CheckpointReader::newest(Arc::new(disk.clone())).expect("readable")
+}
+
+#[test]
+fn a_damaged_checkpoint_gives_way_to_the_older_one() {
+    let disk = SimDisk::new();
+    let covers = |disk: &SimDisk| oldest_kept_covers(&Arc::new(disk.clone())).expect("readable");
+    assert!(newest(&disk).is_none());
+    for (number, oldest) in [(1, 0), (2, 10), (3, 20)] {
+        checkpoint(&disk, number * 10, 5, 100);
+        assert_eq!(covers(&disk), Seq(oldest));
+    }
+    assert_eq!(disk.list().expect("works").len(), 2, "two are kept");
+    let length = disk.content("checkpoint-0000000003.ckpt").expect("there").len() as u64;
+    for offset in (0..length).filter(|offset| !(16..20).contains(offset)) {
+        let disk = disk.fork();
+        disk.flip("checkpoint-0000000003.ckpt", offset, 16).expect("there");
+        if (8..12).contains(&offset) {
+            assert!(newest(&disk).is_some(), "a flipped version is damage, not a newer format");
+        }
+        let reader = newest(&disk).expect("the older one");
+        assert_eq!((reader.covers(), reader.slices()), (Seq(20), 5), "offset {offset}");
+        assert_eq!(covers(&disk), Seq(0), "the damaged one is none of two");
+        checkpoint(&disk, 40, 1, 1);
+        assert_eq!(covers(&disk), Seq(20), "the whole one is kept");
+    }
+}
+
+#[test]
+fn a_long_checkpoint_is_synced_piecewise_and_reads_back() {
+    let disk = SimDisk::new();
+    checkpoint(&disk, 7, 40, 300_000);
+    assert!(disk.syncs(SyncPoint::CheckpointContent) >= 3);
+    let mut reader = newest(&disk).expect("finished");
+    for slice in 0..40 {
+        let bytes = reader.next_slice().expect("whole").expect("there");
+        assert_eq!((bytes.len(), bytes[0], bytes[299_999]), (300_000, slice, slice));
+    }
+    assert!(reader.next_slice().expect("whole").is_none());
+}

@@ -1,0 +1,8 @@
+//! The journal, its checkpoints and the data directory's format file against power loss at every operation, against left-out syncs, and against
+//! damage.
+
+mod crash;
+mod damage;
+mod model;
+mod space;
+mod syncs;
