@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(faults(|r| r.duplicates = 1).len(), 1);
         assert_eq!(faults(|r| r.router.click = 1), ["receipts: click differs"]);
         assert_eq!(faults(|r| r.devices.cleaned = 9), ["receipts: clean differs"]);
-        assert_eq!(faults(|r| r.router.failed[0] = 0), ["failed: expired differs"]);
+        assert_eq!(faults(|r| r.router.failed[0] = 0), ["failed: expired differs", "pending differs"]);
         assert_eq!(faults(|r| r.checks[0].holds = false).len(), 1);
         assert_eq!(faults(|r| r.shards[1]["sessions"] = json!(0)), ["a shard had no session"]);
         assert_eq!(faults(|r| r.expected_shards = 3), ["a shard had no session"]);
