@@ -3,7 +3,7 @@
 //! # How it works
 //! A command is checked against the index, and what was decided becomes a journal record and is applied to the index at once. Nobody sees it
 //! yet: sessions read their lists only up to the committed sequence, and everything that would tell of it (answers, confirmations, hand-overs)
-//! waits as an [`Effect`] until [`Engine::commit`] made the whole group durable. Between commits [`Engine::maintain`] does one bounded slice of
+//! waits as an `Effect` until [`Engine::commit`] made the whole group durable. Between commits [`Engine::maintain`] does one bounded slice of
 //! expiry, of a checkpoint, or of trimming.
 //!
 //! # Invariants
