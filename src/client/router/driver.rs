@@ -93,6 +93,8 @@ pub type OnEvents = Box<dyn FnMut(&StreamBatch) + Send>;
 pub struct Router {
     batches: mpsc::Sender<DeliverBatch>,
     progress: watch::Receiver<Progress>,
+    /// The task ends when this is dropped.
+    life: watch::Sender<()>,
     task: JoinHandle<(Ledger, Result<(), Stop>)>,
 }
 
@@ -101,16 +103,18 @@ impl Router {
     pub fn start(options: Options, clock: Arc<Clock>, digest: DigestKey, on_events: OnEvents) -> Self {
         let (batches, incoming) = mpsc::channel(BATCHES);
         let (report, progress) = watch::channel(Progress::default());
+        let (life, end) = watch::channel(());
         let driver = Driver {
             rng: SmallRng::seed_from_u64(options.seed),
             options,
             clock,
             ledger: Ledger::new(digest),
             incoming,
+            end,
             report,
             on_events,
         };
-        Self { batches, progress, task: tokio::spawn(driver.run()) }
+        Self { batches, progress, life, task: tokio::spawn(driver.run()) }
     }
 
     /// Gives it a batch; waits while too many are unsent. `false`: the router has ended.
@@ -125,7 +129,7 @@ impl Router {
 
     /// Ends it and says what it knew and how it ended. What is not answered is given up.
     pub async fn close(self) -> (Ledger, Result<(), Stop>) {
-        drop(self.batches);
+        drop(self.life);
         match self.task.await {
             Ok(end) => end,
             Err(failed) => std::panic::resume_unwind(failed.into_panic()),
@@ -139,6 +143,8 @@ struct Driver {
     rng: SmallRng,
     ledger: Ledger,
     incoming: mpsc::Receiver<DeliverBatch>,
+    /// Errs when the handle is gone.
+    end: watch::Receiver<()>,
     report: watch::Sender<Progress>,
     on_events: OnEvents,
 }
@@ -211,6 +217,7 @@ impl Driver {
             let room = self.ledger.waiting() < UNSENT;
             tokio::select! {
                 output = &mut work => return Some(output),
+                _ = self.end.changed() => return None,
                 batch = self.incoming.recv(), if room => self.ledger.deliver(batch?),
             }
         }
@@ -285,6 +292,7 @@ impl Driver {
                 }
                 None => Some(Ended::Asked),
             },
+            _ = self.end.changed() => Some(Ended::Asked),
             () = tokio::time::sleep(wake) => session.silent(self.clock.now()),
         }
     }
