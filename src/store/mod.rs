@@ -19,11 +19,14 @@ pub use self::batch::Batch;
 pub mod batch;
 mod batch_ids;
 mod body_cache;
+pub mod checkpoint;
 mod codec;
+pub mod disk;
 pub mod embedded;
 pub mod engine;
 mod fault;
 mod index;
+pub mod journal;
 pub mod options;
 mod part;
 mod part_messages;
@@ -34,9 +37,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod thread;
-pub mod checkpoint;
-pub mod disk;
-pub mod journal;
 
 /// What the store is told. Everything is answered only when durable.
 #[derive(Debug)]
