@@ -1,0 +1,9 @@
+//! The whole edge over real sockets: a process of its own, devices and routers made of frames, and an event behind every wait.
+//!
+//! One binary, as linking costs more than running; a module a theme.
+
+mod bad_input;
+mod delivery;
+mod device;
+mod edge;
+mod router;
