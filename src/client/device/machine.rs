@@ -18,8 +18,8 @@ use crate::client::Backoff;
 use crate::limits;
 use crate::push::Millis;
 use crate::wire::pb::device::{
-    self, Ack, Attributes, Error, ErrorCode, Event, EventType, GoAway, GoAwayReason, Hello, Login, Ping,
-    Push, Register, Welcome, hello, to_device, to_edge,
+    Ack, Attributes, ErrorCode, Event, EventType, Hello, Login, Ping, Push, Register, Welcome, hello,
+    to_device, to_edge,
 };
 
 /// Events that wait for a confirmation; beyond, new pushes are left unacknowledged (the edge keeps them) and clicks are dropped.
