@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use super::state::{ConnRef, Connection, Phase, Shard};
 use crate::telemetry::{self, Counter, Direction, Gauge};
+use crate::wire::frame::device_frame;
 
 /// Writes what waits; whether there was something and all of it went. In the closing phase, shuts the write side behind it.
 pub(super) fn flush(connection: &mut Connection, stream: &TcpStream, cx: &mut Context<'_>) -> bool {
@@ -58,6 +59,7 @@ impl Shard {
             return;
         }
         telemetry::add(Counter::DeviceBytes(Direction::Out), frames.len() as u64);
+        telemetry::add(Counter::DeviceFrames(Direction::Out), count_frames(frames));
         let Some(tls) = &mut connection.tls else { return connection.write(frames) };
         cipher.clear();
         if let Err(error) = tls.send(&mut connection.retained, frames, cipher) {
@@ -93,4 +95,13 @@ impl Connection {
         telemetry::adjust(Gauge::OutboxBytes, (bytes.len() - written) as i64);
         self.wake();
     }
+}
+
+fn count_frames(bytes: &[u8]) -> u64 {
+    let (mut at, mut frames) = (0, 0);
+    while let Ok(Some((head, body))) = device_frame(&bytes[at..]) {
+        at += head + body;
+        frames += 1;
+    }
+    frames
 }

@@ -4,7 +4,7 @@ use super::state::{ConnRef, InList, Phase, Shard};
 use crate::ids::SessionRef;
 use crate::machine::session::Overdue;
 use crate::store::SentAlone;
-use crate::telemetry::{self, Counter, Direction};
+use crate::telemetry::{self, Counter};
 use crate::wire::device as wire;
 
 /// Milliseconds after which a body that is not in memory is looked for again.
@@ -20,7 +20,6 @@ impl Shard {
         });
         if pushes > 0 {
             telemetry::add(Counter::Deliveries(self.id), pushes as u64);
-            telemetry::add(Counter::DeviceFrames(Direction::Out), pushes as u64);
             let figures = self.context.figures(self.id);
             figures.deliveries.fetch_add(pushes as u64, std::sync::atomic::Ordering::Relaxed);
         }
@@ -95,7 +94,6 @@ impl Shard {
         });
         if again > 0 {
             telemetry::add(Counter::Deliveries(self.id), again);
-            telemetry::add(Counter::DeviceFrames(Direction::Out), again);
         }
         self.mark_dirty(conn);
     }
