@@ -279,7 +279,7 @@ pub struct Receipt {
     pub event_time: Millis,
     /// As the device said.
     pub raw_event_time: Millis,
-    /// First written; stands for `sent` on an arrive. 0: reported before, or unknown.
+    /// First written. 0: reported before, or forgotten in a crash. An arrive stands for `sent` in any case.
     pub sent_at: Millis,
     /// Which way it went.
     pub channel: Channel,

@@ -1,12 +1,179 @@
-//! `inspect`.
+//! `inspect`: asks the admin port what became of a message, what is known of a device, and how the accounts stand.
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::{Args as ClapArgs, Subcommand};
+use serde_json::Value;
+
+use super::output::{self, Failure, line};
+use crate::client::admin;
+use crate::client::local::Ports;
+use crate::ids::AppKey;
+
 /// Flags of `inspect`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:")]
-pub struct Args {}
+#[derive(Debug, ClapArgs)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+    /// The edge's admin port
+    #[arg(long, value_name = "HOST:PORT", global = true)]
+    admin: Option<String>,
+    /// Take it from an edge that runs on this data directory
+    #[arg(long, value_name = "DATA_DIR", global = true, conflicts_with = "admin")]
+    dev: Option<PathBuf>,
+    /// The edge's answer as it is, one JSON line
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// What is asked.
+#[derive(Debug, Subcommand)]
+enum What {
+    /// What became of a message, and on one device if given
+    #[command(after_help = "Examples:\n  mooring inspect message demo 868947123456789 --device d-1")]
+    Message {
+        /// The app key
+        app: String,
+        /// The message id
+        #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+        id: u64,
+        /// A device
+        #[arg(long, value_name = "ID")]
+        device: Option<String>,
+    },
+    /// What is known of a device: known, push on and connected are three answers
+    #[command(after_help = "Examples:\n  mooring inspect device demo d-1 --json")]
+    Device {
+        /// The app key
+        app: String,
+        /// The device id
+        id: String,
+    },
+    /// Everything since the data directory was made
+    #[command(after_help = "Examples:\n  mooring inspect totals")]
+    Totals,
+    /// Sessions and deliveries of each shard
+    #[command(after_help = "Examples:\n  mooring inspect shards")]
+    Shards,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mooring inspect message demo 868947123456789
+  mooring inspect message demo 868947123456789 --device d-1
+  mooring inspect device demo d-1 --admin edge-1:7480
+  mooring inspect totals --dev data --json";
 
 /// Runs `inspect`.
-pub fn run(_args: &Args) -> ExitCode {
-    ExitCode::FAILURE
+pub fn run(args: &Args) -> ExitCode {
+    output::exit(start(args))
+}
+
+fn start(args: &Args) -> Result<(), Failure> {
+    let address = match (&args.admin, &args.dev) {
+        (Some(address), _) => address.clone(),
+        (None, Some(dir)) => {
+            let ports = Ports::read(dir).map_err(Failure::failed)?.and_then(|ports| ports.admin);
+            let none = || Failure::usage(format!("no edge has run on {}", dir.display()));
+            format!("127.0.0.1:{}", ports.ok_or_else(none)?)
+        }
+        (None, None) => "127.0.0.1:7480".into(),
+    };
+    let path = path(&args.what)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let answer = runtime.map_err(Failure::failed)?.block_on(admin::get_json(&address, &path));
+    let answer = answer.map_err(Failure::failed)?;
+    if args.json {
+        line(&answer.to_string());
+    } else {
+        line(&output::table(&rows(&answer)));
+    }
+    Ok(())
+}
+
+fn path(what: &What) -> Result<String, Failure> {
+    let app = |app: &str| {
+        let key = AppKey::parse(app);
+        key.map(|key| escaped(key.as_str())).ok_or_else(|| Failure::usage(format!("'{app}' is no app key")))
+    };
+    Ok(match what {
+        What::Message { app: key, id, device: None } => format!("/v1/message/{}/{id}", app(key)?),
+        What::Message { app: key, id, device: Some(device) } => {
+            format!("/v1/message/{}/{id}?device={}", app(key)?, escaped(device))
+        }
+        What::Device { app: key, id } => format!("/v1/device/{}/{}", app(key)?, escaped(id)),
+        What::Totals => "/v1/totals".into(),
+        What::Shards => "/v1/shards".into(),
+    })
+}
+
+/// Percent-encoded, as RFC 3986 asks of what isn't unreserved.
+fn escaped(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(byte.into());
+        } else {
+            out.push('%');
+            out.push_str(&data_encoding::HEXUPPER.encode(&[byte]));
+        }
+        out
+    })
+}
+
+/// Names and values, nested ones with the name of what they are in; counts of zero by reason are left out.
+fn rows(answer: &Value) -> Vec<(String, String)> {
+    let mut rows = Vec::new();
+    flatten("", answer, &mut rows);
+    rows
+}
+
+fn flatten(name: &str, value: &Value, rows: &mut Vec<(String, String)>) {
+    let inner = |key: &str| {
+        let key = key.replace('_', " ");
+        if name.is_empty() { key } else { format!("{name}: {key}") }
+    };
+    match value {
+        Value::Object(fields) => {
+            let reasons = matches!(name, "refused" | "failed");
+            for (key, value) in fields.iter().filter(|(_, v)| !reasons || v.as_u64() != Some(0)) {
+                flatten(&inner(key), value, rows);
+            }
+        }
+        Value::Array(values) => {
+            for (i, value) in values.iter().enumerate() {
+                flatten(&inner(&i.to_string()), value, rows);
+            }
+        }
+        Value::String(text) => rows.push((name.to_owned(), output::printable(text))),
+        Value::Bool(yes) => rows.push((name.to_owned(), if *yes { "yes" } else { "no" }.to_owned())),
+        other => rows.push((name.to_owned(), other.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ids_are_escaped_in_the_path() {
+        let what = What::Device { app: "demo".into(), id: "a/b ü".into() };
+        assert_eq!(path(&what).expect("a path"), "/v1/device/demo/a%2Fb%20%C3%BC");
+        let what = What::Message { app: "demo".into(), id: 7, device: Some("a&b".into()) };
+        assert_eq!(path(&what).expect("a path"), "/v1/message/demo/7?device=a%26b");
+        assert!(path(&What::Device { app: "no app".into(), id: "x".into() }).is_err());
+    }
+
+    #[test]
+    fn an_answer_becomes_rows() {
+        let answer =
+            json!({"accepted": 2, "failed": {"expired": 1, "offline": 0}, "on_device": {"pending": true}});
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        let expected =
+            [pair("accepted", "2"), pair("failed: expired", "1"), pair("on device: pending", "yes")];
+        assert_eq!(rows(&answer), expected);
+    }
 }

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use super::state::{ConnRef, Connection, Phase, Shard};
 use crate::push::Millis;
 use crate::telemetry::{self, Counter, Direction};
+use crate::wire::frame::device_frame;
 
 /// Writes what waits; whether there was something and all of it went. In the closing phase, shuts the write side behind it.
 pub(super) fn flush(
@@ -57,6 +58,7 @@ impl Shard {
             return;
         }
         telemetry::add(Counter::DeviceBytes(Direction::Out), frames.len() as u64);
+        telemetry::add(Counter::DeviceFrames(Direction::Out), count_frames(frames));
         if let Some(tls) = &mut connection.tls {
             cipher.clear();
             if let Err(error) = tls.send(&mut connection.retained, frames, cipher) {
@@ -97,4 +99,13 @@ impl Connection {
         self.outbox.push(now, &bytes[written..]);
         self.wake();
     }
+}
+
+fn count_frames(bytes: &[u8]) -> u64 {
+    let (mut at, mut frames) = (0, 0);
+    while let Ok(Some((head, body))) = device_frame(&bytes[at..]) {
+        at += head + body;
+        frames += 1;
+    }
+    frames
 }

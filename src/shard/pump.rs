@@ -6,7 +6,7 @@ use crate::limits;
 use crate::machine::session::Overdue;
 use crate::push::Millis;
 use crate::store::SentAlone;
-use crate::telemetry::{self, Counter, Direction};
+use crate::telemetry::{self, Counter};
 use crate::wire::device as wire;
 
 /// Milliseconds after which a body that is not in memory is looked for again.
@@ -22,7 +22,6 @@ impl Shard {
         });
         if pushes > 0 {
             telemetry::add(Counter::Deliveries(self.id), pushes as u64);
-            telemetry::add(Counter::DeviceFrames(Direction::Out), pushes as u64);
             let figures = self.context.figures(self.id);
             figures.deliveries.fetch_add(pushes as u64, std::sync::atomic::Ordering::Relaxed);
             self.after_pushes(conn, expires_at);
@@ -119,7 +118,6 @@ impl Shard {
         if again > 0 {
             self.after_pushes(conn, expires_at);
             telemetry::add(Counter::Deliveries(self.id), again);
-            telemetry::add(Counter::DeviceFrames(Direction::Out), again);
         }
         self.mark_dirty(conn);
     }

@@ -94,6 +94,8 @@ pub(super) struct Connection {
     pub serial: u32,
     pub stream: Rc<TcpStream>,
     pub peer: SocketAddr,
+    /// When it was accepted.
+    pub since: Millis,
     /// `None`: plain TCP.
     pub tls: Option<Box<Tls>>,
     pub phase: Phase,
@@ -241,6 +243,7 @@ impl Shard {
             serial,
             stream,
             peer,
+            since: self.now,
             tls,
             phase: Phase::Greeting { deadline },
             retained: Vec::new(),

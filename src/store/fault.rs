@@ -2,7 +2,6 @@
 
 /// A mistake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[cfg_attr(not(test), allow(dead_code))]
 pub(super) enum Fault {
     /// Answers and confirms before the commit.
     TellBeforeCommit,

@@ -266,7 +266,7 @@ pub struct StreamRead {
     pub cursor: Seq,
 }
 
-/// What shards and router links may ask of the store. All of it is quick, but for [`Store::read_stream`] and [`Store::load_body`].
+/// What shards and router links may ask of the store. All of it is quick, but for [`Store::read_stream`] and [`Store::stream_bounds`].
 pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Hands over a command. Never waits.
     fn submit(&self, command: Command) -> Result<(), Refused>;

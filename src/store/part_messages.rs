@@ -133,7 +133,8 @@ impl Part {
     pub(super) fn count_receipt(&mut self, key: MessageKey, receipt: &Receipt, number: u32) {
         let Some(record) = self.messages.get_mut(&key) else { return };
         let totals = &mut self.totals;
-        let written = receipt.sent_at != 0 && matches!(receipt.kind, ReceiptKind::Sent | ReceiptKind::Arrive);
+        // What arrived was sent, also when a crash made the edge forget the time.
+        let written = matches!(receipt.kind, ReceiptKind::Sent | ReceiptKind::Arrive) && !receipt.unmatched;
         if written && record.sent_to.insert(number) {
             totals.sent += 1;
         }

@@ -20,9 +20,11 @@ use std::net::IpAddr;
 
 use super::codec::{Malformed, Take, put_bytes, put_ip, put_u32, put_u64, put_varint};
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
-use crate::push::{
-    Attributes, Channel, Failure, MassOutcome, Millis, Receipt, ReceiptKind, Refusal, StreamEvent,
-};
+use crate::push::{Millis, Refusal};
+
+pub(super) use receipt::{MassRecord, ReceiptRecord, app_of, has_ordinal, set_ordinal, stream_event};
+
+mod receipt;
 
 pub(super) const BATCH: u8 = 1;
 pub(super) const COPY: u8 = 2;
@@ -220,182 +222,6 @@ impl<'a> DeviceRecord<'a> {
     }
 }
 
-/// Kind 4: a receipt as the stream gives it, with what the index needs to apply it.
-#[derive(Clone, PartialEq, Debug)]
-pub(super) struct ReceiptRecord {
-    pub(super) receipt: Receipt,
-    pub(super) key: DeviceKey,
-    pub(super) number: u32,
-    /// The batch of the entry that it ends or marks; 0: of none.
-    pub(super) batch: Seq,
-}
-
-const LATE: u8 = 1;
-const UNMATCHED: u8 = 2;
-const IMPLIED: u8 = 4;
-const WITH_TARGET: u8 = 8;
-
-impl ReceiptRecord {
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        let receipt = &self.receipt;
-        put_bytes(out, receipt.app.as_str().as_bytes());
-        out.extend_from_slice(&self.key.0);
-        put_u32(out, self.number);
-        put_u64(out, self.batch.0);
-        out.push(receipt.kind as u8);
-        out.push(match receipt.outcome {
-            None => 0,
-            Some(Ok(())) => u8::MAX,
-            Some(Err(reason)) => reason as u8,
-        });
-        out.push(receipt.channel as u8);
-        out.push(receipt.after.map_or(0, |reason| reason as u8));
-        let mut flags = 0;
-        flags |= if receipt.late { LATE } else { 0 };
-        flags |= if receipt.unmatched { UNMATCHED } else { 0 };
-        flags |= if receipt.implied { IMPLIED } else { 0 };
-        flags |= if receipt.target.is_some() { WITH_TARGET } else { 0 };
-        out.push(flags);
-        put_u64(out, receipt.message.0);
-        if let Some((id, ordinal)) = &receipt.target {
-            put_bytes(out, id.as_str().as_bytes());
-            put_varint(out, u64::from(*ordinal));
-        }
-        put_bytes(out, receipt.device_id.as_bytes());
-        put_u64(out, receipt.event_time);
-        put_u64(out, receipt.raw_event_time);
-        put_u64(out, receipt.sent_at);
-        put_u64(out, receipt.last_active);
-        put_ip(out, receipt.client_ip);
-        put_bytes(out, &receipt.attributes.0);
-        put_bytes(out, receipt.job_key.as_bytes());
-    }
-
-    pub(super) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
-        let mut take = Take(payload);
-        let app = AppKey::parse(take.text()?).ok_or(Malformed)?;
-        let key = DeviceKey(take.array()?);
-        let number = take.u32()?;
-        let batch = Seq(take.u64()?);
-        let kind = take_kind(take.u8()?)?;
-        let outcome = match take.u8()? {
-            0 => None,
-            u8::MAX => Some(Ok(())),
-            reason => Some(Err(Failure::from_number(reason).ok_or(Malformed)?)),
-        };
-        let channel = take_channel(take.u8()?)?;
-        let after = match take.u8()? {
-            0 => None,
-            reason => Some(Failure::from_number(reason).ok_or(Malformed)?),
-        };
-        let flags = take.u8()?;
-        let message = MessageId(take.u64()?);
-        let target = if flags & WITH_TARGET == 0 {
-            None
-        } else {
-            Some((BatchId::parse(take.text()?).ok_or(Malformed)?, take.varint32()?))
-        };
-        let receipt = Receipt {
-            kind,
-            outcome,
-            app,
-            message,
-            target,
-            device_id: take.text()?.into(),
-            event_time: take.u64()?,
-            raw_event_time: take.u64()?,
-            sent_at: take.u64()?,
-            channel,
-            last_active: take.u64()?,
-            client_ip: take.ip()?,
-            attributes: Attributes(take.bytes()?.into()),
-            job_key: take.text()?.into(),
-            after,
-            late: flags & LATE != 0,
-            unmatched: flags & UNMATCHED != 0,
-            implied: flags & IMPLIED != 0,
-        };
-        take.0.is_empty().then_some(Self { receipt, key, number, batch }).ok_or(Malformed)
-    }
-}
-
-fn take_kind(number: u8) -> Result<ReceiptKind, Malformed> {
-    Ok(match number {
-        1 => ReceiptKind::Sent,
-        2 => ReceiptKind::SentFail,
-        3 => ReceiptKind::Arrive,
-        4 => ReceiptKind::Click,
-        5 => ReceiptKind::Clean,
-        _ => return Err(Malformed),
-    })
-}
-
-fn take_channel(number: u8) -> Result<Channel, Malformed> {
-    Ok(match number {
-        0 => Channel::Unknown,
-        1 => Channel::Online,
-        2 => Channel::Offline,
-        _ => return Err(Malformed),
-    })
-}
-
-/// Kind 5: a mass end as the stream gives it, with what the index needs to apply it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct MassRecord {
-    pub(super) mass: MassOutcome,
-    pub(super) batch: Seq,
-    /// The devices' numbers, a serialized roaring bitmap: the push record remembers who failed, for late events.
-    pub(super) numbers: Vec<u8>,
-}
-
-impl MassRecord {
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        let mass = &self.mass;
-        put_bytes(out, mass.app.as_str().as_bytes());
-        put_u64(out, self.batch.0);
-        put_u64(out, mass.message.0);
-        put_bytes(out, mass.batch.as_str().as_bytes());
-        out.push(mass.reason as u8);
-        put_u64(out, mass.event_time);
-        put_bytes(out, &mass.ordinals);
-        put_varint(out, u64::from(mass.count));
-        put_bytes(out, mass.job_key.as_bytes());
-        put_bytes(out, &self.numbers);
-    }
-
-    pub(super) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
-        let mut take = Take(payload);
-        let app = AppKey::parse(take.text()?).ok_or(Malformed)?;
-        let batch = Seq(take.u64()?);
-        let mass = MassOutcome {
-            app,
-            message: MessageId(take.u64()?),
-            batch: BatchId::parse(take.text()?).ok_or(Malformed)?,
-            reason: Failure::from_number(take.u8()?).ok_or(Malformed)?,
-            event_time: take.u64()?,
-            ordinals: take.bytes()?.to_vec(),
-            count: take.varint32()?,
-            job_key: take.text()?.into(),
-        };
-        let numbers = take.bytes()?.to_vec();
-        take.0.is_empty().then_some(Self { mass, batch, numbers }).ok_or(Malformed)
-    }
-}
-
-/// Whether bit `ordinal` is set.
-pub(super) fn has_ordinal(bits: &[u8], ordinal: u32) -> bool {
-    bits.get(ordinal as usize / 8).is_some_and(|byte| byte >> (ordinal % 8) & 1 == 1)
-}
-
-/// Sets bit `ordinal`.
-pub(super) fn set_ordinal(bits: &mut Vec<u8>, ordinal: u32) {
-    let at = ordinal as usize / 8;
-    if bits.len() <= at {
-        bits.resize(at + 1, 0);
-    }
-    bits[at] |= 1 << (ordinal % 8);
-}
-
 /// Kind 6.
 pub(super) fn put_cursor(out: &mut Vec<u8>, stream: &str, cursor: Seq) {
     put_bytes(out, stream.as_bytes());
@@ -406,23 +232,6 @@ pub(super) fn put_cursor(out: &mut Vec<u8>, stream: &str, cursor: Seq) {
 pub(super) fn take_cursor(payload: &[u8]) -> Result<(&str, Seq), Malformed> {
     let mut take = Take(payload);
     Ok((take.text()?, Seq(take.u64()?)))
-}
-
-/// The app of a record that belongs to a stream; `None`: it belongs to none.
-pub(super) fn app_of(kind: u8, payload: &[u8]) -> Result<Option<&str>, Malformed> {
-    match kind {
-        RECEIPT | MASS => Take(payload).text().map(Some),
-        _ => Ok(None),
-    }
-}
-
-/// The record as its stream gives it; `None`: it belongs to none.
-pub(super) fn stream_event(kind: u8, payload: &[u8]) -> Result<Option<StreamEvent>, Malformed> {
-    match kind {
-        RECEIPT => Ok(Some(StreamEvent::Receipt(Box::new(ReceiptRecord::decode(payload)?.receipt)))),
-        MASS => Ok(Some(StreamEvent::Mass(Box::new(MassRecord::decode(payload)?.mass)))),
-        _ => Ok(None),
-    }
 }
 
 #[cfg(test)]
@@ -467,43 +276,5 @@ mod tests {
                 assert!(BatchRecord::decode(&out[..cut]).is_err());
             }
         }
-    }
-
-    #[test]
-    fn a_receipt_comes_back_whole() {
-        let receipt = Receipt {
-            kind: ReceiptKind::SentFail,
-            outcome: Some(Err(Failure::Storage)),
-            app: AppKey::parse("app").expect("valid"),
-            message: MessageId(1),
-            target: Some((BatchId::parse("b").expect("valid"), 4)),
-            device_id: "d".into(),
-            event_time: 1,
-            raw_event_time: 2,
-            sent_at: 3,
-            channel: Channel::Offline,
-            last_active: 4,
-            client_ip: Some(IpAddr::from([127, 0, 0, 9])),
-            attributes: Attributes((*b"attributes").into()),
-            job_key: "job".into(),
-            after: Some(Failure::Expired),
-            late: true,
-            unmatched: false,
-            implied: true,
-        };
-        let record = ReceiptRecord { receipt, key: DeviceKey([3; 16]), number: 8, batch: Seq(6) };
-        let mut out = Vec::new();
-        record.encode(&mut out);
-        assert_eq!(app_of(RECEIPT, &out), Ok(Some("app")));
-        assert_eq!(ReceiptRecord::decode(&out), Ok(record));
-    }
-
-    #[test]
-    fn ordinals_are_bits() {
-        let mut bits = Vec::new();
-        set_ordinal(&mut bits, 9);
-        set_ordinal(&mut bits, 0);
-        assert_eq!(bits, [1, 2]);
-        assert!(has_ordinal(&bits, 9) && !has_ordinal(&bits, 8) && !has_ordinal(&bits, 900));
     }
 }

@@ -26,6 +26,8 @@ const BATCHES: usize = 64;
 const UNSENT: usize = 256;
 /// Frames between the link and its writer.
 const FRAMES: usize = 16;
+/// Bytes that frames are gathered up to before they are written.
+const WRITE_BYTES: usize = 64 * 1024;
 /// Milliseconds without a frame of ours before a Ping; the edge closes a link that was silent for 90 s.
 const PING_MS: Millis = 30_000;
 /// Milliseconds after a Ping within which something has to come.
@@ -93,6 +95,8 @@ pub type OnEvents = Box<dyn FnMut(&StreamBatch) + Send>;
 pub struct Router {
     batches: mpsc::Sender<DeliverBatch>,
     progress: watch::Receiver<Progress>,
+    /// The task ends when this is dropped.
+    life: watch::Sender<()>,
     task: JoinHandle<(Ledger, Result<(), Stop>)>,
 }
 
@@ -101,16 +105,18 @@ impl Router {
     pub fn start(options: Options, clock: Arc<Clock>, digest: DigestKey, on_events: OnEvents) -> Self {
         let (batches, incoming) = mpsc::channel(BATCHES);
         let (report, progress) = watch::channel(Progress::default());
+        let (life, end) = watch::channel(());
         let driver = Driver {
             rng: SmallRng::seed_from_u64(options.seed),
             options,
             clock,
             ledger: Ledger::new(digest),
             incoming,
+            end,
             report,
             on_events,
         };
-        Self { batches, progress, task: tokio::spawn(driver.run()) }
+        Self { batches, progress, life, task: tokio::spawn(driver.run()) }
     }
 
     /// Gives it a batch; waits while too many are unsent. `false`: the router has ended.
@@ -125,7 +131,7 @@ impl Router {
 
     /// Ends it and says what it knew and how it ended. What is not answered is given up.
     pub async fn close(self) -> (Ledger, Result<(), Stop>) {
-        drop(self.batches);
+        drop(self.life);
         match self.task.await {
             Ok(end) => end,
             Err(failed) => std::panic::resume_unwind(failed.into_panic()),
@@ -139,6 +145,8 @@ struct Driver {
     rng: SmallRng,
     ledger: Ledger,
     incoming: mpsc::Receiver<DeliverBatch>,
+    /// Errs when the handle is gone.
+    end: watch::Receiver<()>,
     report: watch::Sender<Progress>,
     on_events: OnEvents,
 }
@@ -211,6 +219,7 @@ impl Driver {
             let room = self.ledger.waiting() < UNSENT;
             tokio::select! {
                 output = &mut work => return Some(output),
+                _ = self.end.changed() => return None,
                 batch = self.incoming.recv(), if room => self.ledger.deliver(batch?),
             }
         }
@@ -285,6 +294,7 @@ impl Driver {
                 }
                 None => Some(Ended::Asked),
             },
+            _ = self.end.changed() => Some(Ended::Asked),
             () = tokio::time::sleep(wake) => session.silent(self.clock.now()),
         }
     }
@@ -385,7 +395,14 @@ async fn write<W: AsyncWrite + Unpin>(
     mut frames: mpsc::Receiver<from_router::Frame>,
 ) -> Result<(), ClientError> {
     while let Some(frame) = frames.recv().await {
-        sender.send(frame).await?;
+        sender.queue(frame);
+        // Small frames that wait already share a write.
+        while sender.queued() < WRITE_BYTES
+            && let Ok(frame) = frames.try_recv()
+        {
+            sender.queue(frame);
+        }
+        sender.flush().await?;
     }
     sender.close().await
 }

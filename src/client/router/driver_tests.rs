@@ -49,7 +49,20 @@ fn link() -> (Halves, Edge) {
     ((Sender::over(write), Receiver::over(read)), Edge { stream: far })
 }
 
-fn driver(on_events: OnEvents) -> (Driver, mpsc::Sender<DeliverBatch>, watch::Receiver<Progress>) {
+/// What a handle holds; the driver ends with it.
+struct Handle {
+    batches: mpsc::Sender<DeliverBatch>,
+    _life: watch::Sender<()>,
+}
+
+impl Handle {
+    async fn deliver(&self, batch: DeliverBatch) {
+        self.batches.send(batch).await.expect("room");
+    }
+}
+
+fn driver(on_events: OnEvents) -> (Driver, Handle, watch::Receiver<Progress>) {
+    let (life, end) = watch::channel(());
     let (batches, incoming) = mpsc::channel(BATCHES);
     let (report, progress) = watch::channel(Progress::default());
     let endpoint = Endpoint { address: "127.0.0.1:1".into(), transport: Transport::Plain, source: None };
@@ -67,10 +80,11 @@ fn driver(on_events: OnEvents) -> (Driver, mpsc::Sender<DeliverBatch>, watch::Re
         clock: Arc::new(Clock::new(0)),
         ledger: Ledger::new(DigestKey([1; 32])),
         incoming,
+        end,
         report,
         on_events,
     };
-    (driver, batches, progress)
+    (driver, Handle { batches, _life: life }, progress)
 }
 
 fn batch(id: &str) -> DeliverBatch {
@@ -92,7 +106,7 @@ fn welcome() -> Opened {
 async fn batches_are_pipelined_and_repeated_on_the_next_link() {
     let (mut driver, batches, progress) = driver(Box::new(|_| {}));
     for id in ["a", "b", "c"] {
-        batches.send(batch(id)).await.expect("room");
+        batches.deliver(batch(id)).await;
     }
     let (((sender, receiver), mut edge), opened) = (link(), welcome());
     let script = async move {
@@ -148,7 +162,7 @@ async fn an_edge_that_leaves_gets_no_more_batches_and_unauthorized_is_final() {
         let stream = StreamBatch { stream: "main".into(), cursor: 1, ..StreamBatch::default() };
         edge.send(to_router::Frame::Stream(stream)).await;
         assert!(matches!(edge.recv().await, from_router::Frame::StreamAck(_)));
-        batches.send(batch("a")).await.expect("room");
+        batches.deliver(batch("a")).await;
         let error = Error { code: LinkErrorCode::Unauthorized.into(), text: "no".into() };
         edge.send(to_router::Frame::Error(error)).await;
         let mut rest = Vec::new();

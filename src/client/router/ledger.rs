@@ -267,21 +267,20 @@ impl Ledger {
             self.tally.events_repeated += 1;
             return;
         }
+        // What arrived was sent, in time or late.
+        if event == ReceiptEvent::Arrive
+            && !receipt.unmatched
+            && self.first((receipt.message_id, device, ReceiptEvent::Sent as u8))
+        {
+            self.tally.sent += 1;
+        }
         if receipt.late || receipt.unmatched {
             self.tally.late += u64::from(receipt.late);
             self.tally.unmatched += u64::from(receipt.unmatched);
             return;
         }
         match event {
-            ReceiptEvent::Arrive => {
-                self.tally.arrive += 1;
-                // The time of sending on an arrive stands for the receipt `sent`.
-                if receipt.sent_time != 0
-                    && self.first((receipt.message_id, device, ReceiptEvent::Sent as u8))
-                {
-                    self.tally.sent += 1;
-                }
-            }
+            ReceiptEvent::Arrive => self.tally.arrive += 1,
             ReceiptEvent::Sent => self.tally.sent += 1,
             ReceiptEvent::Click => self.tally.click += 1,
             ReceiptEvent::Clean => self.tally.clean += 1,

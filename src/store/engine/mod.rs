@@ -3,7 +3,7 @@
 //! # How it works
 //! A command is checked against the index, and what was decided becomes a journal record and is applied to the index at once. Nobody sees it
 //! yet: sessions read their lists only up to the committed sequence, and everything that would tell of it (answers, confirmations, hand-overs)
-//! waits as an [`Effect`] until [`Engine::commit`] made the whole group durable. Between commits [`Engine::maintain`] does one bounded slice of
+//! waits until [`Engine::commit`] made the whole group durable. Between commits [`Engine::maintain`] does one bounded slice of
 //! expiry, of a checkpoint, or of trimming.
 //!
 //! # Invariants
@@ -51,6 +51,8 @@ use crate::push::{Accepted, Failure, Millis, Rejection};
 
 pub use recover::{OpenError, OpenReport};
 
+/// Kinds of work that [`Engine::maintain`] does.
+const DUTIES: usize = 4;
 /// How often to look whether a full disk has room again.
 const REPLENISH_MS: Millis = 1_000;
 
@@ -118,6 +120,8 @@ pub struct Engine<D: Disk> {
     /// Attributes in `interned` after it was last tidied.
     attributes_kept: usize,
     unmatched: acks::Limiter,
+    /// Whose turn it is in [`Engine::maintain`].
+    duty: usize,
     checkpoints: checkpoint::State<D>,
     trim: trim::State,
     /// Batches whose record can't be read; their entries are looked for part by part.
@@ -238,10 +242,21 @@ impl<D: Disk> Engine<D> {
         if self.replenish_at > 0 {
             self.replenish(now)?;
         }
-        let busy = self.sweep_damaged(now)?
-            || self.expire(now)?
-            || self.checkpoint_slice(now)
-            || self.trim_slice(now)?;
+        let mut busy = false;
+        for duty in 0..DUTIES {
+            // In turns, so that a lot of one kind doesn't keep the others waiting.
+            let duty = (self.duty + duty) % DUTIES;
+            busy = match duty {
+                0 => self.expire(now)?,
+                1 => self.sweep_damaged(now)?,
+                2 => self.checkpoint_slice(now),
+                _ => self.trim_slice(now)?,
+            };
+            if busy {
+                self.duty = duty + 1;
+                break;
+            }
+        }
         self.export();
         Ok(busy)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::plan::START;
 use super::support::{Harness, Told, ack, batch, device, seen, session, small};
 use crate::ids::Seq;
-use crate::push::{Event, Failure, Refusal, Rejection};
+use crate::push::{Event, Failure, Refusal, Rejection, StreamEvent};
 use crate::store::Command;
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
@@ -227,4 +227,53 @@ fn a_damaged_record_ends_what_is_pending_as_storage_when_it_expires() {
     assert_eq!(told, ends);
     let counts = harness.totals();
     assert!(counts.identity_holds() && counts.pending == 0, "{counts:?}");
+}
+
+#[test]
+fn trimming_past_a_damaged_record_ends_its_entries_as_storage() {
+    let options = StoreOptions { max_bytes: 12 * 16 * 1024, checkpoint_bytes: 20_000, ..small() };
+    let (disk, mut harness) = opened(&options);
+    let mut old = batch("old", 5_000, &[2, 3], START, HOUR);
+    old.body = b"the body to be damaged".as_slice().into();
+    let seq = harness.deliver(old).expect("accepted").seq;
+    let name = "journal-0000000001.seg";
+    let content = disk.content(name).expect("the segment");
+    let at = content.windows(22).position(|bytes| bytes == b"the body to be damaged").expect("it is there");
+    disk.flip(name, at as u64, 1).expect("flipped");
+    for n in 0..300 {
+        let mut new = batch(&format!("b{n}"), n + 1, &[0], harness.now, HOUR);
+        new.body = vec![7; 500].into();
+        harness.deliver(new).unwrap_or_else(|why| panic!("{n}: {why:?}"));
+        harness.arrive(0, n + 1);
+        harness.ack_stream(harness.head());
+        harness.settle().expect("the disk works");
+    }
+    let told = harness.sink.take();
+    for n in 2..4 {
+        let ended = Told::Ended(device(n), seq, Failure::Storage);
+        assert_eq!(told.iter().filter(|told| **told == ended).count(), 1, "device {n}");
+    }
+    assert!(harness.totals().identity_holds() && harness.totals().pending == 0);
+}
+
+#[test]
+fn a_large_batch_ends_in_one_record() {
+    let options = StoreOptions { segment_bytes: 1024 * 1024, ..small() };
+    let disk = Arc::new(SimDisk::new());
+    let mut harness = Harness::open(&disk, &options, START);
+    let all: Vec<u32> = (0..5_000).collect();
+    for &n in &all {
+        harness.see(n);
+    }
+    harness.commit().expect("the disk works");
+    let answer = harness.deliver(batch("b1", 1, &all, START, HOUR)).expect("accepted");
+    harness.arrive(17, 1);
+    harness.sink.take();
+    harness.now += HOUR;
+    harness.settle().expect("the disk works");
+    assert_eq!(harness.sink.take().len(), 4_999);
+    let events = harness.stream(answer.seq);
+    assert_eq!(events.len(), 2);
+    let StreamEvent::Mass(mass) = &events[1].1 else { panic!("{:?}", events[1]) };
+    assert_eq!((mass.count, mass.ordinals.len(), mass.ordinals[2]), (4_999, 625, 0b1111_1101));
 }

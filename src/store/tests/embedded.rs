@@ -6,6 +6,8 @@ use super::support::{Sink, ack, batch, device, seen, session, small};
 use crate::clock::Clock;
 use crate::ids::{Seq, SessionRef, ShardId};
 use crate::push::{Accepted, Event, Failure, NewBatch, Rejection};
+use crate::store::disk::Disk;
+use crate::store::disk::real::RealDisk;
 use crate::store::disk::sim::SimDisk;
 use crate::store::embedded::{EmbeddedStore, Opened};
 use crate::store::options::StoreOptions;
@@ -20,15 +22,15 @@ impl BodySink for Bodies {
     }
 }
 
-struct Opening {
-    store: Arc<EmbeddedStore<SimDisk>>,
+struct Opening<D: Disk> {
+    store: Arc<EmbeddedStore<D>>,
     opened: Opened,
     sink: Sink,
     bodies: mpsc::Receiver<SessionRef>,
     clock: Arc<Clock>,
 }
 
-fn open(disk: &Arc<SimDisk>, options: StoreOptions) -> Opening {
+fn open<D: Disk>(disk: &Arc<D>, options: StoreOptions) -> Opening<D> {
     let (sender, bodies) = mpsc::sync_channel(64);
     let sink = Sink::default();
     let clock = Arc::new(Clock::new(0));
@@ -44,7 +46,7 @@ fn open(disk: &Arc<SimDisk>, options: StoreOptions) -> Opening {
     Opening { store, opened, sink, bodies, clock }
 }
 
-impl Opening {
+impl<D: Disk> Opening<D> {
     fn flush(&self) {
         let (reply, done) = oneshot::channel();
         self.store.submit(Command::Flush { checkpoint: false, reply }).expect("room");
@@ -174,4 +176,37 @@ fn a_failed_sync_is_reported_and_nothing_is_acknowledged() {
     store.pull(&device(0), Seq(0), 10, clock.now(), &mut out);
     assert!(sink.take().is_empty() && out.is_empty());
     assert!(store.submit(Command::Sent(Vec::new())).is_err());
+}
+
+#[test]
+fn a_real_directory_keeps_what_was_accepted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let options = StoreOptions { segment_bytes: 256 * 1024, ..small() };
+    for round in 0..4u64 {
+        let (disk, format) = RealDisk::open(directory.path(), None).expect("opens");
+        let one = open(&disk, StoreOptions { salt: format.salt(), ..options.clone() });
+        assert_eq!(one.opened.report.pending, round * 50, "round {round}");
+        one.see(0);
+        let mut answers = Vec::new();
+        for n in 0..50 {
+            let (reply, answer) = oneshot::channel();
+            let number = round * 50 + n;
+            let batch = batch(&format!("b{number}"), number + 1, &[0], one.clock.now(), 3_600_000);
+            one.store.submit(Command::Deliver { batch: Box::new(batch), reply }).expect("room");
+            answers.push(answer);
+        }
+        for answer in answers {
+            answer.blocking_recv().expect("answered").expect("accepted");
+        }
+        let (reply, done) = oneshot::channel();
+        one.store.submit(Command::Flush { checkpoint: round % 2 == 1, reply }).expect("room");
+        done.blocking_recv().expect("flushed");
+        let mut out = Vec::new();
+        one.store.pull(&device(0), Seq(0), 1_000, one.clock.now(), &mut out);
+        let messages: Vec<u64> = out.iter().map(|pulled| pulled.batch.message.0).collect();
+        assert_eq!(messages, (1..=round * 50 + 50).collect::<Vec<_>>());
+        let commits = one.store.stats().commits.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(commits >= 1, "what queues up shares a commit");
+        one.store.close();
+    }
 }

@@ -321,7 +321,7 @@ fn check_counts(
                     said.cleaned += u64::from(receipt.kind == ReceiptKind::Clean);
                     said.late += u64::from(receipt.late);
                     let written = matches!(receipt.kind, ReceiptKind::Sent | ReceiptKind::Arrive);
-                    if written && receipt.sent_at != 0 {
+                    if written {
                         sent.insert(receipt.device_id.clone());
                     }
                 }

@@ -1,0 +1,209 @@
+//! CPU per pointer of accepting batches, and per ack, on a disk that costs nothing; beside looking up and pushing the same
+//! pointers in a bare hash map, which is the floor. The figures are for comparing with each other on one machine.
+#![allow(missing_docs)]
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use mooring::ids::{AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId};
+use mooring::push::{Acked, Attributes, Event, Failure, NewBatch, OfflinePolicy, Seen};
+use mooring::store::disk::{Disk, DiskFile, SyncPoint};
+use mooring::store::engine::Engine;
+use mooring::store::options::StoreOptions;
+use mooring::store::{Batch, Command, CommitSink, Confirm, DeviceAck};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::oneshot;
+
+const NOW: u64 = 1_800_000_000_000;
+const DEVICES: usize = 100_000;
+const BATCHES: usize = 100;
+const TARGETS: usize = 1_000;
+
+/// Takes everything, keeps nothing.
+#[derive(Debug)]
+struct NoDisk;
+#[derive(Debug)]
+struct NoFile(u64);
+
+impl Disk for NoDisk {
+    type File = NoFile;
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+    fn create(&self, _: &str, preallocate: u64) -> io::Result<NoFile> {
+        Ok(NoFile(preallocate))
+    }
+    fn open(&self, _: &str) -> io::Result<NoFile> {
+        Ok(NoFile(64 * 1024 * 1024))
+    }
+    fn remove(&self, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+    fn rename(&self, _: &str, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+    fn sync_dir(&self, _: SyncPoint) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl DiskFile for NoFile {
+    fn write_at(&self, bytes: &[u8], _: u64) -> io::Result<()> {
+        black_box(bytes);
+        Ok(())
+    }
+    fn read_at(&self, buffer: &mut [u8], _: u64) -> io::Result<usize> {
+        buffer.fill(0);
+        Ok(buffer.len())
+    }
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0)
+    }
+    fn sync(&self, _: SyncPoint) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct NoSink;
+
+impl CommitSink for NoSink {
+    fn batch(&mut self, _: &Arc<Batch>, devices: &[DeviceKey]) {
+        black_box(devices);
+    }
+    fn confirmed(&mut self, _: ShardId, confirms: Vec<Confirm>) {
+        black_box(confirms);
+    }
+    fn seen(&mut self, _: SessionRef) {}
+    fn ended(&mut self, _: &DeviceKey, _: Seq, _: Failure) {}
+}
+
+fn app() -> AppKey {
+    AppKey::parse("app").expect("valid")
+}
+
+fn keys() -> Vec<DeviceKey> {
+    (0..DEVICES).map(|n| DeviceKey::of(&DigestKey([7; 32]), &app(), &format!("device-{n}"))).collect()
+}
+
+/// An engine that knows all devices.
+fn engine(keys: &[DeviceKey]) -> Engine<NoDisk> {
+    let options = StoreOptions { checkpoint_bytes: u64::MAX, ..StoreOptions::default() };
+    let opened = Engine::open(Arc::new(NoDisk), &options, Box::new(NoSink), Box::new(|_| true));
+    let (mut engine, _) = opened.expect("opens");
+    for (n, &key) in keys.iter().enumerate() {
+        let device = Box::new(Seen {
+            key,
+            app: app(),
+            device_id: format!("device-{n}").into(),
+            attributes: Attributes([7; 150].as_slice().into()),
+            push_on: None,
+            client_ip: IpAddr::from([127, 0, 0, 1]),
+        });
+        engine.apply(NOW, Command::Seen { device, session: session() }).expect("no disk fails");
+        if n % 1_000 == 0 {
+            engine.commit(NOW).expect("no disk fails");
+        }
+    }
+    engine.commit(NOW).expect("no disk fails");
+    engine
+}
+
+fn session() -> SessionRef {
+    SessionRef { generation: Generation(1), slot: 0, shard: ShardId(0) }
+}
+
+fn targets(keys: &[DeviceKey]) -> Vec<Vec<DeviceKey>> {
+    let mut rng = SmallRng::seed_from_u64(1);
+    let one = |rng: &mut SmallRng| (0..TARGETS).map(|_| keys[rng.random_range(0..keys.len())]).collect();
+    (0..BATCHES).map(|_| one(&mut rng)).collect()
+}
+
+fn deliver(engine: &mut Engine<NoDisk>, targets: &[Vec<DeviceKey>]) {
+    for (n, targets) in targets.iter().enumerate() {
+        let (reply, answer) = oneshot::channel();
+        let batch = Box::new(NewBatch {
+            id: BatchId::parse(&format!("b{n}")).expect("valid"),
+            app: app(),
+            message: MessageId(n as u64 + 1),
+            body: vec![7; 300].into(),
+            body_digest: [7; 16],
+            digest: [7; 16],
+            targets: targets.clone(),
+            offline_policy: OfflinePolicy::Store,
+            created_at: NOW,
+            expires_at: NOW + 3_600_000,
+            online_only: false,
+            job_key: "".into(),
+        });
+        engine.apply(NOW, Command::Deliver { batch, reply }).expect("no disk fails");
+        engine.commit(NOW).expect("no disk fails");
+        black_box(answer);
+    }
+}
+
+fn acknowledge(engine: &mut Engine<NoDisk>, targets: &[Vec<DeviceKey>]) {
+    for (n, targets) in targets.iter().enumerate() {
+        let message = MessageId(n as u64 + 1);
+        let event = Acked { message, event: Event::Arrive, time: NOW, sent_at: Some(NOW) };
+        let ack =
+            |&device: &DeviceKey| DeviceAck { device, session: session(), number: 1, events: vec![event] };
+        let acks = targets.iter().map(ack).collect();
+        engine.apply(NOW, Command::Acks { shard: ShardId(0), acks }).expect("no disk fails");
+        engine.commit(NOW).expect("no disk fails");
+    }
+}
+
+fn accept(c: &mut Criterion) {
+    let keys = keys();
+    let targets = targets(&keys);
+    let mut group = c.benchmark_group("pointers");
+    group.sample_size(10).throughput(Throughput::Elements((BATCHES * TARGETS) as u64));
+    group.bench_function("floor: push into a hash map", |b| {
+        b.iter_batched(
+            || keys.iter().map(|key| (*key, Vec::new())).collect::<HashMap<DeviceKey, Vec<(u64, u32)>>>(),
+            |mut map| {
+                for (n, targets) in targets.iter().enumerate() {
+                    for (ordinal, key) in (0..).zip(targets) {
+                        map.get_mut(key).expect("known").push((n as u64, ordinal));
+                    }
+                }
+                map
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.bench_function("accept", |b| {
+        b.iter_batched(
+            || engine(&keys),
+            |mut engine| {
+                deliver(&mut engine, &targets);
+                engine
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.bench_function("arrive", |b| {
+        let delivered = || {
+            let mut engine = engine(&keys);
+            deliver(&mut engine, &targets);
+            engine
+        };
+        b.iter_batched(
+            delivered,
+            |mut engine| {
+                acknowledge(&mut engine, &targets);
+                engine
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+criterion_group!(benches, accept);
+criterion_main!(benches);

@@ -1,0 +1,265 @@
+//! The end of the demo: three accounts side by side, and what is wrong with them.
+
+use std::fmt::Write;
+
+use serde_json::{Map, Value, json};
+
+use crate::client::device;
+use crate::client::router;
+
+/// An answer of `/v1/totals`.
+#[derive(Debug)]
+pub(super) struct Check {
+    pub(super) at: String,
+    pub(super) holds: bool,
+    pub(super) totals: Value,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) lost: u64,
+    pub(super) duplicates: u64,
+    pub(super) devices: device::Tally,
+    pub(super) router: router::Tally,
+    pub(super) checks: Vec<Check>,
+    /// The answer of `/v1/shards`.
+    pub(super) shards: Value,
+    pub(super) expected_shards: u32,
+    /// The edge left by itself on SIGTERM.
+    pub(super) graceful: bool,
+    pub(super) seconds: f64,
+}
+
+/// One line of the account; `None`: that side doesn't count it.
+struct Row {
+    name: String,
+    edge: u64,
+    router: Option<u64>,
+    devices: Option<u64>,
+}
+
+impl Report {
+    fn totals(&self) -> &Value {
+        self.checks.last().map_or(&Value::Null, |check| &check.totals)
+    }
+
+    fn total(&self, name: &str) -> u64 {
+        self.totals()[name].as_u64().unwrap_or_default()
+    }
+
+    fn by_reason(&self, name: &str) -> Vec<(String, u64)> {
+        let reasons = self.totals()[name].as_object().into_iter().flatten();
+        reasons
+            .filter_map(|(reason, n)| Some((reason.clone(), n.as_u64()?)))
+            .filter(|(_, n)| *n > 0)
+            .collect()
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let (router, devices) = (&self.router, &self.devices);
+        let row = |name: &str, edge, router, devices| Row { name: name.to_owned(), edge, router, devices };
+        let mut rows = vec![
+            row("targets", self.total("targets"), Some(router.targets), None),
+            row("accepted", self.total("accepted"), Some(router.accepted), None),
+        ];
+        let ours = |ours: Vec<(&'static str, u64)>, reason: &str| {
+            Some(ours.iter().find(|(name, _)| *name == reason).map_or(0, |(_, n)| *n))
+        };
+        for (reason, n) in self.by_reason("refused") {
+            let router = ours(router.refusals().collect(), &reason);
+            rows.push(row(&format!("refused: {reason}"), n, router, None));
+        }
+        rows.push(row("arrived", self.total("arrived"), Some(router.arrived), Some(devices.arrived)));
+        for (reason, n) in self.by_reason("failed") {
+            let router = ours(router.failures().collect(), &reason);
+            rows.push(row(&format!("failed: {reason}"), n, router, None));
+        }
+        rows.push(row("pending", self.total("pending"), Some(router.pending()), None));
+        rows.push(row("receipts: sent", self.total("sent"), Some(router.sent), None));
+        rows.push(row("receipts: arrive", self.total("arrived"), Some(router.arrive), Some(devices.arrived)));
+        rows.push(row("receipts: click", self.total("clicked"), Some(router.click), Some(devices.clicked)));
+        rows.push(row("receipts: clean", self.total("cleaned"), Some(router.clean), Some(devices.cleaned)));
+        rows
+    }
+
+    fn shards(&self) -> Vec<(u64, u64)> {
+        let figure = |shard: &Value, name: &str| shard[name].as_u64().unwrap_or_default();
+        let shards = self.shards.as_array().into_iter().flatten();
+        shards.map(|s| (figure(s, "sessions"), figure(s, "deliveries"))).collect()
+    }
+
+    /// For a reader.
+    pub(super) fn table(&self) -> String {
+        let mut out = format!("\n{:<24}{:>12}{:>12}{:>12}\n", "", "edge", "router", "devices");
+        let cell = |n: Option<u64>| n.map_or_else(String::new, |n| n.to_string());
+        for row in self.rows() {
+            // Writing to a string can't fail.
+            writeln!(
+                out,
+                "{:<24}{:>12}{:>12}{:>12}",
+                row.name,
+                row.edge,
+                cell(row.router),
+                cell(row.devices)
+            )
+            .ok();
+        }
+        let devices = &self.devices;
+        let own = [
+            ("handed to apps", devices.received),
+            ("lost", self.lost),
+            ("handed twice", self.duplicates),
+            ("redelivered", devices.redelivered),
+            ("duplicates dropped", devices.duplicates_dropped),
+            ("acks confirmed", devices.confirmed),
+            ("reconnects", devices.reconnects),
+        ];
+        for (name, n) in own {
+            writeln!(out, "{name:<24}{:>12}{:>12}{n:>12}", "", "").ok();
+        }
+        writeln!(out, "\n{:<24}{:>12}{:>12}", "shard", "sessions", "deliveries").ok();
+        for (i, (sessions, deliveries)) in self.shards().into_iter().enumerate() {
+            writeln!(out, "{i:<24}{sessions:>12}{deliveries:>12}").ok();
+        }
+        let held = self.checks.iter().filter(|c| c.holds).count();
+        write!(
+            out,
+            "\naccepted = arrived + failed + pending held at {held} of {} checks; {:.1} s",
+            self.checks.len(),
+            self.seconds
+        )
+        .ok();
+        out
+    }
+
+    /// For a script.
+    pub(super) fn json(&self) -> Value {
+        let failed: Map<_, _> = self.by_reason("failed").into_iter().map(|(r, n)| (r, json!(n))).collect();
+        let shards: Vec<_> = self
+            .shards()
+            .into_iter()
+            .map(|(sessions, deliveries)| json!({"sessions": sessions, "deliveries": deliveries}))
+            .collect();
+        json!({
+            "accepted": self.total("accepted"),
+            "arrived": self.total("arrived"),
+            "failed": failed,
+            "pending": self.total("pending"),
+            "lost": self.lost,
+            "duplicates": self.duplicates,
+            "redelivered": self.devices.redelivered,
+            "receipts": {
+                "sent": self.total("sent"),
+                "arrive": self.total("arrived"),
+                "click": self.total("clicked"),
+                "clean": self.total("cleaned"),
+            },
+            "shards": shards,
+            "seconds": (self.seconds * 100.0).round() / 100.0,
+        })
+    }
+
+    /// What is wrong; nothing, if all is well.
+    pub(super) fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if self.lost > 0 {
+            faults.push(format!("{} messages were lost", self.lost));
+        }
+        if self.duplicates > 0 {
+            faults.push(format!("{} messages were handed to an app twice", self.duplicates));
+        }
+        for row in self.rows() {
+            let differs = |other: Option<u64>| other.is_some_and(|n| n != row.edge);
+            if differs(row.router) || differs(row.devices) {
+                faults.push(format!("{} differs", row.name));
+            }
+        }
+        let wrong = [
+            ("targets have two different outcomes", self.router.conflicts),
+            ("outcomes are of unknown batches", self.router.foreign),
+            ("batches were rejected", self.router.batches_rejected),
+            ("events were dropped by the edge", self.router.gaps),
+            ("events match nothing", self.router.unmatched),
+        ];
+        faults.extend(wrong.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}")));
+        for check in self.checks.iter().filter(|c| !c.holds) {
+            faults.push(format!("the identity did not hold ({}): {}", check.at, check.totals));
+        }
+        let shards = self.shards();
+        if shards.len() != self.expected_shards as usize || shards.iter().any(|(sessions, _)| *sessions == 0)
+        {
+            faults.push("a shard had no session".into());
+        }
+        if !self.graceful {
+            faults.push("the edge did not leave gracefully".into());
+        }
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let totals = json!({
+            "identity": true, "targets": 12, "refused": {"duplicate": 2, "offline": 0}, "accepted": 10,
+            "arrived": 9, "failed": {"expired": 1, "offline": 0}, "pending": 0, "sent": 9, "clicked": 2, "cleaned": 1,
+        });
+        let router = router::Tally {
+            targets: 12,
+            accepted: 10,
+            refused: [0, 0, 0, 0, 2],
+            arrived: 9,
+            failed: [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            sent: 9,
+            arrive: 9,
+            click: 2,
+            clean: 1,
+            ..router::Tally::default()
+        };
+        let devices =
+            device::Tally { received: 9, arrived: 9, clicked: 2, cleaned: 1, ..device::Tally::default() };
+        Report {
+            lost: 0,
+            duplicates: 0,
+            devices,
+            router,
+            checks: vec![Check { at: "the end".into(), holds: true, totals }],
+            shards: json!([{"sessions": 3, "deliveries": 5}, {"sessions": 1, "deliveries": 4}]),
+            expected_shards: 2,
+            graceful: true,
+            seconds: 1.234,
+        }
+    }
+
+    #[test]
+    fn accounts_that_agree_have_no_fault_and_the_json_has_its_names() {
+        let report = report();
+        assert_eq!(report.faults(), Vec::<String>::new());
+        let expected = json!({
+            "accepted": 10, "arrived": 9, "failed": {"expired": 1}, "pending": 0, "lost": 0, "duplicates": 0,
+            "redelivered": 0, "receipts": {"sent": 9, "arrive": 9, "click": 2, "clean": 1},
+            "shards": [{"sessions": 3, "deliveries": 5}, {"sessions": 1, "deliveries": 4}], "seconds": 1.23,
+        });
+        assert_eq!(report.json(), expected);
+    }
+
+    #[test]
+    fn each_difference_is_a_fault() {
+        let faults = |change: fn(&mut Report)| {
+            let mut report = report();
+            change(&mut report);
+            report.faults()
+        };
+        assert_eq!(faults(|r| r.lost = 1).len(), 1);
+        assert_eq!(faults(|r| r.duplicates = 1).len(), 1);
+        assert_eq!(faults(|r| r.router.click = 1), ["receipts: click differs"]);
+        assert_eq!(faults(|r| r.devices.cleaned = 9), ["receipts: clean differs"]);
+        assert_eq!(faults(|r| r.router.failed[0] = 0), ["failed: expired differs", "pending differs"]);
+        assert_eq!(faults(|r| r.checks[0].holds = false).len(), 1);
+        assert_eq!(faults(|r| r.shards[1]["sessions"] = json!(0)), ["a shard had no session"]);
+        assert_eq!(faults(|r| r.expected_shards = 3), ["a shard had no session"]);
+    }
+}
