@@ -189,11 +189,11 @@ impl Shard {
     fn work_on(&mut self, conn: ConnRef, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), DeviceError> {
         out.clear();
         let (mut at, mut frames) = (0, 0);
-        let mut held = false;
+        let mut is_held = false;
         let result = loop {
             let waiting = self.connection(conn).map_or(0, |connection| connection.outbox.len());
             if !self.may_read(conn) || waiting + out.len() >= limits::OUTBOX_BYTES {
-                held = true;
+                is_held = true;
                 break Ok(());
             }
             match device_frame(&bytes[at..]) {
@@ -215,7 +215,7 @@ impl Shard {
             && let Some(connection) = self.connection(conn)
         {
             connection.partial = bytes[at..].to_vec();
-            connection.flags.held = held;
+            connection.flags.held = is_held;
         }
         result
     }
