@@ -29,6 +29,8 @@ pub struct Mail {
     pub seen: Vec<(SessionRef, bool)>,
     /// Bodies that are in memory again.
     pub loaded: Vec<SessionRef>,
+    /// Sessions of which an Ack can't be kept: to be ended before any confirmation is told.
+    pub ack_refused: Vec<SessionRef>,
     /// Sessions that a newer one replaced.
     pub replaced: Vec<SessionRef>,
     /// Entries that ended without the device's doing.
@@ -72,6 +74,11 @@ impl Mailbox {
     /// A Hello or change is durable (or refused). Bounded by what sessions have waiting.
     pub fn seen(&self, session: SessionRef, taken: bool) {
         self.put(|mail| mail.seen.push((session, taken)));
+    }
+
+    /// An Ack of this session can't be kept. Bounded by the unconfirmed Acks a session may have.
+    pub fn ack_refused(&self, session: SessionRef) {
+        self.put(|mail| mail.ack_refused.push(session));
     }
 
     /// A body is in memory again. Bounded: a session waits for one.

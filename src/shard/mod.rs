@@ -151,6 +151,12 @@ impl CommitSink for Handover {
         }
     }
 
+    fn ack_refused(&mut self, session: SessionRef) {
+        if let Some(mailbox) = self.mailbox(session.shard) {
+            mailbox.ack_refused(session);
+        }
+    }
+
     fn ended(&mut self, device: &DeviceKey, batch: Seq, _reason: Failure) {
         if let Some(session) = self.directory.find(device)
             && let Some(mailbox) = self.mailbox(session.shard)

@@ -81,6 +81,11 @@ impl Shard {
                 self.fail(conn, DeviceError::Replaced);
             }
         }
+        for session in mail.ack_refused {
+            if let Some(conn) = self.session(session) {
+                self.fail(conn, DeviceError::Unavailable);
+            }
+        }
         for (session, taken) in mail.seen {
             self.take_seen(session, taken);
         }

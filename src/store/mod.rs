@@ -318,6 +318,10 @@ pub trait CommitSink: Send {
         // A sink that doesn't care lets the session run into its deadline.
         tracing::warn!(?session, "a device is refused: there is no room for another one");
     }
+    /// There is no room for an Ack. A later Ack's confirmation would cover it, so this session has to end: the device says it again on its next one.
+    fn ack_refused(&mut self, session: SessionRef) {
+        tracing::warn!(?session, "an Ack can't be kept: the disk is full, and the reserve used up");
+    }
     /// The device's entry ended without its doing: a session may forget it.
     fn ended(&mut self, device: &DeviceKey, batch: Seq, reason: Failure);
 }

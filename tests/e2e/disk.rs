@@ -9,12 +9,12 @@ use mooring::server::{self, ServeError};
 use mooring::store::disk::real::{RealDisk, RealFile};
 use mooring::store::disk::{Disk, DiskFile, SyncPoint};
 use mooring::telemetry;
-use mooring::wire::pb::device::EventType;
+use mooring::wire::pb::device::{Attributes, ErrorCode, EventType, Hello, to_device};
 use mooring::wire::pb::router::{DeliverBatch, RejectCode};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::device::Device;
+use super::device::{Device, hello_of};
 use super::edge::{Edge, LOOK, NEVER, Way};
 use super::router::{End, Router, batch};
 
@@ -265,4 +265,71 @@ async fn a_failed_sync_ends_the_process_and_the_next_start_recovers() {
     }
     let totals = edge.totals().await;
     assert_eq!((&totals["accepted"], &totals["arrived"]), (&3.into(), &3.into()));
+}
+
+#[tokio::test]
+async fn an_ack_for_which_there_is_no_room_is_covered_by_no_confirmation() {
+    let inside = Inside::serve(Edge::prepare(&[])).await;
+    let edge = &inside.edge;
+    let ids = ["a", "c", "d", "b"];
+    // Receipts carry the attributes: with long ones little of the reserve is left soon.
+    let hello = |id: &str| {
+        let text = "x".repeat(250);
+        let attributes = Attributes {
+            brand: text.clone(),
+            model: text.clone(),
+            os: text.clone(),
+            os_version: text.clone(),
+            network_type: text.clone(),
+            isp: text.clone(),
+            utdid: text,
+            ..Attributes::default()
+        };
+        Hello { attributes: Some(attributes), ..hello_of(edge, id) }
+    };
+    for id in ids {
+        edge.device_saying(Way::Plain, hello(id)).await.leave(edge, id).await;
+    }
+    let mut router = edge.router().await;
+    inside.trouble.full.store(true, Ordering::SeqCst);
+    let accepted = fill(&mut router, &ids).await;
+    for (n, id) in (0..).zip(["a", "c"]) {
+        let last = (1..=accepted).rev().find(|m| m % 4 == n).expect("some");
+        drain(&mut edge.device_saying(Way::Tls, hello(id)).await, last).await;
+    }
+    let mut device = edge.device_saying(Way::Tls, hello("b")).await;
+    let lost = loop {
+        let message = device.push().await.message_id;
+        // An Ack that needs much room, and a small one behind it.
+        let mut events = vec![(message, EventType::Arrive)];
+        events.extend((0..255).map(|n| (1_000_000 + n, EventType::Arrive)));
+        device.say(&events).await;
+        let number = device.say(&[(2_000_000, EventType::Arrive)]).await;
+        while device.confirmed < number {
+            match device.next().await {
+                to_device::Frame::AckConfirm(confirm) => device.confirmed = confirm.number,
+                to_device::Frame::Push(push) => device.keep(push),
+                to_device::Frame::Error(error) => {
+                    assert_eq!(error.code(), ErrorCode::Unavailable);
+                    break;
+                }
+                other => panic!("{other:?} came"),
+            }
+        }
+        if device.confirmed < number {
+            break message;
+        }
+        let on_device = edge.ask(&format!("/v1/message/demo/{message}?device=b")).await;
+        assert_eq!(on_device["on_device"]["arrived"], true, "it was confirmed: {on_device}");
+    };
+    assert!(device.confirmed < device.acks - 1, "the Ack that was dropped isn't confirmed");
+    inside.trouble.full.store(false, Ordering::SeqCst);
+    accepted_at_last(&mut router, &batch(100_000, &["b"])).await;
+    // The device says it again: nothing is lost.
+    let mut device = edge.device_saying(Way::Tls, hello("b")).await;
+    assert_eq!(device.push().await.message_id, lost);
+    device.arrive(lost).await;
+    drain(&mut device, 100_000).await;
+    edge.totals().await;
+    inside.served.abort();
 }

@@ -80,6 +80,8 @@ impl<D: Disk> Engine<D> {
             // An event makes two records at most: a click with the arrive that it implies.
             if !self.has_room(ack.events.len() * 2, receipt_bytes(&who.about)) {
                 StoreStats::add(&self.shared.stats.acks_dropped, 1);
+                // Told before any confirmation of this or a later commit, which would cover it.
+                self.effects.push(Effect::AckRefused(ack.session));
                 continue;
             }
             for event in &ack.events {

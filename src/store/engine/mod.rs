@@ -72,6 +72,7 @@ enum Effect {
     Confirmed(ShardId, Vec<Confirm>),
     Seen(SessionRef),
     Refused(SessionRef),
+    AckRefused(SessionRef),
     Ended(Vec<DeviceKey>, Seq, Failure),
     Moved(Arc<Batch>, Place, u32),
     Query(oneshot::Sender<(Seq, QueryAnswer)>, (Seq, QueryAnswer)),
@@ -292,6 +293,7 @@ impl<D: Disk> Engine<D> {
                 Effect::Confirmed(shard, confirms) => self.sink.confirmed(shard, confirms),
                 Effect::Seen(session) => self.sink.seen(session),
                 Effect::Refused(session) => self.sink.refused(session),
+                Effect::AckRefused(session) => self.sink.ack_refused(session),
                 Effect::Ended(devices, batch, reason) => {
                     for device in &devices {
                         self.sink.ended(device, batch, reason);
