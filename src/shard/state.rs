@@ -291,7 +291,8 @@ impl Shard {
             && std::mem::take(&mut connection.flags.handshaking)
         {
             self.handshakes -= 1;
-            self.gate.notify_one();
+            // Every accept loop looks again: the one that waited longest may get no connection for a long time.
+            self.gate.notify_waiters();
             telemetry::adjust(Gauge::HandshakesInFlight, -1);
             self.context.figures(self.id).handshakes.fetch_sub(1, Ordering::Relaxed);
         }

@@ -3,8 +3,12 @@
 use mooring::client::device::Link;
 use mooring::client::net::Stream;
 use mooring::client::{ClientError, Transport};
-use mooring::wire::pb::device::{ErrorCode, GoAwayReason, Ping, ToEdge, to_device, to_edge};
-use mooring::wire::pb::router::{DeliverBatch, FailReason};
+use mooring::wire::pb::device::{
+    Ack, Attributes, Bind, ErrorCode, Event, EventType, GoAwayReason, Ping, PushState, ToEdge, bind,
+    to_device, to_edge,
+};
+use mooring::wire::pb::router::{DeliverBatch, FailReason, ReceiptEvent};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 
@@ -233,10 +237,142 @@ async fn an_ack_out_of_number_ends_the_session_and_loses_nothing() {
         router.push(message, &["d"]).await;
         device.push().await;
         device.acks = 1;
-        device.say(&[(message, mooring::wire::pb::device::EventType::Arrive)]).await;
+        device.say(&[(message, EventType::Arrive)]).await;
         is_refused(&mut device.link, ErrorCode::Malformed).await;
         let mut device = edge.device(way, "d").await;
         assert!(device.takes(message).await.redelivered);
     }
     assert_eq!(edge.totals().await["arrived"], 2);
+}
+
+#[tokio::test]
+async fn frames_behind_hello_and_bytes_one_by_one_are_understood() {
+    let edge = Edge::start().await;
+    for way in Way::BOTH {
+        let id = format!("{way:?}");
+        // Nobody has waited for the Welcome: the device is new, so that takes a commit.
+        let mut link = edge.connect(way).await;
+        link.queue(to_edge::Frame::Hello(hello_of(&edge, &id)));
+        for number in 1..=3 {
+            let event = Event { message_id: number, r#type: EventType::Arrive.into(), ..Event::default() };
+            link.queue(to_edge::Frame::Ack(Ack { number, events: vec![event] }));
+        }
+        link.queue(to_edge::Frame::Ping(Ping {}));
+        link.flush().await.expect("written");
+        let (mut welcomed, mut ponged, mut confirmed) = (false, false, 0);
+        while !(welcomed && ponged && confirmed == 3) {
+            match link.recv(SECONDS).await.expect("a frame") {
+                to_device::Frame::Welcome(_) => welcomed = true,
+                to_device::Frame::Pong(_) => ponged = true,
+                to_device::Frame::AckConfirm(confirm) => confirmed = confirm.number,
+                other => panic!("{other:?} came"),
+            }
+            assert!(welcomed, "the Welcome comes first");
+        }
+        // Every byte in a segment, or at least in a TLS record, of its own.
+        let mut bytes = Vec::new();
+        for frame in [to_edge::Frame::Hello(hello_of(&edge, &id)), to_edge::Frame::Ping(Ping {})] {
+            mooring::wire::frame::put_device_frame(&mut bytes, &ToEdge { frame: Some(frame) });
+        }
+        let mut stream = edge.connect(way).await.into_inner();
+        for byte in bytes {
+            stream.write_all(&[byte]).await.expect("written");
+            stream.flush().await.expect("written");
+        }
+        let mut link = Link::over(stream);
+        assert!(matches!(link.recv(SECONDS).await, Ok(to_device::Frame::Welcome(_))));
+        assert!(matches!(link.recv(SECONDS).await, Ok(to_device::Frame::Pong(_))));
+    }
+}
+
+#[tokio::test]
+async fn silent_connections_hold_up_others_only_until_their_deadline() {
+    let settings = [("shards", "1"), ("device.max_handshakes", "1"), ("device.hello_deadline_ms", "400")];
+    let edge = Edge::start_with(&settings).await;
+    for round in 1..=3u8 {
+        // Both listeners at their maximum; then each of them goes on, whatever the other one gets.
+        let silent = [edge.connect(Way::Plain).await, edge.connect(Way::Plain).await];
+        let mut tls = edge.device_endpoint(Way::Tls);
+        tls.transport = Transport::Plain;
+        let silent_tls =
+            [Link::connect(&tls).await.expect("connected"), Link::connect(&tls).await.expect("connected")];
+        edge.counted("mooring_handshakes_total{result=\"deadline\"}", f64::from(round) * 4.0).await;
+        drop((silent, silent_tls));
+        let way = Way::BOTH[usize::from(round) % 2];
+        for id in ["d-1", "d-2", "d-3"] {
+            edge.device(way, id).await.leave(&edge, id).await;
+        }
+    }
+    edge.metric_comes_to("mooring_handshakes_in_flight", |count| count == 0.0).await;
+}
+
+#[tokio::test]
+async fn new_traffic_keys_in_the_middle_of_a_session_are_taken() {
+    let edge = Edge::start().await;
+    let mut router = edge.router().await;
+    let mut device = edge.device(Way::Tls, "d").await;
+    for message in 1..=3 {
+        let Device { link, welcome, acks, confirmed, .. } = device;
+        let mut stream = link.into_inner();
+        let Stream::Tls(tls) = &mut stream else { panic!("TLS") };
+        tls.get_mut().1.refresh_traffic_keys().expect("new keys");
+        device = Device::resumed(Link::over(stream), welcome, acks, confirmed);
+        router.push(message, &["d"]).await;
+        device.takes(message).await;
+    }
+    assert_eq!(edge.totals().await["arrived"], 3);
+}
+
+#[tokio::test]
+async fn attributes_change_durably_and_the_switch_ends_what_is_pending() {
+    let edge = Edge::start().await;
+    let mut router = edge.router().await;
+    let mut device = edge.device(Way::Tls, "d").await;
+    let attributes = Attributes { request_id: 5, brand: "OPPO".into(), ..Attributes::default() };
+    device.link.send(to_edge::Frame::Attributes(attributes)).await.expect("sent");
+    let to_device::Frame::Reply(reply) = device.next().await else { panic!("no reply") };
+    assert_eq!((reply.request_id, reply.ok), (5, true));
+    router.push(1, &["d"]).await;
+    device.takes(1).await;
+    let receipt = router.receipt(1, "d", ReceiptEvent::Arrive).await;
+    assert_eq!(receipt.attributes.expect("as of the event").brand, "OPPO");
+    router.push(2, &["d"]).await;
+    assert_eq!(device.push().await.message_id, 2);
+    device.switch(PushState::Off).await;
+    assert_eq!(router.end("b-2", 0).await, End::Failed(FailReason::PushDisabled));
+    // What this edge doesn't do yet is said, and the session goes on.
+    let bind = Bind { request_id: 6, binding: Some(bind::Binding::Tag("t".into())) };
+    device.link.send(to_edge::Frame::Bind(bind)).await.expect("sent");
+    let to_device::Frame::Reply(reply) = device.next().await else { panic!("no reply") };
+    assert_eq!((reply.request_id, reply.ok, reply.code()), (6, false, ErrorCode::Unimplemented));
+    device.has_nothing().await;
+    edge.totals().await;
+}
+
+#[tokio::test]
+async fn every_gauge_comes_back_to_zero_when_everybody_has_left() {
+    let edge = Edge::start().await;
+    let mut older = edge.device(Way::Tls, "d").await;
+    let mut newer = edge.device(Way::Plain, "d").await;
+    assert_eq!(older.goes_away().await, GoAwayReason::Replaced);
+    newer.link.send(to_edge::Frame::Hello(hello_of(&edge, "d"))).await.expect("sent");
+    is_refused(&mut newer.link, ErrorCode::HelloExpected).await;
+    let mut third = edge.device(Way::Tls, "d").await;
+    third.has_nothing().await;
+    edge.metric_comes_to("mooring_sessions{transport=\"tls\"}", |count| count > 0.0).await;
+    drop((older, newer, third, edge.connect(Way::Tls).await));
+    for series in [
+        "mooring_sessions{transport=\"tls\"}",
+        "mooring_sessions{transport=\"tcp\"}",
+        "mooring_shard_sessions{shard=\"0\"}",
+        "mooring_shard_sessions{shard=\"1\"}",
+        "mooring_handshakes_in_flight",
+        "mooring_outboxes",
+        "mooring_outbox_bytes",
+    ] {
+        edge.metric_comes_to(series, |count| count == 0.0).await;
+    }
+    for shard in edge.ask("/v1/shards").await.as_array().expect("shards") {
+        assert_eq!((&shard["sessions"], &shard["handshakes"]), (&0.into(), &0.into()));
+    }
 }
