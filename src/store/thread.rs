@@ -151,9 +151,18 @@ fn work<D: Disk>(engine: &mut Engine<D>, inbox: &Inbox, clock: &Clock) -> Result
         for batch in &damaged {
             engine.found_damaged(batch);
         }
+        let mut urgent = !damaged.is_empty();
         for command in commands.drain(..) {
+            urgent |= is_urgent(&command);
             engine.apply(now, command)?;
         }
+        if !urgent && engine.has_staged() && engine.staged_bytes() < limits::GROUP_BYTES {
+            let until = *gathering.get_or_insert_with(|| clock.micros() + GATHER_MICROS);
+            if clock.micros() < until {
+                continue;
+            }
+        }
+        gathering = None;
         let began = clock.micros();
         let bytes = engine.staged_bytes();
         engine.commit(now)?;
