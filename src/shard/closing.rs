@@ -45,7 +45,9 @@ impl Shard {
             connection.flags.broken = true;
         } else if let Some(tls) = &mut connection.tls {
             cipher.clear();
-            tls.close(&mut cipher);
+            tls.close(&mut connection.retained, &mut cipher);
+            // Nothing is decrypted any more.
+            connection.retained = Vec::new();
             connection.write(now, &cipher);
         }
         connection.wake();
