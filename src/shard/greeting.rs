@@ -52,6 +52,7 @@ impl Shard {
             device_id: identified.device_id.clone(),
             attributes: hello.attributes.clone(),
             received: hello.received.into(),
+            unwritten: Vec::new(),
             replies: VecDeque::new(),
         });
         if !context.take_place() {

@@ -59,18 +59,30 @@ impl Shard {
                 break;
             }
             pulled.clear();
-            context.store.pull(&live.device, live.session.cursor(), max, now, &mut pulled);
-            let drained = pulled.len() < max;
-            if drained {
-                live.session.handle_drained();
+            let mut drained = false;
+            if live.unwritten.is_empty() {
+                context.store.pull(&live.device, live.session.cursor(), max, now, &mut pulled);
+                drained = pulled.len() < max;
+                if drained {
+                    live.session.handle_drained();
+                }
+            } else {
+                std::mem::swap(&mut pulled, &mut live.unwritten);
             }
-            for entry in pulled.drain(..) {
+            let mut entries = pulled.drain(..);
+            for entry in entries.by_ref() {
                 if entry.batch.expires_at <= now || live.received.contains(&entry.batch.message) {
                     live.session.handle_skipped(entry.batch.seq);
                     continue;
                 }
                 let Some(body) = context.store.body(&entry.batch) else {
-                    missing = Some(entry.batch);
+                    if !entry.batch.is_live() {
+                        // It ended while it waited for its body: nobody reads that any more.
+                        live.session.handle_skipped(entry.batch.seq);
+                        continue;
+                    }
+                    missing = Some(entry.batch.clone());
+                    live.unwritten.push(entry);
                     live.session.handle_newer();
                     break;
                 };
@@ -79,6 +91,7 @@ impl Shard {
                 live.session.handle_sent(now, context.config.ack_deadline_ms, InList(entry.batch));
                 pushes += 1;
             }
+            live.unwritten.extend(entries);
             if drained && missing.is_none() {
                 live.received = Box::default();
             }

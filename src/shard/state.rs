@@ -164,6 +164,9 @@ pub(super) struct Live {
     pub attributes: Attributes,
     /// Ids of Hello that are not to be sent, until the list was drained once.
     pub received: Box<[MessageId]>,
+    /// Pulled, which counts as written, and not written: the first one waits for its body. Asked for again, they would come as redelivered,
+    /// and those of retention 0 not at all.
+    pub unwritten: Vec<Pulled>,
     /// Requests that wait until they are durable, oldest first.
     pub replies: VecDeque<u64>,
 }

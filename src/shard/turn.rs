@@ -96,6 +96,7 @@ impl Shard {
                 && let Phase::Live(live) = &mut connection.phase
             {
                 live.session.handle_ended(batch);
+                live.unwritten.retain(|entry| entry.batch.seq != batch);
                 self.mark_dirty(conn);
             }
         }

@@ -2,9 +2,11 @@
 
 use mooring::client::Transport;
 use mooring::client::device::Link;
+use mooring::wire::pb::device::EventType;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::edge::{Edge, Way};
+use super::router::batch;
 
 /// The beginning of a `ClientHello` of 256 bytes, in a TLS record that is whole.
 const HALF_A_CLIENT_HELLO: [u8; 10] = [22, 3, 1, 0, 5, 1, 0, 1, 0, 3];
@@ -36,4 +38,31 @@ async fn a_record_of_another_type_within_a_handshake_message_breaks_tls() {
     raw_tls(&edge, &bytes).await;
     edge.counted("mooring_handshakes_total{result=\"tls\"}", 1.0).await;
     edge.device(Way::Tls, "d").await.has_nothing().await;
+}
+
+#[tokio::test]
+async fn what_waited_for_its_body_goes_out_in_order_and_as_fresh_as_it_is() {
+    let edge = Edge::start_with(&[("store.body_cache_bytes", "\"1MiB\"")]).await;
+    edge.register(&["d"]).await;
+    let mut router = edge.router().await;
+    // More than the memory for bodies holds: the oldest ones have to be read back.
+    let messages = 400;
+    for message in 1..=messages {
+        let mut batch = batch(message, &["d"]);
+        batch.body.as_mut().expect("a body").body = "x".repeat(3_900);
+        router.send(batch).await;
+    }
+    for message in 1..=messages {
+        assert!(router.answer(&format!("b-{message}")).await.is_ok());
+    }
+    let mut device = edge.device(Way::Tls, "d").await;
+    for message in 1..=messages {
+        let push = device.push().await;
+        assert_eq!((push.message_id, push.redelivered), (message, false), "order, and never written before");
+        device.say(&[(message, EventType::Arrive)]).await;
+    }
+    device.is_confirmed(messages).await;
+    device.has_nothing().await;
+    edge.counted("mooring_bodies_read_total", 1.0).await;
+    edge.totals().await;
 }
