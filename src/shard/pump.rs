@@ -9,8 +9,8 @@ use crate::store::SentAlone;
 use crate::telemetry::{self, Counter};
 use crate::wire::device as wire;
 
-/// Milliseconds after which a body that is not in memory is looked for again.
-const BODY_RETRY_MS: u64 = 1_000;
+/// Milliseconds after which a body that is not in memory, or room in the outbox, is looked for again.
+const RETRY_MS: u64 = 1_000;
 
 impl Shard {
     /// Writes what the session's list has and its window and outbox take. How many pushes that were.
@@ -21,16 +21,16 @@ impl Shard {
             Ok(())
         });
         if pushes > 0 {
-            telemetry::add(Counter::Deliveries(self.id), pushes as u64);
-            let figures = self.context.figures(self.id);
-            figures.deliveries.fetch_add(pushes as u64, std::sync::atomic::Ordering::Relaxed);
-            self.after_pushes(conn, expires_at);
+            self.after_pushes(conn, pushes as u64, expires_at);
         }
         pushes
     }
 
-    /// What the socket didn't take expires; if it took everything, there may be room for more.
-    fn after_pushes(&mut self, conn: ConnRef, expires_at: Millis) {
+    /// Counts them. What the socket didn't take expires; if it took everything, there may be room for more.
+    fn after_pushes(&mut self, conn: ConnRef, pushes: u64, expires_at: Millis) {
+        telemetry::add(Counter::Deliveries(self.id), pushes);
+        let figures = self.context.figures(self.id);
+        figures.deliveries.fetch_add(pushes, std::sync::atomic::Ordering::Relaxed);
         let Some(connection) = self.connection(conn) else { return };
         connection.outbox.expires(expires_at);
         if let Phase::Live(live) = &connection.phase
@@ -129,8 +129,7 @@ impl Shard {
             Ok(())
         });
         if again > 0 {
-            self.after_pushes(conn, expires_at);
-            telemetry::add(Counter::Deliveries(self.id), again);
+            self.after_pushes(conn, again, expires_at);
         }
         self.mark_dirty(conn);
     }
@@ -146,12 +145,17 @@ impl Shard {
         loop {
             let mut body = None;
             if let Some(entry) = live.session.peek_again(now) {
+                if connection.outbox.len() + out.len() >= limits::OUTBOX_BYTES {
+                    // The device doesn't read: the first copy may be waiting there still.
+                    retry = Some(now + RETRY_MS);
+                    break;
+                }
                 body = context.store.body(&entry.0);
                 if body.is_none() {
                     let session = SessionRef { generation: live.generation, slot: conn.slot, shard };
                     // Busy or not: it is looked for again, and by then it is there.
                     context.store.want_body(&entry.0, session).ok();
-                    retry = Some(now + BODY_RETRY_MS);
+                    retry = Some(now + RETRY_MS);
                     break;
                 }
             }
