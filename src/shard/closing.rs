@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::state::{ConnRef, Phase, Shard};
 use crate::error::DeviceError;
+use crate::store::SentAlone;
 use crate::telemetry::{self, Counter, Gauge, HandshakeResult, SessionEnd};
 use crate::wire::device as wire;
 use crate::wire::pb::device::GoAwayReason;
@@ -56,7 +57,7 @@ impl Shard {
 
     /// Counts the end, and takes the session out of the directory.
     fn leave(&mut self, conn: ConnRef, phase: Phase, error: DeviceError) {
-        let (live, was_live) = match phase {
+        let (mut live, was_live) = match phase {
             Phase::Live(live) => (live, true),
             Phase::Registering(registering) => (registering.live, false),
             Phase::Greeting { .. } | Phase::Closing { .. } => {
@@ -69,6 +70,15 @@ impl Shard {
             let transport = self.connection(conn).map(|c| c.transport());
             self.context.directory.leave(&live.device, live.generation);
             self.last_active.push((live.device, live.session.last_read()));
+            for (entry, sent_at, deadline) in live.session.handle_end() {
+                let sent = SentAlone { device: live.device, batch: entry.0.seq, sent_at };
+                if self.leaving.is_some() {
+                    // Nobody is here any more when it is due.
+                    self.sent_alone.push(sent);
+                } else {
+                    self.unreported.insert(deadline, sent);
+                }
+            }
             telemetry::add(Counter::SessionEnds(session_end(error)), 1);
             if let Some(transport) = transport {
                 telemetry::adjust(Gauge::Sessions(transport), -1);

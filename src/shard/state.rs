@@ -49,6 +49,9 @@ pub(super) struct Shard {
     /// Read in this turn, for one command to the store.
     pub acks: Vec<DeviceAck>,
     pub sent_alone: Vec<SentAlone>,
+    /// Written by sessions that have ended, until their deadline: then `sent` is reported on its own, unless it arrived on a later session.
+    /// As many as are pending, at most.
+    pub unreported: Wheel<SentAlone>,
     pub last_active: Vec<(DeviceKey, Millis)>,
     /// Connections that are not read because `acks` is full.
     pub paused: Vec<ConnRef>,
@@ -211,6 +214,7 @@ impl Shard {
             dirty: VecDeque::new(),
             acks: Vec::new(),
             sent_alone: Vec::new(),
+            unreported: Wheel::new(now),
             last_active: Vec::new(),
             paused: Vec::new(),
             want_body: Vec::new(),

@@ -235,6 +235,7 @@ impl Shard {
         for task in self.accepting.drain(..) {
             task.abort();
         }
+        self.unreported.advance(Millis::MAX, &mut self.sent_alone);
         let mut wheel = Wheel::new(now);
         for conn in self.all() {
             let Some(connection) = self.connection(conn) else { continue };
@@ -248,6 +249,7 @@ impl Shard {
     }
 
     fn has_left(&self) -> bool {
-        self.leaving.is_some() && self.connections.is_empty() && self.acks.is_empty()
+        let settled = self.acks.is_empty() && self.sent_alone.is_empty();
+        self.leaving.is_some() && self.connections.is_empty() && settled
     }
 }
