@@ -27,6 +27,8 @@ pub struct Mail {
     pub confirms: Vec<Confirm>,
     /// Hellos and changes that are durable, in their order; false: the store is at a maximum.
     pub seen: Vec<(SessionRef, bool)>,
+    /// Sessions of which an Ack could not be kept: their devices have to say it again.
+    pub unkept: Vec<SessionRef>,
     /// Bodies that are in memory again.
     pub loaded: Vec<SessionRef>,
     /// Sessions that a newer one replaced.
@@ -72,6 +74,11 @@ impl Mailbox {
     /// A Hello or change is durable (or refused). Bounded by what sessions have waiting.
     pub fn seen(&self, session: SessionRef, taken: bool) {
         self.put(|mail| mail.seen.push((session, taken)));
+    }
+
+    /// An Ack of this session could not be kept. Bounded by the shard's sessions.
+    pub fn unkept(&self, session: SessionRef) {
+        self.put(|mail| mail.unkept.push(session));
     }
 
     /// A body is in memory again. Bounded: a session waits for one.

@@ -150,6 +150,12 @@ impl CommitSink for Handover {
         }
     }
 
+    fn unkept(&mut self, session: SessionRef) {
+        if let Some(mailbox) = self.mailbox(session.shard) {
+            mailbox.unkept(session);
+        }
+    }
+
     fn ended(&mut self, device: &DeviceKey, batch: Seq, _reason: Failure) {
         if let Some(session) = self.directory.find(device)
             && let Some(mailbox) = self.mailbox(session.shard)

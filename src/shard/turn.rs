@@ -84,6 +84,12 @@ impl Shard {
         for (session, taken) in mail.seen {
             self.take_seen(session, taken);
         }
+        // Before any confirmation behind the gap.
+        for session in mail.unkept {
+            if let Some(conn) = self.session(session) {
+                self.fail(conn, DeviceError::Unavailable);
+            }
+        }
         self.take_confirms(&mail.confirms);
         for (session, batch) in mail.ended {
             if let Some(conn) = self.session(session)
