@@ -60,6 +60,11 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
+    /// Whether there was no space.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+
     fn io(doing: &str, name: &str) -> impl FnOnce(io::Error) -> Self + use<> {
         let doing = format!("{doing} {name}");
         move |source| Self::Io { doing, source }
@@ -360,6 +365,18 @@ impl<D: Disk> CheckpointReader<D> {
         self.at = start + u64::from(length);
         Ok(Some(bytes))
     }
+}
+
+/// Removes the older of the two kept, so that a full disk has room for the next one. Whether there was one. Until then only the newest is kept.
+pub fn remove_older<D: Disk>(disk: &D) -> Result<bool, CheckpointError> {
+    let (ids, _) = list(disk)?;
+    let Some(&older) = ids.get(1) else { return Ok(false) };
+    let name = final_name(older);
+    // The newest may have got its name without a sync, if that is what failed.
+    disk.sync_dir(SyncPoint::CheckpointEntry)
+        .map_err(CheckpointError::io("keeping one newer than", &name))?;
+    disk.remove(&name).map_err(CheckpointError::io("removing", &name))?;
+    Ok(true)
 }
 
 /// What the older of the two newest checkpoints covers, by their footers; 0 if there are fewer than two. Trimming may not pass it.

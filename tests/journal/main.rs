@@ -4,5 +4,6 @@
 mod crash;
 mod damage;
 mod model;
+mod reading;
 mod space;
 mod syncs;

@@ -1,8 +1,10 @@
 //! What devices acknowledge: the end of an entry, a receipt, or nothing new.
 
+use std::collections::HashMap;
+
 use super::apply::{Pointed, channel, receipt_of};
 use super::{Effect, Engine, StoreFailure};
-use crate::ids::{DeviceKey, MessageId, Seq, ShardId};
+use crate::ids::{DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{Acked, Event, Failure, Millis, Receipt, ReceiptKind};
 use crate::store::disk::Disk;
 use crate::store::part::About;
@@ -25,6 +27,23 @@ impl Limiter {
         }
         self.used += 1;
         self.used <= per_second
+    }
+}
+
+/// Sessions of which an Ack could not be kept, by their places: a newer session in the same place takes it over.
+///
+/// A confirmation names the highest number that is durable, so none may go out behind a gap: it would speak for the lost Ack too, and the
+/// device would forget it. Such a session is told nothing more, and ends as soon as there is room for what its device will say again.
+#[derive(Debug, Default)]
+pub(super) struct Unkept(HashMap<(ShardId, u32), Generation>);
+
+impl Unkept {
+    fn note(&mut self, session: SessionRef) {
+        self.0.insert((session.shard, session.slot), session.generation);
+    }
+
+    fn has(&self, session: SessionRef) -> bool {
+        self.0.get(&(session.shard, session.slot)) == Some(&session.generation)
     }
 }
 
@@ -63,7 +82,7 @@ pub(super) fn receipt_bytes(about: &About) -> usize {
 }
 
 impl<D: Disk> Engine<D> {
-    /// All acks of one turn of a shard. What doesn't even fit into the reserve isn't confirmed: the device keeps it.
+    /// All acks of one turn of a shard. What doesn't fit into the reserve's share for it isn't confirmed: the device keeps it.
     pub(super) fn acks(
         &mut self,
         now: Millis,
@@ -78,14 +97,19 @@ impl<D: Disk> Engine<D> {
                 continue;
             };
             // An event makes two records at most: a click with the arrive that it implies.
-            if !self.has_room(ack.events.len() * 2, receipt_bytes(&who.about)) {
+            if !self.has_room_beside_ends(ack.events.len() * 2, receipt_bytes(&who.about)) {
                 StoreStats::add(&self.shared.stats.acks_dropped, 1);
-                // Told before any confirmation of this or a later commit, which would cover it.
-                self.effects.push(Effect::AckRefused(ack.session));
+                // Number 0 is confirmed by nothing.
+                if ack.number != 0 {
+                    self.unkept.note(ack.session);
+                }
                 continue;
             }
             for event in &ack.events {
                 self.acked(now, &who, event)?;
+            }
+            if self.unkept.has(ack.session) {
+                continue;
             }
             confirms.push(Confirm { session: ack.session, number: ack.number });
         }
@@ -94,6 +118,16 @@ impl<D: Disk> Engine<D> {
             self.effects.push(Effect::Confirmed(shard, confirms));
         }
         Ok(())
+    }
+
+    /// There is room again: sessions with a gap end.
+    pub(super) fn tell_unkept(&mut self) {
+        if self.unkept.0.is_empty() || self.is_short_of_room() {
+            return;
+        }
+        let sessions = std::mem::take(&mut self.unkept.0).into_iter();
+        let session = |((shard, slot), generation)| SessionRef { generation, slot, shard };
+        self.effects.extend(sessions.map(session).map(Effect::Unkept));
     }
 
     fn who(&self, key: &DeviceKey) -> Option<Who> {
@@ -230,7 +264,7 @@ impl<D: Disk> Engine<D> {
                     sent_reported: false,
                 }
             };
-            if !self.has_room(1, receipt_bytes(&who.about)) {
+            if !self.has_room_beside_ends(1, receipt_bytes(&who.about)) {
                 continue;
             }
             let accepted_at = pointed.batch.accepted_at;

@@ -64,10 +64,23 @@ pub(super) fn receipt_of(about: &About, pointed: Option<&Pointed>, kind: Receipt
 impl<D: Disk> Engine<D> {
     /// Whether `records` records of at most `bytes` each can be staged, with the help of the reserve: each may need a segment's rest.
     pub(super) fn has_room(&self, records: usize, bytes: usize) -> bool {
-        let room = self.journal.room();
+        self.fits_into(self.journal.room().total, records, bytes)
+    }
+
+    /// The same for what comes from outside, so that half of the reserve stays for ends and trimming: they give space back. Without it a
+    /// disk that is full once would stay so.
+    pub(super) fn has_room_beside_ends(&self, records: usize, bytes: usize) -> bool {
+        self.fits_into(self.journal.room().total.saturating_sub(self.kept_for_ends()), records, bytes)
+    }
+
+    pub(super) fn kept_for_ends(&self) -> u64 {
+        u64::from(self.options.reserve_segments) * u64::from(self.options.segment_bytes) / 2
+    }
+
+    fn fits_into(&self, room: u64, records: usize, bytes: usize) -> bool {
         // The end of a segment that a record doesn't fit into is lost: one record's size a segment, and there are few of them.
-        let segments = room.total / u64::from(self.options.segment_bytes).max(1) + 2;
-        room.total >= (records as u64 + segments) * (bytes + RECORD_OVERHEAD) as u64
+        let segments = room / u64::from(self.options.segment_bytes).max(1) + 2;
+        room >= (records as u64 + segments) * (bytes + RECORD_OVERHEAD) as u64
     }
 
     /// Stages what stands in the scratch buffer. Room was asked for before: that it's missing now is as impossible to go on from as a failed disk.

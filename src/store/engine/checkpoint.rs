@@ -17,7 +17,7 @@ use super::{Engine, StoreFailure};
 use crate::ids::Seq;
 use crate::push::{Counts, Millis};
 use crate::store::batch::Batch;
-use crate::store::checkpoint::{CheckpointError, CheckpointWriter};
+use crate::store::checkpoint::{CheckpointError, CheckpointWriter, remove_older};
 use crate::store::codec::{put_bytes, put_ip, put_u32, put_u64, put_varint};
 use crate::store::disk::Disk;
 use crate::store::part::Part;
@@ -30,10 +30,22 @@ pub(super) const DEVICES: u8 = 2;
 /// How long to wait after a checkpoint that couldn't be written.
 const RETRY_MS: Millis = 5_000;
 
+/// What was done so that a checkpoint fits on a full disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Squeeze {
+    /// Nothing yet.
+    None,
+    /// The spare segments' space is lent to it.
+    Spares,
+    /// The older checkpoint's too.
+    Older,
+}
+
 /// What is known of checkpoints.
 #[derive(Debug)]
 pub(super) struct State<D: Disk> {
     writing: Option<Writing<D>>,
+    squeeze: Squeeze,
     /// Journal bytes since the last one began.
     bytes: u64,
     /// What the newest covers.
@@ -53,11 +65,16 @@ struct Writing<D: Disk> {
 
 impl<D: Disk> State<D> {
     pub(super) fn new(bytes: u64, covers: Seq, oldest_kept: Seq) -> Self {
-        Self { writing: None, bytes, covers, oldest_kept, retry_at: 0 }
+        Self { writing: None, squeeze: Squeeze::None, bytes, covers, oldest_kept, retry_at: 0 }
     }
 
     pub(super) fn note_bytes(&mut self, bytes: u64) {
         self.bytes += bytes;
+    }
+
+    /// Whether it has the spare segments' space, which must not be taken back meanwhile.
+    pub(super) fn borrows(&self) -> bool {
+        self.squeeze != Squeeze::None
     }
 
     pub(super) fn oldest_kept(&self) -> Seq {
@@ -68,31 +85,36 @@ impl<D: Disk> State<D> {
 impl<D: Disk> Engine<D> {
     /// One slice, if a checkpoint is due or being written. Answers whether there was anything to do.
     /// A checkpoint that can't be written is given up, and tried again later: until then a start takes longer, and nothing is trimmed.
-    pub(super) fn checkpoint_slice(&mut self, now: Millis) -> bool {
+    pub(super) fn checkpoint_slice(&mut self, now: Millis) -> Result<bool, StoreFailure> {
         if self.checkpoints.writing.is_none() && !self.checkpoint_is_due(now) {
-            return false;
+            return Ok(false);
         }
-        if let Err(error) = self.checkpoint_step() {
-            self.give_up_checkpoint(now, &error);
+        match self.checkpoint_step() {
+            Ok(false) => {}
+            Ok(true) => self.end_squeeze(now)?,
+            Err(error) => self.give_up_checkpoint(now, &error)?,
         }
-        true
+        Ok(true)
     }
 
     /// After enough journal bytes; and when there is no room, as a newer checkpoint may let old segments go.
     fn checkpoint_is_due(&self, now: Millis) -> bool {
         let state = &self.checkpoints;
-        if now < state.retry_at || self.journal.head() <= state.covers {
+        if now < state.retry_at {
             return false;
         }
-        let holds_back = || {
-            let segments = self.journal.segments();
-            segments.first().is_some_and(|oldest| {
-                !oldest.active
-                    && oldest.last > state.oldest_kept
-                    && oldest.last <= self.shared.streams.oldest_cursor()
-            })
-        };
-        state.bytes >= self.options.checkpoint_bytes || self.is_short_of_room() && holds_back()
+        // A second one of the same is worth writing only for what the older one still holds back.
+        state.bytes >= self.options.checkpoint_bytes && self.journal.head() > state.covers
+            || self.is_short_of_room() && self.holds_back()
+    }
+
+    /// Whether the oldest segment could go if only the older checkpoint were newer.
+    fn holds_back(&self) -> bool {
+        self.journal.segments().first().is_some_and(|oldest| {
+            !oldest.active
+                && oldest.last > self.checkpoints.oldest_kept
+                && oldest.last <= self.shared.streams.oldest_cursor()
+        })
     }
 
     /// When an idle engine should look again, because the disk had no room.
@@ -112,22 +134,82 @@ impl<D: Disk> Engine<D> {
         }
         loop {
             match self.checkpoint_step() {
-                Ok(true) => return Ok(()),
+                Ok(true) => return self.end_squeeze(now),
                 Ok(false) => {}
                 Err(error) => {
-                    self.give_up_checkpoint(now, &error);
-                    return Ok(());
+                    self.give_up_checkpoint(now, &error)?;
+                    if self.checkpoints.squeeze == Squeeze::None {
+                        return Ok(());
+                    }
                 }
             }
         }
     }
 
-    fn give_up_checkpoint(&mut self, now: Millis, error: &CheckpointError) {
+    fn give_up_checkpoint(&mut self, now: Millis, error: &CheckpointError) -> Result<(), StoreFailure> {
         StoreStats::add(&self.shared.stats.checkpoints_failed, 1);
-        self.checkpoints.retry_at = now + RETRY_MS;
         let abandoned = self.checkpoints.writing.take().map(|writing| writing.writer.abandon());
         let left = abandoned.and_then(Result::err);
         tracing::warn!(%error, left = left.map(tracing::field::display), "no checkpoint was written");
+        // It is as due as before.
+        self.checkpoints.bytes = self.checkpoints.bytes.max(self.options.checkpoint_bytes);
+        if error.is_full() && self.is_short_of_room() && self.holds_back() && self.squeeze() {
+            return Ok(());
+        }
+        self.checkpoints.retry_at = now + RETRY_MS;
+        self.end_squeeze(now)
+    }
+
+    /// Finds space for a checkpoint on a full disk, as only a newer one lets old segments go: first spare segments lend theirs, as many as come back
+    /// for sure, then the older checkpoint goes. Whether there is more now.
+    fn squeeze(&mut self) -> bool {
+        let dead = self.dead_segments();
+        let state = &mut self.checkpoints;
+        if state.squeeze == Squeeze::None {
+            state.squeeze = Squeeze::Spares;
+            match self.journal.release_spares(dead) {
+                Ok(0) => {}
+                Ok(_) => return true,
+                Err(error) => {
+                    tracing::warn!(%error, "spare segments can't be lent to a checkpoint");
+                    return false;
+                }
+            }
+        }
+        if state.squeeze == Squeeze::Older {
+            return false;
+        }
+        state.squeeze = Squeeze::Older;
+        match remove_older(&*self.disk) {
+            Ok(removed) => {
+                state.oldest_kept = Seq(0);
+                removed
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the older checkpoint can't make room for a newer one");
+                false
+            }
+        }
+    }
+
+    /// Segments at the oldest end that a newer checkpoint lets go without any copying.
+    fn dead_segments(&self) -> usize {
+        let cursor = self.shared.streams.oldest_cursor();
+        let segments = self.journal.segments();
+        let dead = segments.iter().take_while(|segment| {
+            !segment.active && segment.last <= cursor && !self.live_in.contains_key(&segment.id)
+        });
+        dead.count()
+    }
+
+    /// What was lent comes back.
+    fn end_squeeze(&mut self, now: Millis) -> Result<(), StoreFailure> {
+        if self.checkpoints.borrows() {
+            self.checkpoints.squeeze = Squeeze::None;
+            self.replenish_at = 0;
+            self.replenish(now)?;
+        }
+        Ok(())
     }
 
     /// Begins, writes one slice, or finishes. Answers whether it is finished.

@@ -44,7 +44,7 @@ impl<D: Disk> Engine<D> {
             client_ip: Some(seen.client_ip),
             last_active: now,
         };
-        if !self.has_room(1 + change.switched_off.len(), receipt_bytes(&about)) {
+        if !self.has_room_beside_ends(1 + change.switched_off.len(), receipt_bytes(&about)) {
             self.effects.push(Effect::Refused(session));
             return Ok(());
         }

@@ -15,7 +15,7 @@ const SLICE_TARGETS: usize = 8_192;
 /// Batches looked at in one slice.
 const SLICE_BATCHES: usize = 1_024;
 /// How long to wait for room on a full disk.
-const RETRY_MS: Millis = 1_000;
+pub(super) const RETRY_MS: Millis = 1_000;
 
 /// A pending entry as its end needs it.
 #[derive(Clone, Copy, Debug)]

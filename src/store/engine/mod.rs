@@ -72,7 +72,7 @@ enum Effect {
     Confirmed(ShardId, Vec<Confirm>),
     Seen(SessionRef),
     Refused(SessionRef),
-    AckRefused(SessionRef),
+    Unkept(SessionRef),
     Ended(Vec<DeviceKey>, Seq, Failure),
     Moved(Arc<Batch>, Place, u32),
     Query(oneshot::Sender<(Seq, QueryAnswer)>, (Seq, QueryAnswer)),
@@ -121,6 +121,7 @@ pub struct Engine<D: Disk> {
     /// Attributes in `interned` after it was last tidied.
     attributes_kept: usize,
     unmatched: acks::Limiter,
+    unkept: acks::Unkept,
     /// Whose turn it is in [`Engine::maintain`].
     duty: usize,
     checkpoints: checkpoint::State<D>,
@@ -243,6 +244,7 @@ impl<D: Disk> Engine<D> {
         if self.replenish_at > 0 {
             self.replenish(now)?;
         }
+        self.tell_unkept();
         let mut busy = false;
         for duty in 0..DUTIES {
             // In turns, so that a lot of one kind doesn't keep the others waiting.
@@ -250,7 +252,7 @@ impl<D: Disk> Engine<D> {
             busy = match duty {
                 0 => self.expire(now)?,
                 1 => self.sweep_damaged(now)?,
-                2 => self.checkpoint_slice(now),
+                2 => self.checkpoint_slice(now)?,
                 _ => self.trim_slice(now)?,
             };
             if busy {
@@ -259,7 +261,7 @@ impl<D: Disk> Engine<D> {
             }
         }
         self.export();
-        Ok(busy)
+        Ok(busy || self.has_staged())
     }
 
     /// When [`Engine::maintain`] is due, if nothing else happens before.
@@ -273,7 +275,10 @@ impl<D: Disk> Engine<D> {
     fn replenish(&mut self, now: Millis) -> Result<(), StoreFailure> {
         let segment = u64::from(self.options.segment_bytes);
         let max = self.options.max_bytes;
-        if now < self.replenish_at || max != 0 && self.journal.file_bytes() + segment > max {
+        if now < self.replenish_at
+            || self.checkpoints.borrows()
+            || max != 0 && self.journal.file_bytes() + segment > max
+        {
             return Ok(());
         }
         self.journal.replenish()?;
@@ -293,7 +298,7 @@ impl<D: Disk> Engine<D> {
                 Effect::Confirmed(shard, confirms) => self.sink.confirmed(shard, confirms),
                 Effect::Seen(session) => self.sink.seen(session),
                 Effect::Refused(session) => self.sink.refused(session),
-                Effect::AckRefused(session) => self.sink.ack_refused(session),
+                Effect::Unkept(session) => self.sink.unkept(session),
                 Effect::Ended(devices, batch, reason) => {
                     for device in &devices {
                         self.sink.ended(device, batch, reason);

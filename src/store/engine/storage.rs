@@ -71,6 +71,7 @@ impl<D: Disk> Engine<D> {
                 batch.damaged.store(false, Ordering::Relaxed);
                 let home = self.shared.index.part_of_message(batch.home) as u32;
                 self.expiry.insert((batch.expires_at, batch.seq, home));
+                self.expiry_retry_at = now + super::expiry::RETRY_MS;
                 continue;
             }
             if !found.is_empty() {

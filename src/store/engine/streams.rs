@@ -13,13 +13,10 @@ impl<D: Disk> Engine<D> {
         if cursor <= streams.cursor(at) || cursor > self.journal.head() {
             return Ok(());
         }
-        if !streams.has_unread(at) {
-            // Nothing but foreign records lies between: not worth a record that would itself be the next one to acknowledge.
+        // Nothing but foreign records lies between: not worth a record that would itself be the next one to acknowledge. And on a disk without any
+        // room the cursor must move too, for what it held back to go: after a crash the stream begins a little earlier, or at the oldest kept.
+        if !streams.has_unread(at) || !self.has_room(1, 64 + stream.len()) {
             streams.set_cursor(at, cursor);
-            return Ok(());
-        }
-        if !self.has_room(1, 64 + stream.len()) {
-            // It is acknowledged again with the next one.
             return Ok(());
         }
         self.scratch.clear();

@@ -81,7 +81,9 @@ impl<D: Disk> Engine<D> {
         let segment = u64::from(self.options.segment_bytes);
         let slack = u64::from(self.options.reserve_segments + 2) * segment;
         let much_larger = self.journal.file_bytes() > 2 * self.live_bytes + slack;
-        let fits = self.journal.room().total > u64::from(oldest.used) + segment;
+        // No more is copied than what is live, and room for ends stays beside it.
+        let copied = self.live_bytes.min(u64::from(oldest.used));
+        let fits = self.journal.room().total > copied + self.kept_for_ends();
         (much_larger || self.is_short_of_room()) && fits
     }
 

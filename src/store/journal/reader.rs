@@ -73,7 +73,7 @@ impl<D: Disk> JournalReader<D> {
 
     /// Hands the durable records after `after` to `f`, in order, until it says stop or there are no more. `position` remembers where a call
     /// ended, so that the next one with the same `after` or a later one starts there; a wrong one only costs a search. Damaged records
-    /// are passed over and counted; `Gone` if the record after `after` is not kept any more.
+    /// are passed over and counted; `Gone` if the record after `after`, or what comes next, is not kept any more.
     pub fn scan(
         &self,
         after: Seq,
@@ -103,8 +103,13 @@ impl<D: Disk> JournalReader<D> {
                 }
             }
             *position = Some(Place { segment: segment.id, offset: at });
-            let next = if stopped { None } else { self.shared.find(segment.id + 1) };
+            if stopped {
+                return Ok(());
+            }
+            let (next, seen) = (self.shared.following(segment.id)?, window.end);
             match next {
+                // What was committed here before the next segment began, while `f` had its time.
+                Some(_) if segment.end() > seen => {}
                 Some(next) => (segment, at) = (next, SEGMENT_HEADER),
                 None => return Ok(()),
             }

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::ids::Seq;
 
 use super::format::Salt;
-use super::{Disk, SegmentState};
+use super::{Disk, ReadError, SegmentState};
 
 /// The file name of a segment.
 pub(super) fn name(id: u32) -> String {
@@ -98,6 +98,16 @@ impl<D: Disk> Shared<D> {
             .binary_search_by_key(&id, |segment| segment.id)
             .ok()
             .map(|index| Arc::clone(&segments[index]))
+    }
+
+    /// The segment behind this one; `None`: this one is the newest. `Gone`: it was removed.
+    pub(super) fn following(&self, id: u32) -> Result<Option<Arc<Segment<D>>>, ReadError> {
+        let segments = self.read();
+        match segments.binary_search_by_key(&(id + 1), |segment| segment.id) {
+            Ok(index) => Ok(Some(Arc::clone(&segments[index]))),
+            Err(_) if segments.last().is_some_and(|newest| newest.id > id) => Err(ReadError::Gone),
+            Err(_) => Ok(None),
+        }
     }
 
     /// The segment in which the sequence is, or would be.

@@ -46,6 +46,18 @@ fn is_clean<D: Disk>(disk: &Arc<D>, name: &str, segment_bytes: u32) -> io::Resul
 }
 
 impl<D: Disk> Journal<D> {
+    /// Removes spare files, so that something else can use their space until [`Journal::replenish`]. How many there were, at most `most`. Only
+    /// between commits.
+    pub fn release_spares(&mut self, most: usize) -> Result<usize, JournalError> {
+        debug_assert!(self.parts.is_empty(), "what is staged may need them");
+        let kept = self.spares.len().saturating_sub(most);
+        let released = self.spares.split_off(kept);
+        for name in &released {
+            self.disk.remove(name).map_err(JournalError::io(format!("removing {name}")))?;
+        }
+        Ok(released.len())
+    }
+
     /// Makes spare files until the next segment and the whole reserve are there. A full disk is not an error: [`Journal::room`] says what is
     /// left. Cheap if nothing is missing; call it after commits, so that the next roll doesn't use the reserve.
     pub fn replenish(&mut self) -> Result<(), JournalError> {

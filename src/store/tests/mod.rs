@@ -3,6 +3,7 @@
 mod basics;
 mod bounds;
 mod embedded;
+mod full;
 mod model;
 mod plan;
 mod support;

@@ -37,6 +37,7 @@ pub(super) enum Told {
     Confirmed(Confirm),
     Seen(SessionRef),
     Refused(SessionRef),
+    Unkept(SessionRef),
     Ended(DeviceKey, Seq, Failure),
 }
 
@@ -67,6 +68,9 @@ impl CommitSink for Sink {
     }
     fn refused(&mut self, session: SessionRef) {
         self.tell(Told::Refused(session));
+    }
+    fn unkept(&mut self, session: SessionRef) {
+        self.tell(Told::Unkept(session));
     }
     fn ended(&mut self, device: &DeviceKey, batch: Seq, reason: Failure) {
         self.tell(Told::Ended(*device, batch, reason));

@@ -1,0 +1,147 @@
+//! A disk that stays full: what is said then is true, and space comes back from the journal itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::plan::START;
+use super::support::{Harness, Told, ack, batch, session, small};
+use crate::ids::Seq;
+use crate::push::{Event, Rejection};
+use crate::store::disk::sim::SimDisk;
+use crate::store::options::StoreOptions;
+
+const HOUR: u64 = 3_600_000;
+
+fn opened(options: &StoreOptions) -> (Arc<SimDisk>, Harness<SimDisk>) {
+    let disk = Arc::new(SimDisk::new());
+    let mut harness = Harness::open(&disk, options, START);
+    for n in 0..4 {
+        harness.see(n);
+    }
+    harness.commit().expect("the disk works");
+    harness.sink.take();
+    (disk, harness)
+}
+
+/// Delivers until one is rejected; how many were accepted.
+fn fill(harness: &mut Harness<SimDisk>, first: u64) -> u64 {
+    for n in first..10_000 {
+        let mut new = batch(&format!("b-{n}"), n, &[0, 1], harness.now, HOUR);
+        new.body = vec![7; 500].into();
+        match harness.deliver(new) {
+            Ok(_) => harness.settle().expect("the disk works"),
+            Err(why) => {
+                assert_eq!(why, Rejection::Unavailable);
+                return n - first;
+            }
+        }
+    }
+    panic!("never full");
+}
+
+/// Acks that free nothing, until one isn't confirmed; its number.
+fn use_up(harness: &mut Harness<SimDisk>) -> u64 {
+    for number in 1..10_000 {
+        harness.acks(vec![ack(0, number, &[(999_999 + number, Event::Click)], harness.now)]);
+        harness.commit().expect("the disk works");
+        if !harness.sink.take().iter().any(|told| matches!(told, Told::Confirmed(_))) {
+            return number;
+        }
+    }
+    panic!("never full");
+}
+
+fn options() -> StoreOptions {
+    StoreOptions { unmatched_per_second: u32::MAX, checkpoint_bytes: 20_000, ..small() }
+}
+
+#[test]
+fn an_ack_behind_one_that_could_not_be_kept_is_not_confirmed_either() {
+    let (disk, mut harness) = opened(&options());
+    disk.set_capacity(Some(disk.used()));
+    fill(&mut harness, 1);
+    harness.sink.take();
+    let lost = use_up(&mut harness);
+    disk.set_capacity(None);
+    harness.now += 1_000;
+    harness.settle().expect("the disk works");
+    // The session doesn't know yet. A confirmation names the highest number: it would speak for the lost one too.
+    harness.acks(vec![
+        ack(0, lost + 1, &[(1, Event::Arrive)], harness.now),
+        ack(1, 1, &[(1, Event::Arrive)], harness.now),
+    ]);
+    harness.commit().expect("the disk works");
+    let told = harness.sink.take();
+    let confirmed: HashMap<_, _> = told
+        .iter()
+        .filter_map(|told| match told {
+            Told::Confirmed(confirm) => Some((confirm.session, confirm.number)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(confirmed.get(&session(1)), Some(&1), "{told:?}");
+    let ends = told.iter().position(|told| *told == Told::Unkept(session(0)));
+    let confirms = told
+        .iter()
+        .position(|told| matches!(told, Told::Confirmed(confirm) if confirm.session == session(0)));
+    assert!(ends.is_some(), "the session has to end, so that its device says again what was lost: {told:?}");
+    assert!(confirms.is_none_or(|at| ends < Some(at)), "{told:?}");
+}
+
+#[test]
+fn what_expires_and_what_the_router_has_read_makes_room_again_on_a_disk_that_stays_full() {
+    let (disk, mut harness) = opened(&options());
+    disk.set_capacity(Some(disk.used() + 10 * 16 * 1024));
+    let accepted = fill(&mut harness, 1);
+    assert!(accepted > 10);
+    use_up(&mut harness);
+    // Nothing is freed from outside: time passes, and the router reads its stream.
+    for _ in 0..50 {
+        harness.now += HOUR;
+        harness.settle().expect("the disk works");
+        let head = harness.head();
+        harness.ack_stream(head);
+        harness.settle().expect("the disk works");
+    }
+    assert_eq!(harness.totals().pending, 0);
+    let again = fill(&mut harness, 10_000 - 9_000);
+    assert!(again > 10, "only {again}");
+    assert!(harness.totals().identity_holds());
+    assert!(harness.stream(Seq(harness.head().0 - 1)).len() <= 1);
+}
+
+#[test]
+fn a_disk_too_small_for_many_checkpoints_goes_on_for_ever() {
+    // A checkpoint is due only when the journal has filled the disk.
+    for (quota, checkpoint_bytes) in [(10, 200_000), (10, 60_000), (20, 100_000)] {
+        let options = StoreOptions { checkpoint_bytes, max_messages: 40, max_batch_ids: 40, ..options() };
+        let (disk, mut harness) = opened(&options);
+        disk.set_capacity(Some(quota * 16 * 1024));
+        let mut refused = 0;
+        for n in 1..3_000 {
+            let mut new = batch(&format!("b-{n}"), n, &[0], harness.now, HOUR);
+            new.body = vec![7; 500].into();
+            if harness.deliver(new).is_ok() {
+                refused = 0;
+                harness.arrive(0, n);
+            } else {
+                refused += 1;
+                assert!(refused < 100, "stuck at {n} with {quota} segments");
+            }
+            harness.ack_stream(harness.head());
+            harness.now += 1_000;
+            harness.settle().expect("the disk works");
+            if n % 250 == 0 {
+                let (before, now) = (harness.totals(), harness.now);
+                drop(harness);
+                disk.crash(&mut SmallRng::seed_from_u64(n));
+                harness = Harness::open(&disk, &options, now);
+                assert_eq!(harness.totals(), before);
+            }
+        }
+        assert!(harness.totals().identity_holds());
+    }
+}
