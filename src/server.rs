@@ -256,11 +256,11 @@ fn device_context(
     }))
 }
 
-/// Binds and starts the shards; the ports in use.
-fn start_shards(
-    config: &Config,
-    context: &Arc<DeviceContext>,
-) -> Result<(Vec<Thread>, Option<u16>, Option<u16>), ServeError> {
+/// Shards, and the ports in use: TLS, plain TCP.
+type Shards = (Vec<Thread>, Option<u16>, Option<u16>);
+
+/// Binds and starts the shards.
+fn start_shards(config: &Config, context: &Arc<DeviceContext>) -> Result<Shards, ServeError> {
     let bind = |key, address: Option<SocketAddr>| match address {
         Some(address) => {
             shard::bind(address, config.shards).map_err(|error| ServeError::Listen { key, address, error })

@@ -67,23 +67,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_thread_that_ends_before_its_time_is_noticed_however_it_ends() {
-        let endings: [(fn() -> io::Result<()>, &str); 3] = [
-            (|| Ok(()), "a shard: ended before its time"),
-            (|| Err(io::Error::other("no descriptors")), "a shard: no descriptors"),
-            (|| panic!("on purpose"), "a shard: panicked"),
-        ];
-        for (ending, said) in endings {
-            let (hold, held) = std::sync::mpsc::channel::<()>();
+        for said in ["ended before its time", "no descriptors", "panicked"] {
+            let ending = move || match said {
+                "ended before its time" => Ok(()),
+                "panicked" => panic!("on purpose"),
+                error => Err(io::Error::other(error)),
+            };
+            let (end, ended) = oneshot::channel::<()>();
             let lasting = move || {
                 // Ends when the other side goes.
-                held.recv().ok();
+                ended.blocking_recv().ok();
                 Ok(())
             };
             let lasting = Thread::start("the router thread", "router".into(), lasting).expect("started");
             let ends = Thread::start("a shard", "shard-0".into(), ending).expect("started");
             let mut threads = [lasting, ends];
-            assert_eq!(any_ends(&mut threads).await.to_string(), said);
-            drop(hold);
+            assert_eq!(any_ends(&mut threads).await.to_string(), format!("a shard: {said}"));
+            drop(end);
             let [lasting, _] = threads;
             assert!(lasting.join().await.is_ok());
         }

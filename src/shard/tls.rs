@@ -71,7 +71,7 @@ impl Tls {
                 Ok(_) => done = true,
                 Err(error) => {
                     self.over = true;
-                    self.alert(&mut incoming[received.consumed + discard..], out);
+                    self.alert(out);
                     return Err(error.into());
                 }
             }
@@ -82,18 +82,14 @@ impl Tls {
         }
     }
 
-    /// Appends the alert that rustls queued with an error.
-    fn alert(&mut self, rest: &mut [u8], out: &mut Vec<u8>) {
-        let mut consumed = 0;
-        loop {
-            let UnbufferedStatus { discard, state, .. } =
-                self.inner.process_tls_records(&mut rest[consumed..]);
-            match state {
+    /// Appends what rustls queued before an error: the alert, mostly. As long as something is queued it doesn't look at received bytes, and
+    /// it must not: those that broke it would break it again.
+    fn alert(&mut self, out: &mut Vec<u8>) {
+        while self.inner.wants_write() {
+            match self.inner.process_tls_records(&mut []).state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, out),
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 _ => return,
             }
-            consumed += discard;
         }
     }
 
@@ -165,6 +161,64 @@ fn append(
                 return;
             }
             Err(needed) => room = needed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki;
+    use proptest::prelude::*;
+
+    fn config() -> Arc<ServerConfig> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dev = pki::develop(dir.path()).expect("certificates");
+        pki::server_config_device(&dev.server_certificate, &dev.server_key).expect("TLS")
+    }
+
+    /// A record, whole as far as its length goes, with the beginning of a handshake message, or anything else, in it.
+    fn record() -> impl Strategy<Value = Vec<u8>> {
+        let kind = prop_oneof![8 => Just(22u8), 1 => 20u8..=24, 1 => any::<u8>()];
+        let handshake = (1u8..=24, 0u16..40, proptest::collection::vec(any::<u8>(), 0..40))
+            .prop_map(|(kind, length, body)| [&[kind, 0][..], &length.to_be_bytes(), &body].concat());
+        let payload = prop_oneof![handshake, proptest::collection::vec(any::<u8>(), 0..8)];
+        (kind, payload).prop_map(|(kind, payload)| {
+            [&[kind, 3, 3][..], &(payload.len() as u16).to_be_bytes(), &payload].concat()
+        })
+    }
+
+    proptest! {
+        /// Whatever comes, in whatever pieces, and whenever it is given up: no panic, and at most one end.
+        #[test]
+        fn no_bytes_and_no_end_make_it_panic(
+            records in proptest::collection::vec(record(), 0..6),
+            cuts in proptest::collection::vec(1usize..30, 1..20),
+            sends in any::<bool>(),
+        ) {
+            static CONFIG: std::sync::OnceLock<Arc<ServerConfig>> = std::sync::OnceLock::new();
+            let mut tls = Tls::new(CONFIG.get_or_init(config).clone()).expect("TLS");
+            let bytes = records.concat();
+            let (mut retained, mut plain, mut out) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut rest, mut cuts) = (&bytes[..], cuts.iter().cycle());
+            while !rest.is_empty() {
+                let cut = rest.len().min(*cuts.next().expect("a cycle"));
+                retained.extend_from_slice(&rest[..cut]);
+                rest = &rest[cut..];
+                let Ok(received) = tls.receive(&mut retained, &mut plain, &mut out) else {
+                    retained = Vec::new();
+                    break;
+                };
+                retained.drain(..received.consumed);
+                if sends {
+                    prop_assert!(tls.send(&mut retained, b"early", &mut out).is_err());
+                }
+            }
+            tls.close(&mut retained, &mut out);
+            let before = out.len();
+            tls.close(&mut [], &mut out);
+            prop_assert!(tls.send(&mut [], b"late", &mut out).is_err());
+            prop_assert_eq!((before, plain.len()), (out.len(), 0));
         }
     }
 }
