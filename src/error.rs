@@ -42,6 +42,9 @@ pub enum DeviceError {
     /// The device closed, or the connection broke.
     #[error("closed by the peer")]
     Closed,
+    /// Its outbox stood still for too long, or until something in it had expired.
+    #[error("nothing could be written for too long: the device does not read")]
+    Stalled,
     /// TLS failed: no common version, a broken record, an alert.
     #[error("TLS failed")]
     Tls,
@@ -59,7 +62,9 @@ impl DeviceError {
             Self::Exhausted => (ErrorCode::ResourceExhausted, 5_000),
             Self::Unavailable => (ErrorCode::Unavailable, 2_000),
             Self::Unimplemented => (ErrorCode::Unimplemented, 0),
-            Self::Silent | Self::Replaced | Self::Leaving | Self::Closed | Self::Tls => return None,
+            Self::Silent | Self::Replaced | Self::Leaving | Self::Closed | Self::Stalled | Self::Tls => {
+                return None;
+            }
         })
     }
 }

@@ -4,12 +4,13 @@
 //! then "ready". Leaving: not ready, a little longer for balancers to notice, goodbyes spread over a window, then everything durable and a
 //! checkpoint, so that the next start is quick. A store that can't go on ends the process: the next start recovers.
 
+mod threads;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -30,6 +31,7 @@ use crate::store::engine::{OpenError, StoreFailure};
 use crate::store::options::StoreOptions;
 use crate::store::{Command, Store};
 use crate::telemetry::{self, Gauge, Renderer};
+use threads::Thread;
 
 /// Why the edge doesn't run (any more).
 #[derive(Debug, thiserror::Error)]
@@ -115,20 +117,23 @@ pub async fn serve<D: Disk>(
     admin.store.set(access).ok();
 
     let context = device_context(&base, store.clone(), digest_key.clone())?;
-    let (shards, tls, plain) = start_shards(&base.config, &context)?;
-    let (phase, routers, router) = start_router(&base, store.clone(), digest_key)?;
+    let (mut shards, tls, plain) = start_shards(&base.config, &context)?;
+    let (phase, mut routers, router) = start_router(&base, store.clone(), digest_key)?;
     let ports = Ports { tls, plain, router, admin: admin_port };
     base.readiness.set(admin::Phase::Serving);
     ready(ports);
     tracing::info!(shards = base.config.shards, ?tls, ?plain, router, admin = admin_port, "serving");
 
     let mut failed = opened.failed;
-    tokio::select! {
-        () = shutdown => {}
-        failure = &mut failed => {
-            base.readiness.set(admin::Phase::Failed);
-            return Err(failure.map_or(ServeError::StoreGone, ServeError::Store));
-        }
+    let error = tokio::select! {
+        () = shutdown => None,
+        failure = &mut failed => Some(failure.map_or(ServeError::StoreGone, ServeError::Store)),
+        error = threads::any_ends(&mut shards) => Some(error),
+        error = threads::any_ends(std::slice::from_mut(&mut routers)) => Some(error),
+    };
+    if let Some(error) = error {
+        base.readiness.set(admin::Phase::Failed);
+        return Err(error);
     }
     let deadline = Duration::from_millis(base.config.leave.deadline_ms);
     let leaving = leave(&base, store, shards, &phase, routers);
@@ -251,13 +256,11 @@ fn device_context(
     }))
 }
 
-type Shards = Vec<JoinHandle<std::io::Result<()>>>;
-
 /// Binds and starts the shards; the ports in use.
 fn start_shards(
     config: &Config,
     context: &Arc<DeviceContext>,
-) -> Result<(Shards, Option<u16>, Option<u16>), ServeError> {
+) -> Result<(Vec<Thread>, Option<u16>, Option<u16>), ServeError> {
     let bind = |key, address: Option<SocketAddr>| match address {
         Some(address) => {
             shard::bind(address, config.shards).map_err(|error| ServeError::Listen { key, address, error })
@@ -274,16 +277,13 @@ fn start_shards(
     for id in (0..config.shards as u16).rev().map(ShardId) {
         let listeners = Listeners { tls: tls.pop(), plain: plain.pop() };
         let context = context.clone();
-        let thread = std::thread::Builder::new()
-            .name(format!("shard-{}", id.0))
-            .spawn(move || shard::run(id, context, listeners))
-            .map_err(|error| ServeError::Thread { what: "a shard", error })?;
-        shards.push(thread);
+        let work = move || shard::run(id, context, listeners);
+        shards.push(Thread::start("a shard", format!("shard-{}", id.0), work)?);
     }
     Ok((shards, ports.0, ports.1))
 }
 
-type RouterThread = (watch::Sender<router::Phase>, JoinHandle<std::io::Result<()>>, u16);
+type RouterThread = (watch::Sender<router::Phase>, Thread, u16);
 
 /// Router links have a thread of their own: what a router does never delays a shard.
 fn start_router(
@@ -317,17 +317,14 @@ fn start_router(
         streams: router::StreamRegistry::default(),
     });
     let (phase, watched) = watch::channel(router::Phase::Serving);
-    let thread = std::thread::Builder::new()
-        .name("router".into())
-        .spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let listener = TcpListener::from_std(listener)?;
-                router::serve(listener, context, watched).await;
-                Ok(())
-            })
+    let thread = Thread::start("the router thread", "router".into(), move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let listener = TcpListener::from_std(listener)?;
+            router::serve(listener, context, watched).await;
+            Ok(())
         })
-        .map_err(|error| ServeError::Thread { what: "the router thread", error })?;
+    })?;
     Ok((phase, thread, port))
 }
 
@@ -347,9 +344,9 @@ fn rights(router: &crate::config::RouterRights, config: &Config) -> router::Righ
 async fn leave(
     base: &Foundation,
     store: Arc<dyn Store>,
-    shards: Shards,
+    shards: Vec<Thread>,
     phase: &watch::Sender<router::Phase>,
-    router: JoinHandle<std::io::Result<()>>,
+    router: Thread,
 ) -> Result<(), ServeError> {
     let leave = &base.config.leave;
     base.readiness.set(admin::Phase::Leaving);
@@ -360,24 +357,14 @@ async fn leave(
         mailbox.leave(leave.window_ms);
     }
     for shard in shards {
-        join("a shard", shard).await?;
+        shard.join().await?;
     }
     flush(&store, false).await;
     phase.send_replace(router::Phase::Closing);
-    join("the router thread", router).await?;
+    router.join().await?;
     flush(&store, true).await;
     tracing::info!("left");
     Ok(())
-}
-
-async fn join(what: &'static str, thread: JoinHandle<std::io::Result<()>>) -> Result<(), ServeError> {
-    let joined = tokio::task::spawn_blocking(move || {
-        thread.join().unwrap_or_else(|_| Err(std::io::Error::other("panicked")))
-    });
-    match joined.await {
-        Ok(result) => result.map_err(|error| ServeError::Thread { what, error }),
-        Err(error) => Err(ServeError::Thread { what, error: std::io::Error::other(error) }),
-    }
 }
 
 /// Waits until everything submitted is durable. The caller's deadline bounds it.

@@ -1,1 +1,62 @@
-fn main() {}
+//! `loadtest`: what a user buys with an edge server is how many devices one machine holds and what one push costs. This measures both.
+//!
+//! The server is another process, and what is measured is that process: its memory by `/proc/PID/smaps_rollup`, its CPU (user and system,
+//! all threads) by `/proc/PID/stat`. Without `--dev` or `--addr` an edge is started for the measurement and ended after it.
+
+mod figures;
+mod fleet;
+mod floor;
+mod hold;
+mod messages;
+mod process;
+mod target;
+mod unicast;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures an edge server: memory a session, CPU a delivery, latencies
+#[derive(Debug, Parser)]
+#[command(name = "loadtest", version, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo run --release -p loadtest -- hold --transport tls
+  cargo run --release -p loadtest -- unicast --devices 15000 --rate 5000 --floor --json
+  loadtest hold --dev data --server-pid 4711 --devices 3000 --seconds 10";
+
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    /// Memory of idle sessions: the slope between a third, two thirds and all of the devices
+    Hold(hold::Args),
+    /// CPU and latency of messages to one random connected device each
+    Unicast(unicast::Args),
+    /// The server of the floor; started by --floor
+    #[command(hide = true)]
+    FloorServer(floor::Args),
+}
+
+fn main() -> ExitCode {
+    mooring::cli::output::exit(match Cli::parse().scenario {
+        Scenario::Hold(args) => hold::run(&args),
+        Scenario::Unicast(args) => unicast::run(&args),
+        Scenario::FloorServer(args) => floor::serve(&args),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

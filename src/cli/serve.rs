@@ -96,11 +96,14 @@ fn serve(config: Config, dev: Option<&DevSet>) -> Result<(), Box<dyn std::error:
             print_commands(&data_dir, dev, ports);
         }
     };
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let signals = Signals::new()?;
         let served = server::serve(config, disk, format, renderer, ready, signals.first());
         Ok(served.await?)
-    })
+    });
+    // Whoever could not leave in time is not waited for: the process ends.
+    runtime.shutdown_background();
+    served
 }
 
 struct Signals {

@@ -278,6 +278,55 @@ impl LocalEdge {
     }
 }
 
+/// A directory for the edge's data. It goes away in the end, unless it was named.
+#[derive(Debug)]
+pub struct Scratch {
+    dir: PathBuf,
+    keep: bool,
+}
+
+impl Scratch {
+    /// The named directory, which must be new or empty; else a new one among the system's temporary files.
+    pub fn new(keep: Option<&Path>) -> Result<Self, LocalError> {
+        let name = format!("mooring-{}-{:08x}", std::process::id(), rand::random::<u32>());
+        let dir = keep.map_or_else(|| std::env::temp_dir().join(name), Path::to_path_buf);
+        let failed = |source| LocalError::Io { what: dir.display().to_string(), source };
+        std::fs::create_dir_all(&dir).map_err(failed)?;
+        if std::fs::read_dir(&dir).map_err(failed)?.next().is_some() {
+            return Err(failed(io::ErrorKind::DirectoryNotEmpty.into()));
+        }
+        Ok(Self { dir, keep: keep.is_some() })
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
+            tracing::warn!(dir = %self.dir.display(), %error, "can't be removed");
+        }
+    }
+}
+
+/// Raises this process's limit of open files to all that it may have, and checks that it is enough.
+pub fn enough_descriptors(needed: u64) -> Result<(), LocalError> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if maximum.is_some_and(|maximum| maximum < needed) {
+        let what = format!("{needed} open files are needed: fewer devices, or a higher `ulimit -Hn`");
+        return Err(LocalError::Io { what, source: rustix::io::Errno::MFILE.into() });
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+        .map_err(|e| LocalError::Io { what: "the limit of open files".into(), source: e.into() })
+}
+
 fn localhost() -> ServerName<'static> {
     ServerName::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST).into())
 }

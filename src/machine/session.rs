@@ -243,6 +243,13 @@ impl<E: Entry> Session<E> {
         }
     }
 
+    /// The session has ended. What it wrote and nobody acknowledged or reported: when it was first written, and when it is overdue.
+    pub fn handle_end(&mut self) -> impl Iterator<Item = (E, Millis, Millis)> {
+        self.in_window = 0;
+        let left = std::mem::take(&mut self.in_flight).into_iter();
+        left.filter(|f| !f.overdue).map(|f| (f.entry, f.first_sent, f.deadline))
+    }
+
     /// Entries written and neither acknowledged nor given up.
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
@@ -403,6 +410,20 @@ mod tests {
         assert!(!session.handle_confirmed(3), "never read");
         assert!(session.handle_confirmed(2));
         assert!(!session.handle_confirmed(1), "already covered");
+    }
+
+    #[test]
+    fn a_session_that_ends_leaves_what_was_not_reported() {
+        let mut session = Session::<Fake>::new(0, 240);
+        for seq in 1..=3 {
+            session.handle_sent(seq * 1_000, ACK_MS, Fake { seq, expires_at: u64::MAX });
+        }
+        assert!(session.handle_ack(1, vec![(MessageId(20), Event::Arrive, 0)]).is_ok());
+        assert!(matches!(session.poll_overdue(ACK_MS + 1_000, ACK_MS), Some(Overdue::SendAgain { .. })));
+        let left: Vec<_> = session.handle_end().map(|(f, sent, due)| (f.seq, sent, due)).collect();
+        assert_eq!(left, [(3, 3_000, ACK_MS + 3_000)], "one was acknowledged, one reported");
+        assert_eq!((session.in_flight(), session.handle_end().count()), (0, 0));
+        session.check();
     }
 
     #[test]

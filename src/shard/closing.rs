@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::state::{ConnRef, Phase, Shard};
 use crate::error::DeviceError;
+use crate::store::SentAlone;
 use crate::telemetry::{self, Counter, Gauge, HandshakeResult, SessionEnd};
 use crate::wire::device as wire;
 use crate::wire::pb::device::GoAwayReason;
@@ -41,12 +42,14 @@ impl Shard {
             self.send(conn, &frames, &mut cipher);
         }
         let Some(connection) = self.connection(conn) else { return };
-        if error == DeviceError::Closed {
+        if matches!(error, DeviceError::Closed | DeviceError::Stalled) {
             connection.flags.broken = true;
         } else if let Some(tls) = &mut connection.tls {
             cipher.clear();
-            tls.close(&mut cipher);
-            connection.write(&cipher);
+            tls.close(&mut connection.retained, &mut cipher);
+            // Nothing is decrypted any more.
+            connection.retained = Vec::new();
+            connection.write(now, &cipher);
         }
         connection.wake();
         self.keepalive.insert(now + LINGER_MS, conn);
@@ -54,7 +57,7 @@ impl Shard {
 
     /// Counts the end, and takes the session out of the directory.
     fn leave(&mut self, conn: ConnRef, phase: Phase, error: DeviceError) {
-        let (live, was_live) = match phase {
+        let (mut live, was_live) = match phase {
             Phase::Live(live) => (live, true),
             Phase::Registering(registering) => (registering.live, false),
             Phase::Greeting { .. } | Phase::Closing { .. } => {
@@ -67,6 +70,15 @@ impl Shard {
             let transport = self.connection(conn).map(|c| c.transport());
             self.context.directory.leave(&live.device, live.generation);
             self.last_active.push((live.device, live.session.last_read()));
+            for (entry, sent_at, deadline) in live.session.handle_end() {
+                let sent = SentAlone { device: live.device, batch: entry.0.seq, sent_at };
+                if self.leaving.is_some() {
+                    // Nobody is here any more when it is due.
+                    self.sent_alone.push(sent);
+                } else {
+                    self.unreported.insert(deadline, sent);
+                }
+            }
             telemetry::add(Counter::SessionEnds(session_end(error)), 1);
             if let Some(transport) = transport {
                 telemetry::adjust(Gauge::Sessions(transport), -1);
@@ -84,11 +96,7 @@ impl Shard {
     pub(super) fn remove(&mut self, conn: ConnRef) {
         self.fail(conn, DeviceError::Closed);
         if self.connection(conn).is_some() {
-            let gone = self.connections.remove(conn.slot as usize);
-            if !gone.outbox.is_empty() {
-                telemetry::adjust(Gauge::Outboxes, -1);
-                telemetry::adjust(Gauge::OutboxBytes, -(gone.outbox.len() as i64));
-            }
+            self.connections.remove(conn.slot as usize);
             self.work.notify_one();
         }
     }
@@ -105,7 +113,7 @@ fn handshake_result(error: DeviceError) -> HandshakeResult {
         DeviceError::Unavailable | DeviceError::Leaving => HandshakeResult::Unavailable,
         DeviceError::Unimplemented => HandshakeResult::Unimplemented,
         DeviceError::Tls => HandshakeResult::Tls,
-        DeviceError::Closed | DeviceError::Replaced => HandshakeResult::Closed,
+        DeviceError::Closed | DeviceError::Replaced | DeviceError::Stalled => HandshakeResult::Closed,
     }
 }
 
@@ -116,6 +124,7 @@ fn session_end(error: DeviceError) -> SessionEnd {
         DeviceError::Silent => SessionEnd::Silent,
         DeviceError::Replaced => SessionEnd::Replaced,
         DeviceError::Leaving => SessionEnd::Leaving,
+        DeviceError::Stalled => SessionEnd::Stalled,
         DeviceError::Closed => SessionEnd::Closed,
         _ => SessionEnd::Error,
     }

@@ -32,12 +32,17 @@ pub(super) async fn run(shard: Shared, conn: ConnRef, stream: Rc<TcpStream>) {
 fn poll(shard: &Shared, conn: ConnRef, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
     let shard = &mut *shard.borrow_mut();
     shard.begin();
+    let now = shard.now();
     for _ in 0..READS {
         let Some(connection) = shard.connection(conn) else { return Poll::Ready(()) };
         if !connection.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
             connection.waker = Some(cx.waker().clone());
         }
-        let flushed = flush(connection, stream, cx);
+        if connection.outbox.is_expired(now) {
+            shard.fail(conn, DeviceError::Stalled);
+            return Poll::Ready(());
+        }
+        let flushed = flush(connection, stream, now, cx);
         if connection.flags.broken {
             shard.fail(conn, DeviceError::Closed);
             return Poll::Ready(());
@@ -48,6 +53,10 @@ fn poll(shard: &Shared, conn: ConnRef, stream: &TcpStream, cx: &mut Context<'_>)
         }
         if !shard.may_read(conn) || !shard.may_step(conn) {
             return Poll::Pending;
+        }
+        if shard.connection(conn).is_some_and(|c| c.flags.held) {
+            shard.resume(conn);
+            continue;
         }
         match ready!(stream.poll_read_ready(cx)) {
             Ok(()) => shard.read(conn, stream),
@@ -152,6 +161,7 @@ impl Shard {
 
     /// Decrypts into `scratch.plain`, behind what is left of a frame. Whether the peer said goodbye.
     fn decrypt(&mut self, conn: ConnRef, total: usize, scratch: &mut Scratch) -> Result<bool, DeviceError> {
+        let now = self.now();
         let Some(connection) = self.connection(conn) else { return Ok(false) };
         connection.retained = Vec::new();
         let Some(tls) = &mut connection.tls else { return Ok(false) };
@@ -165,7 +175,7 @@ impl Shard {
         {
             connection.retained = scratch.net[received.consumed..total].to_vec();
         }
-        connection.write(&scratch.cipher);
+        connection.write(now, &scratch.cipher);
         match result {
             Ok(received) => Ok(received.closed),
             Err(error) => {
@@ -179,8 +189,11 @@ impl Shard {
     fn work_on(&mut self, conn: ConnRef, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), DeviceError> {
         out.clear();
         let (mut at, mut frames) = (0, 0);
+        let mut is_held = false;
         let result = loop {
-            if !self.may_read(conn) {
+            let waiting = self.connection(conn).map_or(0, |connection| connection.outbox.len());
+            if !self.may_read(conn) || waiting + out.len() >= limits::OUTBOX_BYTES {
+                is_held = true;
                 break Ok(());
             }
             match device_frame(&bytes[at..]) {
@@ -202,6 +215,7 @@ impl Shard {
             && let Some(connection) = self.connection(conn)
         {
             connection.partial = bytes[at..].to_vec();
+            connection.flags.held = is_held;
         }
         result
     }
@@ -236,6 +250,7 @@ impl Shard {
     pub(super) fn resume(&mut self, conn: ConnRef) {
         let Some(connection) = self.connection(conn) else { return };
         let left = std::mem::take(&mut connection.partial);
+        connection.flags.held = false;
         if !left.is_empty() {
             let mut scratch = std::mem::take(&mut self.scratch);
             let result = self.work_on(conn, &left, &mut scratch.frames);

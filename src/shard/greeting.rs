@@ -11,7 +11,7 @@ use crate::ids::{DeviceKey, SessionRef};
 use crate::machine::session::Session;
 use crate::push::{Acked, Event, Millis, Seen};
 use crate::store::{Command, DeviceAck};
-use crate::telemetry::{self, Counter, Gauge, HandshakeResult};
+use crate::telemetry::{self, Counter, Gauge, HandshakeResult, Timer};
 use crate::wire::device::{self as wire, Hello, Welcome};
 
 /// Milliseconds in which a new device's Hello becomes durable, or the device is sent away.
@@ -52,6 +52,7 @@ impl Shard {
             device_id: identified.device_id.clone(),
             attributes: hello.attributes.clone(),
             received: hello.received.into(),
+            unwritten: Vec::new(),
             replies: VecDeque::new(),
         });
         if !context.take_place() {
@@ -170,6 +171,10 @@ impl Shard {
     }
 
     fn count_session(&mut self, transport: telemetry::Transport, conn: ConnRef) {
+        let now = self.context.clock.now();
+        if let Some(connection) = self.connection(conn) {
+            telemetry::observe(Timer::Handshake, now.saturating_sub(connection.since) as f64 / 1e3);
+        }
         telemetry::add(Counter::Handshakes(HandshakeResult::Ok), 1);
         telemetry::adjust(Gauge::Sessions(transport), 1);
         telemetry::adjust(Gauge::ShardSessions(self.id), 1);

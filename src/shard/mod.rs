@@ -10,6 +10,7 @@ mod frames;
 mod greeting;
 mod listener;
 pub mod mailbox;
+mod outbox;
 mod output;
 mod pump;
 mod state;
@@ -150,9 +151,9 @@ impl CommitSink for Handover {
         }
     }
 
-    fn unkept(&mut self, session: SessionRef) {
+    fn ack_refused(&mut self, session: SessionRef) {
         if let Some(mailbox) = self.mailbox(session.shard) {
-            mailbox.unkept(session);
+            mailbox.ack_refused(session);
         }
     }
 

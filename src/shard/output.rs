@@ -8,10 +8,17 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::state::{ConnRef, Connection, Phase, Shard};
-use crate::telemetry::{self, Counter, Direction, Gauge};
+use crate::push::Millis;
+use crate::telemetry::{self, Counter, Direction};
+use crate::wire::frame::device_frame;
 
 /// Writes what waits; whether there was something and all of it went. In the closing phase, shuts the write side behind it.
-pub(super) fn flush(connection: &mut Connection, stream: &TcpStream, cx: &mut Context<'_>) -> bool {
+pub(super) fn flush(
+    connection: &mut Connection,
+    stream: &TcpStream,
+    now: Millis,
+    cx: &mut Context<'_>,
+) -> bool {
     let before = connection.outbox.len();
     let mut written = 0;
     while written < before {
@@ -21,7 +28,7 @@ pub(super) fn flush(connection: &mut Connection, stream: &TcpStream, cx: &mut Co
                 connection.flags.broken = true;
                 break;
             }
-            Poll::Ready(Ok(())) => match stream.try_write(&connection.outbox[written..]) {
+            Poll::Ready(Ok(())) => match stream.try_write(&connection.outbox.bytes()[written..]) {
                 Ok(n) => written += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => {
@@ -31,15 +38,7 @@ pub(super) fn flush(connection: &mut Connection, stream: &TcpStream, cx: &mut Co
             },
         }
     }
-    if written > 0 {
-        if written == before {
-            connection.outbox = Vec::new();
-            telemetry::adjust(Gauge::Outboxes, -1);
-        } else {
-            connection.outbox.drain(..written);
-        }
-        telemetry::adjust(Gauge::OutboxBytes, -(written as i64));
-    }
+    connection.outbox.written(now, written);
     let closing = matches!(connection.phase, Phase::Closing { .. });
     if closing && connection.outbox.is_empty() && !connection.flags.shut {
         connection.flags.shut = true;
@@ -53,24 +52,33 @@ pub(super) fn flush(connection: &mut Connection, stream: &TcpStream, cx: &mut Co
 impl Shard {
     /// Sends whole frames: to the socket at once if nothing waits before them.
     pub(super) fn send(&mut self, conn: ConnRef, frames: &[u8], cipher: &mut Vec<u8>) {
+        let now = self.now();
         let Some(connection) = self.connection(conn) else { return };
         if connection.flags.shut || connection.flags.broken {
             return;
         }
         telemetry::add(Counter::DeviceBytes(Direction::Out), frames.len() as u64);
-        let Some(tls) = &mut connection.tls else { return connection.write(frames) };
-        cipher.clear();
-        if let Err(error) = tls.send(&mut connection.retained, frames, cipher) {
-            tracing::debug!(peer = %connection.peer, %error, "nothing can be sent before the handshake");
-            return;
+        telemetry::add(Counter::DeviceFrames(Direction::Out), count_frames(frames));
+        if let Some(tls) = &mut connection.tls {
+            cipher.clear();
+            if let Err(error) = tls.send(&mut connection.retained, frames, cipher) {
+                tracing::debug!(peer = %connection.peer, %error, "nothing can be sent before the handshake");
+                return;
+            }
+            connection.write(now, cipher);
+        } else {
+            connection.write(now, frames);
         }
-        connection.write(cipher);
+        if !connection.outbox.is_empty() && !connection.flags.stall_armed {
+            connection.flags.stall_armed = true;
+            self.stalls.insert(now + self.context.config.stall_deadline_ms, conn);
+        }
     }
 }
 
 impl Connection {
     /// Writes bytes as they go on the wire, behind those that wait.
-    pub(super) fn write(&mut self, bytes: &[u8]) {
+    pub(super) fn write(&mut self, now: Millis, bytes: &[u8]) {
         if bytes.is_empty() || self.flags.broken || self.flags.shut {
             return;
         }
@@ -87,10 +95,17 @@ impl Connection {
             if written == bytes.len() {
                 return;
             }
-            telemetry::adjust(Gauge::Outboxes, 1);
         }
-        self.outbox.extend_from_slice(&bytes[written..]);
-        telemetry::adjust(Gauge::OutboxBytes, (bytes.len() - written) as i64);
+        self.outbox.push(now, &bytes[written..]);
         self.wake();
     }
+}
+
+fn count_frames(bytes: &[u8]) -> u64 {
+    let (mut at, mut frames) = (0, 0);
+    while let Ok(Some((head, body))) = device_frame(&bytes[at..]) {
+        at += head + body;
+        frames += 1;
+    }
+    frames
 }

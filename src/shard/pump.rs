@@ -2,64 +2,99 @@
 
 use super::state::{ConnRef, InList, Phase, Shard};
 use crate::ids::SessionRef;
+use crate::limits;
 use crate::machine::session::Overdue;
+use crate::push::Millis;
 use crate::store::SentAlone;
-use crate::telemetry::{self, Counter, Direction};
+use crate::telemetry::{self, Counter};
 use crate::wire::device as wire;
 
-/// Milliseconds after which a body that is not in memory is looked for again.
-const BODY_RETRY_MS: u64 = 1_000;
+/// Milliseconds after which a body that is not in memory, or room in the outbox, is looked for again.
+const RETRY_MS: u64 = 1_000;
 
 impl Shard {
-    /// Writes what the session's list has and its window takes. How many pushes that were.
+    /// Writes what the session's list has and its window and outbox take. How many pushes that were.
     pub(super) fn pump(&mut self, conn: ConnRef) -> usize {
-        let mut pushes = 0;
+        let (mut pushes, mut expires_at) = (0, Millis::MAX);
         self.with_frames(conn, |shard, out| {
-            pushes = shard.pull(conn, out);
+            (pushes, expires_at) = shard.pull(conn, out);
             Ok(())
         });
         if pushes > 0 {
-            telemetry::add(Counter::Deliveries(self.id), pushes as u64);
-            telemetry::add(Counter::DeviceFrames(Direction::Out), pushes as u64);
-            let figures = self.context.figures(self.id);
-            figures.deliveries.fetch_add(pushes as u64, std::sync::atomic::Ordering::Relaxed);
+            self.after_pushes(conn, pushes as u64, expires_at);
         }
         pushes
     }
 
-    fn pull(&mut self, conn: ConnRef, out: &mut Vec<u8>) -> usize {
+    /// Counts them. What the socket didn't take expires; if it took everything, there may be room for more.
+    fn after_pushes(&mut self, conn: ConnRef, pushes: u64, expires_at: Millis) {
+        telemetry::add(Counter::Deliveries(self.id), pushes);
+        let figures = self.context.figures(self.id);
+        figures.deliveries.fetch_add(pushes, std::sync::atomic::Ordering::Relaxed);
+        let Some(connection) = self.connection(conn) else { return };
+        connection.outbox.expires(expires_at);
+        if let Phase::Live(live) = &connection.phase
+            && live.session.poll_pull(connection.outbox.len()) > 0
+            && !connection.flags.waits_for_body
+        {
+            self.mark_dirty(conn);
+        }
+    }
+
+    /// Appends pushes to `out`: how many, and when the first of them expires.
+    fn pull(&mut self, conn: ConnRef, out: &mut Vec<u8>) -> (usize, Millis) {
         let (now, shard) = (self.now(), self.id);
         let context = self.context.clone();
         let mut pulled = std::mem::take(&mut self.pulled);
-        let Some(connection) = self.connection(conn) else { return 0 };
+        let Some(connection) = self.connection(conn) else { return (0, Millis::MAX) };
         connection.flags.dirty = false;
-        let Phase::Live(live) = &mut connection.phase else { return 0 };
-        let max =
-            if connection.flags.waits_for_body { 0 } else { live.session.poll_pull(connection.outbox.len()) };
-        pulled.clear();
-        if max > 0 {
-            context.store.pull(&live.device, live.session.cursor(), max, now, &mut pulled);
-            if pulled.len() < max {
-                live.session.handle_drained();
-            }
-        }
-        let (mut pushes, mut missing) = (0, None);
-        for entry in pulled.drain(..) {
-            if entry.batch.expires_at <= now || live.received.contains(&entry.batch.message) {
-                live.session.handle_skipped(entry.batch.seq);
-                continue;
-            }
-            let Some(body) = context.store.body(&entry.batch) else {
-                missing = Some(entry.batch);
-                live.session.handle_newer();
+        let Phase::Live(live) = &mut connection.phase else { return (0, Millis::MAX) };
+        let (mut pushes, mut expires_at, mut missing) = (0, Millis::MAX, None);
+        while missing.is_none() && !connection.flags.waits_for_body {
+            // What is pulled counts as written: never more than fits, so that one frame at most goes over.
+            let waiting = connection.outbox.len() + out.len();
+            let fits = limits::OUTBOX_BYTES.saturating_sub(waiting) / limits::PUSH_ENCODED_BYTES;
+            let max = live.session.poll_pull(waiting).min(fits.max(1));
+            if max == 0 {
                 break;
-            };
-            wire::put_push(out, &body, entry.redelivered);
-            live.session.handle_sent(now, context.config.ack_deadline_ms, InList(entry.batch));
-            pushes += 1;
-        }
-        if max > 0 && missing.is_none() && !live.received.is_empty() && pushes < max {
-            live.received = Box::default();
+            }
+            pulled.clear();
+            let mut drained = false;
+            if live.unwritten.is_empty() {
+                context.store.pull(&live.device, live.session.cursor(), max, now, &mut pulled);
+                drained = pulled.len() < max;
+                if drained {
+                    live.session.handle_drained();
+                }
+            } else {
+                std::mem::swap(&mut pulled, &mut live.unwritten);
+            }
+            let mut entries = pulled.drain(..);
+            for entry in entries.by_ref() {
+                if entry.batch.expires_at <= now || live.received.contains(&entry.batch.message) {
+                    live.session.handle_skipped(entry.batch.seq);
+                    continue;
+                }
+                let Some(body) = context.store.body(&entry.batch) else {
+                    if !entry.batch.is_live() {
+                        // It ended while it waited for its body: nobody reads that any more.
+                        live.session.handle_skipped(entry.batch.seq);
+                        continue;
+                    }
+                    missing = Some(entry.batch.clone());
+                    live.unwritten.push(entry);
+                    live.session.handle_newer();
+                    break;
+                };
+                wire::put_push(out, &body, entry.redelivered);
+                expires_at = expires_at.min(entry.batch.expires_at);
+                live.session.handle_sent(now, context.config.ack_deadline_ms, InList(entry.batch));
+                pushes += 1;
+            }
+            live.unwritten.extend(entries);
+            if drained && missing.is_none() {
+                live.received = Box::default();
+            }
         }
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard };
         let overdue_at = live.session.overdue_at();
@@ -71,7 +106,7 @@ impl Shard {
         }
         self.arm_overdue(conn, overdue_at);
         self.pulled = pulled;
-        pushes
+        (pushes, expires_at)
     }
 
     /// Puts the session into the wheel of acknowledgement deadlines, unless it is there.
@@ -88,35 +123,39 @@ impl Shard {
     /// An acknowledgement deadline may have passed: report `sent` on its own, send once more, marked.
     pub(super) fn check_overdue(&mut self, conn: ConnRef) {
         let now = self.now();
-        let mut again = 0;
+        let (mut again, mut expires_at) = (0, Millis::MAX);
         self.with_frames(conn, |shard, out| {
-            again = shard.send_again(conn, now, out);
+            (again, expires_at) = shard.send_again(conn, now, out);
             Ok(())
         });
         if again > 0 {
-            telemetry::add(Counter::Deliveries(self.id), again);
-            telemetry::add(Counter::DeviceFrames(Direction::Out), again);
+            self.after_pushes(conn, again, expires_at);
         }
         self.mark_dirty(conn);
     }
 
-    fn send_again(&mut self, conn: ConnRef, now: u64, out: &mut Vec<u8>) -> u64 {
+    fn send_again(&mut self, conn: ConnRef, now: Millis, out: &mut Vec<u8>) -> (u64, Millis) {
         let context = self.context.clone();
         let shard = self.id;
         let mut reports = Vec::new();
-        let Some(connection) = self.connection(conn) else { return 0 };
+        let Some(connection) = self.connection(conn) else { return (0, Millis::MAX) };
         connection.flags.overdue_armed = false;
-        let Phase::Live(live) = &mut connection.phase else { return 0 };
-        let (mut again, mut retry) = (0, None);
+        let Phase::Live(live) = &mut connection.phase else { return (0, Millis::MAX) };
+        let (mut again, mut expires_at, mut retry) = (0, Millis::MAX, None);
         loop {
             let mut body = None;
             if let Some(entry) = live.session.peek_again(now) {
+                if connection.outbox.len() + out.len() >= limits::OUTBOX_BYTES {
+                    // The device doesn't read: the first copy may be waiting there still.
+                    retry = Some(now + RETRY_MS);
+                    break;
+                }
                 body = context.store.body(&entry.0);
                 if body.is_none() {
                     let session = SessionRef { generation: live.generation, slot: conn.slot, shard };
                     // Busy or not: it is looked for again, and by then it is there.
                     context.store.want_body(&entry.0, session).ok();
-                    retry = Some(now + BODY_RETRY_MS);
+                    retry = Some(now + RETRY_MS);
                     break;
                 }
             }
@@ -125,6 +164,7 @@ impl Shard {
                 Overdue::SendAgain { entry, first_sent } => {
                     if let Some(body) = body {
                         wire::put_push(out, &body, true);
+                        expires_at = expires_at.min(entry.0.expires_at);
                         again += 1;
                     }
                     (entry, first_sent)
@@ -136,6 +176,6 @@ impl Shard {
         let next = retry.or(live.session.overdue_at());
         self.sent_alone.append(&mut reports);
         self.arm_overdue(conn, next);
-        again
+        (again, expires_at)
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::DeviceContext;
+use super::outbox::Outbox;
 use super::tls::Tls;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
 use crate::machine::session::{Entry, Session};
@@ -39,6 +40,8 @@ pub(super) struct Shard {
     pub keepalive: Wheel<ConnRef>,
     /// Acknowledgement deadlines: one entry a session with something in flight.
     pub overdue: Wheel<ConnRef>,
+    /// Stall deadlines: one entry a connection whose outbox was not empty.
+    pub stalls: Wheel<ConnRef>,
     /// Sessions to send away.
     pub leaving: Option<Leaving>,
     /// Sessions with something to pull, in the order in which they were told.
@@ -46,6 +49,9 @@ pub(super) struct Shard {
     /// Read in this turn, for one command to the store.
     pub acks: Vec<DeviceAck>,
     pub sent_alone: Vec<SentAlone>,
+    /// Written by sessions that have ended, until their deadline: then `sent` is reported on its own, unless it arrived on a later session.
+    /// As many as are pending, at most.
+    pub unreported: Wheel<SentAlone>,
     pub last_active: Vec<(DeviceKey, Millis)>,
     /// Connections that are not read because `acks` is full.
     pub paused: Vec<ConnRef>,
@@ -91,6 +97,8 @@ pub(super) struct Connection {
     pub serial: u32,
     pub stream: Rc<TcpStream>,
     pub peer: SocketAddr,
+    /// When it was accepted.
+    pub since: Millis,
     /// `None`: plain TCP.
     pub tls: Option<Box<Tls>>,
     pub phase: Phase,
@@ -99,7 +107,7 @@ pub(super) struct Connection {
     /// TLS: decrypted and not yet a whole frame.
     pub partial: Vec<u8>,
     /// To be written when the socket takes it.
-    pub outbox: Vec<u8>,
+    pub outbox: Outbox,
     /// Of the connection's task.
     pub waker: Option<Waker>,
     pub flags: Flags,
@@ -115,6 +123,10 @@ pub(super) struct Flags {
     pub dirty: bool,
     /// An entry is in the wheel of acknowledgement deadlines.
     pub overdue_armed: bool,
+    /// An entry is in the wheel of stall deadlines.
+    pub stall_armed: bool,
+    /// Whole frames were read that could not be handled yet.
+    pub held: bool,
     /// Waits for a body.
     pub waits_for_body: bool,
     /// Stands among the paused.
@@ -155,6 +167,9 @@ pub(super) struct Live {
     pub attributes: Attributes,
     /// Ids of Hello that are not to be sent, until the list was drained once.
     pub received: Box<[MessageId]>,
+    /// Pulled, which counts as written, and not written: the first one waits for its body. Asked for again, they would come as redelivered,
+    /// and those of retention 0 not at all.
+    pub unwritten: Vec<Pulled>,
     /// Requests that wait until they are durable, oldest first.
     pub replies: VecDeque<u64>,
 }
@@ -194,10 +209,12 @@ impl Shard {
             next_serial: 0,
             keepalive: Wheel::new(now),
             overdue: Wheel::new(now),
+            stalls: Wheel::new(now),
             leaving: None,
             dirty: VecDeque::new(),
             acks: Vec::new(),
             sent_alone: Vec::new(),
+            unreported: Wheel::new(now),
             last_active: Vec::new(),
             paused: Vec::new(),
             want_body: Vec::new(),
@@ -233,11 +250,12 @@ impl Shard {
             serial,
             stream,
             peer,
+            since: self.now,
             tls,
             phase: Phase::Greeting { deadline },
             retained: Vec::new(),
             partial: Vec::new(),
-            outbox: Vec::new(),
+            outbox: Outbox::default(),
             waker: None,
             flags: Flags { handshaking: true, ..Flags::default() },
         });
@@ -280,7 +298,8 @@ impl Shard {
             && std::mem::take(&mut connection.flags.handshaking)
         {
             self.handshakes -= 1;
-            self.gate.notify_one();
+            // Every accept loop looks again: the one that waited longest may get no connection for a long time.
+            self.gate.notify_waiters();
             telemetry::adjust(Gauge::HandshakesInFlight, -1);
             self.context.figures(self.id).handshakes.fetch_sub(1, Ordering::Relaxed);
         }

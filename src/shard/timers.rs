@@ -24,6 +24,11 @@ impl Shard {
         for conn in due.drain(..) {
             self.check_overdue(conn);
         }
+        self.stalls.advance(now, &mut due);
+        for conn in due.drain(..) {
+            self.check_stall(conn, now);
+        }
+        self.unreported.advance(now, &mut self.sent_alone);
         for conn in std::mem::take(&mut self.want_body) {
             if let Some(connection) = self.connection(conn) {
                 connection.flags.waits_for_body = false;
@@ -51,6 +56,17 @@ impl Shard {
                 connection.flags.broken = true;
                 connection.wake();
             }
+        }
+    }
+
+    /// An outbox may have stood still for too long. What it holds stays pending, for the device's next session.
+    fn check_stall(&mut self, conn: ConnRef, now: Millis) {
+        let patience = self.context.config.stall_deadline_ms;
+        let Some(connection) = self.connection(conn) else { return };
+        match connection.outbox.still_since().map(|since| since + patience) {
+            None => connection.flags.stall_armed = false,
+            Some(at) if at > now => self.stalls.insert(at, conn),
+            Some(_) => self.fail(conn, DeviceError::Stalled),
         }
     }
 

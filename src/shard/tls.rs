@@ -8,8 +8,13 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 
 /// TLS of one connection.
+///
+/// rustls remembers where in the received bytes the pieces of an unfinished handshake message lie, and panics when it is asked
+/// without them: so it always gets what is retained, and is never asked again once that is gone.
 pub(super) struct Tls {
     inner: UnbufferedServerConnection,
+    /// Broken, or goodbye was said.
+    over: bool,
 }
 
 /// What came of some bytes.
@@ -30,7 +35,7 @@ pub(super) struct TlsError(#[from] rustls::Error);
 
 impl Tls {
     pub(super) fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        Ok(Self { inner: UnbufferedServerConnection::new(config)? })
+        Ok(Self { inner: UnbufferedServerConnection::new(config)?, over: false })
     }
 
     /// Works on `incoming`, appends plaintext to `plain`, and what has to be sent to `out`. What is not consumed comes again, with more behind it.
@@ -65,7 +70,8 @@ impl Tls {
                 Ok(ConnectionState::ReadEarlyData(mut data)) => while data.next_record().is_some() {},
                 Ok(_) => done = true,
                 Err(error) => {
-                    self.alert(out);
+                    self.over = true;
+                    self.alert(&mut incoming[received.consumed + discard..], out);
                     return Err(error.into());
                 }
             }
@@ -77,13 +83,17 @@ impl Tls {
     }
 
     /// Appends the alert that rustls queued with an error.
-    fn alert(&mut self, out: &mut Vec<u8>) {
+    fn alert(&mut self, rest: &mut [u8], out: &mut Vec<u8>) {
+        let mut consumed = 0;
         loop {
-            match self.inner.process_tls_records(&mut []).state {
+            let UnbufferedStatus { discard, state, .. } =
+                self.inner.process_tls_records(&mut rest[consumed..]);
+            match state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, out),
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 _ => return,
             }
+            consumed += discard;
         }
     }
 
@@ -94,6 +104,9 @@ impl Tls {
         plain: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), TlsError> {
+        if self.over {
+            return Err(TlsError(rustls::Error::General("TLS has ended".into())));
+        }
         loop {
             match self.inner.process_tls_records(retained).state? {
                 // A key update that goes before.
@@ -113,9 +126,11 @@ impl Tls {
         }
     }
 
-    /// Appends a `close_notify`, if the handshake got that far.
-    pub(super) fn close(&mut self, out: &mut Vec<u8>) {
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = self.inner.process_tls_records(&mut []).state
+    /// Appends a `close_notify`, if the handshake got that far. Nothing is sent or received after it.
+    pub(super) fn close(&mut self, retained: &mut [u8], out: &mut Vec<u8>) {
+        if !std::mem::replace(&mut self.over, true)
+            && let Ok(ConnectionState::WriteTraffic(mut traffic)) =
+                self.inner.process_tls_records(retained).state
         {
             append(out, 32, |room| match traffic.queue_close_notify(room) {
                 Ok(written) => Ok(Some(written)),

@@ -81,14 +81,13 @@ impl Shard {
                 self.fail(conn, DeviceError::Replaced);
             }
         }
-        for (session, taken) in mail.seen {
-            self.take_seen(session, taken);
-        }
-        // Before any confirmation behind the gap.
-        for session in mail.unkept {
+        for session in mail.ack_refused {
             if let Some(conn) = self.session(session) {
                 self.fail(conn, DeviceError::Unavailable);
             }
+        }
+        for (session, taken) in mail.seen {
+            self.take_seen(session, taken);
         }
         self.take_confirms(&mail.confirms);
         for (session, batch) in mail.ended {
@@ -97,6 +96,7 @@ impl Shard {
                 && let Phase::Live(live) = &mut connection.phase
             {
                 live.session.handle_ended(batch);
+                live.unwritten.retain(|entry| entry.batch.seq != batch);
                 self.mark_dirty(conn);
             }
         }
@@ -235,6 +235,7 @@ impl Shard {
         for task in self.accepting.drain(..) {
             task.abort();
         }
+        self.unreported.advance(Millis::MAX, &mut self.sent_alone);
         let mut wheel = Wheel::new(now);
         for conn in self.all() {
             let Some(connection) = self.connection(conn) else { continue };
@@ -248,6 +249,7 @@ impl Shard {
     }
 
     fn has_left(&self) -> bool {
-        self.leaving.is_some() && self.connections.is_empty() && self.acks.is_empty()
+        let settled = self.acks.is_empty() && self.sent_alone.is_empty();
+        self.leaving.is_some() && self.connections.is_empty() && settled
     }
 }

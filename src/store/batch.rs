@@ -58,7 +58,7 @@ impl Batch {
     }
 
     /// Whether entries of it are pending.
-    pub(super) fn is_live(&self) -> bool {
+    pub fn is_live(&self) -> bool {
         self.live.load(Ordering::Relaxed) > 0
     }
 

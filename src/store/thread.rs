@@ -21,6 +21,8 @@ use crate::ids::SessionRef;
 use crate::limits;
 use crate::telemetry::{self, Gauge};
 
+/// Microseconds that acks wait for more of them, or for a batch, to share a sync with.
+const GATHER_MICROS: u64 = 5_000;
 /// Longest sleep of an idle store.
 const IDLE: Duration = Duration::from_secs(1);
 /// How often a body's place is looked up again because its record moved meanwhile.
@@ -134,8 +136,14 @@ fn work<D: Disk>(engine: &mut Engine<D>, inbox: &Inbox, clock: &Clock) -> Result
     let mut commands = Vec::new();
     let mut busy = false;
     let mut exporter = Exporter::new(engine.totals());
+    // When what is staged and nobody waits for is committed at the latest, in microseconds of the clock.
+    let mut gathering: Option<u64> = None;
     loop {
-        let sleep = if busy { Duration::ZERO } else { sleep(engine, clock) };
+        let sleep = match gathering {
+            Some(until) => Duration::from_micros(until.saturating_sub(clock.micros())),
+            None if busy => Duration::ZERO,
+            None => sleep(engine, clock),
+        };
         let Some(damaged) = inbox.take(sleep, &mut commands) else {
             return engine.commit(clock.now());
         };
@@ -143,9 +151,18 @@ fn work<D: Disk>(engine: &mut Engine<D>, inbox: &Inbox, clock: &Clock) -> Result
         for batch in &damaged {
             engine.found_damaged(batch);
         }
+        let mut urgent = !damaged.is_empty();
         for command in commands.drain(..) {
+            urgent |= is_urgent(&command);
             engine.apply(now, command)?;
         }
+        if !urgent && engine.has_staged() && engine.staged_bytes() < limits::GROUP_BYTES {
+            let until = *gathering.get_or_insert_with(|| clock.micros() + GATHER_MICROS);
+            if clock.micros() < until {
+                continue;
+            }
+        }
+        gathering = None;
         let began = clock.micros();
         let bytes = engine.staged_bytes();
         engine.commit(now)?;
@@ -161,6 +178,16 @@ fn work<D: Disk>(engine: &mut Engine<D>, inbox: &Inbox, clock: &Clock) -> Result
             telemetry::set(Gauge::StoreQueueCommands, inbox.lock().commands.len() as f64);
         }
         busy = engine.maintain(clock.now())?;
+    }
+}
+
+/// Whether somebody waits for the command's sync. Acks, receipts and cursors gather for a moment, or ride along with a batch: half the syncs.
+fn is_urgent(command: &Command) -> bool {
+    match command {
+        Command::Deliver { .. } | Command::Seen { .. } | Command::Query { .. } | Command::Flush { .. } => {
+            true
+        }
+        Command::Acks { .. } | Command::Sent(_) | Command::LastActive(_) | Command::StreamAck { .. } => false,
     }
 }
 

@@ -75,6 +75,11 @@ impl Device {
         Self { link, welcome, acks: 0, confirmed: 0, kept: VecDeque::new() }
     }
 
+    /// A session that goes on over the same stream.
+    pub(crate) fn resumed(link: Link, welcome: Welcome, acks: u64, confirmed: u64) -> Self {
+        Self { link, welcome, acks, confirmed, kept: VecDeque::new() }
+    }
+
     /// The next frame.
     pub(crate) async fn next(&mut self) -> to_device::Frame {
         self.link.recv(SECONDS).await.expect("a frame")
@@ -90,6 +95,11 @@ impl Device {
                 return push;
             }
         }
+    }
+
+    /// A push that the test read itself and that is to come again from [`Self::push`].
+    pub(crate) fn keep(&mut self, push: Push) {
+        self.kept.push_back(push);
     }
 
     /// One frame: a push, or something noted.

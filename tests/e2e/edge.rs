@@ -216,10 +216,10 @@ impl Edge {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        match timeout(NEVER, look).await {
-            Ok(value) => value,
-            Err(_) => panic!("{series} stays at {}; the log:\n{}", self.metric(series).await, self.log()),
+        if let Ok(value) = timeout(NEVER, look).await {
+            return value;
         }
+        panic!("{series} stays at {}; the log:\n{}", self.metric(series).await, self.log());
     }
 
     /// Waits until a series has reached this value.

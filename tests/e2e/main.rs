@@ -3,7 +3,14 @@
 //! One binary, as linking costs more than running; a module a theme.
 
 mod bad_input;
+mod crash;
 mod delivery;
 mod device;
+mod disk;
 mod edge;
+mod endings;
+mod leaving;
+mod rough;
 mod router;
+mod routers;
+mod sessions;

@@ -7,8 +7,8 @@ use mooring::clock::Clock;
 use mooring::pki::DEV_APP;
 use mooring::wire::pb::device;
 use mooring::wire::pb::router::{
-    BatchAccepted, BatchRejected, DeliverBatch, FailReason, Open, OpenStream, Opened, Outcome, Receipt,
-    ReceiptEvent, RefuseReason, RejectCode, StreamAck, Target, from_router, stream_event, to_router,
+    BatchAccepted, BatchRejected, DeliverBatch, FailReason, Open, OpenStream, Outcome, Receipt, ReceiptEvent,
+    RefuseReason, RejectCode, StreamAck, Target, from_router, open_stream, stream_event, to_router,
 };
 
 use super::device::SECONDS;
@@ -25,7 +25,6 @@ pub(crate) enum End {
 pub(crate) struct Router {
     pub(crate) sender: Sender,
     pub(crate) receiver: Receiver,
-    pub(crate) opened: Opened,
     pub(crate) answers: HashMap<String, Result<BatchAccepted, BatchRejected>>,
     pub(crate) receipts: Vec<Receipt>,
     /// How each target ended: (batch, ordinal).
@@ -64,14 +63,19 @@ impl Edge {
         self.router_reading(vec![OpenStream { stream: "main".into(), ..OpenStream::default() }]).await
     }
 
+    /// A link that reads the stream from its oldest event on, whatever was acknowledged.
+    pub(crate) async fn router_from_the_oldest(&self) -> Router {
+        let from = Some(open_stream::From::Oldest(true));
+        self.router_reading(vec![OpenStream { stream: "main".into(), from }]).await
+    }
+
     /// A link that reads these streams.
     pub(crate) async fn router_reading(&self, streams: Vec<OpenStream>) -> Router {
         let said = Open { version: 1, name: "test".into(), streams, ..Open::default() };
-        let (sender, receiver, opened) = open(&self.router_endpoint(), said).await.expect("a link");
+        let (sender, receiver, _) = open(&self.router_endpoint(), said).await.expect("a link");
         Router {
             sender,
             receiver,
-            opened,
             answers: HashMap::new(),
             receipts: Vec::new(),
             ends: HashMap::new(),

@@ -16,6 +16,7 @@ use clap::Args as ClapArgs;
 use self::report::Report;
 use self::stage::Stage;
 use super::output::{self, Failure, line, note};
+use crate::client::local::{self, Scratch};
 
 /// Descriptors that are needed beside those of devices.
 const SPARE_DESCRIPTORS: u64 = 256;
@@ -59,10 +60,10 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn start(args: &Args) -> Result<(), Failure> {
-    enough_descriptors(u64::from(args.devices) + SPARE_DESCRIPTORS)?;
-    let scratch = Scratch::new(args.keep.as_deref())?;
+    local::enough_descriptors(u64::from(args.devices) + SPARE_DESCRIPTORS).map_err(Failure::usage)?;
+    let scratch = Scratch::new(args.keep.as_deref()).map_err(Failure::usage)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let report = runtime.map_err(Failure::failed)?.block_on(story(args, &scratch.dir))?;
+    let report = runtime.map_err(Failure::failed)?.block_on(story(args, scratch.dir()))?;
     if args.json {
         note(&report.table());
         line(&report.json().to_string());
@@ -103,51 +104,4 @@ async fn story(args: &Args, dir: &Path) -> Result<Report, Failure> {
     stage.settle().await?;
     stage.check("the end").await?;
     stage.finish().await
-}
-
-/// Raises the limit of open files to what is needed, if it may be.
-fn enough_descriptors(needed: u64) -> Result<(), Failure> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if limit.maximum.is_some_and(|maximum| maximum < needed) {
-        let maximum = limit.maximum.unwrap_or_default();
-        return Err(Failure::usage(format!(
-            "this process may open {maximum} files and needs {needed}: fewer --devices, or a higher `ulimit -Hn`"
-        )));
-    }
-    if limit.current.is_some_and(|current| current < needed) {
-        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-        setrlimit(Resource::Nofile, raised).map_err(Failure::failed)?;
-    }
-    Ok(())
-}
-
-/// A directory for the edge's data; it goes away in the end, unless it is to be kept.
-struct Scratch {
-    dir: PathBuf,
-    keep: bool,
-}
-
-impl Scratch {
-    fn new(keep: Option<&Path>) -> Result<Self, Failure> {
-        let name = format!("mooring-demo-{}-{:08x}", std::process::id(), rand::random::<u32>());
-        let dir = keep.map_or_else(|| std::env::temp_dir().join(name), Path::to_path_buf);
-        let failed = |e: std::io::Error| Failure::usage(format!("{}: {e}", dir.display()));
-        std::fs::create_dir_all(&dir).map_err(failed)?;
-        if std::fs::read_dir(&dir).map_err(failed)?.next().is_some() {
-            return Err(Failure::usage(format!("{} is not empty", dir.display())));
-        }
-        Ok(Self { dir, keep: keep.is_some() })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if self.keep {
-            return;
-        }
-        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
-            note(&format!("{} can't be removed: {error}", self.dir.display()));
-        }
-    }
 }

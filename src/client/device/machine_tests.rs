@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::wire::pb::device::{AckConfirm, Pong};
+use crate::wire::pb::device::{AckConfirm, Error, GoAway, GoAwayReason, Pong};
 
 fn machine() -> Machine {
     Machine::new(Settings {

@@ -4,10 +4,12 @@
 //! [`Device`], across sessions and calls of `run`; a real SDK would keep it in a file, which is what [`Handler::store`] is for.
 
 mod driver;
+mod ends;
 mod link;
 mod machine;
 mod seen;
 
 pub use driver::{Device, Handler, Leave, Reaction, Stopped};
+pub use ends::{End, Next};
 pub use link::{HELLO_SECONDS, Link, frame_name};
-pub use machine::{Asked, End, Machine, Next, Settings, Tally, UNCONFIRMED_EVENTS};
+pub use machine::{Asked, Machine, Settings, Tally, UNCONFIRMED_EVENTS};

@@ -26,6 +26,8 @@ const BATCHES: usize = 64;
 const UNSENT: usize = 256;
 /// Frames between the link and its writer.
 const FRAMES: usize = 16;
+/// Bytes that frames are gathered up to before they are written.
+const WRITE_BYTES: usize = 64 * 1024;
 /// Milliseconds without a frame of ours before a Ping; the edge closes a link that was silent for 90 s.
 const PING_MS: Millis = 30_000;
 /// Milliseconds after a Ping within which something has to come.
@@ -393,7 +395,14 @@ async fn write<W: AsyncWrite + Unpin>(
     mut frames: mpsc::Receiver<from_router::Frame>,
 ) -> Result<(), ClientError> {
     while let Some(frame) = frames.recv().await {
-        sender.send(frame).await?;
+        sender.queue(frame);
+        // Small frames that wait already share a write.
+        while sender.queued() < WRITE_BYTES
+            && let Ok(frame) = frames.try_recv()
+        {
+            sender.queue(frame);
+        }
+        sender.flush().await?;
     }
     sender.close().await
 }

@@ -41,9 +41,24 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
         Self { stream, output: Vec::new() }
     }
 
-    /// Writes one frame, under a deadline.
+    /// Queues and writes one frame.
     pub async fn send(&mut self, frame: from_router::Frame) -> Result<(), ClientError> {
+        self.queue(frame);
+        self.flush().await
+    }
+
+    /// Puts a frame behind those that wait for [`Self::flush`].
+    pub fn queue(&mut self, frame: from_router::Frame) {
         put_router_frame(&mut self.output, &FromRouter { frame: Some(frame) });
+    }
+
+    /// Bytes that wait.
+    pub fn queued(&self) -> usize {
+        self.output.len()
+    }
+
+    /// Writes what is queued, under a deadline.
+    pub async fn flush(&mut self) -> Result<(), ClientError> {
         let work = async {
             self.stream.write_all(&self.output).await?;
             self.stream.flush().await
@@ -57,6 +72,11 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
     /// Says that nothing more comes.
     pub async fn close(&mut self) -> Result<(), ClientError> {
         Ok(deadline("end of the connection", WRITE_SECONDS, self.stream.shutdown()).await??)
+    }
+
+    /// The stream beneath, for bytes that are no frames.
+    pub fn into_inner(self) -> W {
+        self.stream
     }
 }
 

@@ -134,7 +134,6 @@ impl<D: Disk> Engine<D> {
             attributes_kept: interned.attributes.len(),
             interned,
             unmatched: acks::Limiter::default(),
-            unkept: acks::Unkept::default(),
             duty: 0,
             checkpoints: checkpoint::State::new(since, covers, oldest_kept),
             trim: trim::State::default(),

@@ -281,8 +281,7 @@ fn a_large_batch_ends_in_one_record() {
 #[test]
 fn a_stream_without_events_holds_nothing_back_also_after_a_restart() {
     let streams = vec!["main".into(), "quiet".into()];
-    let options =
-        StoreOptions { max_bytes: 12 * 16 * 1024, checkpoint_bytes: 20_000, streams, ..small() };
+    let options = StoreOptions { max_bytes: 12 * 16 * 1024, checkpoint_bytes: 20_000, streams, ..small() };
     let (disk, mut harness) = opened(&options);
     for n in 0..900 {
         let mut new = batch(&format!("b{n}"), n + 1, &[0, 1], harness.now, HOUR);

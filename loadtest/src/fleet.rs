@@ -1,0 +1,261 @@
+//! The devices of a load: the client library's, one task each, with ids, utdids and source addresses of their own and 500 sets of
+//! attributes, as a real fleet of one app would have.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mooring::cli::output::{self, Failure};
+use mooring::client::Backoff;
+use mooring::client::device::{Device, Handler, Leave, Machine, Reaction, Settings, Stopped};
+use mooring::clock::Clock;
+use mooring::wire::pb::device::{Attributes, DeviceType, Push};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use crate::target::Target;
+
+/// Devices that connect at a time.
+const CONNECTING: u64 = 128;
+/// Sets of attributes, but for the utdid.
+const ATTRIBUTE_SETS: u32 = 500;
+/// Seconds without any progress after which waiting ends.
+const STALLED_SECONDS: u64 = 30;
+
+/// Told of every message, with the time of its coming: microseconds of the clock.
+pub(crate) type OnPush = dyn Fn(&Push, u64) + Send + Sync;
+
+/// What all devices count together.
+#[derive(Default)]
+pub(crate) struct Counts {
+    connected: AtomicU64,
+    unsettled: AtomicU64,
+    received: AtomicU64,
+    reconnects: AtomicU64,
+    failure: Mutex<Option<String>>,
+    changed: Notify,
+}
+
+impl Counts {
+    pub(crate) fn connected(&self) -> u64 {
+        self.connected.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn unsettled(&self) -> u64 {
+        self.unsettled.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Acquire)
+    }
+
+    /// Sessions that broke: a measurement with some is none.
+    pub(crate) fn reconnects(&self) -> u64 {
+        self.reconnects.load(Ordering::Acquire)
+    }
+}
+
+/// Devices that are connected, or on their way.
+pub(crate) struct Fleet {
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) size: u32,
+    clock: Arc<Clock>,
+    on_push: Arc<OnPush>,
+    stay: watch::Sender<Leave>,
+    tasks: JoinSet<()>,
+    seed: u64,
+}
+
+/// The id of device `n`.
+pub(crate) fn device_id(n: u32) -> String {
+    format!("load-{n:08}")
+}
+
+impl Fleet {
+    pub(crate) fn new(clock: &Arc<Clock>, seed: u64, on_push: Arc<OnPush>) -> Self {
+        Self {
+            counts: Arc::default(),
+            size: 0,
+            clock: Arc::clone(clock),
+            on_push,
+            stay: watch::Sender::new(Leave::Stay),
+            tasks: JoinSet::new(),
+            seed,
+        }
+    }
+
+    /// Connects more devices, until there are `size`.
+    pub(crate) async fn grow(&mut self, target: &Target, size: u32, quiet: bool) -> Result<(), Failure> {
+        let bar = output::bar(size.into(), "{bar:40} {pos}/{len} connected  {per_sec}  {elapsed}", quiet);
+        while self.size < size {
+            let room = u64::from(self.size) < self.counts.connected() + CONNECTING;
+            if room {
+                self.connect(target, self.size);
+                self.size += 1;
+            } else {
+                let connected = self.counts.connected();
+                self.until("devices connect", |counts| counts.connected() > connected).await?;
+                bar.set_position(self.counts.connected());
+            }
+        }
+        self.until("devices connect", |counts| counts.connected() >= size.into()).await?;
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    fn connect(&mut self, target: &Target, n: u32) {
+        let id = device_id(n);
+        let settings = Settings {
+            app_key: target.app.as_str().into(),
+            credential: target.credential(&id),
+            device_id: id,
+            install_secret: None,
+            attributes: Arc::new(attributes(n)),
+            heartbeat_seconds: 0,
+            backoff: Backoff::fast(),
+            seed: self.seed ^ u64::from(n) << 32,
+        };
+        let app = App {
+            counts: Arc::clone(&self.counts),
+            clock: Arc::clone(&self.clock),
+            on_push: Arc::clone(&self.on_push),
+            connected: false,
+            unsettled: false,
+            sessions: 0,
+        };
+        let source = target.is_local().then(|| source(n));
+        let endpoint = target.device(source);
+        let mut device = Device::new(endpoint, Machine::new(settings), app, Arc::clone(&self.clock));
+        let mut stay = self.stay.subscribe();
+        self.tasks.spawn(async move {
+            if let Stopped::Ended(end) = device.run(&mut stay).await {
+                let counts = &device.handler.counts;
+                let mut failure = counts.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                failure.get_or_insert(format!("{} was turned away: {end:?}", device.machine().device_id()));
+                counts.changed.notify_one();
+            }
+        });
+    }
+
+    /// Waits until something is so; gives up when nothing changes for a while.
+    pub(crate) async fn until(&self, what: &str, so: impl Fn(&Counts) -> bool) -> Result<(), Failure> {
+        let counts = &*self.counts;
+        let state = || (counts.connected(), counts.received(), counts.unsettled());
+        let (mut last, mut since) = (state(), self.clock.micros());
+        while !so(counts) {
+            if let Some(why) = counts.failure.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+                return Err(Failure::Failed(why));
+            }
+            let second = Duration::from_secs(1);
+            // Whether it was told or looked by itself is the same.
+            tokio::time::timeout(second, counts.changed.notified()).await.ok();
+            if state() != last {
+                (last, since) = (state(), self.clock.micros());
+            } else if self.clock.micros() - since > STALLED_SECONDS * 1_000_000 {
+                let (connected, received, unsettled) = last;
+                return Err(Failure::Failed(format!(
+                    "gave up waiting until {what}: {connected} connected, {received} messages received, {unsettled} devices unsettled"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// All leave.
+    pub(crate) async fn end(mut self) {
+        self.stay.send_replace(Leave::Now);
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+    }
+}
+
+/// An address of its own for each of 16 million devices: 127.1.0.1 and up.
+pub(crate) fn source(n: u32) -> IpAddr {
+    let (low, rest) = (1 + n % 250, n / 250);
+    IpAddr::V4(Ipv4Addr::new(127, (1 + rest / 256 % 250) as u8, (rest % 256) as u8, low as u8))
+}
+
+fn attributes(n: u32) -> Attributes {
+    let set = n % ATTRIBUTE_SETS;
+    Attributes {
+        device_type: DeviceType::Android.into(),
+        package: "com.example.shop".into(),
+        app_version: format!("5.{}", set % 10),
+        sdk_version: "1.0.0".into(),
+        brand: ["vivo", "OPPO", "Xiaomi", "HUAWEI", "HONOR"][set as usize / 10 % 5].into(),
+        model: format!("M{}", set / 50),
+        os: "Android".into(),
+        os_version: (10 + set % 5).to_string(),
+        network_type: if n.is_multiple_of(3) { "4G" } else { "Wi-Fi" }.into(),
+        isp: "CMCC".into(),
+        utdid: format!("utdid-{n:016}"),
+        ..Attributes::default()
+    }
+}
+
+struct App {
+    counts: Arc<Counts>,
+    clock: Arc<Clock>,
+    on_push: Arc<OnPush>,
+    connected: bool,
+    unsettled: bool,
+    sessions: u64,
+}
+
+impl Handler for App {
+    fn store(&mut self, push: &Push) {
+        (self.on_push)(push, self.clock.micros());
+    }
+
+    fn push(&mut self, _push: Push) -> Option<Reaction> {
+        self.counts.received.fetch_add(1, Ordering::AcqRel);
+        None
+    }
+
+    fn turn(&mut self, machine: &Machine) {
+        let (connected, unsettled) = (machine.is_connected(), machine.unsettled() > 0);
+        let changed = (connected, unsettled) != (self.connected, self.unsettled);
+        count(&self.counts.connected, &mut self.connected, connected);
+        count(&self.counts.unsettled, &mut self.unsettled, unsettled);
+        if machine.tally.sessions > self.sessions {
+            self.counts.reconnects.fetch_add(u64::from(self.sessions > 0), Ordering::AcqRel);
+            self.sessions = machine.tally.sessions;
+        }
+        if changed {
+            self.counts.changed.notify_one();
+        }
+    }
+}
+
+fn count(all: &AtomicU64, was: &mut bool, is: bool) {
+    match (*was, is) {
+        (false, true) => all.fetch_add(1, Ordering::AcqRel),
+        (true, false) => all.fetch_sub(1, Ordering::AcqRel),
+        _ => return,
+    };
+    *was = is;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn devices_differ_in_address_and_there_are_500_sets_of_attributes() {
+        let sources: HashSet<_> = (0..100_000).map(source).collect();
+        assert_eq!(sources.len(), 100_000);
+        let sets: HashSet<_> = (0..3_000)
+            .map(|n| {
+                let a = attributes(n);
+                (a.app_version, a.brand, a.model, a.os_version)
+            })
+            .collect();
+        assert_eq!(sets.len(), 500);
+    }
+}

@@ -1,0 +1,162 @@
+//! `hold`: memory of an idle session, as the slope between numbers of sessions, so that what the process needs without any doesn't count.
+//!
+//! Each device has received and acknowledged three messages, so that what a session keeps after having worked is in it; then all is
+//! quiet for `--seconds`, and only then memory is read. Nothing is purged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mooring::cli::output::{self, Failure, note};
+use mooring::client::router::Router;
+use mooring::clock::Clock;
+
+use crate::figures::{Figures, rounded, slope};
+use crate::fleet::Fleet;
+use crate::messages::{self, Messages};
+use crate::target::{self, Target};
+
+/// Messages that each device gets.
+const MESSAGES: u64 = 3;
+/// Steps up to all devices.
+const STEPS: u32 = 3;
+
+/// Flags of `hold`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: target::Args,
+    /// Targets of one batch
+    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    batch: u32,
+    /// Quiet before memory is read, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    seconds: u64,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  loadtest hold --transport tls
+  loadtest hold --devices 3000 --seconds 10 --json
+  loadtest hold --dev data --server-pid 4711";
+
+/// Runs `hold`.
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let figures = runtime.map_err(Failure::failed)?.block_on(measure(args))?;
+    figures.print(args.target.json);
+    Ok(())
+}
+
+struct Step {
+    sessions: u32,
+    rss: u64,
+    pss: u64,
+    connect_seconds: f64,
+    connect_cpu_us: u64,
+    quiet_cpu_us: u64,
+}
+
+async fn measure(args: &Args) -> Result<Figures, Failure> {
+    let clock = Arc::new(Clock::new(0));
+    let target = Target::new(&args.target).await?;
+    let messages = Messages::new(&target, &clock, args.target.payload_bytes);
+    let router = messages::router(&target, &clock, args.target.seed);
+    let mut fleet = Fleet::new(&clock, args.target.seed, Arc::new(|_, _| {}));
+    let mut steps: Vec<Step> = Vec::new();
+    let mut load = Load { batches: 0, sent: 0, message: 0 };
+    for n in 1..=STEPS {
+        let sessions = (u64::from(args.target.devices) * u64::from(n) / u64::from(STEPS)) as u32;
+        let step =
+            one_step(args, &target, &clock, &mut fleet, sessions, &router, &messages, &mut load).await?;
+        note(&format!("{sessions} sessions: RSS {} KiB, PSS {} KiB", step.rss / 1024, step.pss / 1024));
+        steps.push(step);
+    }
+    let (received, reconnects) = (fleet.counts.received(), fleet.counts.reconnects());
+    fleet.end().await;
+    let (_, ended) = router.close().await;
+    ended.map_err(Failure::failed)?;
+    target.end().await?;
+    if reconnects > 0 {
+        return Err(Failure::failed(format!("{reconnects} sessions broke: the figures would mean nothing")));
+    }
+    Ok(figures(args, &steps, load.sent, load.sent - received))
+}
+
+/// What was pushed so far.
+struct Load {
+    batches: u64,
+    message: u64,
+    sent: u64,
+}
+
+#[allow(clippy::too_many_arguments, reason = "all that a step works with, used once")]
+async fn one_step(
+    args: &Args,
+    target: &Target,
+    clock: &Arc<Clock>,
+    fleet: &mut Fleet,
+    sessions: u32,
+    router: &Router,
+    messages: &Messages,
+    load: &mut Load,
+) -> Result<Step, Failure> {
+    let new = fleet.size..sessions;
+    let (cpu, start) = (target.process.cpu_us()?, clock.micros());
+    fleet.grow(target, sessions, args.target.json).await?;
+    let connect_seconds = (clock.micros() - start) as f64 / 1e6;
+    let connect_cpu_us = target.process.cpu_us()? - cpu;
+    for _ in 0..MESSAGES {
+        for first in new.clone().step_by(args.batch as usize) {
+            let devices = first..new.end.min(first + args.batch);
+            load.sent += u64::from(devices.end - devices.start);
+            load.batches += 1;
+            router.deliver(messages.batch(load.batches, load.message, devices, clock.now())).await;
+        }
+        load.message += 1;
+    }
+    let sent = load.sent;
+    fleet.until("messages are acknowledged", |c| c.received() >= sent && c.unsettled() == 0).await?;
+    messages::settled(router, load.batches).await?;
+    let cpu = target.process.cpu_us()?;
+    quiet(args.seconds, args.target.json).await;
+    let quiet_cpu_us = target.process.cpu_us()? - cpu;
+    let memory = target.process.memory()?;
+    Ok(Step { sessions, rss: memory.rss, pss: memory.pss, connect_seconds, connect_cpu_us, quiet_cpu_us })
+}
+
+async fn quiet(seconds: u64, silent: bool) {
+    let bar = output::bar(seconds, "{bar:40} {pos}/{len} s of quiet", silent);
+    for _ in 0..seconds {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+}
+
+fn figures(args: &Args, steps: &[Step], deliveries: u64, lost: u64) -> Figures {
+    let over_sessions = |value: fn(&Step) -> u64| {
+        let points: Vec<_> = steps.iter().map(|s| (f64::from(s.sessions), value(s) as f64)).collect();
+        slope(&points).map(rounded)
+    };
+    let devices = f64::from(args.target.devices);
+    let connect_seconds: f64 = steps.iter().map(|s| s.connect_seconds).sum();
+    let connect_cpu: u64 = steps.iter().map(|s| s.connect_cpu_us).sum();
+    let session_seconds: f64 = steps.iter().map(|s| f64::from(s.sessions)).sum::<f64>() * args.seconds as f64;
+    let quiet_cpu: u64 = steps.iter().map(|s| s.quiet_cpu_us).sum();
+    Figures {
+        scenario: "hold",
+        target: "mooring",
+        transport: args.target.transport.name(),
+        devices: args.target.devices,
+        rss_bytes_per_session: over_sessions(|s| s.rss),
+        pss_bytes_per_session: over_sessions(|s| s.pss),
+        connects_per_s: Some(rounded(devices / connect_seconds.max(1e-9))),
+        cpu_us_per_connect: Some(rounded(connect_cpu as f64 / devices)),
+        idle_cpu_us_per_session_s: Some(rounded(quiet_cpu as f64 / session_seconds.max(1.0))),
+        deliveries: Some(deliveries),
+        lost,
+        seconds: args.seconds as f64,
+        ..Figures::default()
+    }
+}

@@ -1,0 +1,86 @@
+//! What a load pushes.
+
+use std::sync::Arc;
+
+use mooring::cli::output::Failure;
+use mooring::client::Backoff;
+use mooring::client::router::{Options, Router};
+use mooring::clock::Clock;
+use mooring::ids::DigestKey;
+use mooring::wire::pb::device::{Kind, Push};
+use mooring::wire::pb::router::{DeliverBatch, PushSource, Target as BatchTarget};
+
+use crate::fleet::device_id;
+use crate::target::Target;
+
+/// Milliseconds without a link after which the router gives up.
+const PATIENCE_MS: u64 = 15_000;
+
+/// Makes batches; ids differ between runs against the same edge.
+#[derive(Clone, Debug)]
+pub(crate) struct Messages {
+    app: String,
+    run: String,
+    pub(crate) first: u64,
+    body: String,
+}
+
+impl Messages {
+    pub(crate) fn new(target: &Target, clock: &Clock, payload_bytes: u32) -> Self {
+        let now = clock.now();
+        Self {
+            app: target.app.as_str().to_owned(),
+            run: format!("load-{now:x}-{:08x}", rand::random::<u32>()),
+            first: now * 1_000,
+            body: "x".repeat(payload_bytes as usize),
+        }
+    }
+
+    /// The `n`th message, to these devices, as batch `n`.
+    pub(crate) fn batch(
+        &self,
+        n: u64,
+        message: u64,
+        devices: impl Iterator<Item = u32>,
+        now: u64,
+    ) -> DeliverBatch {
+        let target = |n| BatchTarget { device_id: device_id(n), account: String::new() };
+        DeliverBatch {
+            batch_id: format!("{}-{n}", self.run),
+            app_key: self.app.clone(),
+            message_id: self.first + message,
+            body: Some(Push { kind: Kind::Message.into(), body: self.body.clone(), ..Push::default() }),
+            targets: devices.map(target).collect(),
+            created_at: now,
+            source: PushSource::Api.into(),
+            target_type: "device".into(),
+            ..DeliverBatch::default()
+        }
+    }
+}
+
+/// A router of the target.
+pub(crate) fn router(target: &Target, clock: &Arc<Clock>, seed: u64) -> Router {
+    let options = Options {
+        endpoint: target.router.clone(),
+        name: "loadtest".into(),
+        streams: vec!["main".into()],
+        backoff: Backoff::fast(),
+        patience: PATIENCE_MS,
+        seed,
+    };
+    let mut digest = [0; 32];
+    digest[..8].copy_from_slice(&seed.to_le_bytes());
+    Router::start(options, Arc::clone(clock), DigestKey(digest), Box::new(|_| {}))
+}
+
+/// Waits until every batch is answered and every accepted message has its outcome.
+pub(crate) async fn settled(router: &Router, batches: u64) -> Result<(), Failure> {
+    let mut progress = router.progress();
+    let all = progress.wait_for(|p| p.tally.batches >= batches && p.tally.is_settled()).await;
+    let all = all.map_err(|_| Failure::failed("the router has ended"))?;
+    match &all.first_rejection {
+        Some(rejection) => Err(Failure::failed(format!("a batch was rejected: {rejection:?}"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,247 @@
+//! `unicast`: messages to one random connected device each, in batches of one target: what a single push costs and how long it takes.
+//!
+//! Messages have their times by the rate; latency counts from the time at which a message was due, not from when it could be sent, so that
+//! a server that stalls can't hide the messages that waited meanwhile (coordinated omission). With `--rate 0` a fixed number is in flight
+//! instead, and latency counts from the sending.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use mooring::cli::output::{self, Failure, note};
+use mooring::client::router::Router;
+use mooring::clock::Clock;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::figures::{Figures, rounded};
+use crate::fleet::Fleet;
+use crate::floor;
+use crate::messages::{self, Messages};
+use crate::target::{self, Target, Transport};
+
+/// Messages in flight with `--rate 0`.
+const IN_FLIGHT: usize = 256;
+/// Messages of one run, at most: the time of each is kept.
+const MESSAGES: u64 = 50_000_000;
+/// Seconds of the same load before anything counts.
+const WARM_UP_SECONDS: u64 = 2;
+
+/// Flags of `unicast`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: target::Args,
+    /// Messages a second; 0: as many as it can, 256 in flight
+    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    rate: u64,
+    /// How long, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Run the bare socket loop of the same shape right before and after (plain TCP)
+    #[arg(long)]
+    floor: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  loadtest unicast --rate 5000 --floor
+  loadtest unicast --transport tls --devices 5000 --seconds 10 --json
+  loadtest unicast --rate 0";
+
+/// Runs `unicast`.
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let messages = args.rate.max(200_000) * (args.seconds + WARM_UP_SECONDS);
+    if args.rate > 0 && messages > MESSAGES {
+        return Err(Failure::usage(format!(
+            "that is over {MESSAGES} messages: a lower --rate or fewer --seconds"
+        )));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let figures = runtime.map_err(Failure::failed)?.block_on(measure(args))?;
+    figures.print(args.target.json);
+    Ok(())
+}
+
+/// When each message was due, and how long those that count took.
+struct Times {
+    first: u64,
+    due: Vec<AtomicU64>,
+    /// Microseconds.
+    latencies: Mutex<Histogram<u64>>,
+    /// Messages from this one on count.
+    counting_from: AtomicU64,
+    /// With `--rate 0`: one permit a message in flight.
+    room: Semaphore,
+}
+
+impl Times {
+    fn came(&self, message_id: u64, at: u64) {
+        let n = message_id.wrapping_sub(self.first);
+        let Some(due) = self.due.get(n as usize) else { return };
+        self.room.add_permits(1);
+        if n < self.counting_from.load(Ordering::Acquire) {
+            return;
+        }
+        let took = at.saturating_sub(due.load(Ordering::Acquire));
+        let mut latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+        latencies.saturating_record(took.max(1));
+    }
+}
+
+async fn measure(args: &Args) -> Result<Figures, Failure> {
+    let clock = Arc::new(Clock::new(0));
+    let rate = if args.rate == 0 { 200_000 } else { args.rate };
+    let most = (rate * (args.seconds + WARM_UP_SECONDS) + 1).min(MESSAGES);
+    let before = floor_cpu(args).await?;
+
+    let target = Target::new(&args.target).await?;
+    let messages = Messages::new(&target, &clock, args.target.payload_bytes);
+    let times = Arc::new(Times {
+        first: messages.first,
+        due: (0..most).map(|_| AtomicU64::new(0)).collect(),
+        latencies: Mutex::new(Histogram::new_with_bounds(1, 600_000_000, 3).map_err(Failure::failed)?),
+        counting_from: AtomicU64::new(u64::MAX),
+        room: Semaphore::new(if args.rate == 0 { IN_FLIGHT } else { Semaphore::MAX_PERMITS >> 1 }),
+    });
+    let seen = Arc::clone(&times);
+    let on_push = Arc::new(move |push: &mooring::wire::pb::device::Push, at| seen.came(push.message_id, at));
+    let mut fleet = Fleet::new(&clock, args.target.seed, on_push);
+    fleet.grow(&target, args.target.devices, args.target.json).await?;
+    let router = Arc::new(messages::router(&target, &clock, args.target.seed));
+
+    let mut load = Load {
+        args,
+        clock: &clock,
+        router: &router,
+        messages: &messages,
+        times: &times,
+        sent: 0,
+        rng: SmallRng::seed_from_u64(args.target.seed),
+    };
+    load.send(WARM_UP_SECONDS)?;
+    fleet.until("the warm-up has arrived", |c| c.received() >= load.sent).await?;
+    messages::settled(&router, load.sent).await?;
+    let warm_up = load.sent;
+    times.counting_from.store(warm_up, Ordering::Release);
+    let (cpu, start) = (target.process.cpu_us()?, clock.micros());
+    load.send(args.seconds)?;
+    let sent = load.sent;
+    let arrived =
+        fleet.until("all messages have arrived", |c| c.received() >= sent && c.unsettled() == 0).await;
+    let seconds = (clock.micros() - start) as f64 / 1e6;
+    if arrived.is_ok() {
+        messages::settled(&router, sent).await?;
+    }
+    let cpu = target.process.cpu_us()? - cpu;
+    let (received, reconnects) = (fleet.counts.received(), fleet.counts.reconnects());
+    fleet.end().await;
+    drop(router);
+    target.end().await?;
+    if reconnects > 0 {
+        note(&format!("{reconnects} sessions broke during the measurement"));
+    }
+    let after = floor_cpu(args).await?;
+    let latencies = times.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+    let deliveries = received - warm_up;
+    let ms = |quantile: f64| Some(rounded(latencies.value_at_quantile(quantile) as f64 / 1_000.0));
+    Ok(Figures {
+        scenario: "unicast",
+        target: "mooring",
+        transport: args.target.transport.name(),
+        devices: args.target.devices,
+        deliveries: Some(deliveries),
+        cpu_us_per_delivery: Some(rounded(cpu as f64 / deliveries.max(1) as f64)),
+        floor_cpu_us_per_delivery: before.zip(after).map(|(b, a)| rounded(f64::midpoint(b, a))),
+        deliveries_per_s: Some(rounded(deliveries as f64 / seconds)),
+        p50_ms: ms(0.5),
+        p99_ms: ms(0.99),
+        p999_ms: ms(0.999),
+        max_ms: Some(rounded(latencies.max() as f64 / 1_000.0)),
+        lost: sent - received,
+        seconds,
+        ..Figures::default()
+    })
+}
+
+async fn floor_cpu(args: &Args) -> Result<Option<f64>, Failure> {
+    if !args.floor {
+        return Ok(None);
+    }
+    if args.target.transport == Transport::Tls {
+        note("the floor is plain TCP");
+    }
+    let run = floor::Run {
+        devices: args.target.devices,
+        rate: args.rate,
+        seconds: args.seconds,
+        payload_bytes: args.target.payload_bytes,
+        seed: args.target.seed,
+    };
+    floor::measure(run).await.map(Some)
+}
+
+struct Load<'a> {
+    args: &'a Args,
+    clock: &'a Clock,
+    router: &'a Arc<Router>,
+    messages: &'a Messages,
+    times: &'a Times,
+    sent: u64,
+    rng: SmallRng,
+}
+
+impl Load<'_> {
+    /// Sends for so many seconds. It has its thread to itself: the runtime's timer counts milliseconds, which is more than a delivery
+    /// takes.
+    fn send(&mut self, seconds: u64) -> Result<(), Failure> {
+        tokio::task::block_in_place(|| self.send_here(seconds))
+    }
+
+    fn send_here(&mut self, seconds: u64) -> Result<(), Failure> {
+        let bar = output::bar(seconds, "{bar:40} {pos}/{len} s", self.args.target.json);
+        let start = self.clock.micros();
+        let end = start + seconds * 1_000_000;
+        for n in 0.. {
+            if self.sent as usize + 1 >= self.times.due.len() {
+                break;
+            }
+            // Without a rate, as soon as one in flight has arrived.
+            let due = match (n * 1_000_000u64).checked_div(self.args.rate) {
+                Some(after) => start + after,
+                None => self.when_there_is_room()?,
+            };
+            if due >= end {
+                break;
+            }
+            let early = due.saturating_sub(self.clock.micros());
+            if early > 0 {
+                std::thread::sleep(Duration::from_micros(early));
+            }
+            bar.set_position((due - start) / 1_000_000);
+            self.one(due)?;
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    fn when_there_is_room(&self) -> Result<u64, Failure> {
+        let permit = Handle::current().block_on(self.times.room.acquire());
+        permit.map_err(Failure::failed)?.forget();
+        Ok(self.clock.micros())
+    }
+
+    fn one(&mut self, due: u64) -> Result<(), Failure> {
+        let device = self.rng.random_range(0..self.args.target.devices);
+        let n = self.sent;
+        self.times.due[n as usize].store(due, Ordering::Release);
+        let batch = self.messages.batch(n, n, std::iter::once(device), self.clock.now());
+        self.sent += 1;
+        let taken = Handle::current().block_on(self.router.deliver(batch));
+        if taken { Ok(()) } else { Err(Failure::failed("the router has ended")) }
+    }
+}

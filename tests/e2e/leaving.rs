@@ -1,0 +1,81 @@
+//! SIGTERM: not ready, goodbyes, everything durable, exit 0.
+
+use mooring::wire::pb::device::GoAwayReason;
+use mooring::wire::pb::router::RejectCode;
+
+use super::device::is_closed;
+use super::edge::{Edge, LOOK, NEVER, Way};
+use super::router::{End, batch};
+
+#[tokio::test]
+async fn a_graceful_leave_says_goodbye_keeps_everything_and_exits_0() {
+    let settings = [("leave.drain_lead_ms", "1500"), ("leave.window_ms", "300")];
+    let mut edge = Edge::start_with(&settings).await;
+    edge.register(&["offline"]).await;
+    let mut router = edge.router().await;
+    let mut tls = edge.device(Way::Tls, "tls").await;
+    let mut plain = edge.device(Way::Plain, "plain").await;
+    router.push(1, &["tls", "plain", "offline"]).await;
+    assert_eq!(tls.push().await.message_id, 1);
+    plain.takes(1).await;
+    assert_eq!(edge.get("/readyz").await.status, 200);
+    edge.terminate();
+    let not_ready = async {
+        while edge.get("/readyz").await.status != 503 {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::time::timeout(NEVER, not_ready).await.expect("not ready");
+    assert_eq!(edge.get("/healthz").await.status, 200);
+    // Balancers take a while to notice: who still comes is served.
+    let mut late = edge.device(Way::Tls, "late").await;
+    late.has_nothing().await;
+    for device in [&mut tls, &mut plain, &mut late] {
+        assert_eq!(device.goes_away().await, GoAwayReason::Leaving);
+        is_closed(&mut device.link).await;
+    }
+    while !router.goes_away {
+        router.step().await;
+    }
+    let refused = router.rejects(batch(9, &["offline"]), RejectCode::Unavailable, "").await;
+    assert!(refused.retry_after_milliseconds > 0);
+    // The devices' side of closing: the edge waits for it, for a while.
+    drop((tls, plain, late));
+    assert_eq!(router.end("b-1", 1).await, End::Arrived);
+    loop {
+        match router.receiver.recv(60).await {
+            Ok(_) => {}
+            Err(mooring::client::ClientError::Closed) => break,
+            Err(error) => panic!("an orderly end was expected, not {error}"),
+        }
+    }
+    drop(router);
+    let status = edge.ended().await;
+    assert_eq!(status.code(), Some(0), "{}", edge.log());
+    edge.run().await;
+    assert_eq!(edge.totals().await["pending"], 2);
+    let mut router = edge.router().await;
+    for id in ["tls", "offline"] {
+        edge.device(Way::Tls, id).await.takes(1).await;
+    }
+    assert_eq!(router.end("b-1", 0).await, End::Arrived);
+    assert_eq!(router.end("b-1", 2).await, End::Arrived);
+    edge.device(Way::Plain, "plain").await.has_nothing().await;
+    assert_eq!(edge.totals().await["arrived"], 3);
+}
+
+#[tokio::test]
+async fn who_does_not_close_after_goodbye_cannot_hold_the_process_beyond_its_deadline() {
+    let settings = [("leave.window_ms", "50"), ("leave.deadline_ms", "400")];
+    let mut edge = Edge::start_with(&settings).await;
+    let mut router = edge.router().await;
+    let device = edge.device(Way::Tls, "d").await;
+    router.push(1, &["d"]).await;
+    edge.terminate();
+    let status = edge.ended().await;
+    assert_eq!(status.code(), Some(1));
+    assert!(edge.log().contains("leave.deadline_ms"), "{}", edge.log());
+    drop((device, router));
+    edge.run().await;
+    edge.device(Way::Tls, "d").await.takes(1).await;
+}
