@@ -27,10 +27,10 @@ pub struct Mail {
     pub confirms: Vec<Confirm>,
     /// Hellos and changes that are durable, in their order; false: the store is at a maximum.
     pub seen: Vec<(SessionRef, bool)>,
-    /// Sessions of which an Ack could not be kept: their devices have to say it again.
-    pub unkept: Vec<SessionRef>,
     /// Bodies that are in memory again.
     pub loaded: Vec<SessionRef>,
+    /// Sessions of which an Ack can't be kept: to be ended before any confirmation is told.
+    pub ack_refused: Vec<SessionRef>,
     /// Sessions that a newer one replaced.
     pub replaced: Vec<SessionRef>,
     /// Entries that ended without the device's doing.
@@ -76,9 +76,9 @@ impl Mailbox {
         self.put(|mail| mail.seen.push((session, taken)));
     }
 
-    /// An Ack of this session could not be kept. Bounded by the shard's sessions.
-    pub fn unkept(&self, session: SessionRef) {
-        self.put(|mail| mail.unkept.push(session));
+    /// An Ack of this session can't be kept. Bounded by the unconfirmed Acks a session may have.
+    pub fn ack_refused(&self, session: SessionRef) {
+        self.put(|mail| mail.ack_refused.push(session));
     }
 
     /// A body is in memory again. Bounded: a session waits for one.

@@ -151,9 +151,9 @@ impl CommitSink for Handover {
         }
     }
 
-    fn unkept(&mut self, session: SessionRef) {
+    fn ack_refused(&mut self, session: SessionRef) {
         if let Some(mailbox) = self.mailbox(session.shard) {
-            mailbox.unkept(session);
+            mailbox.ack_refused(session);
         }
     }
 

@@ -81,14 +81,13 @@ impl Shard {
                 self.fail(conn, DeviceError::Replaced);
             }
         }
-        for (session, taken) in mail.seen {
-            self.take_seen(session, taken);
-        }
-        // Before any confirmation behind the gap.
-        for session in mail.unkept {
+        for session in mail.ack_refused {
             if let Some(conn) = self.session(session) {
                 self.fail(conn, DeviceError::Unavailable);
             }
+        }
+        for (session, taken) in mail.seen {
+            self.take_seen(session, taken);
         }
         self.take_confirms(&mail.confirms);
         for (session, batch) in mail.ended {

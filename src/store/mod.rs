@@ -318,11 +318,9 @@ pub trait CommitSink: Send {
         // A sink that doesn't care lets the session run into its deadline.
         tracing::warn!(?session, "a device is refused: there is no room for another one");
     }
-    /// An Ack of this session could not be kept while the disk was full, and none behind it was confirmed. Now there is room: the session should
-    /// end, so that its device says again what was not confirmed.
-    fn unkept(&mut self, session: SessionRef) {
-        // A sink that doesn't care leaves it to the device's next session.
-        tracing::warn!(?session, "an Ack could not be kept, and is said again on the device's next session");
+    /// There is no room for an Ack. A later Ack's confirmation would cover it, so this session has to end: the device says it again on its next one.
+    fn ack_refused(&mut self, session: SessionRef) {
+        tracing::warn!(?session, "an Ack can't be kept: the disk is full, and the reserve used up");
     }
     /// The device's entry ended without its doing: a session may forget it.
     fn ended(&mut self, device: &DeviceKey, batch: Seq, reason: Failure);

@@ -66,9 +66,10 @@ impl Streams {
         self.0[stream].cursor.fetch_max(cursor.0, Ordering::AcqRel);
     }
 
-    /// The cursor behind which nothing may go.
+    /// The cursor behind which nothing may go. A stream with nothing to read holds nothing back: it may have no reader at all.
     pub(super) fn oldest_cursor(&self) -> Seq {
-        (0..self.0.len()).map(|stream| self.cursor(stream)).min().unwrap_or(Seq(u64::MAX))
+        let unread = (0..self.0.len()).filter(|&stream| self.has_unread(stream));
+        unread.map(|stream| self.cursor(stream)).min().unwrap_or(Seq(u64::MAX))
     }
 
     pub(super) fn note_event(&self, stream: usize, seq: Seq) {

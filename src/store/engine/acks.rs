@@ -1,10 +1,8 @@
 //! What devices acknowledge: the end of an entry, a receipt, or nothing new.
 
-use std::collections::HashMap;
-
 use super::apply::{Pointed, channel, receipt_of};
 use super::{Effect, Engine, StoreFailure};
-use crate::ids::{DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
+use crate::ids::{DeviceKey, MessageId, Seq, ShardId};
 use crate::push::{Acked, Event, Failure, Millis, Receipt, ReceiptKind};
 use crate::store::disk::Disk;
 use crate::store::part::About;
@@ -27,23 +25,6 @@ impl Limiter {
         }
         self.used += 1;
         self.used <= per_second
-    }
-}
-
-/// Sessions of which an Ack could not be kept, by their places: a newer session in the same place takes it over.
-///
-/// A confirmation names the highest number that is durable, so none may go out behind a gap: it would speak for the lost Ack too, and the
-/// device would forget it. Such a session is told nothing more, and ends as soon as there is room for what its device will say again.
-#[derive(Debug, Default)]
-pub(super) struct Unkept(HashMap<(ShardId, u32), Generation>);
-
-impl Unkept {
-    fn note(&mut self, session: SessionRef) {
-        self.0.insert((session.shard, session.slot), session.generation);
-    }
-
-    fn has(&self, session: SessionRef) -> bool {
-        self.0.get(&(session.shard, session.slot)) == Some(&session.generation)
     }
 }
 
@@ -99,17 +80,15 @@ impl<D: Disk> Engine<D> {
             // An event makes two records at most: a click with the arrive that it implies.
             if !self.has_room_beside_ends(ack.events.len() * 2, receipt_bytes(&who.about)) {
                 StoreStats::add(&self.shared.stats.acks_dropped, 1);
-                // Number 0 is confirmed by nothing.
+                // Told before any confirmation of this or a later commit, which would cover it. Number 0 is confirmed by nothing: its messages are
+                // pending still, and come again on this session.
                 if ack.number != 0 {
-                    self.unkept.note(ack.session);
+                    self.effects.push(Effect::AckRefused(ack.session));
                 }
                 continue;
             }
             for event in &ack.events {
                 self.acked(now, &who, event)?;
-            }
-            if self.unkept.has(ack.session) {
-                continue;
             }
             confirms.push(Confirm { session: ack.session, number: ack.number });
         }
@@ -118,16 +97,6 @@ impl<D: Disk> Engine<D> {
             self.effects.push(Effect::Confirmed(shard, confirms));
         }
         Ok(())
-    }
-
-    /// There is room again: sessions with a gap end.
-    pub(super) fn tell_unkept(&mut self) {
-        if self.unkept.0.is_empty() || self.is_short_of_room() {
-            return;
-        }
-        let sessions = std::mem::take(&mut self.unkept.0).into_iter();
-        let session = |((shard, slot), generation)| SessionRef { generation, slot, shard };
-        self.effects.extend(sessions.map(session).map(Effect::Unkept));
     }
 
     fn who(&self, key: &DeviceKey) -> Option<Who> {

@@ -69,7 +69,7 @@ impl<D: Disk> State<D> {
     }
 
     pub(super) fn note_bytes(&mut self, bytes: u64) {
-        self.bytes += bytes;
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 
     /// Whether it has the spare segments' space, which must not be taken back meanwhile.
@@ -250,6 +250,7 @@ impl<D: Disk> Engine<D> {
     }
 
     fn put_head(&mut self) {
+        let head = self.journal.head();
         let out = &mut self.scratch;
         out.extend_from_slice(&[HEAD, VERSION]);
         put_u32(out, self.shared.index.len() as u32);
@@ -258,7 +259,9 @@ impl<D: Disk> Engine<D> {
         put_varint(out, streams.len() as u64);
         for stream in 0..streams.len() {
             put_bytes(out, streams.name(stream).as_bytes());
-            put_u64(out, streams.cursor(stream).0);
+            // Where there is nothing to read, a start after a crash should know so too.
+            let cursor = if streams.has_unread(stream) { streams.cursor(stream) } else { head };
+            put_u64(out, cursor.0);
         }
     }
 }

@@ -72,7 +72,7 @@ enum Effect {
     Confirmed(ShardId, Vec<Confirm>),
     Seen(SessionRef),
     Refused(SessionRef),
-    Unkept(SessionRef),
+    AckRefused(SessionRef),
     Ended(Vec<DeviceKey>, Seq, Failure),
     Moved(Arc<Batch>, Place, u32),
     Query(oneshot::Sender<(Seq, QueryAnswer)>, (Seq, QueryAnswer)),
@@ -121,7 +121,6 @@ pub struct Engine<D: Disk> {
     /// Attributes in `interned` after it was last tidied.
     attributes_kept: usize,
     unmatched: acks::Limiter,
-    unkept: acks::Unkept,
     /// Whose turn it is in [`Engine::maintain`].
     duty: usize,
     checkpoints: checkpoint::State<D>,
@@ -244,7 +243,6 @@ impl<D: Disk> Engine<D> {
         if self.replenish_at > 0 {
             self.replenish(now)?;
         }
-        self.tell_unkept();
         let mut busy = false;
         for duty in 0..DUTIES {
             // In turns, so that a lot of one kind doesn't keep the others waiting.
@@ -261,7 +259,7 @@ impl<D: Disk> Engine<D> {
             }
         }
         self.export();
-        Ok(busy || self.has_staged())
+        Ok(busy)
     }
 
     /// When [`Engine::maintain`] is due, if nothing else happens before.
@@ -298,7 +296,7 @@ impl<D: Disk> Engine<D> {
                 Effect::Confirmed(shard, confirms) => self.sink.confirmed(shard, confirms),
                 Effect::Seen(session) => self.sink.seen(session),
                 Effect::Refused(session) => self.sink.refused(session),
-                Effect::Unkept(session) => self.sink.unkept(session),
+                Effect::AckRefused(session) => self.sink.ack_refused(session),
                 Effect::Ended(devices, batch, reason) => {
                     for device in &devices {
                         self.sink.ended(device, batch, reason);

@@ -74,6 +74,7 @@ impl<D: Disk> Engine<D> {
             options,
             bodies: &bodies,
             masses: std::collections::HashMap::default(),
+            last_events: vec![Seq(0); options.streams.len()],
             malformed: 0,
         };
         let layout = JournalOptions {
@@ -86,6 +87,7 @@ impl<D: Disk> Engine<D> {
         replay.tidy();
         let held: u64 = replay.loaded.held.values().map(|held| held.len() as u64).sum();
         let left_out = replay.malformed + held;
+        let last_events = std::mem::take(&mut replay.last_events);
         let Loaded { index, next_number, cursors, interned, .. } = replay.loaded;
         index.set_committed(recovery.head);
         let streams = Streams::new(&options.streams);
@@ -95,8 +97,10 @@ impl<D: Disk> Engine<D> {
                 streams.set_cursor(stream, cursor);
             }
         }
-        for stream in 0..streams.len() {
-            streams.note_event(stream, recovery.head);
+        for (stream, last) in last_events.into_iter().enumerate() {
+            // What the checkpoint covers was not looked at: there may be events between.
+            let unseen = streams.cursor(stream) < covers;
+            streams.note_event(stream, if unseen { last.max(covers) } else { last });
         }
         let shared = Shared {
             index,
@@ -130,7 +134,6 @@ impl<D: Disk> Engine<D> {
             attributes_kept: interned.attributes.len(),
             interned,
             unmatched: acks::Limiter::default(),
-            unkept: acks::Unkept::default(),
             duty: 0,
             checkpoints: checkpoint::State::new(since, covers, oldest_kept),
             trim: trim::State::default(),

@@ -30,24 +30,31 @@ pub(super) struct Replay<'a> {
     pub(super) bodies: &'a BodyCache,
     /// Ordinals that ended together, by batch. They leave the lists at the end, in one pass: whose they were stands in records that may be gone.
     pub(super) masses: HashMap<Seq, Vec<Vec<u8>>, Spread>,
+    /// The newest event of each stream.
+    pub(super) last_events: Vec<Seq>,
     /// Records that couldn't be understood.
     pub(super) malformed: u64,
 }
 
 impl Replay<'_> {
-    pub(super) fn apply(&mut self, record: Record<'_>) {
-        let applied = match record.kind {
-            record::BATCH => self.batch(record),
-            record::COPY => self.copy(record),
-            record::DEVICE => self.device(record),
-            record::RECEIPT => self.receipt(record),
-            record::MASS => self.mass(record),
-            record::CURSOR => self.cursor(record),
+    pub(super) fn apply(&mut self, at: Record<'_>) {
+        let applied = match at.kind {
+            record::BATCH => self.batch(at),
+            record::COPY => self.copy(at),
+            record::DEVICE => self.device(at),
+            record::RECEIPT => self.receipt(at),
+            record::MASS => self.mass(at),
+            record::CURSOR => self.cursor(at),
             _ => Err(Malformed),
         };
+        if let Ok(Some(app)) = record::app_of(at.kind, at.payload)
+            && let Some(last) = self.last_events.get_mut(self.options.stream_of(app))
+        {
+            *last = at.seq;
+        }
         if applied.is_err() {
             self.malformed += 1;
-            tracing::error!(sequence = %record.seq, kind = record.kind, "a journal record can't be understood");
+            tracing::error!(sequence = %at.seq, kind = at.kind, "a journal record can't be understood");
         }
     }
 

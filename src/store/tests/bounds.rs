@@ -277,3 +277,26 @@ fn a_large_batch_ends_in_one_record() {
     let StreamEvent::Mass(mass) = &events[1].1 else { panic!("{:?}", events[1]) };
     assert_eq!((mass.count, mass.ordinals.len(), mass.ordinals[2]), (4_999, 625, 0b1111_1101));
 }
+
+#[test]
+fn a_stream_without_events_holds_nothing_back_also_after_a_restart() {
+    let streams = vec!["main".into(), "quiet".into()];
+    let options = StoreOptions { max_bytes: 12 * 16 * 1024, checkpoint_bytes: 20_000, streams, ..small() };
+    let (disk, mut harness) = opened(&options);
+    for n in 0..900 {
+        let mut new = batch(&format!("b{n}"), n + 1, &[0, 1], harness.now, HOUR);
+        new.body = vec![7; 500].into();
+        harness.deliver(new).unwrap_or_else(|why| panic!("{n}: {why:?}"));
+        for device in 0..2 {
+            harness.acks(vec![ack(device, 1, &[(n + 1, Event::Arrive)], harness.now)]);
+        }
+        harness.ack_stream(harness.head());
+        harness.settle().expect("the disk works");
+        if n == 450 {
+            drop(harness);
+            disk.kill();
+            harness = Harness::open(&disk, &options, START);
+        }
+    }
+    assert!(harness.engine.stream_bounds("quiet").expect("a stream").oldest > Seq(1_000));
+}

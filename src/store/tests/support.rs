@@ -37,7 +37,7 @@ pub(super) enum Told {
     Confirmed(Confirm),
     Seen(SessionRef),
     Refused(SessionRef),
-    Unkept(SessionRef),
+    AckRefused(SessionRef),
     Ended(DeviceKey, Seq, Failure),
 }
 
@@ -69,8 +69,8 @@ impl CommitSink for Sink {
     fn refused(&mut self, session: SessionRef) {
         self.tell(Told::Refused(session));
     }
-    fn unkept(&mut self, session: SessionRef) {
-        self.tell(Told::Unkept(session));
+    fn ack_refused(&mut self, session: SessionRef) {
+        self.tell(Told::AckRefused(session));
     }
     fn ended(&mut self, device: &DeviceKey, batch: Seq, reason: Failure) {
         self.tell(Told::Ended(*device, batch, reason));
