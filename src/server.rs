@@ -298,6 +298,8 @@ fn start_router(
     listener.set_nonblocking(true).map_err(failed)?;
     let port = listener.local_addr().map_err(failed)?.port();
     let directory = base.directory.clone();
+    let leave = &base.config.leave;
+    let left = Duration::from_millis(leave.deadline_ms.saturating_sub(leave.drain_lead_ms + leave.window_ms));
     let context = Arc::new(RouterContext {
         edge: concat!("mooring ", env!("CARGO_PKG_VERSION")).into(),
         store,
@@ -313,7 +315,7 @@ fn start_router(
         credit_bytes: config.credit_bytes,
         batch_window_ms: base.config.store.batch_window_s * 1_000,
         is_connected: Box::new(move |device| directory.find(device).is_some()),
-        pace: router::Pace::default(),
+        pace: router::Pace::default().leaving_within(left),
         streams: router::StreamRegistry::default(),
     });
     let (phase, watched) = watch::channel(router::Phase::Serving);

@@ -79,3 +79,17 @@ async fn who_does_not_close_after_goodbye_cannot_hold_the_process_beyond_its_dea
     edge.run().await;
     edge.device(Way::Tls, "d").await.takes(1).await;
 }
+
+#[tokio::test]
+async fn a_router_that_stays_does_not_make_the_edge_leave_late() {
+    let settings = [("leave.drain_lead_ms", "0"), ("leave.window_ms", "0"), ("leave.deadline_ms", "1_500")];
+    let mut edge = Edge::start_with(&settings).await;
+    edge.register(&["offline"]).await;
+    let mut router = edge.router().await;
+    router.push(1, &["offline"]).await;
+    edge.terminate();
+    // It neither reads nor closes: the edge has time for that, but not more than its deadline.
+    let status = edge.ended().await;
+    assert!(status.success(), "{status}: {}", edge.log());
+    drop(router);
+}
