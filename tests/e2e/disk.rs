@@ -294,8 +294,8 @@ async fn an_ack_for_which_there_is_no_room_is_covered_by_no_confirmation() {
     inside.trouble.full.store(true, Ordering::SeqCst);
     let accepted = fill(&mut router, &ids).await;
     // Half of the reserve is for acks: what one device acknowledges uses most of it.
-    let last = (1..=accepted).rev().find(|m| m % 4 == 0).expect("some");
-    drain(&mut edge.device_saying(Way::Tls, hello("a")).await, last).await;
+    let newest = (1..=accepted).rev().find(|m| m % 4 == 0).expect("some");
+    drain(&mut edge.device_saying(Way::Tls, hello("a")).await, newest).await;
     let mut device = edge.device_saying(Way::Tls, hello("b")).await;
     let lost = loop {
         let message = device.push().await.message_id;

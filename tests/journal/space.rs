@@ -64,7 +64,9 @@ fn a_start_on_a_full_disk_works_and_has_no_room() {
     disk.set_capacity(Some(disk.used()));
     let mut second = journal(&disk, 3);
     assert_eq!(second.head(), Seq(1));
-    assert_eq!(second.room().before_reserve, u64::from(SEGMENT) - 40 - (3000 + 17 + 40 + 7) - 40);
+    assert_eq!(second.room().total, u64::from(SEGMENT) - 40 - (3000 + 17 + 40 + 7) - 40);
+    assert_eq!(second.room().before_reserve, 0, "what is left is the reserve");
+    assert!(!second.fits(1, false));
     let fits = (second.room().total as usize) - RECORD_OVERHEAD - GROUP_OVERHEAD;
     second.stage(1, &vec![2; fits]).expect("the rest of the segment");
     assert_eq!(second.commit(2).expect("works"), Seq(2));
@@ -134,5 +136,26 @@ fn small_and_large_records_on_a_real_directory() {
         });
         scan.expect("readable");
         assert_eq!(scanned, places.len());
+    }
+}
+
+#[test]
+fn what_is_left_of_a_segment_of_the_reserve_is_reserve_too() {
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(u64::from(SEGMENT) * 4));
+    let mut journal = journal(&disk, 2);
+    let record = vec![7; 500];
+    while journal.fits(record.len(), false) {
+        journal.stage(1, &record).expect("there was room");
+        journal.commit(1).expect("there was room");
+        journal.replenish().expect("a full disk is no error");
+    }
+    // The first that lives on the reserve makes one of its segments the active one.
+    for _ in 0..3 {
+        journal.stage(2, &record).expect("there was room");
+        journal.commit(1).expect("there was room");
+        journal.replenish().expect("a full disk is no error");
+        assert!(!journal.fits(1, false) && journal.fits(record.len(), true));
+        assert_eq!(journal.room().before_reserve, 0);
     }
 }

@@ -228,6 +228,6 @@ impl<D: Disk> Engine<D> {
         self.expiry.insert((batch.expires_at, batch.seq, home));
         self.live_bytes += u64::from(batch.bytes.load(Ordering::Relaxed));
         self.pending += u64::from(batch.live.load(Ordering::Relaxed));
-        *self.live_in.entry(batch.place().segment).or_default() += 1;
+        self.enter_segment(batch.place().segment, batch.bytes.load(Ordering::Relaxed));
     }
 }

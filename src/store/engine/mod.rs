@@ -115,8 +115,8 @@ pub struct Engine<D: Disk> {
     messages: u64,
     pending: u64,
     live_bytes: u64,
-    /// Live batches whose newest record is in a segment.
-    live_in: BTreeMap<u32, u64>,
+    /// Live batches whose newest record is in a segment, and their bytes.
+    live_in: BTreeMap<u32, (u64, u64)>,
     interned: load::Interned,
     /// Attributes in `interned` after it was last tidied.
     attributes_kept: usize,
@@ -280,9 +280,7 @@ impl<D: Disk> Engine<D> {
             return Ok(());
         }
         self.journal.replenish()?;
-        let all = u64::from(self.options.reserve_segments + 1) * segment;
-        let missing = self.journal.room().total < all - all / 8;
-        self.replenish_at = if missing { now + REPLENISH_MS } else { 0 };
+        self.replenish_at = if self.journal.is_replenished() { 0 } else { now + REPLENISH_MS };
         Ok(())
     }
 
@@ -316,7 +314,7 @@ impl<D: Disk> Engine<D> {
         let home = self.shared.index.part_of_message(batch.home) as u32;
         self.expiry.remove(&(batch.expires_at, batch.seq, home));
         self.live_bytes -= u64::from(batch.bytes.load(Ordering::Relaxed));
-        self.leave_segment(batch.place().segment);
+        self.leave_segment(batch);
         self.shared.bodies.remove(batch);
     }
 

@@ -15,7 +15,7 @@ use crate::push::Millis;
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
 use crate::store::fault::{self, Fault};
-use crate::store::journal::{Place, SegmentState};
+use crate::store::journal::{Place, RECORD_OVERHEAD, SegmentState};
 use crate::store::push_record::MessageKey;
 use crate::store::record::{self, BatchRecord, Target, put_targets};
 use crate::store::stats::StoreStats;
@@ -47,7 +47,7 @@ impl<D: Disk> Engine<D> {
             let Some(oldest) = segments.first().filter(|oldest| self.may_go(oldest)) else {
                 return Ok(false);
             };
-            if self.live_in.get(&oldest.id).is_none_or(|&live| live == 0) {
+            if !self.live_in.contains_key(&oldest.id) {
                 return self.remove_oldest(now);
             }
             if !self.copying_pays(oldest) {
@@ -57,7 +57,7 @@ impl<D: Disk> Engine<D> {
             self.trim.scan = Some(Scan { segment: oldest.id, after, last: oldest.last, position: None });
             return Ok(true);
         };
-        if self.live_in.get(&scan.segment).is_none_or(|&live| live == 0) {
+        if !self.live_in.contains_key(&scan.segment) {
             self.trim.scan = None;
             return self.remove_oldest(now);
         }
@@ -81,9 +81,11 @@ impl<D: Disk> Engine<D> {
         let segment = u64::from(self.options.segment_bytes);
         let slack = u64::from(self.options.reserve_segments + 2) * segment;
         let much_larger = self.journal.file_bytes() > 2 * self.live_bytes + slack;
-        // No more is copied than what is live, and room for ends stays beside it.
-        let copied = self.live_bytes.min(u64::from(oldest.used));
-        let fits = self.journal.room().total > copied + self.kept_for_ends();
+        // No more is copied than what is live there. It leaves acks their room; where they have none left, it leaves room for ends.
+        let (batches, bytes) = self.live_in.get(&oldest.id).copied().unwrap_or_default();
+        let copied = bytes + batches * RECORD_OVERHEAD as u64;
+        let (total, kept) = (self.journal.room().total, self.kept_for_ends());
+        let fits = total > copied + kept || total < kept + kept / 8 && total > copied + kept / 2;
         (much_larger || self.is_short_of_room()) && fits
     }
 
@@ -139,7 +141,7 @@ impl<D: Disk> Engine<D> {
     /// Copies what is live of a batch to the head. If there is no room for it, the segment stays, and is looked at again later.
     fn copy(&mut self, batch: &Arc<Batch>, payload: &[u8]) -> Result<(), StoreFailure> {
         if fault::is(Fault::ForgetCopies) {
-            self.leave_segment(batch.place().segment);
+            self.leave_segment(batch);
             return Ok(());
         }
         let Ok(record) = BatchRecord::decode(payload) else { return Ok(()) };
@@ -171,16 +173,25 @@ impl<D: Disk> Engine<D> {
         if !batch.is_live() {
             return;
         }
-        self.leave_segment(batch.place().segment);
-        *self.live_in.entry(place.segment).or_default() += 1;
+        self.leave_segment(batch);
+        self.enter_segment(place.segment, bytes);
         self.live_bytes = self.live_bytes + u64::from(bytes) - u64::from(batch.bytes.load(Ordering::Relaxed));
         batch.moved_to(place, bytes);
     }
 
-    pub(super) fn leave_segment(&mut self, segment: u32) {
-        if let Some(live) = self.live_in.get_mut(&segment) {
-            *live -= 1;
-            if *live == 0 {
+    pub(super) fn enter_segment(&mut self, segment: u32, bytes: u32) {
+        let (batches, live) = self.live_in.entry(segment).or_default();
+        *batches += 1;
+        *live += u64::from(bytes);
+    }
+
+    /// A batch ended, or its record is elsewhere now.
+    pub(super) fn leave_segment(&mut self, batch: &Batch) {
+        let segment = batch.place().segment;
+        if let Some((batches, live)) = self.live_in.get_mut(&segment) {
+            *batches -= 1;
+            *live -= u64::from(batch.bytes.load(Ordering::Relaxed));
+            if *batches == 0 {
                 self.live_in.remove(&segment);
             }
         }

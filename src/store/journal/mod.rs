@@ -126,16 +126,17 @@ impl<D: Disk> Journal<D> {
             Some(part) => u64::from(self.limit_of(part.segment)).saturating_sub(part.end()),
             None => u64::from(self.active.limit.saturating_sub(self.active.end + GROUP_HEADER)),
         };
-        let spares = self.spares_left();
-        let free = spares.saturating_sub(self.options.reserve_segments as usize);
-        Room { before_reserve: here + free as u64 * capacity, total: here + spares as u64 * capacity }
+        let (spares, reserve) = (self.spares_left(), self.options.reserve_segments as usize);
+        // With a spare of the reserve in use, the rest of that segment is reserve too.
+        let before_reserve = spares.checked_sub(reserve).map_or(0, |free| here + free as u64 * capacity);
+        Room { before_reserve, total: here + spares as u64 * capacity }
     }
 
     /// Whether a record of this payload can be staged now: with the help of the reserve, or without.
     pub fn fits(&self, payload: usize, with_reserve: bool) -> bool {
         let spares = self.spares_left();
         let reserve = if with_reserve { 0 } else { self.options.reserve_segments as usize };
-        self.fits_here(payload) || (spares > reserve && self.fits_segment(payload))
+        spares >= reserve && self.fits_here(payload) || spares > reserve && self.fits_segment(payload)
     }
 
     /// Spares that what is staged doesn't need yet.

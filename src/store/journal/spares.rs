@@ -46,6 +46,11 @@ fn is_clean<D: Disk>(disk: &Arc<D>, name: &str, segment_bytes: u32) -> io::Resul
 }
 
 impl<D: Disk> Journal<D> {
+    /// Whether the next segment and the whole reserve are there.
+    pub fn is_replenished(&self) -> bool {
+        self.spares_left() > self.options.reserve_segments as usize
+    }
+
     /// Removes spare files, so that something else can use their space until [`Journal::replenish`]. How many there were, at most `most`. Only
     /// between commits.
     pub fn release_spares(&mut self, most: usize) -> Result<usize, JournalError> {
@@ -64,7 +69,7 @@ impl<D: Disk> Journal<D> {
         if self.poisoned {
             return Err(JournalError::Poisoned);
         }
-        while self.spares_left() < self.options.reserve_segments as usize + 1 {
+        while !self.is_replenished() {
             let name = name(self.next_spare);
             self.next_spare += 1;
             match self.disk.create(&name, u64::from(self.options.segment_bytes)) {

@@ -29,7 +29,7 @@ fn opened(options: &StoreOptions) -> (Arc<SimDisk>, Harness<SimDisk>) {
 fn fill(harness: &mut Harness<SimDisk>, first: u64) -> u64 {
     for n in first..10_000 {
         let mut new = batch(&format!("b-{n}"), n, &[0, 1], harness.now, HOUR);
-        new.body = vec![7; 500].into();
+        new.body = vec![7; 3_000].into();
         match harness.deliver(new) {
             Ok(_) => harness.settle().expect("the disk works"),
             Err(why) => {
