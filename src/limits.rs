@@ -45,6 +45,10 @@ pub const RETENTION_MS: u64 = 72 * 3600 * 1000;
 pub const TURN_DELIVERIES: usize = 256;
 /// Microseconds of fan-out in one turn of a shard.
 pub const TURN_FANOUT_MICROS: u64 = 1_000;
+/// TLS handshake steps of one turn, about 150 µs each.
+pub const TURN_HANDSHAKE_STEPS: usize = 8;
+/// Acks of one command of a shard to the store; when so many wait, the shard reads nothing.
+pub const TURN_ACKS: usize = 4_096;
 /// Hand-overs (sessions named) waiting in one shard's mailbox; beyond, the shard looks at all its sessions instead.
 pub const MAILBOX_SLOTS: usize = 1_000_000;
 /// Shards of one process.

@@ -70,7 +70,7 @@ fn poll(shard: &Shared, conn: ConnRef, stream: &TcpStream, cx: &mut Context<'_>)
 impl Shard {
     /// Whether more may be read from it now. What stops it wakes it again: a durable Hello, a confirmed Ack, a flushed outbox.
     fn may_read(&mut self, conn: ConnRef) -> bool {
-        let full = self.acks.len() >= super::turn::ACKS;
+        let full = self.acks.len() >= limits::TURN_ACKS;
         let Some(connection) = self.connection(conn) else { return false };
         let may = match &connection.phase {
             Phase::Closing { .. } => return true,

@@ -218,7 +218,7 @@ impl Shard {
             last_active: Vec::new(),
             paused: Vec::new(),
             want_body: Vec::new(),
-            handshake_steps: super::turn::HANDSHAKE_STEPS,
+            handshake_steps: crate::limits::TURN_HANDSHAKE_STEPS,
             deferred: VecDeque::new(),
             handshakes: 0,
             accepting: Vec::new(),

@@ -13,10 +13,6 @@ use crate::store::{Command, Confirm};
 use crate::telemetry;
 use crate::wire::device as wire;
 
-/// TLS handshake steps of one turn, about 150 µs each.
-pub(super) const HANDSHAKE_STEPS: usize = 8;
-/// Acks of one command; when so many wait, nothing is read.
-pub(super) const ACKS: usize = 4_096;
 /// Times of last activity that wait for the store.
 const LAST_ACTIVE: usize = 65_536;
 /// How often timers are looked at.
@@ -57,8 +53,8 @@ pub(super) async fn run(shard: &Shared) {
 fn turn(owner: &Shared, timers: bool) -> bool {
     let shard = &mut *owner.borrow_mut();
     shard.begin();
-    shard.handshake_steps = HANDSHAKE_STEPS;
-    for _ in 0..HANDSHAKE_STEPS {
+    shard.handshake_steps = limits::TURN_HANDSHAKE_STEPS;
+    for _ in 0..limits::TURN_HANDSHAKE_STEPS {
         let Some(conn) = shard.deferred.pop_front() else { break };
         if let Some(connection) = shard.connection(conn) {
             connection.wake();
