@@ -114,6 +114,7 @@ impl Default for Pace {
 
 impl Pace {
     /// The same, with an end of links that takes at most half of `all`: what leaving has left for routers and the store's last checkpoint.
+    #[must_use]
     pub fn leaving_within(self, all: Duration) -> Self {
         Self { drain: self.drain.min(all / 4), settle: self.settle.min(all / 4), ..self }
     }

@@ -297,7 +297,7 @@ async fn an_ack_for_which_there_is_no_room_is_covered_by_no_confirmation() {
     let newest = (1..=accepted).rev().find(|m| m % 4 == 0).expect("some");
     drain(&mut edge.device_saying(Way::Tls, hello("a")).await, newest).await;
     let mut device = edge.device_saying(Way::Tls, hello("b")).await;
-    let lost = loop {
+    let unkept = loop {
         let message = device.push().await.message_id;
         // An Ack that needs much room, and a small one behind it.
         let mut events = vec![(message, EventType::Arrive)];
@@ -326,8 +326,8 @@ async fn an_ack_for_which_there_is_no_room_is_covered_by_no_confirmation() {
     accepted_at_last(&mut router, &batch(100_000, &["b"])).await;
     // The device says it again: nothing is lost.
     let mut device = edge.device_saying(Way::Tls, hello("b")).await;
-    assert_eq!(device.push().await.message_id, lost);
-    device.arrive(lost).await;
+    assert_eq!(device.push().await.message_id, unkept);
+    device.arrive(unkept).await;
     drain(&mut device, 100_000).await;
     edge.totals().await;
     inside.served.abort();
