@@ -81,8 +81,8 @@ fn overrides(args: &Args) -> Overrides {
     overrides
 }
 
-fn serve(config: Config, dev: Option<&DevSet>) -> Result<(), Box<dyn std::error::Error>> {
-    raise_descriptors();
+fn serve(mut config: Config, dev: Option<&DevSet>) -> Result<(), Box<dyn std::error::Error>> {
+    fit_descriptors(&mut config);
     let renderer = telemetry::install();
     let max_bytes = (config.store.max_bytes > 0).then_some(config.store.max_bytes);
     let (disk, format) = RealDisk::open(&config.data_dir, max_bytes)?;
@@ -125,14 +125,27 @@ impl Signals {
     }
 }
 
-/// A session is a descriptor: as many as the hard limit allows.
-fn raise_descriptors() {
+/// Descriptors that are no sessions: the store's files, listeners, router links, and connections that are closing.
+const OTHER_DESCRIPTORS: u64 = 1_024;
+
+/// A session is a descriptor: as many as the hard limit allows, and no more sessions than leave enough for the journal.
+fn fit_descriptors(config: &mut Config) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => tracing::debug!(descriptors = ?limit.maximum, "descriptor limit"),
-        Err(error) => tracing::warn!(%error, "the descriptor limit can't be raised"),
+    let usable = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::warn!(%error, "the descriptor limit can't be raised");
+            limit.current
+        }
+    };
+    let Some(usable) = usable else { return };
+    let handshakes = ((config.shards * config.device.max_handshakes) as u64).min(usable / 4);
+    let sessions = usable.saturating_sub(OTHER_DESCRIPTORS + handshakes).max(1) as usize;
+    if config.device.max_sessions > sessions {
+        tracing::info!(descriptors = usable, sessions, "sessions are limited by descriptors; see LimitNOFILE");
+        config.device.max_sessions = sessions;
     }
 }
 
