@@ -144,7 +144,11 @@ fn fit_descriptors(config: &mut Config) {
     let handshakes = ((config.shards * config.device.max_handshakes) as u64).min(usable / 4);
     let sessions = usable.saturating_sub(OTHER_DESCRIPTORS + handshakes).max(1) as usize;
     if config.device.max_sessions > sessions {
-        tracing::info!(descriptors = usable, sessions, "sessions are limited by descriptors; see LimitNOFILE");
+        tracing::info!(
+            descriptors = usable,
+            sessions,
+            "sessions are limited by descriptors; see LimitNOFILE"
+        );
         config.device.max_sessions = sessions;
     }
 }
