@@ -141,8 +141,7 @@ fn fit_descriptors(config: &mut Config) {
         }
     };
     let Some(usable) = usable else { return };
-    let handshakes = ((config.shards * config.device.max_handshakes) as u64).min(usable / 4);
-    let sessions = usable.saturating_sub(OTHER_DESCRIPTORS + handshakes).max(1) as usize;
+    let sessions = sessions_within(usable, config.shards, config.device.max_handshakes);
     if config.device.max_sessions > sessions {
         tracing::info!(
             descriptors = usable,
@@ -153,6 +152,12 @@ fn fit_descriptors(config: &mut Config) {
     }
 }
 
+/// Sessions that leave descriptors for handshakes and for everything else; at least one.
+fn sessions_within(descriptors: u64, shards: usize, handshakes_a_shard: usize) -> usize {
+    let handshakes = ((shards * handshakes_a_shard) as u64).min(descriptors / 4);
+    descriptors.saturating_sub(OTHER_DESCRIPTORS + handshakes).max(1) as usize
+}
+
 fn print_commands(data_dir: &std::path::Path, dev: &DevSet, ports: Ports) {
     let dir = data_dir.display();
     let metrics = ports.admin;
@@ -160,4 +165,17 @@ fn print_commands(data_dir: &std::path::Path, dev: &DevSet, ports: Ports) {
     println!("  connect a device:  mooring device --dev {dir} --device phone-1");
     println!("  push to it:        mooring push --dev {dir} --device phone-1 --title Hello --body World");
     println!("  metrics:           http://127.0.0.1:{metrics}/metrics");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_leave_descriptors_for_the_journal() {
+        assert_eq!(sessions_within(20_000, 2, 256), 20_000 - 1_024 - 512);
+        // Handshakes never take more than a quarter, however many shards there are.
+        assert_eq!(sessions_within(20_000, 256, 256), 20_000 - 1_024 - 5_000);
+        assert_eq!(sessions_within(1_024, 2, 256), 1);
+    }
 }
