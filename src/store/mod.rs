@@ -35,6 +35,7 @@ mod push_record;
 mod record;
 pub mod stats;
 mod stream;
+pub mod tables;
 #[cfg(test)]
 mod tests;
 mod thread;
