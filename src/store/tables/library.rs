@@ -13,7 +13,7 @@ use redb::{
     TableError,
 };
 
-use super::{FILE, Table, Tables, TablesError, Visit, Write, open_file};
+use super::{FILE, Table, Tables, TablesError, Visit, Writes, open_file};
 use crate::ids::Seq;
 use crate::store::disk::{Disk, DiskFile, SyncPoint};
 
@@ -65,18 +65,19 @@ impl<D: Disk> LibraryTables<D> {
         self.database.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, writes: &[Write], applied: Seq) -> Result<(), redb::Error> {
+    fn write(&self, writes: &Writes, applied: Seq) -> Result<(), redb::Error> {
         let database = self.read();
         let database = database.as_ref().ok_or(StorageError::DatabaseClosed)?;
         let mut transaction = database.begin_write()?;
         transaction.set_quick_repair(true);
         for of in Table::ALL {
-            let mut rows = writes.iter().filter(|write| write.table == of).peekable();
+            let mut rows =
+                writes.range((of, Vec::new())..).take_while(|((table, _), _)| *table == of).peekable();
             if rows.peek().is_none() && of != Table::Single {
                 continue;
             }
             let mut table = transaction.open_table(definition(of))?;
-            for Write { key, row, .. } in rows {
+            for ((_, key), row) in rows {
                 match row {
                     Some(row) => drop(table.insert(key.as_slice(), row.as_slice())?),
                     None => drop(table.remove(key.as_slice())?),
@@ -163,7 +164,7 @@ impl<D: Disk> Tables for LibraryTables<D> {
         scan().map_err(failed("read"))
     }
 
-    fn apply(&self, writes: &[Write], applied: Seq) -> Result<(), TablesError> {
+    fn apply(&self, writes: &Writes, applied: Seq) -> Result<(), TablesError> {
         match self.write(writes, applied).map_err(failed("written")) {
             Ok(()) => {
                 self.applied.store(applied.0, Ordering::Release);

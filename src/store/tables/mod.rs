@@ -32,6 +32,7 @@ mod library;
 mod log;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
@@ -68,14 +69,8 @@ impl Table {
     }
 }
 
-/// One row of a transaction.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Write {
-    pub(super) table: Table,
-    pub(super) key: Vec<u8>,
-    /// `None`: it goes.
-    pub(super) row: Option<Vec<u8>>,
-}
+/// The rows of a transaction, ordered as the tables order them; `None`: it goes.
+pub(super) type Writes = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
 
 /// Why the tables can't do what they should.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +106,18 @@ pub enum TablesError {
         /// The journal's oldest record.
         oldest: Seq,
     },
+    /// The journal is older than the file.
+    #[error(
+        "the tables ({file}) hold everything up to sequence {applied}, and the journal ends at {head}: its files are older than the tables. Put \
+         back the files that belong together; or begin with an empty data directory: devices register again, what was pending is lost",
+        file = FILE
+    )]
+    Ahead {
+        /// What the tables hold.
+        applied: Seq,
+        /// The journal's newest record.
+        head: Seq,
+    },
 }
 
 impl TablesError {
@@ -137,7 +144,7 @@ pub(super) trait Tables: Send + Sync + Debug {
     fn scan(&self, table: Table, visit: &mut Visit<'_>) -> Result<(), TablesError>;
 
     /// One transaction: the rows, and that everything up to `applied` is in them.
-    fn apply(&self, writes: &[Write], applied: Seq) -> Result<(), TablesError>;
+    fn apply(&self, writes: &Writes, applied: Seq) -> Result<(), TablesError>;
 }
 
 /// What the tables are made of.
@@ -158,7 +165,7 @@ pub(super) fn open<D: Disk>(
 ) -> Result<Arc<dyn Tables>, TablesError> {
     Ok(match kind {
         TableKind::Library => Arc::new(library::LibraryTables::open(disk.clone(), cache_bytes)?),
-        TableKind::Log => Arc::new(log::LogTables::open(&**disk)?),
+        TableKind::Log => Arc::new(log::LogTables::open(disk.clone())?),
     })
 }
 

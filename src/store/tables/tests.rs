@@ -12,8 +12,8 @@ use crate::store::disk::sim::{Loss, SimDisk};
 const KINDS: [TableKind; 2] = [TableKind::Library, TableKind::Log];
 const CACHE: usize = 1024 * 1024;
 
-fn row(table: Table, key: u32, row: Option<&[u8]>) -> Write {
-    Write { table, key: key.to_be_bytes().to_vec(), row: row.map(<[u8]>::to_vec) }
+fn row(table: Table, key: u32, row: Option<&[u8]>) -> ((Table, Vec<u8>), Option<Vec<u8>>) {
+    ((table, key.to_be_bytes().to_vec()), row.map(<[u8]>::to_vec))
 }
 
 fn rows(tables: &dyn Tables, table: Table) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -31,9 +31,9 @@ fn does_everything<D: Disk>(disk: &Arc<D>, kind: TableKind) {
         row(Table::Devices, 1, Some(b"one")),
         row(Table::Messages, 1, Some(&[7; 100_000])),
     ];
-    tables.apply(&writes, Seq(5)).expect("written");
+    tables.apply(&Writes::from(writes), Seq(5)).expect("written");
     let changes = [row(Table::Devices, 1, None), row(Table::Devices, 3, Some(b""))];
-    tables.apply(&changes, Seq(9)).expect("written");
+    tables.apply(&Writes::from(changes), Seq(9)).expect("written");
     drop(tables);
     let tables = open(disk, kind, CACHE).expect("opens again");
     assert_eq!(tables.applied(), Seq(9));
@@ -63,7 +63,7 @@ struct Prefix {
 const KEYS: u32 = 12;
 
 impl Prefix {
-    fn transaction(number: u64) -> Vec<Write> {
+    fn transaction(number: u64) -> Writes {
         let long = vec![number as u8; 3_000];
         (0..KEYS).map(|key| row(Table::Messages, key * 7, Some(&long))).collect()
     }
@@ -128,15 +128,16 @@ fn a_full_disk_changes_nothing_and_it_goes_on_when_there_is_room() {
     for kind in KINDS {
         let disk = Arc::new(SimDisk::new());
         let tables = open(&disk, kind, CACHE).expect("opens");
-        tables.apply(&[row(Table::Days, 1, Some(b"old"))], Seq(1)).expect("room");
+        tables.apply(&Writes::from([row(Table::Days, 1, Some(b"old"))]), Seq(1)).expect("room");
         disk.set_capacity(Some(disk.used() + 1_000));
         let long = vec![7; 4 * 1024 * 1024];
-        let full = tables.apply(&[row(Table::Days, 1, Some(&long))], Seq(2));
+        let writes = Writes::from([row(Table::Days, 1, Some(&long))]);
+        let full = tables.apply(&writes, Seq(2));
         assert!(matches!(full, Err(TablesError::Full)), "{kind:?}: {full:?}");
         assert_eq!(rows(&*tables, Table::Days)[0].1, b"old");
         assert_eq!(tables.applied(), Seq(1));
         disk.set_capacity(None);
-        tables.apply(&[row(Table::Days, 1, Some(&long))], Seq(2)).expect("room again");
+        tables.apply(&writes, Seq(2)).expect("room again");
         drop(tables);
         disk.crash_with(Loss::All, &mut SmallRng::seed_from_u64(1));
         let tables = open(&disk, kind, CACHE).expect("opens");
@@ -151,13 +152,13 @@ fn a_writer_tells_when_it_is_done_and_gives_a_job_back_that_found_no_space() {
     let mut writer = Writer::new(tables.clone());
     assert!(writer.done(false).is_none());
     for threaded in [false, true] {
-        let thread = threaded.then(|| writer.start_thread().expect("a thread"));
+        let thread = threaded.then(|| writer.start_thread(|| ()).expect("a thread"));
         let first = tables.applied().0 + 1;
-        writer.begin(Job { writes: Vec::new(), applied: Seq(first) });
+        writer.begin(Job { writes: Writes::new(), applied: Seq(first) });
         assert!(writer.is_busy());
         assert!(matches!(writer.done(true), Some(Ok(Ok(applied))) if applied == Seq(first)));
         disk.set_capacity(Some(disk.used()));
-        writer.begin(Job { writes: Vec::new(), applied: Seq(first + 1) });
+        writer.begin(Job { writes: Writes::new(), applied: Seq(first + 1) });
         assert!(matches!(writer.done(true), Some(Ok(Err(job))) if job.applied == Seq(first + 1)));
         disk.set_capacity(None);
         assert!(!writer.is_busy() && tables.applied() == Seq(first));

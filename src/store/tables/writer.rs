@@ -5,13 +5,13 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
-use super::{Tables, TablesError, Write};
+use super::{Tables, TablesError, Writes};
 use crate::ids::Seq;
 
 /// A transaction.
 #[derive(Debug)]
 pub(in crate::store) struct Job {
-    pub(in crate::store) writes: Vec<Write>,
+    pub(in crate::store) writes: Writes,
     pub(in crate::store) applied: Seq,
 }
 
@@ -42,8 +42,11 @@ impl Writer {
         Self { tables, thread: None, done: None, busy: false }
     }
 
-    /// From now on a thread writes. It ends when the writer is gone.
-    pub(in crate::store) fn start_thread(&mut self) -> std::io::Result<std::thread::JoinHandle<()>> {
+    /// From now on a thread writes, and says when a transaction is over. It ends when the writer is gone.
+    pub(in crate::store) fn start_thread(
+        &mut self,
+        over: impl Fn() + Send + 'static,
+    ) -> std::io::Result<std::thread::JoinHandle<()>> {
         let (jobs, waiting) = sync_channel::<Job>(1);
         let (telling, done) = sync_channel(1);
         let tables = self.tables.clone();
@@ -52,6 +55,7 @@ impl Writer {
                 if telling.send(write(&*tables, job)).is_err() {
                     break;
                 }
+                over();
             }
         })?;
         self.thread = Some((jobs, done));

@@ -12,6 +12,7 @@ use crate::push::{
 use crate::store::disk::Disk;
 use crate::store::engine::{Engine, OpenError, OpenReport, StoreFailure};
 use crate::store::options::StoreOptions;
+use crate::store::tables::TableKind;
 use crate::store::{
     Batch, Command, CommitSink, Confirm, DeviceAck, MessageState, Pulled, Query, QueryAnswer, SentAlone,
     StreamError,
@@ -84,6 +85,7 @@ pub(super) fn small() -> StoreOptions {
         segment_bytes: 16 * 1024,
         reserve_segments: 1,
         checkpoint_bytes: u64::MAX,
+        tables: TableKind::Log,
         ..StoreOptions::default()
     }
 }
