@@ -110,6 +110,13 @@ labels! {
         /// The device didn't read its outbox.
         Stalled = "stalled",
     }
+    /// What a router link runs on.
+    RouterTransport {
+        /// Frames straight on TLS.
+        Tcp = "tcp",
+        /// A gRPC call.
+        Grpc = "grpc",
+    }
     /// Why a router link ended.
     RouterLinkEnd {
         /// By the router.
