@@ -310,6 +310,7 @@ fn start_router(
             apps: base.config.apps.iter().map(|app| app.key.clone()).collect(),
             digest_key,
             online_window_ms: base.config.device.online_window_ms,
+            max_clock_skew_ms: config.max_clock_skew_ms,
         },
         routers: config.routers.iter().map(|r| (r.name.clone(), rights(r, &base.config))).collect(),
         credit_targets: config.credit_targets,

@@ -10,7 +10,7 @@ use super::*;
 use crate::admin::token::Token;
 use crate::admin::{Deadlines, Readiness, ShardFigures, StoreAccess};
 use crate::ids::{DigestKey, Seq, SessionRef};
-use crate::push::{Attributes, Counts, Millis, Seen};
+use crate::push::{Attributes, Counts, Millis, Reached, Seen};
 use crate::store::{
     Batch, Busy, DeviceState, MessageState, OnDevice as OnDeviceState, Pulled, Refused, Store, StreamBounds,
     StreamError, StreamRead,
@@ -78,7 +78,7 @@ impl Store for FakeStore {
         Ok(())
     }
 
-    fn pull(&self, _: &DeviceKey, _: Seq, _: usize, _: Millis, _: &mut Vec<Pulled>) {}
+    fn pull(&self, _: &DeviceKey, _: Reached, _: usize, _: Millis, _: &mut Vec<Pulled>) {}
 
     fn is_current(&self, _: &Seen) -> bool {
         false
