@@ -14,6 +14,10 @@ pub const ATTRIBUTE_BYTES: usize = 256;
 pub const ATTRIBUTES_BYTES: usize = 2_048;
 /// Bytes of a credential.
 pub const CREDENTIAL_BYTES: usize = 64;
+/// Bytes of the token that a device registers with.
+pub const REGISTER_TOKEN_BYTES: usize = 4_096;
+/// Devices whose credentials were revoked one by one, in all. Beyond, raise the app's epoch.
+pub const REVOKED_DEVICES: u64 = 1_000_000;
 
 /// Bytes of one frame between device and edge, without its length prefix.
 pub const DEVICE_FRAME_BYTES: usize = 65_536;

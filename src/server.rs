@@ -246,6 +246,7 @@ fn device_context(
     Ok(Arc::new(DeviceContext {
         config,
         apps: base.config.apps.iter().map(|app| (app.key.clone(), app.clone())).collect(),
+        gates: shard::Gates::new(&base.config.apps),
         digest_key,
         directory: base.directory.clone(),
         store,

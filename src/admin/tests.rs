@@ -9,6 +9,7 @@ use tokio::sync::{oneshot, watch};
 use super::*;
 use crate::admin::token::Token;
 use crate::admin::{Deadlines, Readiness, ShardFigures, StoreAccess};
+use crate::credential::Revocation;
 use crate::ids::{DigestKey, Seq, SessionRef};
 use crate::push::{Attributes, Counts, Millis, Reached, Seen};
 use crate::store::{
@@ -79,6 +80,10 @@ impl Store for FakeStore {
     }
 
     fn pull(&self, _: &DeviceKey, _: Reached, _: usize, _: Millis, _: &mut Vec<Pulled>) {}
+
+    fn revocation(&self, _: &DeviceKey) -> Revocation {
+        Revocation::default()
+    }
 
     fn is_current(&self, _: &Seen) -> bool {
         false

@@ -8,6 +8,7 @@ mod closing;
 mod connection;
 mod frames;
 mod greeting;
+mod identify;
 mod listener;
 pub mod mailbox;
 mod outbox;
@@ -34,6 +35,7 @@ use crate::push::Failure;
 use crate::store::{Batch, BodySink, CommitSink, Confirm, Store};
 use crate::telemetry::{self, Counter, Timer};
 
+pub use identify::Gates;
 pub use listener::bind;
 pub use mailbox::Mailbox;
 
@@ -44,6 +46,8 @@ pub struct DeviceContext {
     pub config: config::Device,
     /// The apps of this edge.
     pub apps: HashMap<AppKey, config::App>,
+    /// What bounds their strangers.
+    pub gates: Gates,
     /// Makes device keys.
     pub digest_key: DigestKey,
     /// Who is connected.

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::DeviceContext;
+use super::identify::Grant;
 use super::outbox::Outbox;
 use super::tls::Tls;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
@@ -156,7 +157,7 @@ pub(super) enum Phase {
 /// A Hello that waits until it is durable.
 pub(super) struct Registering {
     pub live: Box<Live>,
-    pub renewed: Vec<u8>,
+    pub grant: Grant,
     pub deadline: Millis,
 }
 
@@ -168,6 +169,8 @@ pub(super) struct Live {
     pub heartbeat_s: u32,
     pub app: AppKey,
     pub device_id: Arc<str>,
+    /// Of the newest credential that the device has.
+    pub epoch: u32,
     pub attributes: Attributes,
     /// Ids of Hello that are not to be sent, until the list was drained once.
     pub received: Box<[MessageId]>,

@@ -15,6 +15,7 @@ use super::{
     BodySink, Busy, Command, CommitSink, Pulled, Refused, Store, StreamBounds, StreamError, StreamRead,
 };
 use crate::clock::Clock;
+use crate::credential::Revocation;
 use crate::ids::{DeviceKey, Seq, SessionRef};
 use crate::push::{Millis, Reached, Seen};
 
@@ -110,6 +111,10 @@ impl<D: Disk> Store for EmbeddedStore<D> {
 
     fn is_current(&self, seen: &Seen) -> bool {
         self.shared.index.is_current(seen)
+    }
+
+    fn revocation(&self, device: &DeviceKey) -> Revocation {
+        self.shared.index.revocation(device)
     }
 
     fn body(&self, batch: &Arc<Batch>) -> Option<Arc<[u8]>> {

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::Pulled;
 use super::part::{Entry, Part};
 use super::push_record::MessageKey;
+use crate::credential::Revocation;
 use crate::ids::{DeviceKey, Seq};
 use crate::push::{Millis, Reached, Seen};
 
@@ -118,5 +119,10 @@ impl Index {
             device.about.client_ip = Some(seen.client_ip);
         }
         current
+    }
+
+    /// See [`super::Store::revocation`].
+    pub(super) fn revocation(&self, device: &DeviceKey) -> Revocation {
+        self.of_device(device).revocations.get(device).copied().unwrap_or_default()
     }
 }

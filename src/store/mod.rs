@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
+use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
     Accepted, Acked, Attributes, Counts, Failure, Millis, NewBatch, Reached, Rejection, Seen, StreamEvent,
@@ -278,6 +279,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Whether the device is known with exactly these attributes and no change of its switch: then Hello needs no [`Command::Seen`].
     fn is_current(&self, seen: &Seen) -> bool;
+
+    /// What was revoked of the device. May be ahead of what is durable: whoever is refused for it is refused a moment early.
+    fn revocation(&self, device: &DeviceKey) -> Revocation;
 
     /// The encoded push, if it is in memory. It comes without `redelivered`; a redelivery appends
     /// [`crate::wire::device::REDELIVERED`] to it.

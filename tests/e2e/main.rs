@@ -11,6 +11,7 @@ mod edge;
 mod endings;
 mod leaving;
 mod priority;
+mod registration;
 mod rough;
 mod router;
 mod routers;

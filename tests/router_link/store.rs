@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use mooring::credential::Revocation;
 use mooring::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef};
 use mooring::push::{
     Accepted, Attributes, Channel, Counts, Millis, NewBatch, Reached, Receipt, ReceiptKind, Refusal,
@@ -215,6 +216,10 @@ impl Store for FakeStore {
 
     fn pull(&self, _: &DeviceKey, _: Reached, _: usize, _: Millis, _: &mut Vec<Pulled>) {
         panic!("a router link pulls nothing");
+    }
+
+    fn revocation(&self, _: &DeviceKey) -> Revocation {
+        Revocation::default()
     }
 
     fn is_current(&self, _: &Seen) -> bool {
