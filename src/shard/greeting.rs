@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::state::{ConnRef, Live, Phase, Registering, Shard};
+use crate::config;
 use crate::credential;
 use crate::error::DeviceError;
 use crate::ids::{DeviceKey, SessionRef};
@@ -34,12 +35,14 @@ impl Shard {
     ) -> Result<(), DeviceError> {
         let identified = self.identify(conn, &mut hello)?;
         let Some(connection) = self.connection(conn) else { return Ok(()) };
-        let client_ip = connection.peer.ip().to_canonical();
+        let client_ip = connection.client_ip();
+        let transport = connection.transport();
         let context = self.context.clone();
         let config = &context.config;
+        let bounds = heartbeat_bounds(config, transport);
         let heartbeat_s = match hello.heartbeat_s {
-            0 => config.heartbeat_default_s,
-            wish => wish.clamp(config.heartbeat_min_s, config.heartbeat_max_s),
+            0 => bounds.default_s,
+            wish => wish.clamp(bounds.min_s, bounds.max_s),
         };
         let device = DeviceKey::of(&context.digest_key, &hello.app, &identified.device_id);
         let now = self.now();
@@ -162,8 +165,9 @@ impl Shard {
         self.count_session(transport, conn);
         self.acks.extend(received);
         self.last_active.push((device, now));
-        let bounds = (context.config.heartbeat_min_s, context.config.heartbeat_max_s);
-        let welcome = Welcome { credential: renewed, heartbeat_s, heartbeat_bounds_s: bounds, now };
+        let bounds = heartbeat_bounds(&context.config, transport);
+        let heartbeat_bounds_s = (bounds.min_s, bounds.max_s);
+        let welcome = Welcome { credential: renewed, heartbeat_s, heartbeat_bounds_s, now };
         wire::put_welcome(out, welcome);
         self.mark_dirty(conn);
         self.work.notify_one();
@@ -180,6 +184,29 @@ impl Shard {
         telemetry::adjust(Gauge::ShardSessions(self.id), 1);
         self.context.figures(self.id).sessions.fetch_add(1, Ordering::Relaxed);
         self.end_handshake(conn.slot as usize);
+    }
+}
+
+/// Seconds between two signs of life.
+struct Heartbeat {
+    default_s: u32,
+    min_s: u32,
+    max_s: u32,
+}
+
+/// NAT forgets UDP sooner than TCP.
+fn heartbeat_bounds(config: &config::Device, transport: telemetry::Transport) -> Heartbeat {
+    if transport == telemetry::Transport::Quic {
+        return Heartbeat {
+            default_s: config.quic_heartbeat_default_s,
+            min_s: config.quic_heartbeat_min_s,
+            max_s: config.quic_heartbeat_max_s,
+        };
+    }
+    Heartbeat {
+        default_s: config.heartbeat_default_s,
+        min_s: config.heartbeat_min_s,
+        max_s: config.heartbeat_max_s,
     }
 }
 
