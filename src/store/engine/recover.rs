@@ -51,16 +51,14 @@ impl From<StoreFailure> for OpenError {
     }
 }
 
-/// Whether journal and tables are of one time: the journal must have what the tables lack, and they must not know of what it doesn't have.
-fn check_tables<D: Disk>(applied: Seq, journal: &Journal<D>, head: Seq) -> Result<(), TablesError> {
-    let oldest = journal.segments().first().map_or(Seq(1), |segment| segment.first);
-    if oldest.0 > applied.0 + 1 {
-        return Err(TablesError::Behind { applied, oldest });
+/// What it means for the tables that the journal can't be replayed from where they end.
+fn behind(applied: Seq, covers: Seq) -> impl FnOnce(JournalError) -> OpenError {
+    move |error| match error {
+        JournalError::Missing { to, .. } if applied < covers => {
+            TablesError::Behind { applied, oldest: to }.into()
+        }
+        error => error.into(),
     }
-    if applied > head {
-        return Err(TablesError::Ahead { applied, head });
-    }
-    Ok(())
 }
 
 /// What a start found.
@@ -118,8 +116,11 @@ impl<D: Disk> Engine<D> {
             salt: options.salt,
         };
         let (journal, recovery) =
-            Journal::recover(disk.clone(), layout, after, &mut |record| replay.apply(record))?;
-        check_tables(tables.applied(), &journal, recovery.head)?;
+            Journal::recover(disk.clone(), layout, after, &mut |record| replay.apply(record))
+                .map_err(behind(tables.applied(), covers))?;
+        if tables.applied() > recovery.head {
+            return Err(TablesError::Ahead { applied: tables.applied(), head: recovery.head }.into());
+        }
         if let Some(error) = replay.failed.take() {
             return Err(error.into());
         }

@@ -7,3 +7,4 @@ mod full;
 mod model;
 mod plan;
 mod support;
+mod tables;

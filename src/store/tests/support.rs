@@ -6,16 +6,16 @@ use std::sync::{Arc, Mutex};
 
 use crate::ids::{AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
-    Accepted, Acked, Attributes, Counts, Event, Failure, Millis, NewBatch, OfflinePolicy, Rejection, Seen,
-    StreamEvent,
+    Accepted, Acked, Attributes, Counts, Event, Failure, Millis, NewBatch, OfflinePolicy, Priority, Reached,
+    Rejection, Seen, StreamEvent,
 };
 use crate::store::disk::Disk;
 use crate::store::engine::{Engine, OpenError, OpenReport, StoreFailure};
 use crate::store::options::StoreOptions;
 use crate::store::tables::TableKind;
 use crate::store::{
-    Batch, Command, CommitSink, Confirm, DeviceAck, MessageState, Pulled, Query, QueryAnswer, SentAlone,
-    StreamError,
+    Batch, Command, CommitSink, Confirm, DayStats, DeviceAck, MessageState, Pulled, Query, QueryAnswer,
+    SentAlone, StreamError,
 };
 use tokio::sync::oneshot;
 
@@ -115,6 +115,8 @@ pub(super) fn batch(id: &str, message: u64, targets: &[u32], now: Millis, keep_m
         expires_at: now + keep_ms,
         online_only: false,
         job_key: "job".into(),
+        priority: Priority::Normal,
+        collapse_key: "".into(),
     }
 }
 
@@ -217,6 +219,13 @@ impl<D: Disk> Harness<D> {
         }
     }
 
+    pub(super) fn days(&mut self, days: u32) -> Vec<DayStats> {
+        match self.query(Query::Stats { app: app(), days }) {
+            QueryAnswer::Stats(days) => days,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub(super) fn message(&mut self, message: u64, on: Option<u32>) -> Option<MessageState> {
         let query = Query::Message { app: app(), message: MessageId(message), device: on.map(device) };
         match self.query(query) {
@@ -227,7 +236,7 @@ impl<D: Disk> Harness<D> {
 
     pub(super) fn pull(&self, n: u32) -> Vec<Pulled> {
         let mut out = Vec::new();
-        self.engine.pull(&device(n), Seq(0), usize::MAX, self.now, &mut out);
+        self.engine.pull(&device(n), Reached::START, usize::MAX, self.now, &mut out);
         out
     }
 
