@@ -1,7 +1,7 @@
 //! Checkpoints without a pause: a slice at a time, between commits.
 //!
 //! ```text
-//! head      version, parts, next device number, the streams' cursors
+//! head      version, parts, next device number, the streams
 //! homes     one a part: push records, live batches, batch ids, totals, and the sequence as of which
 //! devices   one a part: devices with their lists, and the sequence as of which
 //! ```
@@ -23,7 +23,7 @@ use crate::store::disk::Disk;
 use crate::store::part::Part;
 use crate::store::stats::StoreStats;
 
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 pub(super) const HEAD: u8 = 0;
 pub(super) const HOME: u8 = 1;
 pub(super) const DEVICES: u8 = 2;
@@ -255,14 +255,7 @@ impl<D: Disk> Engine<D> {
         out.extend_from_slice(&[HEAD, VERSION]);
         put_u32(out, self.shared.index.len() as u32);
         put_u32(out, self.next_number);
-        let streams = &self.shared.streams;
-        put_varint(out, streams.len() as u64);
-        for stream in 0..streams.len() {
-            put_bytes(out, streams.name(stream).as_bytes());
-            // Where there is nothing to read, a start after a crash should know so too.
-            let cursor = if streams.has_unread(stream) { streams.cursor(stream) } else { head };
-            put_u64(out, cursor.0);
-        }
+        self.shared.streams.saved(head).encode(out);
     }
 }
 

@@ -16,6 +16,7 @@ use crate::store::disk::Disk;
 use crate::store::index::Index;
 use crate::store::part::{About, Entry, Part, Spread};
 use crate::store::push_record::{MessageKey, PushRecord};
+use crate::store::stream::saved::SavedStreams;
 
 /// One copy of what stands with many devices.
 #[derive(Debug, Default)]
@@ -60,7 +61,7 @@ pub(super) struct Loaded {
     pub(super) device_floor: Vec<Seq>,
     pub(super) held: HashMap<Seq, Vec<Held>, Spread>,
     pub(super) next_number: u32,
-    pub(super) cursors: Vec<(String, Seq)>,
+    pub(super) streams: SavedStreams,
     pub(super) interned: Interned,
     /// Live batches read so far, whatever their part.
     batches: HashMap<Seq, Arc<Batch>, Spread>,
@@ -77,7 +78,7 @@ impl Loaded {
             device_floor: floors,
             held: HashMap::default(),
             next_number: 0,
-            cursors: Vec::new(),
+            streams: SavedStreams::default(),
             interned: Interned::default(),
             batches: HashMap::default(),
         }
@@ -102,10 +103,7 @@ impl Loaded {
         }
         let mut loaded = Self::empty(take.u32()? as usize);
         loaded.next_number = take.u32()?;
-        for _ in 0..take.varint()? {
-            let name = take.text()?.to_owned();
-            loaded.cursors.push((name, Seq(take.u64()?)));
-        }
+        loaded.streams = SavedStreams::decode(&mut take)?;
         Ok(loaded)
     }
 

@@ -6,4 +6,6 @@ mod embedded;
 mod full;
 mod model;
 mod plan;
+mod streams;
+mod streams_model;
 mod support;
