@@ -9,8 +9,9 @@ use tokio::sync::{oneshot, watch};
 use super::*;
 use crate::admin::token::Token;
 use crate::admin::{Deadlines, Readiness, ShardFigures, StoreAccess};
+use crate::credential::Revocation;
 use crate::ids::{DigestKey, Seq, SessionRef};
-use crate::push::{Attributes, Counts, Millis, Seen};
+use crate::push::{Attributes, Counts, Millis, Reached, Seen};
 use crate::store::{
     Batch, Busy, DeviceState, MessageState, OnDevice as OnDeviceState, Pulled, Refused, Store, StreamBounds,
     StreamError, StreamRead,
@@ -78,7 +79,11 @@ impl Store for FakeStore {
         Ok(())
     }
 
-    fn pull(&self, _: &DeviceKey, _: Seq, _: usize, _: Millis, _: &mut Vec<Pulled>) {}
+    fn pull(&self, _: &DeviceKey, _: Reached, _: usize, _: Millis, _: &mut Vec<Pulled>) {}
+
+    fn revocation(&self, _: &DeviceKey) -> Revocation {
+        Revocation::default()
+    }
 
     fn is_current(&self, _: &Seen) -> bool {
         false
@@ -146,7 +151,7 @@ async fn start(store: Option<FakeStore>) -> Running {
 }
 
 async fn start_with(store: Option<FakeStore>, deadlines: Deadlines) -> Running {
-    let shards = || vec![ShardFigures { shard: 0, sessions: 2, handshakes: 1, deliveries: 9 }];
+    let shards = || vec![ShardFigures { shard: 0, sessions: 2, handshakes: 1, deliveries: 9, quic: true }];
     let mut admin = Admin::new(
         Arc::new(Readiness::default()),
         telemetry::install(),
