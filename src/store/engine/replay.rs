@@ -11,7 +11,7 @@ use crate::ids::{DeviceKey, Seq};
 use crate::store::batch::Batch;
 use crate::store::batch_ids::{Remembered, id_key};
 use crate::store::body_cache::BodyCache;
-use crate::store::codec::Malformed;
+use crate::store::codec::{Malformed, Take};
 use crate::store::fault::{self, Fault};
 use crate::store::journal::Record;
 use crate::store::options::StoreOptions;
@@ -19,7 +19,7 @@ use crate::store::part::{About, Entry, Spread};
 use crate::store::part_messages::Acceptance;
 use crate::store::push_record::{MessageKey, Numbers, take_bitmap};
 use crate::store::record::{
-    self, BatchRecord, DeviceRecord, MassRecord, ReceiptRecord, Target, has_ordinal, take_cursor,
+    self, BatchRecord, DeviceRecord, MassRecord, ReceiptRecord, Target, has_ordinal, take_cursor, take_epoch,
     take_refused,
 };
 
@@ -45,6 +45,7 @@ impl Replay<'_> {
             record::RECEIPT => self.receipt(at),
             record::MASS => self.mass(at),
             record::CURSOR => self.cursor(at),
+            record::EPOCH => self.epoch(at),
             _ => Err(Malformed),
         };
         if let Ok(Some(app)) = record::app_of(at.kind, at.payload)
@@ -220,6 +221,18 @@ impl Replay<'_> {
     fn cursor(&mut self, at: Record<'_>) -> Result<(), Malformed> {
         let (stream, cursor) = take_cursor(at.payload)?;
         self.loaded.cursors.push((stream.to_owned(), cursor));
+        Ok(())
+    }
+
+    fn epoch(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        let mut take = Take(at.payload);
+        let (key, revocation) = take_epoch(&mut take)?;
+        if !take.0.is_empty() {
+            return Err(Malformed);
+        }
+        if self.is_new_at_device(&key, at.seq) {
+            self.loaded.index.of_device(&key).revocations.insert(key, revocation);
+        }
         Ok(())
     }
 

@@ -6,4 +6,5 @@ mod embedded;
 mod full;
 mod model;
 mod plan;
+mod revoke;
 mod support;
