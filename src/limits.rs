@@ -93,5 +93,7 @@ pub const LINK_BATCHES: usize = 16_384;
 pub const LINK_OUTBOX_BYTES: usize = 4 * 1024 * 1024;
 /// Frames that wait to be written on one router link.
 pub const LINK_OUTBOX_FRAMES: usize = 1_024;
+/// Bytes of the body of a request to the admin port.
+pub const ADMIN_BODY_BYTES: usize = 64 * 1024;
 /// Streams in one Open.
 pub const LINK_STREAMS: usize = 64;

@@ -120,7 +120,7 @@ impl Handover {
 }
 
 impl CommitSink for Handover {
-    fn batch(&mut self, _batch: &Arc<Batch>, devices: &[DeviceKey]) {
+    fn batch(&mut self, batch: &Arc<Batch>, devices: &[DeviceKey]) {
         let started = self.clock.micros();
         for device in devices {
             if let Some(session) = self.directory.find(device) {
@@ -128,7 +128,8 @@ impl CommitSink for Handover {
             }
         }
         for (shard, sessions) in self.by_shard.drain() {
-            let fits = self.mailboxes.get(usize::from(shard.0)).is_none_or(|m| m.newer(sessions));
+            let fits =
+                self.mailboxes.get(usize::from(shard.0)).is_none_or(|m| m.newer(batch.priority, sessions));
             if !fits {
                 telemetry::add(Counter::MailboxOverflows, 1);
             }

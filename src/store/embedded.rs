@@ -17,7 +17,7 @@ use super::{
 use crate::clock::Clock;
 use crate::credential::Revocation;
 use crate::ids::{DeviceKey, Seq, SessionRef};
-use crate::push::{Millis, Seen};
+use crate::push::{Millis, Reached, Seen};
 
 /// A store in a data directory of its own.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl<D: Disk> Store for EmbeddedStore<D> {
         self.inbox.put(command)
     }
 
-    fn pull(&self, device: &DeviceKey, after: Seq, max: usize, now: Millis, out: &mut Vec<Pulled>) {
+    fn pull(&self, device: &DeviceKey, after: Reached, max: usize, now: Millis, out: &mut Vec<Pulled>) {
         self.shared.index.pull(device, after, max, now, out);
     }
 

@@ -123,6 +123,13 @@ labels! {
         /// Its device's credentials were revoked.
         Revoked = "revoked",
     }
+    /// What a router link runs on.
+    RouterTransport {
+        /// Frames straight on TLS.
+        Tcp = "tcp",
+        /// A gRPC call.
+        Grpc = "grpc",
+    }
     /// Why a router link ended.
     RouterLinkEnd {
         /// By the router.

@@ -2,7 +2,7 @@
 
 use super::labels::{
     BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, RegistrationResult, RouterLinkEnd,
-    SessionEnd, TargetResult, Transport,
+    RouterTransport, SessionEnd, TargetResult, Transport,
 };
 use crate::ids::ShardId;
 
@@ -79,6 +79,8 @@ families! {
         RouterBytes(direction: Direction) = "mooring_router_bytes_total",
         #[doc = "Router connections that ended before Opened: TLS, certificate, name or first frame."]
         RouterHandshakeFailures = "mooring_router_handshake_failures_total",
+        #[doc = "Router links that were opened."]
+        RouterLinksOpened(transport: RouterTransport) = "mooring_router_links_opened_total",
         #[doc = "Router links that ended, by reason; also those that never opened."]
         RouterLinkEnds(reason: RouterLinkEnd) = "mooring_router_link_ends_total",
         #[doc = "Batches answered, by answer."]
@@ -136,7 +138,7 @@ families! {
         #[doc = "1 while batches can be stored, 0 while only the reserve is left."]
         StoreRoom = "mooring_store_room",
         #[doc = "Router links open."]
-        RouterLinks = "mooring_router_links",
+        RouterLinks(transport: RouterTransport) = "mooring_router_links",
         #[doc = "Shards."]
         Shards = "mooring_shards",
         #[doc = "Longest turn of each shard since the last scrape."]

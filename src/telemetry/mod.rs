@@ -25,7 +25,7 @@ use self::histogram::Histograms;
 pub use self::histogram::Timer;
 pub use self::labels::{
     BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, RegistrationResult, RouterLinkEnd,
-    SessionEnd, TargetResult, Transport,
+    RouterTransport, SessionEnd, TargetResult, Transport,
 };
 use self::list::Family;
 pub use self::list::{Counter, Gauge};

@@ -10,6 +10,7 @@ mod disk;
 mod edge;
 mod endings;
 mod leaving;
+mod priority;
 mod registration;
 mod rough;
 mod router;
