@@ -42,6 +42,11 @@ pub const UNCONFIRMED_ACKS: u64 = 64;
 /// Bytes waiting in one session's outbox before it stops draining its list. One frame may go over.
 pub const OUTBOX_BYTES: usize = 64 * 1024;
 
+/// Bytes that a QUIC device may send before they are read.
+pub const QUIC_RECEIVE_BYTES: u32 = 64 * 1024;
+/// Bytes of datagrams kept for one QUIC connection that waits to be taken in.
+pub const QUIC_INCOMING_BYTES: u64 = 16 * 1024;
+
 /// Longest retention, milliseconds from acceptance: 72 hours.
 pub const RETENTION_MS: u64 = 72 * 3600 * 1000;
 

@@ -114,6 +114,8 @@ pub struct ShardFigures {
     pub handshakes: u64,
     /// Pushes written to devices since the start.
     pub deliveries: u64,
+    /// Whether it has a QUIC endpoint of its own.
+    pub quic: bool,
 }
 
 /// What the server says of its shards, in their order.

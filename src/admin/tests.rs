@@ -152,7 +152,7 @@ async fn start(store: Option<FakeStore>) -> Running {
 }
 
 async fn start_with(store: Option<FakeStore>, deadlines: Deadlines) -> Running {
-    let shards = || vec![ShardFigures { shard: 0, sessions: 2, handshakes: 1, deliveries: 9 }];
+    let shards = || vec![ShardFigures { shard: 0, sessions: 2, handshakes: 1, deliveries: 9, quic: true }];
     let mut admin = Admin::new(
         Arc::new(Readiness::default()),
         telemetry::install(),

@@ -176,13 +176,18 @@ impl Config {
         if device.tls.is_none() && device.plain.is_none() {
             reader.wrong("device.tls", "is off, and device.plain too: no device could connect");
         }
-        if device.heartbeat_min_s > device.heartbeat_default_s {
-            let text = format!("must be at most heartbeat_default_s ({})", device.heartbeat_default_s);
-            reader.wrong("device.heartbeat_min_s", text);
-        }
-        if device.heartbeat_max_s < device.heartbeat_default_s {
-            let text = format!("must be at least heartbeat_default_s ({})", device.heartbeat_default_s);
-            reader.wrong("device.heartbeat_max_s", text);
+        let tcp = (device.heartbeat_min_s, device.heartbeat_default_s, device.heartbeat_max_s);
+        let quic =
+            (device.quic_heartbeat_min_s, device.quic_heartbeat_default_s, device.quic_heartbeat_max_s);
+        for (prefix, (min, default, max)) in [("", tcp), ("quic_", quic)] {
+            if min > default {
+                let text = format!("must be at most {prefix}heartbeat_default_s ({default})");
+                reader.wrong(&format!("device.{prefix}heartbeat_min_s"), text);
+            }
+            if max < default {
+                let text = format!("must be at least {prefix}heartbeat_default_s ({default})");
+                reader.wrong(&format!("device.{prefix}heartbeat_max_s"), text);
+            }
         }
         let leave = &self.leave;
         if leave.drain_lead_ms + leave.window_ms >= leave.deadline_ms {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::identify::{Grant, Identified, identify};
 use super::state::{ConnRef, Live, Phase, Registering, Shard};
+use crate::config;
 use crate::error::DeviceError;
 use crate::ids::SessionRef;
 use crate::machine::session::Session;
@@ -26,13 +27,16 @@ impl Shard {
     ) -> Result<(), DeviceError> {
         let Some(connection) = self.connection(conn) else { return Ok(()) };
         let peer = connection.peer;
+        let client_ip = connection.client_ip();
+        let transport = connection.transport();
         let context = self.context.clone();
         let Identified { key: device, device_id, epoch, grant } =
             identify(&context, self.now(), peer, &hello)?;
         let config = &context.config;
+        let bounds = heartbeat_bounds(config, transport);
         let heartbeat_s = match hello.heartbeat_s {
-            0 => config.heartbeat_default_s,
-            wish => wish.clamp(config.heartbeat_min_s, config.heartbeat_max_s),
+            0 => bounds.default_s,
+            wish => wish.clamp(bounds.min_s, bounds.max_s),
         };
         let now = self.now();
         let live = Box::new(Live {
@@ -57,7 +61,7 @@ impl Shard {
             device_id,
             attributes: hello.attributes,
             push_on: hello.push_on,
-            client_ip: peer.ip().to_canonical(),
+            client_ip,
         };
         if context.store.is_current(&seen) {
             return self.attach(conn, live, grant, out);
@@ -137,9 +141,10 @@ impl Shard {
         }
         self.acks.extend(received);
         self.last_active.push((device, now));
-        let bounds = (context.config.heartbeat_min_s, context.config.heartbeat_max_s);
+        let bounds = heartbeat_bounds(&context.config, transport);
+        let heartbeat_bounds_s = (bounds.min_s, bounds.max_s);
         let Grant { device_id, credential } = grant;
-        let welcome = Welcome { device_id, credential, heartbeat_s, heartbeat_bounds_s: bounds, now };
+        let welcome = Welcome { device_id, credential, heartbeat_s, heartbeat_bounds_s, now };
         wire::put_welcome(out, welcome);
         self.mark_dirty(conn);
         self.work.notify_one();
@@ -169,6 +174,29 @@ impl Shard {
         telemetry::adjust(Gauge::ShardSessions(self.id), 1);
         self.context.figures(self.id).sessions.fetch_add(1, Ordering::Relaxed);
         self.end_handshake(conn.slot as usize);
+    }
+}
+
+/// Seconds between two signs of life.
+struct Heartbeat {
+    default_s: u32,
+    min_s: u32,
+    max_s: u32,
+}
+
+/// NAT forgets UDP sooner than TCP.
+fn heartbeat_bounds(config: &config::Device, transport: telemetry::Transport) -> Heartbeat {
+    if transport == telemetry::Transport::Quic {
+        return Heartbeat {
+            default_s: config.quic_heartbeat_default_s,
+            min_s: config.quic_heartbeat_min_s,
+            max_s: config.quic_heartbeat_max_s,
+        };
+    }
+    Heartbeat {
+        default_s: config.heartbeat_default_s,
+        min_s: config.heartbeat_min_s,
+        max_s: config.heartbeat_max_s,
     }
 }
 

@@ -139,6 +139,8 @@ families! {
         StoreRoom = "mooring_store_room",
         #[doc = "Router links open."]
         RouterLinks(transport: RouterTransport) = "mooring_router_links",
+        #[doc = "QUIC endpoints: one a shard, or 1 where the kernel can't steer datagrams to their shards."]
+        QuicEndpoints = "mooring_quic_endpoints",
         #[doc = "Shards."]
         Shards = "mooring_shards",
         #[doc = "Longest turn of each shard since the last scrape."]

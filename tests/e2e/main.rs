@@ -11,6 +11,7 @@ mod edge;
 mod endings;
 mod leaving;
 mod priority;
+mod quic;
 mod registration;
 mod rough;
 mod router;
