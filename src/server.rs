@@ -125,8 +125,12 @@ pub async fn serve<D: Disk>(
     let (admin, admin_port) = start_admin(&base, renderer).await?;
     let (embedded, opened) = open_store(&base, disk, format.salt()).await?;
     let store: Arc<dyn Store> = embedded;
-    let access =
-        StoreAccess { store: store.clone(), digest_key: digest_key.clone(), streams: base.config.streams() };
+    let access = StoreAccess {
+        store: store.clone(),
+        digest_key: digest_key.clone(),
+        epochs: base.config.apps.iter().map(|app| (app.key.clone(), app.epoch)).collect(),
+        streams: base.config.streams(),
+    };
     // Set once, here.
     admin.store.set(access).ok();
 

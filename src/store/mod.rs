@@ -93,6 +93,17 @@ pub enum Command {
         /// The answer and the sequence as of which it holds.
         reply: oneshot::Sender<(Seq, QueryAnswer)>,
     },
+    /// Revoke every credential that a device has; its session ends ([`CommitSink::revoked`]).
+    RevokeCredentials {
+        /// The device; it need not be known.
+        device: DeviceKey,
+        /// Its app's epoch.
+        epoch: u32,
+        /// Whether it may register again, for a credential above all that it had. Else it is locked out.
+        allow_registration: bool,
+        /// What is revoked of it now, once durable.
+        reply: oneshot::Sender<Result<Revocation, Rejection>>,
+    },
     /// Answered when everything submitted before is durable; with `checkpoint`, after a whole checkpoint too.
     Flush {
         /// Whether to write a checkpoint, so that the next start is quick.
@@ -390,6 +401,8 @@ pub trait CommitSink: Send {
     fn ack_refused(&mut self, session: SessionRef) {
         tracing::warn!(?session, "an Ack can't be kept: the disk is full, and the reserve used up");
     }
+    /// The device's credentials were revoked, durably: a session with one has to end. For a sink without sessions there is nothing to do.
+    fn revoked(&mut self, _device: &DeviceKey) {}
     /// The device's entry ended without its doing: a session may forget it.
     fn ended(&mut self, device: &DeviceKey, batch: Seq, reason: Failure);
 }

@@ -56,8 +56,9 @@ fn weight(command: &Command) -> usize {
             Command::Query { query: super::Query::Devices(keys), .. } => keys.len() * 16,
             Command::StreamAck { .. }
             | Command::Query { .. }
-            | Command::Flush { .. }
-            | Command::RetireStream { .. } => 0,
+            | Command::RetireStream { .. }
+            | Command::RevokeCredentials { .. }
+            | Command::Flush { .. } => 0,
         }
 }
 
@@ -190,8 +191,9 @@ fn is_urgent(command: &Command) -> bool {
         Command::Deliver { .. }
         | Command::Seen { .. }
         | Command::Query { .. }
-        | Command::Flush { .. }
-        | Command::RetireStream { .. } => true,
+        | Command::RetireStream { .. }
+        | Command::RevokeCredentials { .. }
+        | Command::Flush { .. } => true,
         Command::Acks { .. } | Command::Sent(_) | Command::LastActive(_) | Command::StreamAck { .. } => false,
     }
 }

@@ -16,7 +16,7 @@ use crate::store::disk::Disk;
 use crate::store::index::Index;
 use crate::store::part::{About, Entry, Part, Spread};
 use crate::store::push_record::{MessageKey, PushRecord};
-use crate::store::record::take_priority;
+use crate::store::record::{take_epoch, take_priority};
 use crate::store::stream::saved::SavedStreams;
 
 /// One copy of what stands with many devices.
@@ -165,6 +165,10 @@ impl Loaded {
             part.know(key, number, push_on, about);
             self.next_number = self.next_number.max(number.saturating_add(1));
             take_pending(take, &mut part, key, &self.batches, &mut self.held)?;
+        }
+        for _ in 0..take.varint()? {
+            let (device, revocation) = take_epoch(take)?;
+            part.revocations.insert(device, revocation);
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ mod load;
 mod query;
 mod recover;
 mod replay;
+mod revoke;
 mod storage;
 mod streams;
 mod trim;
@@ -49,6 +50,7 @@ use super::{
     Command, CommitSink, Confirm, Pulled, QueryAnswer, RetireError, Retired, StreamBounds, StreamError,
     StreamRead, StreamState,
 };
+use crate::credential::Revocation;
 use crate::ids::{DeviceKey, Seq, SessionRef, ShardId};
 use crate::push::{Accepted, Failure, Millis, Reached, ReceiptGap, Rejection};
 
@@ -85,6 +87,8 @@ enum Effect {
     StreamRetired(usize),
     RetireAnswer(oneshot::Sender<Result<Retired, RetireError>>, Result<Retired, RetireError>),
     Flushed(oneshot::Sender<()>),
+    /// `Some`: the device has no valid credential any more.
+    Revoked(Option<DeviceKey>, oneshot::Sender<Result<Revocation, Rejection>>, Result<Revocation, Rejection>),
 }
 
 /// What the engine shares with other threads.
@@ -118,6 +122,8 @@ pub struct Engine<D: Disk> {
     /// The number of the next new device.
     next_number: u32,
     devices: u64,
+    /// Devices with a revocation.
+    revoked: u64,
     messages: u64,
     pending: u64,
     live_bytes: u64,
@@ -171,6 +177,9 @@ impl<D: Disk> Engine<D> {
                 self.effects.push(Effect::Query(reply, answer));
                 Ok(())
             }
+            Command::RevokeCredentials { device, epoch, allow_registration, reply } => {
+                self.revoke(&device, epoch, allow_registration, reply)
+            }
             Command::Flush { checkpoint, reply } => {
                 self.flush(now, checkpoint)?;
                 self.effects.push(Effect::Flushed(reply));
@@ -205,6 +214,11 @@ impl<D: Disk> Engine<D> {
     /// See [`super::Store::pull`].
     pub fn pull(&self, device: &DeviceKey, after: Reached, max: usize, now: Millis, out: &mut Vec<Pulled>) {
         self.shared.index.pull(device, after, max, now, out);
+    }
+
+    /// See [`super::Store::revocation`].
+    pub fn revocation(&self, device: &DeviceKey) -> Revocation {
+        self.shared.index.revocation(device)
     }
 
     /// Reads a body, from memory or from the journal. The store's threads have a thread for that; this is for who has none.
@@ -324,6 +338,14 @@ impl<D: Disk> Engine<D> {
                 // Who asked may have left.
                 Effect::Query(reply, answer) => drop(reply.send(answer)),
                 Effect::Flushed(reply) => drop(reply.send(())),
+                Effect::Revoked(device, reply, answer) => {
+                    // Its session first: who asked may rely on that it ends.
+                    if let Some(device) = device {
+                        self.sink.revoked(&device);
+                    }
+                    // Who asked may have left.
+                    reply.send(answer).ok();
+                }
             }
         }
     }

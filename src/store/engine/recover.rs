@@ -115,6 +115,7 @@ impl<D: Disk> Engine<D> {
             replenish_at: 0,
             next_number,
             devices: 0,
+            revoked: 0,
             messages: 0,
             pending: 0,
             live_bytes: 0,
@@ -151,6 +152,7 @@ impl<D: Disk> Engine<D> {
         for part in 0..shared.index.len() {
             let part = shared.index.lock(part);
             self.devices += part.devices.len() as u64;
+            self.revoked += part.revocations.len() as u64;
             self.messages += part.messages.len() as u64;
             watermark = watermark.max(part.ids.watermark());
             for batch in part.batches.values() {
