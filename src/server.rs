@@ -80,6 +80,8 @@ pub struct Ports {
     pub plain: Option<u16>,
     /// Routers.
     pub router: u16,
+    /// Routers, over gRPC.
+    pub grpc: Option<u16>,
     /// Metrics, health, troubleshooting.
     pub admin: u16,
 }
@@ -118,11 +120,11 @@ pub async fn serve<D: Disk>(
 
     let context = device_context(&base, store.clone(), digest_key.clone())?;
     let (mut shards, tls, plain) = start_shards(&base.config, &context)?;
-    let (phase, mut routers, router) = start_router(&base, store.clone(), digest_key)?;
-    let ports = Ports { tls, plain, router, admin: admin_port };
+    let (phase, mut routers, (router, grpc)) = start_router(&base, store.clone(), digest_key)?;
+    let ports = Ports { tls, plain, router, grpc, admin: admin_port };
     base.readiness.set(admin::Phase::Serving);
     ready(ports);
-    tracing::info!(shards = base.config.shards, ?tls, ?plain, router, admin = admin_port, "serving");
+    tracing::info!(shards = base.config.shards, ?tls, ?plain, router, ?grpc, admin = admin_port, "serving");
 
     let mut failed = opened.failed;
     let error = tokio::select! {
@@ -283,7 +285,8 @@ fn start_shards(config: &Config, context: &Arc<DeviceContext>) -> Result<Shards,
     Ok((shards, ports.0, ports.1))
 }
 
-type RouterThread = (watch::Sender<router::Phase>, Thread, u16);
+/// The thread, how it is told of leaving, and the ports in use: framed, gRPC.
+type RouterThread = (watch::Sender<router::Phase>, Thread, (u16, Option<u16>));
 
 /// Router links have a thread of their own: what a router does never delays a shard.
 fn start_router(
@@ -292,11 +295,10 @@ fn start_router(
     digest_key: DigestKey,
 ) -> Result<RouterThread, ServeError> {
     let config = &base.config.router;
-    let failed = |error| ServeError::Listen { key: "router.listen", address: config.listen, error };
     let tls = pki::server_config_router(&config.certificate, &config.key, &config.client_ca)?;
-    let listener = std::net::TcpListener::bind(config.listen).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    let port = listener.local_addr().map_err(failed)?.port();
+    let (listener, port) = bind_router("router.listen", config.listen)?;
+    let grpc = config.grpc.map(|address| bind_router("router.grpc", address)).transpose()?;
+    let grpc_port = grpc.as_ref().map(|(_, port)| *port);
     let directory = base.directory.clone();
     let leave = &base.config.leave;
     let left = Duration::from_millis(leave.deadline_ms.saturating_sub(leave.drain_lead_ms + leave.window_ms));
@@ -322,12 +324,43 @@ fn start_router(
     let thread = Thread::start("the router thread", "router".into(), move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let listener = TcpListener::from_std(listener)?;
-            router::serve(listener, context, watched).await;
+            let framed = router::serve(TcpListener::from_std(listener)?, context.clone(), watched.clone());
+            let grpc = grpc.map(|(listener, _)| TcpListener::from_std(listener)).transpose()?;
+            tokio::join!(framed, serve_grpc(grpc, context, watched));
             Ok(())
         })
     })?;
-    Ok((phase, thread, port))
+    Ok((phase, thread, (port, grpc_port)))
+}
+
+fn bind_router(key: &'static str, address: SocketAddr) -> Result<(std::net::TcpListener, u16), ServeError> {
+    let bind = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let port = listener.local_addr()?.port();
+        Ok((listener, port))
+    };
+    bind().map_err(|error| ServeError::Listen { key, address, error })
+}
+
+#[cfg(feature = "grpc")]
+async fn serve_grpc(
+    listener: Option<TcpListener>,
+    context: Arc<RouterContext>,
+    phase: watch::Receiver<router::Phase>,
+) {
+    if let Some(listener) = listener {
+        router::serve_grpc(listener, context, phase).await;
+    }
+}
+
+/// The configuration has refused the listener.
+#[cfg(not(feature = "grpc"))]
+async fn serve_grpc(
+    _listener: Option<TcpListener>,
+    _context: Arc<RouterContext>,
+    _phase: watch::Receiver<router::Phase>,
+) {
 }
 
 fn rights(router: &crate::config::RouterRights, config: &Config) -> router::Rights {

@@ -180,6 +180,10 @@ impl Config {
             let text = format!("must be at least heartbeat_default_s ({})", device.heartbeat_default_s);
             reader.wrong("device.heartbeat_max_s", text);
         }
+        if self.router.grpc.is_some() && !cfg!(feature = "grpc") {
+            let text = "this program was built without gRPC: say \"off\", or build it with `--features grpc`";
+            reader.wrong("router.grpc", text);
+        }
         let leave = &self.leave;
         if leave.drain_lead_ms + leave.window_ms >= leave.deadline_ms {
             let spent = leave.drain_lead_ms + leave.window_ms;
