@@ -324,9 +324,15 @@ fn start_router(
     let thread = Thread::start("the router thread", "router".into(), move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let framed = router::serve(TcpListener::from_std(listener)?, context.clone(), watched.clone());
-            let grpc = grpc.map(|(listener, _)| TcpListener::from_std(listener)).transpose()?;
-            tokio::join!(framed, serve_grpc(grpc, context, watched));
+            let listener = TcpListener::from_std(listener)?;
+            // A build without it has refused its listener.
+            #[cfg(feature = "grpc")]
+            if let Some((grpc, _)) = grpc {
+                let grpc = router::serve_grpc(TcpListener::from_std(grpc)?, context.clone(), watched.clone());
+                tokio::join!(router::serve(listener, context, watched), grpc);
+                return Ok(());
+            }
+            router::serve(listener, context, watched).await;
             Ok(())
         })
     })?;
@@ -341,26 +347,6 @@ fn bind_router(key: &'static str, address: SocketAddr) -> Result<(std::net::TcpL
         Ok((listener, port))
     };
     bind().map_err(|error| ServeError::Listen { key, address, error })
-}
-
-#[cfg(feature = "grpc")]
-async fn serve_grpc(
-    listener: Option<TcpListener>,
-    context: Arc<RouterContext>,
-    phase: watch::Receiver<router::Phase>,
-) {
-    if let Some(listener) = listener {
-        router::serve_grpc(listener, context, phase).await;
-    }
-}
-
-/// The configuration has refused the listener.
-#[cfg(not(feature = "grpc"))]
-async fn serve_grpc(
-    _listener: Option<TcpListener>,
-    _context: Arc<RouterContext>,
-    _phase: watch::Receiver<router::Phase>,
-) {
 }
 
 fn rights(router: &crate::config::RouterRights, config: &Config) -> router::Rights {

@@ -23,7 +23,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_prost::ProstCodec;
 use tonic_reflection::pb::{v1, v1alpha};
 
-use super::carrier;
+use super::call;
 use super::store::receipt;
 use super::support::{Edge, NEVER, deliver, main_stream, open, until};
 
@@ -50,7 +50,7 @@ impl Service<Request<tonic::body::Body>> for Connection {
 /// A connection, and its end.
 async fn connect(edge: &Edge, name: &str) -> (Connection, JoinHandle<hyper::Result<()>>) {
     let tls =
-        carrier::tls(edge.ca.client(Some(edge.ca.issue(name))), edge.connect_tcp().await).await.expect("TLS");
+        call::tls(edge.ca.client(Some(edge.ca.issue(name))), edge.connect_tcp().await).await.expect("TLS");
     let (sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.expect("HTTP/2");
     (Connection(sender), tokio::spawn(connection))
@@ -265,7 +265,7 @@ async fn a_connection_without_a_link_goes_away() {
     let edge = Edge::start_with(|context| context.pace = pace).await;
     // It never speaks HTTP/2 at all.
     let mut mute =
-        carrier::tls(edge.ca.client(Some(edge.ca.issue("r1"))), edge.connect_tcp().await).await.expect("TLS");
+        call::tls(edge.ca.client(Some(edge.ca.issue("r1"))), edge.connect_tcp().await).await.expect("TLS");
     let mut rest = Vec::new();
     timeout(NEVER, mute.read_to_end(&mut rest)).await.expect("closed").ok();
     // It does, but has no link.

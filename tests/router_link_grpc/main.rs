@@ -3,6 +3,7 @@
 
 #[path = "../router_link/batches.rs"]
 mod batches;
+mod call;
 mod calls;
 mod carrier;
 #[path = "../router_link/leaving.rs"]
