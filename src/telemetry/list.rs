@@ -1,8 +1,8 @@
 //! The list itself: every counter and gauge with its name, label and help. Names have base units; counters end in `_total`.
 
 use super::labels::{
-    BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, RouterLinkEnd, RouterTransport,
-    SessionEnd, TargetResult, Transport,
+    BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, RegistrationResult, RouterLinkEnd,
+    RouterTransport, SessionEnd, TargetResult, Transport,
 };
 use crate::ids::ShardId;
 
@@ -65,6 +65,8 @@ families! {
         Connections(transport: Transport) = "mooring_connections_total",
         #[doc = "Device handshakes that ended, by result."]
         Handshakes(result: HandshakeResult) = "mooring_handshakes_total",
+        #[doc = "Registrations of devices, by result."]
+        Registrations(result: RegistrationResult) = "mooring_registrations_total",
         #[doc = "Sessions that ended, by reason."]
         SessionEnds(reason: SessionEnd) = "mooring_session_ends_total",
         #[doc = "Frames exchanged with devices."]
@@ -137,6 +139,8 @@ families! {
         StoreRoom = "mooring_store_room",
         #[doc = "Router links open."]
         RouterLinks(transport: RouterTransport) = "mooring_router_links",
+        #[doc = "QUIC endpoints: one a shard, or 1 where the kernel can't steer datagrams to their shards."]
+        QuicEndpoints = "mooring_quic_endpoints",
         #[doc = "Shards."]
         Shards = "mooring_shards",
         #[doc = "Longest turn of each shard since the last scrape."]

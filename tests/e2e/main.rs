@@ -15,6 +15,9 @@ mod grpc;
 #[path = "../router_link_grpc/call.rs"]
 mod grpc_call;
 mod leaving;
+mod priority;
+mod quic;
+mod registration;
 mod rough;
 mod router;
 mod routers;
