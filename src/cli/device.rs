@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::output::{self, Failure, line, note};
 use super::peer::{Credentials, Edge};
 use crate::client::device::{Device, End, Handler, Leave, Machine, Reaction, Settings, Stopped, Tally};
-use crate::client::{Backoff, ClientError};
+use crate::client::{Backoff, ClientError, Way};
 use crate::clock::Clock;
 use crate::limits;
 use crate::wire::pb::device::{Attributes, DeviceType, EventType, Kind, Push, PushState};
@@ -37,9 +37,9 @@ pub struct Args {
     /// How many devices
     #[arg(long, value_name = "N", default_value_t = 1)]
     count: u32,
-    /// Plain TCP instead of TLS, where the edge has it switched on
-    #[arg(long)]
-    plain: bool,
+    /// How to connect
+    #[arg(long, value_enum, default_value = "tls")]
+    transport: Way,
     /// The source address to connect from
     #[arg(long, value_name = "IP")]
     source: Option<std::net::IpAddr>,
@@ -84,7 +84,7 @@ Examples:
   mooring device --dev data --device d-1       a device of the edge that runs with
                                                `serve --dev --data-dir data`
   mooring device --dev data --count 1000 --click-rate 0.1
-  mooring device --dev data --plain --messages 1 --json
+  mooring device --dev data --transport quic --messages 1 --json
   mooring device --address edge.example:7443 --ca ca.pem --app 23456789 --device 4f2a \\
       --credential-file 4f2a.credential
 
@@ -120,7 +120,7 @@ fn start(args: &Args) -> Result<(), Failure> {
 async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
     let app = args.edge.app()?;
     let issuer = args.credentials.issuer(&args.edge)?;
-    let endpoint = args.edge.device_endpoint(args.plain, args.source)?;
+    let endpoint = args.edge.device_endpoint(args.transport, args.source)?;
     let clock = Arc::new(Clock::new(0));
     let attributes = Arc::new(attributes(args));
     let (leave, leaving) = watch::channel(Leave::Stay);

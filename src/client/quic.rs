@@ -103,6 +103,18 @@ impl QuicStream {
         self.endpoint.rebind(socket)
     }
 
+    /// Refuses what the edge still sends.
+    pub fn stop_reading(&mut self) {
+        // Stopped before, or all read: then it is so already.
+        self.recv.stop(VarInt::from_u32(0)).ok();
+    }
+
+    /// Takes back what was written and did not arrive, and writes nothing more.
+    pub fn abandon(&mut self) {
+        // Finished before: then it is so already.
+        self.send.reset(VarInt::from_u32(0)).ok();
+    }
+
     /// The connection beneath, for what is no stream of frames.
     pub fn connection(&self) -> &Connection {
         &self.connection

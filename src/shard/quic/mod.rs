@@ -157,34 +157,34 @@ async fn take_a_step(shard: &Shared) {
 }
 
 fn take_in(shard: &Shared, incoming: Incoming) {
-    let peer = incoming.remote_address();
-    let connecting = match incoming.accept() {
-        Ok(connecting) => connecting,
-        Err(error) => {
-            tracing::debug!(%peer, %error, "QUIC");
-            return;
-        }
-    };
-    let conn = shard.borrow_mut().add(Stream::Quic(Box::default()), peer, None);
+    let conn = shard.borrow_mut().add(Stream::Quic(Box::default()), incoming.remote_address(), None);
     started(shard, conn);
-    tokio::task::spawn_local(run(shard.clone(), conn, connecting));
+    match incoming.accept() {
+        Ok(connecting) => {
+            tokio::task::spawn_local(run(shard.clone(), conn, connecting));
+        }
+        Err(error) => end(shard, conn, &error),
+    }
 }
 
 /// A QUIC connection: its handshake, its stream, and then a session like any other.
 async fn run(shard: Shared, conn: ConnRef, connecting: quinn::Connecting) {
     match open(&shard, conn, connecting).await {
         Some(Ok(())) => return connection::run(shard, conn).await,
-        Some(Err(error)) => {
-            let mut shard = shard.borrow_mut();
-            shard.begin();
-            if let Some(connection) = shard.connection(conn) {
-                tracing::debug!(peer = %connection.peer, %error, "QUIC");
-            }
-            shard.fail(conn, end_of(&error));
-        }
-        None => {}
+        Some(Err(error)) => end(&shard, conn, &error),
+        None => shard.borrow_mut().remove(conn),
     }
-    shard.borrow_mut().remove(conn);
+}
+
+/// It ends before it was a session.
+fn end(shard: &Shared, conn: ConnRef, error: &ConnectionError) {
+    let mut shard = shard.borrow_mut();
+    shard.begin();
+    if let Some(connection) = shard.connection(conn) {
+        tracing::debug!(peer = %connection.peer, %error, "QUIC");
+    }
+    shard.fail(conn, end_of(error));
+    shard.remove(conn);
 }
 
 /// The handshake, then the stream. `None`: the connection was ended from here, for its deadline mostly.
