@@ -14,6 +14,10 @@ pub const ATTRIBUTE_BYTES: usize = 256;
 pub const ATTRIBUTES_BYTES: usize = 2_048;
 /// Bytes of a credential.
 pub const CREDENTIAL_BYTES: usize = 64;
+/// Bytes of the token that a device registers with.
+pub const REGISTER_TOKEN_BYTES: usize = 4_096;
+/// Devices whose credentials were revoked one by one, in all. Beyond, raise the app's epoch.
+pub const REVOKED_DEVICES: u64 = 1_000_000;
 
 /// Bytes of one frame between device and edge, without its length prefix.
 pub const DEVICE_FRAME_BYTES: usize = 65_536;
@@ -96,5 +100,7 @@ pub const LINK_BATCHES: usize = 16_384;
 pub const LINK_OUTBOX_BYTES: usize = 4 * 1024 * 1024;
 /// Frames that wait to be written on one router link.
 pub const LINK_OUTBOX_FRAMES: usize = 1_024;
+/// Bytes of the body of a request to the admin port.
+pub const ADMIN_BODY_BYTES: usize = 64 * 1024;
 /// Streams in one Open.
 pub const LINK_STREAMS: usize = 64;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
+use crate::admin::token::{Token, TokenError};
 use crate::admin::{self, Admin, Readiness, StoreAccess};
 use crate::clock::Clock;
 use crate::config::{Config, Scope};
@@ -51,6 +52,9 @@ pub enum ServeError {
         /// Why not.
         error: std::io::Error,
     },
+    /// The admin port's token can't be had.
+    #[error("the admin token: {0}")]
+    Token(#[from] TokenError),
     /// QUIC's secret in the data directory can't be used.
     #[error(transparent)]
     QuicKeys(#[from] quic::KeysError),
@@ -189,13 +193,10 @@ async fn start_admin(base: &Foundation, renderer: Renderer) -> Result<(Arc<Admin
         (0u16..).zip(figures.iter()).map(one).collect()
     };
     let connected = move |device: &_| directory.find(device).is_some();
-    let admin = Arc::new(Admin::new(
-        base.readiness.clone(),
-        renderer,
-        Box::new(shards),
-        Box::new(connected),
-        Vec::new(),
-    ));
+    let mut admin =
+        Admin::new(base.readiness.clone(), renderer, Box::new(shards), Box::new(connected), Vec::new());
+    admin.token = Some(Token::open(&base.config.data_dir)?);
+    let admin = Arc::new(admin);
     // It serves until the process ends: health has to be told to the last.
     tokio::spawn(admin::serve(listener, admin.clone(), std::future::pending()));
     Ok((admin, port))
@@ -269,6 +270,7 @@ fn device_context(
     Ok(Arc::new(DeviceContext {
         config,
         apps: base.config.apps.iter().map(|app| (app.key.clone(), app.clone())).collect(),
+        gates: shard::Gates::new(&base.config.apps),
         digest_key,
         directory: base.directory.clone(),
         store,
@@ -323,6 +325,7 @@ fn start_router(
             apps: base.config.apps.iter().map(|app| app.key.clone()).collect(),
             digest_key,
             online_window_ms: base.config.device.online_window_ms,
+            max_clock_skew_ms: config.max_clock_skew_ms,
         },
         routers: config.routers.iter().map(|r| (r.name.clone(), rights(r, &base.config))).collect(),
         credit_targets: config.credit_targets,

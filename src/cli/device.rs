@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::output::{self, Failure, line, note};
 use super::peer::{Credentials, Edge};
 use crate::client::device::{Device, End, Handler, Leave, Machine, Reaction, Settings, Stopped, Tally};
-use crate::client::{Backoff, ClientError, Way};
+use crate::client::{Backoff, ClientError, Endpoint, Transport, Way};
 use crate::clock::Clock;
 use crate::limits;
 use crate::wire::pb::device::{Attributes, DeviceType, EventType, Kind, Push, PushState};
@@ -40,6 +40,9 @@ pub struct Args {
     /// How to connect
     #[arg(long, value_enum, default_value = "tls")]
     transport: Way,
+    /// Over QUIC: go on from a new port every so many seconds, as phones do that change networks
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    rebind: Option<u64>,
     /// The source address to connect from
     #[arg(long, value_name = "IP")]
     source: Option<std::net::IpAddr>,
@@ -84,7 +87,7 @@ Examples:
   mooring device --dev data --device d-1       a device of the edge that runs with
                                                `serve --dev --data-dir data`
   mooring device --dev data --count 1000 --click-rate 0.1
-  mooring device --dev data --transport quic --messages 1 --json
+  mooring device --dev data --transport quic --rebind 5 --json
   mooring device --address edge.example:7443 --ca ca.pem --app 23456789 --device 4f2a \\
       --credential-file 4f2a.credential
 
@@ -121,6 +124,7 @@ async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
     let app = args.edge.app()?;
     let issuer = args.credentials.issuer(&args.edge)?;
     let endpoint = args.edge.device_endpoint(args.transport, args.source)?;
+    let moving = moving(args, &endpoint)?;
     let clock = Arc::new(Clock::new(0));
     let attributes = Arc::new(attributes(args));
     let (leave, leaving) = watch::channel(Leave::Stay);
@@ -156,7 +160,28 @@ async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
         });
     }
     drop(leaving);
-    follow(args, &leave, counted, devices).await
+    tokio::select! {
+        ended = follow(args, &leave, counted, devices) => ended,
+        failure = moving => Err(failure),
+    }
+}
+
+/// Changes the port from time to time, if that is wanted; ends only if that fails.
+fn moving(args: &Args, endpoint: &Endpoint) -> Result<impl Future<Output = Failure> + use<>, Failure> {
+    let client = match (&endpoint.transport, args.rebind) {
+        (Transport::Quic(client), Some(seconds)) => Some((Arc::clone(client), Duration::from_secs(seconds))),
+        (_, None) => None,
+        (_, Some(_)) => return Err(Failure::usage("--rebind needs --transport quic")),
+    };
+    Ok(async move {
+        let Some((client, every)) = client else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(every).await;
+            if let Err(error) = client.rebind() {
+                return Failure::failed(format!("no new port: {error}"));
+            }
+        }
+    })
 }
 
 /// Waits for the end: of the devices, of the time, of the messages, or by the user.

@@ -102,6 +102,8 @@ sections! {
         credit_targets: u64 = limits::CREDIT_TARGETS, limits::BATCH_TARGETS as u64..=100_000_000;
         /// Bytes of batches in flight on one link, unanswered.
         credit_bytes: u64 = limits::CREDIT_BYTES, limits::ROUTER_FRAME_BYTES as u64..=4_096 * MIB;
+        /// How far a router's clock may be ahead of the edge's, milliseconds.
+        max_clock_skew_ms: u64 = 300_000, 0..=3_600_000;
     } + {
         /// Who may connect, by the common name of their certificate.
         routers: Vec<RouterRights>;

@@ -8,6 +8,7 @@ mod closing;
 mod connection;
 mod frames;
 mod greeting;
+mod identify;
 mod listener;
 pub mod mailbox;
 mod outbox;
@@ -36,6 +37,7 @@ use crate::push::Failure;
 use crate::store::{Batch, BodySink, CommitSink, Confirm, Store};
 use crate::telemetry::{self, Counter, Timer};
 
+pub use identify::Gates;
 pub use listener::bind;
 pub use mailbox::Mailbox;
 
@@ -46,6 +48,8 @@ pub struct DeviceContext {
     pub config: config::Device,
     /// The apps of this edge.
     pub apps: HashMap<AppKey, config::App>,
+    /// What bounds their strangers.
+    pub gates: Gates,
     /// Makes device keys.
     pub digest_key: DigestKey,
     /// Who is connected.
@@ -131,7 +135,7 @@ impl Handover {
 }
 
 impl CommitSink for Handover {
-    fn batch(&mut self, _batch: &Arc<Batch>, devices: &[DeviceKey]) {
+    fn batch(&mut self, batch: &Arc<Batch>, devices: &[DeviceKey]) {
         let started = self.clock.micros();
         for device in devices {
             if let Some(session) = self.directory.find(device) {
@@ -139,7 +143,8 @@ impl CommitSink for Handover {
             }
         }
         for (shard, sessions) in self.by_shard.drain() {
-            let fits = self.mailboxes.get(usize::from(shard.0)).is_none_or(|m| m.newer(sessions));
+            let fits =
+                self.mailboxes.get(usize::from(shard.0)).is_none_or(|m| m.newer(batch.priority, sessions));
             if !fits {
                 telemetry::add(Counter::MailboxOverflows, 1);
             }

@@ -13,13 +13,14 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::DeviceContext;
+use super::identify::Grant;
 use super::outbox::Outbox;
 use super::stream::Stream;
 use super::tls::Tls;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
 use crate::machine::session::{Entry, Session};
 use crate::machine::wheel::Wheel;
-use crate::push::{Attributes, Millis};
+use crate::push::{Attributes, Millis, Priority};
 use crate::store::{Batch, DeviceAck, Pulled, SentAlone};
 use crate::telemetry::{self, Gauge, Transport};
 
@@ -46,6 +47,8 @@ pub(super) struct Shard {
     pub leaving: Option<Leaving>,
     /// Sessions with something to pull, in the order in which they were told.
     pub dirty: VecDeque<ConnRef>,
+    /// Those that got something of high priority go first. They may stand in `dirty` too.
+    pub urgent: VecDeque<ConnRef>,
     /// Read in this turn, for one command to the store.
     pub acks: Vec<DeviceAck>,
     pub sent_alone: Vec<SentAlone>,
@@ -122,6 +125,8 @@ pub(super) struct Flags {
     pub handshaking: bool,
     /// In the queue of those with something to pull.
     pub dirty: bool,
+    /// In the queue of those with something of high priority.
+    pub urgent: bool,
     /// An entry is in the wheel of acknowledgement deadlines.
     pub overdue_armed: bool,
     /// An entry is in the wheel of stall deadlines.
@@ -153,7 +158,7 @@ pub(super) enum Phase {
 /// A Hello that waits until it is durable.
 pub(super) struct Registering {
     pub live: Box<Live>,
-    pub renewed: Vec<u8>,
+    pub grant: Grant,
     pub deadline: Millis,
 }
 
@@ -165,6 +170,8 @@ pub(super) struct Live {
     pub heartbeat_s: u32,
     pub app: AppKey,
     pub device_id: Arc<str>,
+    /// Of the newest credential that the device has.
+    pub epoch: u32,
     pub attributes: Attributes,
     /// Ids of Hello that are not to be sent, until the list was drained once.
     pub received: Box<[MessageId]>,
@@ -195,6 +202,9 @@ impl Entry for InList {
     fn accepted_at(&self) -> Millis {
         self.0.accepted_at
     }
+    fn priority(&self) -> Priority {
+        self.0.priority
+    }
 }
 
 /// The shard, shared by the tasks of its thread.
@@ -213,6 +223,7 @@ impl Shard {
             stalls: Wheel::new(now),
             leaving: None,
             dirty: VecDeque::new(),
+            urgent: VecDeque::new(),
             acks: Vec::new(),
             sent_alone: Vec::new(),
             unreported: Wheel::new(now),
@@ -291,6 +302,31 @@ impl Shard {
             connection.flags.dirty = true;
             self.dirty.push_back(conn);
         }
+    }
+
+    /// The same, ahead of all those with nothing of high priority.
+    pub(super) fn mark_urgent(&mut self, conn: ConnRef) {
+        if let Some(connection) = self.connection(conn)
+            && !connection.flags.urgent
+        {
+            connection.flags.urgent = true;
+            self.urgent.push_back(conn);
+        }
+    }
+
+    /// The next session to pump, and it stands in that queue no more.
+    pub(super) fn next_dirty(&mut self) -> Option<ConnRef> {
+        if let Some(conn) = self.urgent.pop_front() {
+            if let Some(connection) = self.connection(conn) {
+                connection.flags.urgent = false;
+            }
+            return Some(conn);
+        }
+        let conn = self.dirty.pop_front()?;
+        if let Some(connection) = self.connection(conn) {
+            connection.flags.dirty = false;
+        }
+        Some(conn)
     }
 
     /// The handshake is over, one way or the other.

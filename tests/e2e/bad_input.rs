@@ -1,7 +1,7 @@
 //! What bad input from devices gets: a code, an end, a count by reason; and nobody else notices.
 
 use mooring::pki::DEV_APP;
-use mooring::wire::pb::device::{ErrorCode, Ping, Register, hello, to_edge};
+use mooring::wire::pb::device::{ErrorCode, Ping, to_edge};
 use tokio::io::AsyncWriteExt;
 
 use super::device::{hello_of, hello_with, is_closed, is_refused};
@@ -226,18 +226,4 @@ async fn bytes_that_are_no_tls_get_an_alert_and_are_counted() {
     assert_eq!(answer.first(), Some(&21), "an alert: {answer:?}");
     edge.counted(&handshakes("tls"), 1.0).await;
     neighbour.is_unaffected().await;
-}
-
-#[tokio::test]
-async fn a_registration_is_told_that_this_edge_does_not_do_it_yet() {
-    let edge = Edge::start().await;
-    for way in Way::ALL {
-        let mut hello = hello_of(&edge, "d");
-        let register = Register { install_secret: vec![7; 16], token: Vec::new() };
-        hello.identity = Some(hello::Identity::Register(register));
-        let mut link = edge.connect(way).await;
-        link.send(to_edge::Frame::Hello(hello)).await.expect("sent");
-        is_refused(&mut link, ErrorCode::Unimplemented).await;
-    }
-    edge.counted(&handshakes("unimplemented"), 3.0).await;
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::net::UdpSocket;
-use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
@@ -333,5 +332,5 @@ async fn connection_ids_spread_devices_over_all_shards() {
     let used: HashSet<usize> =
         sessions(&edge).await.iter().enumerate().filter(|(_, n)| **n > 0).map(|(shard, _)| shard).collect();
     assert_eq!(used.len(), 3);
-    drop(Arc::new(devices));
+    drop(devices);
 }

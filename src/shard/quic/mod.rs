@@ -174,7 +174,7 @@ fn take_in(shard: &Shared, incoming: Incoming) {
 /// A QUIC connection: its handshake, its stream, and then a session like any other.
 async fn run(shard: Shared, conn: ConnRef, connecting: quinn::Connecting) {
     match open(&shard, conn, connecting).await {
-        Some(Ok(())) => return connection::run(shard, conn).await,
+        Some(Ok(())) => connection::run(shard, conn).await,
         Some(Err(error)) => end(&shard, conn, &error),
         None => shard.borrow_mut().remove(conn),
     }
