@@ -7,10 +7,12 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 
 use super::output::Failure;
+use crate::client::device::Installation;
 use crate::client::local::Ports;
-use crate::client::{Endpoint, Transport};
+use crate::client::quic::QuicClient;
+use crate::client::{Endpoint, Transport, Way};
 use crate::credential::{self, Secret};
-use crate::ids::AppKey;
+use crate::ids::{AppKey, is_name};
 use crate::{limits, pki};
 
 /// Where an edge is, and how to trust it.
@@ -58,7 +60,7 @@ impl Edge {
 
     fn ca(&self) -> Result<PathBuf, Failure> {
         let ca = self.ca.clone().or_else(|| self.dev_file("ca.pem"));
-        ca.ok_or_else(|| Failure::usage("--ca FILE is needed (or --dev DATA_DIR, or --plain)"))
+        ca.ok_or_else(|| Failure::usage("--ca FILE is needed (or --dev DATA_DIR, or --transport tcp)"))
     }
 
     fn server_name(&self, address: &str) -> Result<ServerName<'static>, Failure> {
@@ -69,15 +71,22 @@ impl Edge {
     }
 
     /// Where devices connect.
-    pub fn device_endpoint(&self, plain: bool, source: Option<IpAddr>) -> Result<Endpoint, Failure> {
+    pub fn device_endpoint(&self, way: Way, source: Option<IpAddr>) -> Result<Endpoint, Failure> {
         let ports = self.ports()?;
-        let port = if plain { ports.plain.unwrap_or(7444) } else { ports.tls.unwrap_or(7443) };
+        let port = match way {
+            Way::Tls => ports.tls.unwrap_or(7443),
+            Way::Quic => ports.quic.unwrap_or(7443),
+            Way::Tcp => ports.plain.unwrap_or(7444),
+        };
         let address = self.address.clone().unwrap_or_else(|| format!("127.0.0.1:{port}"));
-        let transport = if plain {
-            Transport::Plain
-        } else {
-            let config = pki::client_config_device(&self.ca()?).map_err(Failure::usage)?;
-            Transport::Tls(config, self.server_name(&address)?)
+        let tls = || pki::client_config_device(&self.ca()?).map_err(Failure::usage);
+        let transport = match way {
+            Way::Tcp => Transport::Plain,
+            Way::Tls => Transport::Tls(tls()?, self.server_name(&address)?),
+            Way::Quic => {
+                let client = QuicClient::new(&*tls()?, &self.server_name(&address)?);
+                Transport::Quic(client.map_err(Failure::usage)?)
+            }
         };
         Ok(Endpoint { address: address.into(), transport, source })
     }
@@ -162,6 +171,58 @@ impl Issuer {
         match self {
             Self::Fixed(bytes) => bytes.clone(),
             Self::Secret(secret, epoch) => credential::issue(secret, app, device_id, *epoch),
+        }
+    }
+}
+
+/// Where devices have their identities from.
+#[derive(Clone, Debug)]
+pub enum Identities {
+    /// Credentials that exist or are issued here.
+    Issued(Issuer),
+    /// They register; what they keep is in this directory.
+    Registered(PathBuf),
+}
+
+/// How a device begins.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Empty: it has none yet.
+    pub device_id: String,
+    /// The same.
+    pub credential: Vec<u8>,
+    /// With it the device registers.
+    pub install_secret: Option<[u8; 16]>,
+}
+
+impl Identities {
+    /// Of devices that register and keep what they get in `state`, or beside the development edge.
+    pub fn registered(edge: &Edge, state: Option<PathBuf>, app: &AppKey) -> Result<Self, Failure> {
+        let state = state.or_else(|| edge.dev_file("devices"));
+        let needed = "--state DIR is needed with --register (or --dev DATA_DIR)";
+        Ok(Self::Registered(state.ok_or_else(|| Failure::usage(needed))?.join(app.as_str())))
+    }
+
+    /// A device's, and what it keeps if it registers.
+    pub fn of_device(&self, app: &AppKey, id: &str) -> Result<(Identity, Option<Installation>), Failure> {
+        match self {
+            Self::Issued(issuer) => {
+                let (device_id, credential) = (id.to_owned(), issuer.credential(app, id));
+                Ok((Identity { device_id, credential, install_secret: None }, None))
+            }
+            Self::Registered(state) => {
+                if !is_name(id, limits::DEVICE_ID_BYTES) {
+                    let text = format!("'{id}': the name of an installation has letters, digits, - _ . :");
+                    return Err(Failure::usage(text));
+                }
+                let kept = Installation::open(&state.join(format!("{id}.json"))).map_err(Failure::failed)?;
+                let identity = Identity {
+                    device_id: kept.device_id.clone(),
+                    credential: kept.credential.clone(),
+                    install_secret: Some(*kept.install_secret.as_bytes()),
+                };
+                Ok((identity, Some(kept)))
+            }
         }
     }
 }

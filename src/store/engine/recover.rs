@@ -106,8 +106,8 @@ impl<D: Disk> Engine<D> {
             tables: &*tables,
             ledger,
             failed: None,
+            covers,
             masses: std::collections::HashMap::default(),
-            last_events: vec![Seq(0); options.streams.len()],
             malformed,
         };
         let layout = JournalOptions {
@@ -127,22 +127,11 @@ impl<D: Disk> Engine<D> {
         replay.tidy();
         let held: u64 = replay.loaded.held.values().map(|held| held.len() as u64).sum();
         let left_out = replay.malformed + held;
-        let last_events = std::mem::take(&mut replay.last_events);
         let ledger = replay.ledger;
-        let Loaded { index, next_number, cursors, interned, .. } = replay.loaded;
+        let Loaded { index, next_number, mut streams, interned, .. } = replay.loaded;
         index.set_committed(recovery.head);
-        let streams = Streams::new(&options.streams);
-        for (name, cursor) in cursors {
-            // A stream that the configuration no longer names has no reader to wait for.
-            if let Some(stream) = streams.position(&name) {
-                streams.set_cursor(stream, cursor);
-            }
-        }
-        for (stream, last) in last_events.into_iter().enumerate() {
-            // What the checkpoint covers was not looked at: there may be events between.
-            let unseen = streams.cursor(stream) < covers;
-            streams.note_event(stream, if unseen { last.max(covers) } else { last });
-        }
+        let changes = streams.configure(options, journal.reader().oldest(), journal.next_seq());
+        let streams = Streams::new(streams, &options.streams);
         let shared = Shared {
             index,
             bodies,
@@ -168,6 +157,7 @@ impl<D: Disk> Engine<D> {
             replenish_at: 0,
             next_number,
             devices: 0,
+            revoked: 0,
             messages: 0,
             pending: 0,
             live_bytes: 0,
@@ -180,9 +170,11 @@ impl<D: Disk> Engine<D> {
             tables: State::new(tables),
             checkpoints: checkpoint::State::new(since, covers, oldest_kept),
             trim: trim::State::default(),
+            gap: None,
             damaged: VecDeque::new(),
         };
         engine.sum_up();
+        engine.configured(&changes, recovery.last_time).map_err(OpenError::from)?;
         engine.replenish(0).map_err(OpenError::from)?;
         engine.export();
         let report = OpenReport {
@@ -204,6 +196,7 @@ impl<D: Disk> Engine<D> {
         for part in 0..shared.index.len() {
             let part = shared.index.lock(part);
             self.devices += part.devices.len() as u64;
+            self.revoked += part.revocations.len() as u64;
             self.messages += part.known_messages() as u64;
             watermark = watermark.max(part.ids.watermark());
             for batch in part.batches.values() {

@@ -13,7 +13,7 @@ use crate::push::ReceiptKind;
 use crate::store::batch::Batch;
 use crate::store::batch_ids::{Remembered, id_key};
 use crate::store::body_cache::BodyCache;
-use crate::store::codec::Malformed;
+use crate::store::codec::{Malformed, Take};
 use crate::store::fault::{self, Fault};
 use crate::store::journal::Record;
 use crate::store::ledger::Ledger;
@@ -22,8 +22,7 @@ use crate::store::part::{About, Entry, Part, Spread};
 use crate::store::part_messages::{Acceptance, End};
 use crate::store::push_record::{MessageKey, Numbers, take_bitmap};
 use crate::store::record::{
-    self, BatchRecord, DeviceRecord, MassRecord, ReceiptRecord, Target, has_ordinal, take_cursor,
-    take_refused,
+    self, BatchRecord, DeviceRecord, MassRecord, ReceiptRecord, Target, has_ordinal, take_epoch, take_refused,
 };
 use crate::store::tables::{Tables, TablesError};
 
@@ -36,10 +35,10 @@ pub(super) struct Replay<'a> {
     pub(super) ledger: Ledger,
     /// The tables couldn't be read.
     pub(super) failed: Option<TablesError>,
+    /// What the checkpoint covers. Older records are replayed only for tables that lack them.
+    pub(super) covers: Seq,
     /// Ordinals that ended together, by batch. They leave the lists at the end, in one pass: whose they were stands in records that may be gone.
     pub(super) masses: HashMap<Seq, Vec<Vec<u8>>, Spread>,
-    /// The newest event of each stream.
-    pub(super) last_events: Vec<Seq>,
     /// Records that couldn't be understood.
     pub(super) malformed: u64,
 }
@@ -52,13 +51,21 @@ impl Replay<'_> {
             record::DEVICE => self.device(at),
             record::RECEIPT => self.receipt(at),
             record::MASS => self.mass(at),
-            record::CURSOR => self.cursor(at),
+            record::CURSOR | record::STREAM | record::ROUTE | record::GAP | record::RETIRED
+                if at.seq <= self.covers =>
+            {
+                Ok(())
+            }
+            record::CURSOR | record::STREAM | record::ROUTE | record::GAP | record::RETIRED => {
+                self.loaded.streams.apply(at.kind, at.seq, at.payload)
+            }
+            record::EPOCH => self.epoch(at),
             _ => Err(Malformed),
         };
-        if let Ok(Some(app)) = record::app_of(at.kind, at.payload)
-            && let Some(last) = self.last_events.get_mut(self.options.stream_of(app))
+        if at.seq > self.covers
+            && let Ok(Some(app)) = record::app_of(at.kind, at.payload)
         {
-            *last = at.seq;
+            self.loaded.streams.note_event(app, at.seq);
         }
         if applied.is_err() {
             self.malformed += 1;
@@ -283,9 +290,15 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn cursor(&mut self, at: Record<'_>) -> Result<(), Malformed> {
-        let (stream, cursor) = take_cursor(at.payload)?;
-        self.loaded.cursors.push((stream.to_owned(), cursor));
+    fn epoch(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        let mut take = Take(at.payload);
+        let (key, revocation) = take_epoch(&mut take)?;
+        if !take.0.is_empty() {
+            return Err(Malformed);
+        }
+        if self.is_new_at_device(&key, at.seq) {
+            self.loaded.index.of_device(&key).revocations.insert(key, revocation);
+        }
         Ok(())
     }
 

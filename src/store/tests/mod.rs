@@ -6,5 +6,8 @@ mod embedded;
 mod full;
 mod model;
 mod plan;
+mod revoke;
+mod streams;
+mod streams_model;
 mod support;
 mod tables;
