@@ -22,3 +22,4 @@ mod rough;
 mod router;
 mod routers;
 mod sessions;
+mod stats;

@@ -59,14 +59,13 @@ impl<D: Disk> Engine<D> {
     ) -> Result<(), StoreFailure> {
         let key = id_key(&batch.app, &batch.id);
         let home = MessageKey::of(&batch.app, batch.message);
-        let verdict = match self.recall(now, key, &batch) {
-            Some(verdict) => verdict,
-            None => {
-                self.warm(home)?;
-                match self.admit(now, home, &batch) {
-                    Some(rejection) => Err(rejection),
-                    None => return self.accept(now, key, home, batch, reply),
-                }
+        let verdict = if let Some(verdict) = self.recall(now, key, &batch) {
+            verdict
+        } else {
+            self.warm(home)?;
+            match self.admit(now, home, &batch) {
+                Some(rejection) => Err(rejection),
+                None => return self.accept(now, key, home, batch, reply),
             }
         };
         let stats = &self.shared.stats;

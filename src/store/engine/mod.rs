@@ -201,19 +201,22 @@ impl<D: Disk> Engine<D> {
 
     /// Makes everything staged durable, then tells everybody. After an error nothing of the group was told, and the engine is of no use.
     pub fn commit(&mut self, now: Millis) -> Result<(), StoreFailure> {
-        if self.journal.staged_bytes() > 0 {
-            let bytes = self.journal.staged_bytes() as u64;
+        let bytes = self.journal.staged_bytes() as u64;
+        if bytes > 0 {
             let head = self.journal.commit(now)?;
             self.shared.index.set_committed(head);
             StoreStats::add(&self.shared.stats.commits, 1);
             StoreStats::add(&self.shared.stats.commit_bytes, bytes);
             self.checkpoints.note_bytes(bytes);
             self.replenish(now)?;
-            self.measure_streams(now);
         }
         let head = self.journal.head();
         self.shared.head.send_if_modified(|shown| std::mem::replace(shown, head) != head);
         self.release();
+        if bytes > 0 {
+            // With the cursors that this group has moved.
+            self.measure_streams(now);
+        }
         Ok(())
     }
 

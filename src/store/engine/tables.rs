@@ -106,16 +106,12 @@ pub(super) fn part_with<'a>(
     });
     let mut part = index.of_message(key);
     part.cold.remove(&key);
-    match record {
-        Some(record) => {
-            ledger.hot_bytes += record.bytes as usize;
-            ledger.hot.push_back(key);
-            part.messages.insert(key, record);
-        }
-        None => tracing::error!(
-            row = row.0,
-            "a push record isn't in the tables as it was written: it is forgotten"
-        ),
+    if let Some(record) = record {
+        ledger.hot_bytes += record.bytes as usize;
+        ledger.hot.push_back(key);
+        part.messages.insert(key, record);
+    } else {
+        tracing::error!(row = row.0, "a push record isn't in the tables as it was written: it is forgotten");
     }
     Ok(part)
 }

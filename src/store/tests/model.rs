@@ -342,7 +342,9 @@ fn check_counts(
     ensure!(totals == sum, "in total {totals:?}, over the messages {sum:?}");
     let days = harness.days(30);
     let mut over_days = crate::push::Counts { pending: totals.pending, ..Default::default() };
-    days.iter().for_each(|day| over_days.add(&day.counts));
+    for day in &days {
+        over_days.add(&day.counts);
+    }
     ensure!(totals == over_days, "in total {totals:?}, over the days {over_days:?}");
     if let Some(answered) = answered {
         let accepted: u64 = answered.values().map(|answer| u64::from(answer.accepted)).sum();
