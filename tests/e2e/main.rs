@@ -13,6 +13,7 @@ mod leaving;
 mod priority;
 mod quic;
 mod registration;
+mod revocation;
 mod rough;
 mod router;
 mod routers;
