@@ -82,7 +82,7 @@ async fn revoke(
     let access = admin.store.get().ok_or(Problem::NotOpen)?;
     let epoch = *access.epochs.get(&app).ok_or(Problem::ForeignApp)?;
     let (reply, answer) = tokio::sync::oneshot::channel();
-    let command = Command::Revoke { device, epoch, allow_registration, reply };
+    let command = Command::RevokeCredentials { device, epoch, allow_registration, reply };
     access.store.submit(command).map_err(|_| Problem::Busy)?;
     let answer = tokio::time::timeout(admin.deadlines.query, answer).await;
     let revocation = match answer.map_err(|_| Problem::Unanswered)?.map_err(|_| Problem::Unanswered)? {

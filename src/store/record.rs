@@ -10,6 +10,10 @@
 //! | 5 mass | the same end for many entries of one batch | the devices' parts, the message's part |
 //! | 6 cursor | a stream's reader has everything up to here | the stream |
 //! | 16 epoch | which credentials of a device are revoked | its part |
+//! | 20 stream | a stream of this number and name | the streams |
+//! | 21 route | from here on an app's records belong to this stream | the streams |
+//! | 22 gap | what a stream lost at its hard bound | the stream |
+//! | 23 retired | a stream is no more | the streams |
 //!
 //! Receipts and mass ends are self-contained, so that a stream is read straight from the journal without a look-up, and the
 //! two can't disagree with the outcome that they are. Each begins with its app, which says whose stream it belongs to.
@@ -35,6 +39,10 @@ pub(super) const RECEIPT: u8 = 4;
 pub(super) const MASS: u8 = 5;
 pub(super) const CURSOR: u8 = 6;
 pub(super) const EPOCH: u8 = 16;
+pub(super) const STREAM: u8 = 20;
+pub(super) const ROUTE: u8 = 21;
+pub(super) const GAP: u8 = 22;
+pub(super) const RETIRED: u8 = 23;
 
 /// An accepted target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -56,7 +56,8 @@ fn weight(command: &Command) -> usize {
             Command::Query { query: super::Query::Devices(keys), .. } => keys.len() * 16,
             Command::StreamAck { .. }
             | Command::Query { .. }
-            | Command::Revoke { .. }
+            | Command::RetireStream { .. }
+            | Command::RevokeCredentials { .. }
             | Command::Flush { .. } => 0,
         }
 }
@@ -190,7 +191,8 @@ fn is_urgent(command: &Command) -> bool {
         Command::Deliver { .. }
         | Command::Seen { .. }
         | Command::Query { .. }
-        | Command::Revoke { .. }
+        | Command::RetireStream { .. }
+        | Command::RevokeCredentials { .. }
         | Command::Flush { .. } => true,
         Command::Acks { .. } | Command::Sent(_) | Command::LastActive(_) | Command::StreamAck { .. } => false,
     }

@@ -168,6 +168,11 @@ impl Edge {
         Endpoint { address: address.into(), transport, source: None }
     }
 
+    /// The settings of devices' TLS, for those that change them.
+    pub(crate) fn device_tls(&self) -> ClientConfig {
+        (*self.device_tls).clone()
+    }
+
     /// QUIC from a socket of its own; the edge may send so many bytes before they are read.
     pub(crate) fn quic(&self, bytes: u32) -> Transport {
         Transport::Quic(QuicClient::taking(&self.device_tls, &localhost(), bytes).expect("QUIC"))
@@ -267,7 +272,7 @@ impl Edge {
     }
 }
 
-fn localhost() -> ServerName<'static> {
+pub(crate) fn localhost() -> ServerName<'static> {
     ServerName::try_from("localhost").expect("a name")
 }
 
@@ -291,12 +296,11 @@ fn configuration(dir: &Path, dev: &DevSet, settings: &[(&str, &str)]) -> String 
         }
     };
     in_section(&mut text, "", &[("shards", "2")]);
-    write!(
-        text,
-        "[device]\ntls = \"127.0.0.1:0\"\nplain = \"127.0.0.1:0\"\ncertificate = {certificate}\nkey = {key}\n"
-    )
-    .expect("a string");
-    in_section(&mut text, "device", &[("heartbeat_min_s", "1"), ("quic_heartbeat_min_s", "1")]);
+    write!(text, "[device]\ncertificate = {certificate}\nkey = {key}\n").expect("a string");
+    let any = ("\"127.0.0.1:0\"", "1");
+    let device =
+        [("tls", any.0), ("plain", any.0), ("heartbeat_min_s", any.1), ("quic_heartbeat_min_s", any.1)];
+    in_section(&mut text, "device", &device);
     text += "[store]\n";
     in_section(&mut text, "store", &[("segment_bytes", "\"4MiB\""), ("reserve_segments", "1")]);
     text += "[leave]\n";
@@ -306,8 +310,9 @@ fn configuration(dir: &Path, dev: &DevSet, settings: &[(&str, &str)]) -> String 
     write!(
         text,
         "[admin]\nlisten = \"127.0.0.1:0\"\n\
-         [router]\nlisten = \"127.0.0.1:0\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n\
+         [router]\nlisten = \"127.0.0.1:0\"\ngrpc = \"{grpc}\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n\
          [[router.routers]]\nname = \"{router}\"\napps = \"*\"\nstreams = \"*\"\n",
+        grpc = if cfg!(feature = "grpc") { "127.0.0.1:0" } else { "off" },
         ca = quoted(&dev.ca),
         router = pki::DEV_ROUTER,
     )

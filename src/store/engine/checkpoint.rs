@@ -1,7 +1,7 @@
 //! Checkpoints without a pause: a slice at a time, between commits.
 //!
 //! ```text
-//! head      version, parts, next device number, the streams' cursors
+//! head      version, parts, next device number, the streams
 //! homes     one a part: push records, live batches, batch ids, totals, and the sequence as of which
 //! devices   one a part: devices with their lists, what is revoked of devices, and the sequence as of which
 //! ```
@@ -256,14 +256,7 @@ impl<D: Disk> Engine<D> {
         out.extend_from_slice(&[HEAD, VERSION]);
         put_u32(out, self.shared.index.len() as u32);
         put_u32(out, self.next_number);
-        let streams = &self.shared.streams;
-        put_varint(out, streams.len() as u64);
-        for stream in 0..streams.len() {
-            put_bytes(out, streams.name(stream).as_bytes());
-            // Where there is nothing to read, a start after a crash should know so too.
-            let cursor = if streams.has_unread(stream) { streams.cursor(stream) } else { head };
-            put_u64(out, cursor.0);
-        }
+        self.shared.streams.saved(head).encode(out);
     }
 }
 

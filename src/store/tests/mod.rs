@@ -7,4 +7,6 @@ mod full;
 mod model;
 mod plan;
 mod revoke;
+mod streams;
+mod streams_model;
 mod support;

@@ -29,7 +29,7 @@ fn revoke(
     allow_registration: bool,
 ) -> Result<Answer, StoreFailure> {
     let (reply, answer) = oneshot::channel();
-    harness.apply(Command::Revoke { device: device(n), epoch, allow_registration, reply })?;
+    harness.apply(Command::RevokeCredentials { device: device(n), epoch, allow_registration, reply })?;
     Ok(answer)
 }
 

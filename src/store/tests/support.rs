@@ -13,8 +13,8 @@ use crate::store::disk::Disk;
 use crate::store::engine::{Engine, OpenError, OpenReport, StoreFailure};
 use crate::store::options::StoreOptions;
 use crate::store::{
-    Batch, Command, CommitSink, Confirm, DeviceAck, MessageState, Pulled, Query, QueryAnswer, SentAlone,
-    StreamError,
+    Batch, Command, CommitSink, Confirm, DeviceAck, MessageState, Pulled, Query, QueryAnswer, RetireError,
+    Retired, SentAlone, StreamError, StreamState,
 };
 use tokio::sync::oneshot;
 
@@ -253,9 +253,17 @@ impl<D: Disk> Harness<D> {
     }
 
     pub(super) fn try_stream(&self, after: Seq) -> Result<Vec<(Seq, StreamEvent)>, StreamError> {
+        self.try_stream_of("main", after)
+    }
+
+    pub(super) fn try_stream_of(
+        &self,
+        stream: &str,
+        after: Seq,
+    ) -> Result<Vec<(Seq, StreamEvent)>, StreamError> {
         let (mut events, mut cursor) = (Vec::new(), after);
         loop {
-            let read = self.engine.read_stream("main", cursor, 7, 4096)?;
+            let read = self.engine.read_stream(stream, cursor, 7, 4096)?;
             if read.cursor == cursor {
                 return Ok(events);
             }
@@ -265,8 +273,23 @@ impl<D: Disk> Harness<D> {
     }
 
     pub(super) fn ack_stream(&mut self, cursor: Seq) {
-        self.apply(Command::StreamAck { stream: "main".into(), cursor }).expect("the disk works");
+        self.ack_stream_of("main", cursor);
+    }
+
+    pub(super) fn ack_stream_of(&mut self, stream: &str, cursor: Seq) {
+        self.apply(Command::StreamAck { stream: stream.into(), cursor }).expect("the disk works");
         self.commit().expect("the disk works");
+    }
+
+    pub(super) fn stream_state(&self, stream: &str) -> Option<StreamState> {
+        self.engine.stream_states().into_iter().find(|state| &*state.name == stream)
+    }
+
+    pub(super) fn retire(&mut self, stream: &str, force: bool) -> Result<Retired, RetireError> {
+        let (reply, mut answer) = oneshot::channel();
+        self.apply(Command::RetireStream { stream: stream.into(), force, reply }).expect("the disk works");
+        self.settle().expect("the disk works");
+        answer.try_recv().expect("answered")
     }
 
     pub(super) fn head(&self) -> Seq {
