@@ -105,7 +105,7 @@ async fn a_device_whose_credential_is_revoked_registers_again_by_itself() {
     let mut router = edge.router().await;
     let port = edge.ports.plain.expect("a port");
     let line = format!(
-        "device --plain --fast --address 127.0.0.1:{port} --app {DEV_APP} --register --device phone \
+        "device --transport tcp --fast --address 127.0.0.1:{port} --app {DEV_APP} --register --device phone \
          --state DIR/phones --messages 1 --json"
     );
     let kept = edge.dir.path().join("phones").join(DEV_APP).join("phone.json");
