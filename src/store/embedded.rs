@@ -12,7 +12,8 @@ use super::options::StoreOptions;
 use super::stats::StoreStats;
 use super::thread::{self, Inbox, Wanted};
 use super::{
-    BodySink, Busy, Command, CommitSink, Pulled, Refused, Store, StreamBounds, StreamError, StreamRead,
+    BodySink, Busy, Command, CommitSink, Pulled, Refused, Revocation, Store, StreamBounds, StreamError,
+    StreamRead,
 };
 use crate::clock::Clock;
 use crate::ids::{DeviceKey, Seq, SessionRef};
@@ -118,6 +119,18 @@ impl<D: Disk> Store for EmbeddedStore<D> {
 
     fn want_body(&self, batch: &Arc<Batch>, session: SessionRef) -> Result<(), Busy> {
         self.wanted.put(batch.clone(), session)
+    }
+
+    fn revocations(&self, after: Seq, since: Millis, max: usize) -> Vec<Arc<Revocation>> {
+        self.shared.revocations.read(after, since, max)
+    }
+
+    fn may_have(&self, device: &DeviceKey, revocation: &Revocation) -> bool {
+        self.shared.index.may_have(device, revocation, self.shared.opened_at)
+    }
+
+    fn last_active(&self, device: &DeviceKey) -> Option<Millis> {
+        self.shared.index.last_active(device)
     }
 
     fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError> {

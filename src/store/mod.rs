@@ -10,11 +10,13 @@ use tokio::sync::{oneshot, watch};
 
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
-    Accepted, Acked, Attributes, Counts, Failure, Millis, NewBatch, Reached, Rejection, Seen, StreamEvent,
+    Accepted, Acked, Attributes, Counts, Failure, Millis, NewBatch, Reached, Rejection, Revoked, Seen,
+    StreamEvent,
 };
 
 /// A committed batch as sessions see it: immutable, shared by all entries that point to it.
 pub use self::batch::Batch;
+pub use self::revocations::Revocation;
 
 pub mod batch;
 mod batch_ids;
@@ -33,6 +35,7 @@ mod part;
 mod part_messages;
 mod push_record;
 mod record;
+mod revocations;
 pub mod stats;
 mod stream;
 #[cfg(test)]
@@ -73,6 +76,15 @@ pub enum Command {
         stream: Arc<str>,
         /// Up to here, inclusive.
         cursor: Seq,
+    },
+    /// Take a message back where it is pending, and what comes of it later. Answered when nothing of it is pending.
+    Revoke {
+        /// The app.
+        app: AppKey,
+        /// The message.
+        message: MessageId,
+        /// The answer, once durable.
+        reply: oneshot::Sender<Result<Revoked, Rejection>>,
     },
     /// A question, answered as of a durable sequence.
     Query {
@@ -287,6 +299,21 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// on the next timer.
     fn want_body(&self, batch: &Arc<Batch>, session: SessionRef) -> Result<(), Busy>;
 
+    /// Messages that were taken back behind `after` and at or after `since`, oldest first, at most `max`. A store that takes nothing back has none.
+    fn revocations(&self, _after: Seq, _since: Millis, _max: usize) -> Vec<Arc<Revocation>> {
+        Vec::new()
+    }
+
+    /// Whether the device may have the message that was taken back: it was written to it, or arrived. Rather once too often than too seldom.
+    fn may_have(&self, _device: &DeviceKey, _revocation: &Revocation) -> bool {
+        false
+    }
+
+    /// When the device was last active, as far as known; `None`: it isn't known.
+    fn last_active(&self, _device: &DeviceKey) -> Option<Millis> {
+        None
+    }
+
     /// Where a stream stands.
     fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError>;
 
@@ -322,6 +349,10 @@ pub trait CommitSink: Send {
     /// There is no room for an Ack. A later Ack's confirmation would cover it, so this session has to end: the device says it again on its next one.
     fn ack_refused(&mut self, session: SessionRef) {
         tracing::warn!(?session, "an Ack can't be kept: the disk is full, and the reserve used up");
+    }
+    /// A message was taken back: [`Store::revocations`] has it from now on, and sessions whose device has the message are to be told.
+    fn revoked(&mut self, seq: Seq) {
+        tracing::debug!(%seq, "a message was taken back");
     }
     /// The device's entry ended without its doing: a session may forget it.
     fn ended(&mut self, device: &DeviceKey, batch: Seq, reason: Failure);

@@ -17,6 +17,7 @@ use super::batch_ids::BatchIds;
 use super::fault::{self, Fault};
 use super::push_record::{MessageKey, PushRecord};
 use super::record::ReceiptRecord;
+use super::revocations::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq};
 use crate::push::{Attributes, Counts, Millis, Priority, ReceiptKind};
 
@@ -167,6 +168,8 @@ pub(super) struct Part {
     pub(super) ids: BatchIds,
     /// Of all messages that were ever here.
     pub(super) totals: Counts,
+    /// Messages of this part that were taken back.
+    pub(super) revoked: HashMap<MessageKey, Arc<Revocation>, Spread>,
 }
 
 #[cfg(test)]

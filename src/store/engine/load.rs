@@ -17,6 +17,7 @@ use crate::store::index::Index;
 use crate::store::part::{About, Entry, Part, Spread};
 use crate::store::push_record::{MessageKey, PushRecord};
 use crate::store::record::take_priority;
+use crate::store::revocations::Revocation;
 
 /// One copy of what stands with many devices.
 #[derive(Debug, Default)]
@@ -146,6 +147,12 @@ impl Loaded {
         }
         part.ids = BatchIds::decode(take)?;
         part.totals = take_counts(take)?;
+        for _ in 0..take.varint()? {
+            let app = self.interned.app(take.text()?)?;
+            let (message, seq) = (MessageId(take.u64()?), Seq(take.u64()?));
+            let one = Arc::new(Revocation::new(seq, app, message, take.u64()?, take.u64()?));
+            part.revoked.insert(one.home, one);
+        }
         Ok(())
     }
 
@@ -214,6 +221,7 @@ fn take_batch(take: &mut Take<'_>, interned: &mut Interned) -> Result<Batch, Mal
         priority: take_priority(take.u8()?)?,
         collapse_key: take.text()?.into(),
         body_bytes: take.u32()?,
+        revoked: AtomicBool::new(false),
     })
 }
 

@@ -19,13 +19,17 @@
 mod acks;
 mod apply;
 mod checkpoint;
+mod collapse;
 mod deliver;
 mod devices;
+mod ends;
 mod expiry;
 mod load;
 mod query;
+mod quota;
 mod recover;
 mod replay;
+mod revoke;
 mod storage;
 mod streams;
 mod trim;
@@ -43,16 +47,17 @@ use super::fault::{self, Fault};
 use super::index::Index;
 use super::journal::{Journal, JournalError, JournalReader, Place, ReadError};
 use super::options::StoreOptions;
+use super::revocations::{Revocation, Revocations};
 use super::stats::StoreStats;
 use super::stream::Streams;
 use super::{Command, CommitSink, Confirm, Pulled, QueryAnswer, StreamBounds, StreamError, StreamRead};
 use crate::ids::{DeviceKey, Seq, SessionRef, ShardId};
-use crate::push::{Accepted, Failure, Millis, Reached, Rejection};
+use crate::push::{Accepted, Failure, Millis, Reached, Rejection, Revoked};
 
 pub use recover::{OpenError, OpenReport};
 
 /// Kinds of work that [`Engine::maintain`] does.
-const DUTIES: usize = 4;
+const DUTIES: usize = 5;
 /// How often to look whether a full disk has room again.
 const REPLENISH_MS: Millis = 1_000;
 
@@ -75,6 +80,9 @@ enum Effect {
     AckRefused(SessionRef),
     Ended(Vec<DeviceKey>, Seq, Failure),
     Moved(Arc<Batch>, Place, u32),
+    /// A message was taken back, and nothing of it is pending any more.
+    Recalled(Arc<Revocation>),
+    Revoked(revoke::Reply, Result<Revoked, Rejection>),
     Query(oneshot::Sender<(Seq, QueryAnswer)>, (Seq, QueryAnswer)),
     /// A stream, by its position.
     Cursor(usize, Seq),
@@ -87,6 +95,9 @@ pub(super) struct Shared<D: Disk> {
     pub(super) index: Index,
     pub(super) bodies: BodyCache,
     pub(super) streams: Streams,
+    pub(super) revocations: Revocations,
+    /// The newest time in the journal at the start: what was accepted by then may have been written without anybody knowing.
+    pub(super) opened_at: Millis,
     pub(super) stats: StoreStats,
     pub(super) reader: JournalReader<D>,
     pub(super) head: watch::Sender<Seq>,
@@ -127,6 +138,13 @@ pub struct Engine<D: Disk> {
     trim: trim::State,
     /// Batches whose record can't be read; their entries are looked for part by part.
     damaged: VecDeque<storage::Sweep>,
+    /// Messages that were taken back and have pending entries still.
+    revoking: VecDeque<revoke::Revoking>,
+    /// The disk had no room for their ends: not before this time again.
+    revoke_retry_at: Millis,
+    /// Revocations remembered, and until when all places are taken.
+    revocations: u64,
+    revocations_full_until: Millis,
 }
 
 impl<D: Disk> std::fmt::Debug for Engine<D> {
@@ -156,6 +174,7 @@ impl<D: Disk> Engine<D> {
                 Ok(())
             }
             Command::StreamAck { stream, cursor } => self.stream_ack(&stream, cursor),
+            Command::Revoke { app, message, reply } => self.revoke(now, &app, message, reply),
             Command::Query { query, reply } => {
                 // As of the newest record staged: durable when the answer goes out.
                 let answer = (Seq(self.journal.next_seq().0 - 1), self.answer(&query));
@@ -250,7 +269,8 @@ impl<D: Disk> Engine<D> {
             busy = match duty {
                 0 => self.expire(now)?,
                 1 => self.sweep_damaged(now)?,
-                2 => self.checkpoint_slice(now)?,
+                2 => self.revoke_slice(now)?,
+                3 => self.checkpoint_slice(now)?,
                 _ => self.trim_slice(now)?,
             };
             if busy {
@@ -265,7 +285,8 @@ impl<D: Disk> Engine<D> {
     /// When [`Engine::maintain`] is due, if nothing else happens before.
     pub fn next_wakeup(&self) -> Option<Millis> {
         let replenish = (self.replenish_at > 0).then_some(self.replenish_at);
-        self.next_expiry().into_iter().chain(self.retry_checkpoint_at()).chain(replenish).min()
+        let retries = self.retry_checkpoint_at().into_iter().chain(self.next_revoking()).chain(replenish);
+        self.next_expiry().into_iter().chain(retries).min()
     }
 
     /// Spare segments, as far as the disk and the configured maximum have room. While they have none it is tried again now and then: so a
@@ -302,7 +323,12 @@ impl<D: Disk> Engine<D> {
                 }
                 Effect::Moved(batch, place, bytes) => self.moved(&batch, place, bytes),
                 Effect::Cursor(stream, cursor) => self.shared.streams.set_cursor(stream, cursor),
+                Effect::Recalled(revocation) => {
+                    self.shared.revocations.add(revocation.at, &revocation);
+                    self.sink.revoked(revocation.seq);
+                }
                 // Who asked may have left.
+                Effect::Revoked(reply, answer) => drop(reply.send(answer)),
                 Effect::Query(reply, answer) => drop(reply.send(answer)),
                 Effect::Flushed(reply) => drop(reply.send(())),
             }
