@@ -66,8 +66,10 @@ impl Shard {
             push_on: hello.push_on,
             client_ip,
         };
+        // Asked for before the Hello itself counts.
+        let last_active = context.store.last_active(&device);
         if context.store.is_current(&seen) {
-            return self.attach(conn, live, identified.renewed, out);
+            return self.attach(conn, live, last_active, identified.renewed, out);
         }
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard: self.id };
         if context.store.submit(Command::Seen { device: Box::new(seen), session }).is_err() {
@@ -76,7 +78,7 @@ impl Shard {
         }
         let deadline = now + REGISTER_MS;
         if let Some(connection) = self.connection(conn) {
-            let registering = Registering { live, renewed: identified.renewed, deadline };
+            let registering = Registering { live, last_active, renewed: identified.renewed, deadline };
             connection.phase = Phase::Registering(Box::new(registering));
         }
         Ok(())
@@ -118,7 +120,8 @@ impl Shard {
         let closing = Phase::Greeting { deadline: 0 };
         match std::mem::replace(&mut connection.phase, closing) {
             Phase::Registering(registering) if taken => {
-                self.attach(conn, registering.live, registering.renewed, out)
+                let Registering { live, last_active, renewed, .. } = *registering;
+                self.attach(conn, live, last_active, renewed, out)
             }
             other => {
                 connection.phase = other;
@@ -132,6 +135,7 @@ impl Shard {
         &mut self,
         conn: ConnRef,
         live: Box<Live>,
+        last_active: Option<Millis>,
         renewed: Vec<u8>,
         out: &mut Vec<u8>,
     ) -> Result<(), DeviceError> {
@@ -165,6 +169,7 @@ impl Shard {
         let bounds = (context.config.heartbeat_min_s, context.config.heartbeat_max_s);
         let welcome = Welcome { credential: renewed, heartbeat_s, heartbeat_bounds_s: bounds, now };
         wire::put_welcome(out, welcome);
+        self.catch_up_from(conn, last_active);
         self.mark_dirty(conn);
         self.work.notify_one();
         Ok(())

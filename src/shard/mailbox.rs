@@ -38,6 +38,8 @@ pub struct Mail {
     pub replaced: Vec<SessionRef>,
     /// Entries that ended without the device's doing.
     pub ended: Vec<(SessionRef, crate::ids::Seq)>,
+    /// Messages were taken back.
+    pub revoked: bool,
     /// Leave, spread over so many milliseconds.
     pub leave: Option<u64>,
 }
@@ -105,6 +107,11 @@ impl Mailbox {
                 mail.ended.push((session, batch));
             }
         });
+    }
+
+    /// A message was taken back: the store knows which.
+    pub fn revoked(&self) {
+        self.put(|mail| mail.revoked = true);
     }
 
     /// The edge leaves: sessions are sent away within `window_ms`.

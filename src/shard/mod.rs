@@ -13,6 +13,7 @@ pub mod mailbox;
 mod outbox;
 mod output;
 mod pump;
+mod revokes;
 mod state;
 mod timers;
 mod tls;
@@ -155,6 +156,12 @@ impl CommitSink for Handover {
     fn ack_refused(&mut self, session: SessionRef) {
         if let Some(mailbox) = self.mailbox(session.shard) {
             mailbox.ack_refused(session);
+        }
+    }
+
+    fn revoked(&mut self, _seq: Seq) {
+        for mailbox in self.mailboxes.iter() {
+            mailbox.revoked();
         }
     }
 

@@ -3,6 +3,7 @@
 //! One binary, as linking costs more than running; a module a theme.
 
 mod bad_input;
+mod collapse;
 mod crash;
 mod delivery;
 mod device;
@@ -11,6 +12,8 @@ mod edge;
 mod endings;
 mod leaving;
 mod priority;
+mod quota;
+mod revoke;
 mod rough;
 mod router;
 mod routers;
