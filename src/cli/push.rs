@@ -59,9 +59,9 @@ pub struct Args {
     /// It takes the place of older pending messages with this key
     #[arg(long, value_name = "KEY", default_value = "")]
     collapse_key: String,
-    /// Refuse devices that are not connected, instead of keeping it for them
-    #[arg(long)]
-    return_offline: bool,
+    /// Keep it for devices that are not connected, or return those as refused
+    #[arg(long, value_enum, default_value = "store")]
+    offline: Offline,
     /// A label that every receipt carries
     #[arg(long, value_name = "KEY", default_value = "")]
     job_key: String,
@@ -108,6 +108,13 @@ enum Kind {
 enum Priority {
     Normal,
     High,
+}
+
+/// What to do for those who are not connected.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Offline {
+    Store,
+    Return,
 }
 
 const EXAMPLES: &str = "\
@@ -241,7 +248,10 @@ fn template(args: &Args, app: &str, now: u64) -> DeliverBatch {
             Priority::High => pb::Priority::High.into(),
         },
         collapse_key: args.collapse_key.clone(),
-        offline_policy: if args.return_offline { OfflinePolicy::Return } else { OfflinePolicy::Store }.into(),
+        offline_policy: match args.offline {
+            Offline::Store => OfflinePolicy::Store.into(),
+            Offline::Return => OfflinePolicy::Return.into(),
+        },
         source: PushSource::Api.into(),
         target_type: "device".into(),
         ..DeliverBatch::default()
