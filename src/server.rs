@@ -229,7 +229,7 @@ fn store_options(config: &Config, salt: u64) -> StoreOptions {
         streams: config.streams(),
         app_streams: config.apps.iter().map(|app| (app.key.clone(), app.stream.clone())).collect(),
         app_quotas: config.apps.iter().map(|app| (app.key.clone(), quota(&app.pending, store))).collect(),
-        max_revocations: store.max_revocations,
+        max_recalls: store.max_recalls,
         ..StoreOptions::default()
     }
 }

@@ -39,7 +39,7 @@ pub struct Mail {
     /// Entries that ended without the device's doing.
     pub ended: Vec<(SessionRef, crate::ids::Seq)>,
     /// Messages were taken back.
-    pub revoked: bool,
+    pub recalled: bool,
     /// Leave, spread over so many milliseconds.
     pub leave: Option<u64>,
 }
@@ -110,8 +110,8 @@ impl Mailbox {
     }
 
     /// A message was taken back: the store knows which.
-    pub fn revoked(&self) {
-        self.put(|mail| mail.revoked = true);
+    pub fn recalled(&self) {
+        self.put(|mail| mail.recalled = true);
     }
 
     /// The edge leaves: sessions are sent away within `window_ms`.

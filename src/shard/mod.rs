@@ -13,7 +13,7 @@ pub mod mailbox;
 mod outbox;
 mod output;
 mod pump;
-mod revokes;
+mod recalls;
 mod state;
 mod timers;
 mod tls;
@@ -159,9 +159,9 @@ impl CommitSink for Handover {
         }
     }
 
-    fn revoked(&mut self, _seq: Seq) {
+    fn recalled(&mut self, _seq: Seq) {
         for mailbox in self.mailboxes.iter() {
-            mailbox.revoked();
+            mailbox.recalled();
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 
 use super::DeviceContext;
 use super::outbox::Outbox;
-use super::revokes::Revokes;
+use super::recalls::Recalls;
 use super::tls::Tls;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
 use crate::machine::session::{Entry, Session};
@@ -57,7 +57,7 @@ pub(super) struct Shard {
     pub unreported: Wheel<SentAlone>,
     pub last_active: Vec<(DeviceKey, Millis)>,
     /// Whom to tell of messages that were taken back.
-    pub revokes: Revokes,
+    pub recalls: Recalls,
     /// Connections that are not read because `acks` is full.
     pub paused: Vec<ConnRef>,
     /// Sessions whose body read was refused as busy.
@@ -137,7 +137,7 @@ pub(super) struct Flags {
     /// Waits for a body.
     pub waits_for_body: bool,
     /// Reads for itself of messages that were taken back.
-    pub behind_on_revokes: bool,
+    pub behind_on_recalls: bool,
     /// Stands among the paused.
     pub paused: bool,
     /// The write side is shut; what still comes is thrown away.
@@ -230,7 +230,7 @@ impl Shard {
             sent_alone: Vec::new(),
             unreported: Wheel::new(now),
             last_active: Vec::new(),
-            revokes: Revokes::new(*context.store.head().borrow()),
+            recalls: Recalls::new(*context.store.head().borrow()),
             paused: Vec::new(),
             want_body: Vec::new(),
             handshake_steps: crate::limits::TURN_HANDSHAKE_STEPS,

@@ -64,7 +64,7 @@ fn turn(owner: &Shared, timers: bool) -> bool {
     if timers {
         shard.fire();
     }
-    let more = shard.tell_revokes() | shard.fan_out();
+    let more = shard.tell_recalls() | shard.fan_out();
     shard.submit();
     more || !shard.deferred.is_empty()
 }
@@ -115,8 +115,8 @@ impl Shard {
                 self.take_urgent(conn);
             }
         }
-        if mail.revoked {
-            self.revokes.note();
+        if mail.recalled {
+            self.recalls.note();
         }
         if let Some(window_ms) = mail.leave {
             self.start_leaving(window_ms);

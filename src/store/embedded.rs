@@ -12,7 +12,7 @@ use super::options::StoreOptions;
 use super::stats::StoreStats;
 use super::thread::{self, Inbox, Wanted};
 use super::{
-    BodySink, Busy, Command, CommitSink, Pulled, Refused, Revocation, Store, StreamBounds, StreamError,
+    BodySink, Busy, Command, CommitSink, Pulled, Recall, Refused, Store, StreamBounds, StreamError,
     StreamRead,
 };
 use crate::clock::Clock;
@@ -121,12 +121,12 @@ impl<D: Disk> Store for EmbeddedStore<D> {
         self.wanted.put(batch.clone(), session)
     }
 
-    fn revocations(&self, after: Seq, since: Millis, max: usize) -> Vec<Arc<Revocation>> {
-        self.shared.revocations.read(after, since, max)
+    fn recalls(&self, after: Seq, since: Millis, max: usize) -> Vec<Arc<Recall>> {
+        self.shared.recalls.read(after, since, max)
     }
 
-    fn may_have(&self, device: &DeviceKey, revocation: &Revocation) -> bool {
-        self.shared.index.may_have(device, revocation, self.shared.opened_at)
+    fn may_have(&self, device: &DeviceKey, recall: &Recall) -> bool {
+        self.shared.index.may_have(device, recall, self.shared.opened_at)
     }
 
     fn last_active(&self, device: &DeviceKey) -> Option<Millis> {

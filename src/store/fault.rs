@@ -14,7 +14,7 @@ pub(super) enum Fault {
     /// Drops entries of a checkpoint whose batch is younger than its home's slice.
     DropHeld,
     /// Forgets at a start which messages were taken back.
-    ForgetRevocations,
+    ForgetRecalls,
 }
 
 #[cfg(test)]

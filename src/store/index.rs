@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::Pulled;
 use super::part::{Entry, Part};
 use super::push_record::MessageKey;
-use super::revocations::Revocation;
+use super::recalls::Recall;
 use crate::ids::{DeviceKey, Seq};
 use crate::push::{Millis, Reached, Seen};
 
@@ -109,19 +109,19 @@ impl Index {
     }
 
     /// See [`super::Store::may_have`]. One part is locked at a time: the device's first.
-    pub(super) fn may_have(&self, key: &DeviceKey, revocation: &Revocation, opened_at: Millis) -> bool {
+    pub(super) fn may_have(&self, key: &DeviceKey, recall: &Recall, opened_at: Millis) -> bool {
         let number = {
             let part = self.of_device(key);
             let Some(device) = part.devices.get(key) else { return false };
-            if let Some(entry) = device.entry(revocation.message)
+            if let Some(entry) = device.entry(recall.message)
                 && (entry.written_at().is_some() || entry.batch.recovered)
             {
                 return true;
             }
             device.number
         };
-        let part = self.of_message(revocation.home);
-        part.messages.get(&revocation.home).is_some_and(|record| record.may_be_on(number, opened_at))
+        let part = self.of_message(recall.home);
+        part.messages.get(&recall.home).is_some_and(|record| record.may_be_on(number, opened_at))
     }
 
     /// See [`super::Store::last_active`].

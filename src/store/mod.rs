@@ -16,7 +16,7 @@ use crate::push::{
 
 /// A committed batch as sessions see it: immutable, shared by all entries that point to it.
 pub use self::batch::Batch;
-pub use self::revocations::Revocation;
+pub use self::recalls::Recall;
 
 pub mod batch;
 mod batch_ids;
@@ -34,8 +34,8 @@ pub mod options;
 mod part;
 mod part_messages;
 mod push_record;
+mod recalls;
 mod record;
-mod revocations;
 pub mod stats;
 mod stream;
 #[cfg(test)]
@@ -300,12 +300,12 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     fn want_body(&self, batch: &Arc<Batch>, session: SessionRef) -> Result<(), Busy>;
 
     /// Messages that were taken back behind `after` and at or after `since`, oldest first, at most `max`. A store that takes nothing back has none.
-    fn revocations(&self, _after: Seq, _since: Millis, _max: usize) -> Vec<Arc<Revocation>> {
+    fn recalls(&self, _after: Seq, _since: Millis, _max: usize) -> Vec<Arc<Recall>> {
         Vec::new()
     }
 
     /// Whether the device may have the message that was taken back: it was written to it, or arrived. Rather once too often than too seldom.
-    fn may_have(&self, _device: &DeviceKey, _revocation: &Revocation) -> bool {
+    fn may_have(&self, _device: &DeviceKey, _recall: &Recall) -> bool {
         false
     }
 
@@ -350,8 +350,8 @@ pub trait CommitSink: Send {
     fn ack_refused(&mut self, session: SessionRef) {
         tracing::warn!(?session, "an Ack can't be kept: the disk is full, and the reserve used up");
     }
-    /// A message was taken back: [`Store::revocations`] has it from now on, and sessions whose device has the message are to be told.
-    fn revoked(&mut self, seq: Seq) {
+    /// A message was taken back: [`Store::recalls`] has it from now on, and sessions whose device has the message are to be told.
+    fn recalled(&mut self, seq: Seq) {
         tracing::debug!(%seq, "a message was taken back");
     }
     /// The device's entry ended without its doing: a session may forget it.

@@ -46,7 +46,7 @@ pub struct StoreOptions {
     /// What one device of an app may have pending, where that isn't [`StoreOptions::max_pending_per_device`] alone.
     pub app_quotas: HashMap<AppKey, Quota>,
     /// Messages taken back that are remembered.
-    pub max_revocations: u64,
+    pub max_recalls: u64,
 }
 
 /// What one device may have pending.
@@ -81,7 +81,7 @@ impl Default for StoreOptions {
             streams: vec!["main".into()],
             app_streams: HashMap::new(),
             app_quotas: HashMap::new(),
-            max_revocations: 10_000,
+            max_recalls: 10_000,
         }
     }
 }

@@ -16,8 +16,8 @@ use super::batch::Batch;
 use super::batch_ids::BatchIds;
 use super::fault::{self, Fault};
 use super::push_record::{MessageKey, PushRecord};
+use super::recalls::Recall;
 use super::record::ReceiptRecord;
-use super::revocations::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq};
 use crate::push::{Attributes, Counts, Millis, Priority, ReceiptKind};
 
@@ -169,7 +169,7 @@ pub(super) struct Part {
     /// Of all messages that were ever here.
     pub(super) totals: Counts,
     /// Messages of this part that were taken back.
-    pub(super) revoked: HashMap<MessageKey, Arc<Revocation>, Spread>,
+    pub(super) recalls: HashMap<MessageKey, Arc<Recall>, Spread>,
 }
 
 #[cfg(test)]

@@ -43,8 +43,8 @@ impl Part {
         let record = self.messages.entry(key).or_insert_with(|| {
             PushRecord::new(what.body_digest, what.accepted_at, what.expires_at, what.job_key.clone())
         });
-        if let Some(revocation) = self.revoked.get(&key) {
-            revocation.extend(what.expires_at);
+        if let Some(recall) = self.recalls.get(&key) {
+            recall.extend(what.expires_at);
         }
         let totals = &mut self.totals;
         record.expires_at = record.expires_at.max(what.expires_at);

@@ -9,7 +9,7 @@
 //! | 4 receipt | one event of one device, perhaps the end of its entry | the device's part, the message's part |
 //! | 5 mass | the same end for many entries of one batch | the devices' parts, the message's part |
 //! | 6 cursor | a stream's reader has everything up to here | the stream |
-//! | 21 revoke | a message was taken back, and is remembered until then | the message's part |
+//! | 24 recall | a message was taken back, and is remembered until then | the message's part |
 //!
 //! Receipts and mass ends are self-contained, so that a stream is read straight from the journal without a look-up, and the
 //! two can't disagree with the outcome that they are. Each begins with its app, which says whose stream it belongs to.
@@ -33,7 +33,7 @@ pub(super) const DEVICE: u8 = 3;
 pub(super) const RECEIPT: u8 = 4;
 pub(super) const MASS: u8 = 5;
 pub(super) const CURSOR: u8 = 6;
-pub(super) const REVOKE: u8 = 21;
+pub(super) const RECALL: u8 = 24;
 
 /// An accepted target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -239,16 +239,16 @@ impl<'a> DeviceRecord<'a> {
     }
 }
 
-/// Kind 21.
+/// Kind 24.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct RevokeRecord<'a> {
+pub(super) struct RecallRecord<'a> {
     pub(super) app: &'a str,
     pub(super) message: MessageId,
     pub(super) at: Millis,
     pub(super) until: Millis,
 }
 
-impl<'a> RevokeRecord<'a> {
+impl<'a> RecallRecord<'a> {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         put_bytes(out, self.app.as_bytes());
         put_u64(out, self.message.0);

@@ -82,7 +82,7 @@ async fn it_is_remembered_across_a_kill_and_later_batches_end_at_once() {
 
 #[tokio::test]
 async fn rights_places_and_other_apps() {
-    let edge = Edge::start_with(&[("store.max_revocations", "1")]).await;
+    let edge = Edge::start_with(&[("store.max_recalls", "1")]).await;
     let mut router = edge.router().await;
     // The same device id and message id under another app.
     let other = hello_with(APP_OF_EPOCH_3, "d", edge.credential(APP_OF_EPOCH_3, "d", 3));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! head      version, parts, next device number, the streams' cursors
-//! homes     one a part: push records, live batches, batch ids, totals, revocations, and the sequence as of which
+//! homes     one a part: push records, live batches, batch ids, totals, recalls, and the sequence as of which
 //! devices   one a part: devices with their lists, and the sequence as of which
 //! ```
 //! Each slice is of its own time; at a recovery a record is applied to what a slice holds only if it is newer than that. All homes stand before all
@@ -282,8 +282,8 @@ impl Part {
         }
         self.ids.encode(out);
         put_counts(out, &self.totals);
-        put_varint(out, self.revoked.len() as u64);
-        for one in self.revoked.values() {
+        put_varint(out, self.recalls.len() as u64);
+        for one in self.recalls.values() {
             put_bytes(out, one.app.as_str().as_bytes());
             put_u64(out, one.message.0);
             put_u64(out, one.seq.0);

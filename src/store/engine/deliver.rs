@@ -58,7 +58,7 @@ impl<D: Disk> Engine<D> {
     ) -> Result<(), StoreFailure> {
         let key = id_key(&batch.app, &batch.id);
         let home = MessageKey::of(&batch.app, batch.message);
-        let verdict = match self.recall(now, key, &batch) {
+        let verdict = match self.answered_before(now, key, &batch) {
             Some(verdict) => verdict,
             None => match self.admit(now, home, &batch) {
                 Ok(displaced) => return self.accept(now, key, home, batch, displaced, reply),
@@ -72,7 +72,12 @@ impl<D: Disk> Engine<D> {
     }
 
     /// What a batch id that was used, or may have been, is answered with.
-    fn recall(&self, now: Millis, key: u128, batch: &NewBatch) -> Option<Result<Accepted, Rejection>> {
+    fn answered_before(
+        &self,
+        now: Millis,
+        key: u128,
+        batch: &NewBatch,
+    ) -> Option<Result<Accepted, Rejection>> {
         let part = self.shared.index.lock(self.shared.index.part_of_id(key));
         let Some(known) = part.ids.get(key) else {
             let forgotten = batch.created_at <= part.ids.watermark();

@@ -16,8 +16,8 @@ use crate::store::disk::Disk;
 use crate::store::index::Index;
 use crate::store::part::{About, Entry, Part, Spread};
 use crate::store::push_record::{MessageKey, PushRecord};
+use crate::store::recalls::Recall;
 use crate::store::record::take_priority;
-use crate::store::revocations::Revocation;
 
 /// One copy of what stands with many devices.
 #[derive(Debug, Default)]
@@ -150,8 +150,8 @@ impl Loaded {
         for _ in 0..take.varint()? {
             let app = self.interned.app(take.text()?)?;
             let (message, seq) = (MessageId(take.u64()?), Seq(take.u64()?));
-            let one = Arc::new(Revocation::new(seq, app, message, take.u64()?, take.u64()?));
-            part.revoked.insert(one.home, one);
+            let one = Arc::new(Recall::new(seq, app, message, take.u64()?, take.u64()?));
+            part.recalls.insert(one.home, one);
         }
         Ok(())
     }

@@ -27,9 +27,9 @@ mod expiry;
 mod load;
 mod query;
 mod quota;
+mod recall;
 mod recover;
 mod replay;
-mod revoke;
 mod storage;
 mod streams;
 mod trim;
@@ -47,7 +47,7 @@ use super::fault::{self, Fault};
 use super::index::Index;
 use super::journal::{Journal, JournalError, JournalReader, Place, ReadError};
 use super::options::StoreOptions;
-use super::revocations::{Revocation, Revocations};
+use super::recalls::{Recall, Recalls};
 use super::stats::StoreStats;
 use super::stream::Streams;
 use super::{Command, CommitSink, Confirm, Pulled, QueryAnswer, StreamBounds, StreamError, StreamRead};
@@ -81,8 +81,8 @@ enum Effect {
     Ended(Vec<DeviceKey>, Seq, Failure),
     Moved(Arc<Batch>, Place, u32),
     /// A message was taken back, and nothing of it is pending any more.
-    Recalled(Arc<Revocation>),
-    Revoked(revoke::Reply, Result<Revoked, Rejection>),
+    Recalled(Arc<Recall>),
+    RecallAnswer(recall::Reply, Result<Revoked, Rejection>),
     Query(oneshot::Sender<(Seq, QueryAnswer)>, (Seq, QueryAnswer)),
     /// A stream, by its position.
     Cursor(usize, Seq),
@@ -95,7 +95,7 @@ pub(super) struct Shared<D: Disk> {
     pub(super) index: Index,
     pub(super) bodies: BodyCache,
     pub(super) streams: Streams,
-    pub(super) revocations: Revocations,
+    pub(super) recalls: Recalls,
     /// The newest time in the journal at the start: what was accepted by then may have been written without anybody knowing.
     pub(super) opened_at: Millis,
     pub(super) stats: StoreStats,
@@ -139,12 +139,12 @@ pub struct Engine<D: Disk> {
     /// Batches whose record can't be read; their entries are looked for part by part.
     damaged: VecDeque<storage::Sweep>,
     /// Messages that were taken back and have pending entries still.
-    revoking: VecDeque<revoke::Revoking>,
+    recalling: VecDeque<recall::Recalling>,
     /// The disk had no room for their ends: not before this time again.
-    revoke_retry_at: Millis,
-    /// Revocations remembered, and until when all places are taken.
-    revocations: u64,
-    revocations_full_until: Millis,
+    recall_retry_at: Millis,
+    /// Recalls remembered, and until when all places are taken.
+    recalls: u64,
+    recalls_full_until: Millis,
 }
 
 impl<D: Disk> std::fmt::Debug for Engine<D> {
@@ -174,7 +174,7 @@ impl<D: Disk> Engine<D> {
                 Ok(())
             }
             Command::StreamAck { stream, cursor } => self.stream_ack(&stream, cursor),
-            Command::Revoke { app, message, reply } => self.revoke(now, &app, message, reply),
+            Command::Revoke { app, message, reply } => self.recall(now, &app, message, reply),
             Command::Query { query, reply } => {
                 // As of the newest record staged: durable when the answer goes out.
                 let answer = (Seq(self.journal.next_seq().0 - 1), self.answer(&query));
@@ -269,7 +269,7 @@ impl<D: Disk> Engine<D> {
             busy = match duty {
                 0 => self.expire(now)?,
                 1 => self.sweep_damaged(now)?,
-                2 => self.revoke_slice(now)?,
+                2 => self.recall_slice(now)?,
                 3 => self.checkpoint_slice(now)?,
                 _ => self.trim_slice(now)?,
             };
@@ -285,7 +285,7 @@ impl<D: Disk> Engine<D> {
     /// When [`Engine::maintain`] is due, if nothing else happens before.
     pub fn next_wakeup(&self) -> Option<Millis> {
         let replenish = (self.replenish_at > 0).then_some(self.replenish_at);
-        let retries = self.retry_checkpoint_at().into_iter().chain(self.next_revoking()).chain(replenish);
+        let retries = self.retry_checkpoint_at().into_iter().chain(self.next_recalling()).chain(replenish);
         self.next_expiry().into_iter().chain(retries).min()
     }
 
@@ -323,12 +323,12 @@ impl<D: Disk> Engine<D> {
                 }
                 Effect::Moved(batch, place, bytes) => self.moved(&batch, place, bytes),
                 Effect::Cursor(stream, cursor) => self.shared.streams.set_cursor(stream, cursor),
-                Effect::Recalled(revocation) => {
-                    self.shared.revocations.add(revocation.at, &revocation);
-                    self.sink.revoked(revocation.seq);
+                Effect::Recalled(recall) => {
+                    self.shared.recalls.add(recall.at, &recall);
+                    self.sink.recalled(recall.seq);
                 }
                 // Who asked may have left.
-                Effect::Revoked(reply, answer) => drop(reply.send(answer)),
+                Effect::RecallAnswer(reply, answer) => drop(reply.send(answer)),
                 Effect::Query(reply, answer) => drop(reply.send(answer)),
                 Effect::Flushed(reply) => drop(reply.send(())),
             }

@@ -16,7 +16,7 @@ use crate::store::codec::Malformed;
 use crate::store::disk::Disk;
 use crate::store::journal::{Journal, JournalError, JournalOptions, Recovery};
 use crate::store::options::StoreOptions;
-use crate::store::revocations::Revocations;
+use crate::store::recalls::Recalls;
 use crate::store::stats::StoreStats;
 use crate::store::stream::Streams;
 
@@ -107,7 +107,7 @@ impl<D: Disk> Engine<D> {
             index,
             bodies,
             streams,
-            revocations: Revocations::default(),
+            recalls: Recalls::default(),
             opened_at: recovery.last_time,
             stats: StoreStats::default(),
             reader: journal.reader(),
@@ -141,13 +141,13 @@ impl<D: Disk> Engine<D> {
             checkpoints: checkpoint::State::new(since, covers, oldest_kept),
             trim: trim::State::default(),
             damaged: VecDeque::new(),
-            revoking: VecDeque::new(),
-            revoke_retry_at: 0,
-            revocations: 0,
-            revocations_full_until: 0,
+            recalling: VecDeque::new(),
+            recall_retry_at: 0,
+            recalls: 0,
+            recalls_full_until: 0,
         };
         engine.sum_up();
-        engine.resume_revoking();
+        engine.resume_recalling();
         engine.replenish(0).map_err(|failure| OpenError::Journal(failure.0))?;
         engine.export();
         let report = OpenReport {

@@ -18,11 +18,11 @@ use crate::store::options::StoreOptions;
 use crate::store::part::{About, Entry, Spread};
 use crate::store::part_messages::Acceptance;
 use crate::store::push_record::{MessageKey, Numbers, take_bitmap};
+use crate::store::recalls::Recall;
 use crate::store::record::{
-    self, BatchRecord, DeviceRecord, MassRecord, ReceiptRecord, RevokeRecord, Target, has_ordinal,
+    self, BatchRecord, DeviceRecord, MassRecord, RecallRecord, ReceiptRecord, Target, has_ordinal,
     take_cursor, take_refused,
 };
-use crate::store::revocations::Revocation;
 
 /// The index, on its way to the journal's head.
 pub(super) struct Replay<'a> {
@@ -46,7 +46,7 @@ impl Replay<'_> {
             record::RECEIPT => self.receipt(at),
             record::MASS => self.mass(at),
             record::CURSOR => self.cursor(at),
-            record::REVOKE => self.revoke(at),
+            record::RECALL => self.recall(at),
             _ => Err(Malformed),
         };
         if let Ok(Some(app)) = record::app_of(at.kind, at.payload)
@@ -219,13 +219,13 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn revoke(&mut self, at: Record<'_>) -> Result<(), Malformed> {
-        let record = RevokeRecord::decode(at.payload)?;
+    fn recall(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        let record = RecallRecord::decode(at.payload)?;
         let app = self.loaded.interned.app(record.app)?;
-        let one = Arc::new(Revocation::new(at.seq, app, record.message, record.at, record.until));
+        let one = Arc::new(Recall::new(at.seq, app, record.message, record.at, record.until));
         let part = self.loaded.index.part_of_message(one.home);
-        if self.is_new_at_home(part, at.seq) && !fault::is(Fault::ForgetRevocations) {
-            self.loaded.index.lock(part).revoked.insert(one.home, one);
+        if self.is_new_at_home(part, at.seq) && !fault::is(Fault::ForgetRecalls) {
+            self.loaded.index.lock(part).recalls.insert(one.home, one);
         }
         Ok(())
     }

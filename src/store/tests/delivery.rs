@@ -75,9 +75,9 @@ fn revoke(harness: &mut Harness<SimDisk>, message: u64) -> Result<Revoked, Rejec
 
 fn may_have(harness: &Harness<SimDisk>, message: u64) -> Vec<u32> {
     let shared = harness.engine.shared();
-    let all = shared.revocations.read(Seq(0), 0, 100);
-    let Some(revocation) = all.iter().find(|one| one.message.0 == message) else { return Vec::new() };
-    (0..4).filter(|n| shared.index.may_have(&device(*n), revocation, shared.opened_at)).collect()
+    let all = shared.recalls.read(Seq(0), 0, 100);
+    let Some(recall) = all.iter().find(|one| one.message.0 == message) else { return Vec::new() };
+    (0..4).filter(|n| shared.index.may_have(&device(*n), recall, shared.opened_at)).collect()
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_message_is_taken_back_where_it_is_pending_and_what_comes_later_ends_at_once
 
 #[test]
 fn a_message_can_be_taken_back_before_it_comes_and_places_are_bounded() {
-    let options = StoreOptions { max_revocations: 2, ..small() };
+    let options = StoreOptions { max_recalls: 2, ..small() };
     let (disk, mut harness) = opened(&options);
     let first = revoke(&mut harness, 1).expect("taken back");
     assert_eq!(first.ended, 0);

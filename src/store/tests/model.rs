@@ -467,7 +467,7 @@ fn dropping_held_entries_is_found() {
 
 #[test]
 fn forgetting_what_was_taken_back_is_found() {
-    is_found(Fault::ForgetRevocations);
+    is_found(Fault::ForgetRecalls);
 }
 
 #[test]

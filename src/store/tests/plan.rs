@@ -116,7 +116,7 @@ pub(super) struct Promised {
     pub(super) acked_to: Seq,
     pub(super) tried_revokes: BTreeSet<u64>,
     pub(super) revoked: BTreeSet<u64>,
-    revoking: Vec<(u64, oneshot::Receiver<Result<Revoked, Rejection>>)>,
+    recalling: Vec<(u64, oneshot::Receiver<Result<Revoked, Rejection>>)>,
     waiting: BTreeMap<String, Vec<oneshot::Receiver<Result<Accepted, Rejection>>>>,
     sent_acks: BTreeMap<u64, DeviceAck>,
 }
@@ -195,7 +195,7 @@ impl Promised {
             Step::Revoke(message) => {
                 let (reply, answer) = oneshot::channel();
                 self.tried_revokes.insert(*message);
-                self.revoking.push((*message, answer));
+                self.recalling.push((*message, answer));
                 harness.apply(Command::Revoke { app: app(), message: MessageId(*message), reply })
             }
         }
@@ -215,7 +215,7 @@ impl Promised {
                 Told::Batch(..) | Told::Refused(_) | Told::AckRefused(_) => {}
             }
         }
-        for (message, answer) in &mut self.revoking {
+        for (message, answer) in &mut self.recalling {
             if let Ok(Ok(_)) = answer.try_recv() {
                 self.revoked.insert(*message);
             }

@@ -13,7 +13,7 @@ use crate::push::Millis;
 
 /// A message that was taken back.
 #[derive(Debug)]
-pub struct Revocation {
+pub struct Recall {
     /// Of its record.
     pub seq: Seq,
     /// The app.
@@ -27,7 +27,7 @@ pub struct Revocation {
     pub(super) home: MessageKey,
 }
 
-impl Revocation {
+impl Recall {
     pub(super) fn new(seq: Seq, app: AppKey, message: MessageId, at: Millis, until: Millis) -> Self {
         let home = MessageKey::of(&app, message);
         Self { seq, app, message, at, until: AtomicU64::new(until), home }
@@ -45,11 +45,11 @@ impl Revocation {
 
 /// All that are durable.
 #[derive(Debug, Default)]
-pub(super) struct Revocations(RwLock<Vec<Arc<Revocation>>>);
+pub(super) struct Recalls(RwLock<Vec<Arc<Recall>>>);
 
-impl Revocations {
+impl Recalls {
     /// One that is durable now. Those that are over go.
-    pub(super) fn add(&self, now: Millis, new: &Arc<Revocation>) {
+    pub(super) fn add(&self, now: Millis, new: &Arc<Recall>) {
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
         all.retain(|known| known.holds(now) && known.home != new.home);
         let at = all.partition_point(|known| known.seq < new.seq);
@@ -57,13 +57,13 @@ impl Revocations {
     }
 
     /// What a recovery found.
-    pub(super) fn load(&self, mut found: Vec<Arc<Revocation>>) {
-        found.sort_unstable_by_key(|revocation| revocation.seq);
+    pub(super) fn load(&self, mut found: Vec<Arc<Recall>>) {
+        found.sort_unstable_by_key(|recall| recall.seq);
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = found;
     }
 
-    /// See [`super::Store::revocations`].
-    pub(super) fn read(&self, after: Seq, since: Millis, max: usize) -> Vec<Arc<Revocation>> {
+    /// See [`super::Store::recalls`].
+    pub(super) fn read(&self, after: Seq, since: Millis, max: usize) -> Vec<Arc<Recall>> {
         let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
         // Times grow with sequences.
         let from = all.partition_point(|known| known.seq <= after || known.at < since);
@@ -78,14 +78,13 @@ mod tests {
     #[test]
     fn they_are_read_from_a_sequence_or_a_time_on_and_go_when_they_are_over() {
         let app = AppKey::parse("app").expect("valid");
-        let one =
-            |seq, at, until| Arc::new(Revocation::new(Seq(seq), app.clone(), MessageId(seq), at, until));
-        let all = Revocations::default();
+        let one = |seq, at, until| Arc::new(Recall::new(Seq(seq), app.clone(), MessageId(seq), at, until));
+        let all = Recalls::default();
         for (seq, at, until) in [(3, 30, 1_000), (5, 50, 60), (8, 80, 1_000)] {
             all.add(at, &one(seq, at, until));
         }
         let seqs = |after, since| -> Vec<u64> {
-            all.read(Seq(after), since, 10).iter().map(|revocation| revocation.seq.0).collect()
+            all.read(Seq(after), since, 10).iter().map(|recall| recall.seq.0).collect()
         };
         assert_eq!(seqs(0, 0), [3, 8], "one was over when the last came");
         assert_eq!((seqs(3, 0), seqs(0, 31), seqs(8, 0)), (vec![8], vec![8], vec![]));
