@@ -14,6 +14,10 @@ pub const ATTRIBUTE_BYTES: usize = 256;
 pub const ATTRIBUTES_BYTES: usize = 2_048;
 /// Bytes of a credential.
 pub const CREDENTIAL_BYTES: usize = 64;
+/// Bytes of the token that a device registers with.
+pub const REGISTER_TOKEN_BYTES: usize = 4_096;
+/// Devices whose credentials were revoked one by one, in all. Beyond, raise the app's epoch.
+pub const REVOKED_DEVICES: u64 = 1_000_000;
 
 /// Bytes of one frame between device and edge, without its length prefix.
 pub const DEVICE_FRAME_BYTES: usize = 65_536;
@@ -37,6 +41,11 @@ pub const OVERDUE: usize = 64;
 pub const UNCONFIRMED_ACKS: u64 = 64;
 /// Bytes waiting in one session's outbox before it stops draining its list. One frame may go over.
 pub const OUTBOX_BYTES: usize = 64 * 1024;
+
+/// Bytes that a QUIC device may send before they are read.
+pub const QUIC_RECEIVE_BYTES: u32 = 64 * 1024;
+/// Bytes of datagrams kept for one QUIC connection that waits to be taken in.
+pub const QUIC_INCOMING_BYTES: u64 = 16 * 1024;
 
 /// Longest retention, milliseconds from acceptance: 72 hours.
 pub const RETENTION_MS: u64 = 72 * 3600 * 1000;
@@ -77,6 +86,20 @@ pub const STREAM_BATCH_EVENTS: usize = 4_096;
 pub const STREAM_BATCH_BYTES: usize = 1024 * 1024;
 /// Router links at a time.
 pub const ROUTER_LINKS: usize = 64;
+/// Calls at a time on one gRPC connection, those of health and reflection included.
+pub const GRPC_CALLS: u32 = 16;
+/// Bytes of one gRPC call that may come before they are read.
+pub const GRPC_CALL_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Bytes of all calls of one gRPC connection that may come before they are read.
+pub const GRPC_CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Bytes of one gRPC call that are no longer in its outbox, but wait for the router to make room: twice, in the pipe and in HTTP/2.
+pub const GRPC_PIPE_BYTES: usize = 64 * 1024;
+/// Bytes of the head of a gRPC call.
+pub const GRPC_HEAD_BYTES: u32 = 16 * 1024;
+/// Milliseconds between two HTTP/2 pings of the edge.
+pub const GRPC_PING_MS: u64 = 30_000;
+/// Milliseconds until a ping has to be answered.
+pub const GRPC_PONG_MS: u64 = 20_000;
 /// Milliseconds without a frame after which a router link is closed.
 pub const ROUTER_SILENCE_MS: u64 = 90_000;
 /// Bytes of a frame from a router that is no `DeliverBatch`: the largest is a query for 10,000 devices.
@@ -91,5 +114,7 @@ pub const LINK_BATCHES: usize = 16_384;
 pub const LINK_OUTBOX_BYTES: usize = 4 * 1024 * 1024;
 /// Frames that wait to be written on one router link.
 pub const LINK_OUTBOX_FRAMES: usize = 1_024;
+/// Bytes of the body of a request to the admin port.
+pub const ADMIN_BODY_BYTES: usize = 64 * 1024;
 /// Streams in one Open.
 pub const LINK_STREAMS: usize = 64;

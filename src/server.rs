@@ -4,6 +4,7 @@
 //! then "ready". Leaving: not ready, a little longer for balancers to notice, goodbyes spread over a window, then everything durable and a
 //! checkpoint, so that the next start is quick. A store that can't go on ends the process: the next start recovers.
 
+mod sockets;
 mod threads;
 
 use std::future::Future;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
+use crate::admin::token::{Token, TokenError};
 use crate::admin::{self, Admin, Readiness, StoreAccess};
 use crate::clock::Clock;
 use crate::config::{self, Config, Scope};
@@ -23,7 +25,7 @@ use crate::directory::Directory;
 use crate::ids::{DigestKey, ShardId};
 use crate::pki::{self, PkiError};
 use crate::router::{self, Allowed, RouterContext};
-use crate::shard::{self, DeviceContext, Handover, Listeners, Loaded, Mailbox, ShardFigures};
+use crate::shard::{self, DeviceContext, Handover, Loaded, Mailbox, ShardFigures, quic};
 use crate::store::disk::Disk;
 use crate::store::disk::format::Format;
 use crate::store::embedded::{EmbeddedStore, Opened};
@@ -31,6 +33,7 @@ use crate::store::engine::{OpenError, StoreFailure};
 use crate::store::options::{Quota, StoreOptions};
 use crate::store::{Command, Store};
 use crate::telemetry::{self, Gauge, Renderer};
+use sockets::Sockets;
 use threads::Thread;
 
 /// Why the edge doesn't run (any more).
@@ -49,6 +52,15 @@ pub enum ServeError {
         /// Why not.
         error: std::io::Error,
     },
+    /// The admin port's token can't be had.
+    #[error("the admin token: {0}")]
+    Token(#[from] TokenError),
+    /// QUIC's secret in the data directory can't be used.
+    #[error(transparent)]
+    QuicKeys(#[from] quic::KeysError),
+    /// QUIC doesn't go with this TLS.
+    #[error(transparent)]
+    NoQuic(#[from] quic::NoQuic),
     /// The store can't be opened.
     #[error("the store can't be opened: {0}")]
     Open(#[from] OpenError),
@@ -76,10 +88,14 @@ pub enum ServeError {
 pub struct Ports {
     /// Devices, TLS.
     pub tls: Option<u16>,
+    /// Devices, QUIC: UDP, the same number.
+    pub quic: Option<u16>,
     /// Devices, plain TCP.
     pub plain: Option<u16>,
     /// Routers.
     pub router: u16,
+    /// Routers, over gRPC.
+    pub grpc: Option<u16>,
     /// Metrics, health, troubleshooting.
     pub admin: u16,
 }
@@ -111,18 +127,33 @@ pub async fn serve<D: Disk>(
     let (admin, admin_port) = start_admin(&base, renderer).await?;
     let (embedded, opened) = open_store(&base, disk, format.salt()).await?;
     let store: Arc<dyn Store> = embedded;
-    let access =
-        StoreAccess { store: store.clone(), digest_key: digest_key.clone(), streams: base.config.streams() };
+    let access = StoreAccess {
+        store: store.clone(),
+        digest_key: digest_key.clone(),
+        epochs: base.config.apps.iter().map(|app| (app.key.clone(), app.epoch)).collect(),
+        streams: base.config.streams(),
+    };
     // Set once, here.
     admin.store.set(access).ok();
 
-    let context = device_context(&base, store.clone(), digest_key.clone())?;
-    let (mut shards, tls, plain) = start_shards(&base.config, &context)?;
-    let (phase, mut routers, router) = start_router(&base, store.clone(), digest_key)?;
-    let ports = Ports { tls, plain, router, admin: admin_port };
+    let sockets = Sockets::bind(&base.config)?;
+    let context = device_context(&base, store.clone(), digest_key.clone(), &sockets)?;
+    let [tls, quic, plain] = sockets.ports();
+    let (mut shards, _group) = start_shards(sockets, &context)?;
+    let (phase, mut routers, (router, grpc)) = start_router(&base, store.clone(), digest_key)?;
+    let ports = Ports { tls, quic, plain, router, grpc, admin: admin_port };
     base.readiness.set(admin::Phase::Serving);
     ready(ports);
-    tracing::info!(shards = base.config.shards, ?tls, ?plain, router, admin = admin_port, "serving");
+    tracing::info!(
+        shards = base.config.shards,
+        ?tls,
+        ?quic,
+        ?plain,
+        router,
+        ?grpc,
+        admin = admin_port,
+        "serving"
+    );
 
     let mut failed = opened.failed;
     let error = tokio::select! {
@@ -172,17 +203,15 @@ async fn start_admin(base: &Foundation, renderer: Renderer) -> Result<(Arc<Admin
             sessions: f.sessions.load(Ordering::Relaxed) as u64,
             handshakes: f.handshakes.load(Ordering::Relaxed) as u64,
             deliveries: f.deliveries.load(Ordering::Relaxed),
+            quic: f.quic.load(Ordering::Relaxed),
         };
         (0u16..).zip(figures.iter()).map(one).collect()
     };
     let connected = move |device: &_| directory.find(device).is_some();
-    let admin = Arc::new(Admin::new(
-        base.readiness.clone(),
-        renderer,
-        Box::new(shards),
-        Box::new(connected),
-        Vec::new(),
-    ));
+    let mut admin =
+        Admin::new(base.readiness.clone(), renderer, Box::new(shards), Box::new(connected), Vec::new());
+    admin.token = Some(Token::open(&base.config.data_dir)?);
+    let admin = Arc::new(admin);
     // It serves until the process ends: health has to be told to the last.
     tokio::spawn(admin::serve(listener, admin.clone(), std::future::pending()));
     Ok((admin, port))
@@ -247,54 +276,54 @@ fn device_context(
     base: &Foundation,
     store: Arc<dyn Store>,
     digest_key: DigestKey,
+    sockets: &Sockets,
 ) -> Result<Arc<DeviceContext>, ServeError> {
     let config = base.config.device.clone();
     let tls = match config.tls {
         Some(_) => Some(pki::server_config_device(&config.certificate, &config.key)?),
         None => None,
     };
+    let quic = match (&tls, &sockets.quic) {
+        (Some(tls), Some(group)) => {
+            let keys = quic::Keys::of(&base.config.data_dir)?;
+            Some(quic::Settings::new(&config, tls, keys, group.endpoints())?)
+        }
+        _ => None,
+    };
     Ok(Arc::new(DeviceContext {
         config,
         apps: base.config.apps.iter().map(|app| (app.key.clone(), app.clone())).collect(),
+        gates: shard::Gates::new(&base.config.apps),
         digest_key,
         directory: base.directory.clone(),
         store,
         clock: base.clock.clone(),
         tls,
+        quic,
         mailboxes: base.mailboxes.clone(),
         sessions: AtomicUsize::new(0),
         figures: base.figures.clone(),
     }))
 }
 
-/// Shards, and the ports in use: TLS, plain TCP.
-type Shards = (Vec<Thread>, Option<u16>, Option<u16>);
-
-/// Binds and starts the shards.
-fn start_shards(config: &Config, context: &Arc<DeviceContext>) -> Result<Shards, ServeError> {
-    let bind = |key, address: Option<SocketAddr>| match address {
-        Some(address) => {
-            shard::bind(address, config.shards).map_err(|error| ServeError::Listen { key, address, error })
-        }
-        None => Ok(Vec::new()),
-    };
-    let mut tls = bind("device.tls", config.device.tls)?;
-    let mut plain = bind("device.plain", config.device.plain)?;
-    let port = |sockets: &[std::net::TcpListener]| {
-        sockets.first().and_then(|socket| socket.local_addr().ok()).map(|address| address.port())
-    };
-    let ports = (port(&tls), port(&plain));
-    let mut shards = Vec::with_capacity(config.shards);
-    for id in (0..config.shards as u16).rev().map(ShardId) {
-        let listeners = Listeners { tls: tls.pop(), plain: plain.pop() };
+/// Starts the shards. What comes back beside them is to be kept until all have left.
+fn start_shards(
+    sockets: Sockets,
+    context: &Arc<DeviceContext>,
+) -> Result<(Vec<Thread>, Option<quic::Group>), ServeError> {
+    let shards = context.mailboxes.len();
+    let (listeners, group) = sockets.by_shard(shards)?;
+    let mut threads = Vec::with_capacity(shards);
+    for (id, listeners) in (0u16..).map(ShardId).zip(listeners) {
         let context = context.clone();
         let work = move || shard::run(id, context, listeners);
-        shards.push(Thread::start("a shard", format!("shard-{}", id.0), work)?);
+        threads.push(Thread::start("a shard", format!("shard-{}", id.0), work)?);
     }
-    Ok((shards, ports.0, ports.1))
+    Ok((threads, group))
 }
 
-type RouterThread = (watch::Sender<router::Phase>, Thread, u16);
+/// The thread, how it is told of leaving, and the ports in use: framed, gRPC.
+type RouterThread = (watch::Sender<router::Phase>, Thread, (u16, Option<u16>));
 
 /// Router links have a thread of their own: what a router does never delays a shard.
 fn start_router(
@@ -303,11 +332,10 @@ fn start_router(
     digest_key: DigestKey,
 ) -> Result<RouterThread, ServeError> {
     let config = &base.config.router;
-    let failed = |error| ServeError::Listen { key: "router.listen", address: config.listen, error };
     let tls = pki::server_config_router(&config.certificate, &config.key, &config.client_ca)?;
-    let listener = std::net::TcpListener::bind(config.listen).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    let port = listener.local_addr().map_err(failed)?.port();
+    let (listener, port) = bind_router("router.listen", config.listen)?;
+    let grpc = config.grpc.map(|address| bind_router("router.grpc", address)).transpose()?;
+    let grpc_port = grpc.as_ref().map(|(_, port)| *port);
     let directory = base.directory.clone();
     let leave = &base.config.leave;
     let left = Duration::from_millis(leave.deadline_ms.saturating_sub(leave.drain_lead_ms + leave.window_ms));
@@ -335,11 +363,28 @@ fn start_router(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let listener = TcpListener::from_std(listener)?;
+            // A build without it has refused its listener.
+            #[cfg(feature = "grpc")]
+            if let Some((grpc, _)) = grpc {
+                let grpc = router::serve_grpc(TcpListener::from_std(grpc)?, context.clone(), watched.clone());
+                tokio::join!(router::serve(listener, context, watched), grpc);
+                return Ok(());
+            }
             router::serve(listener, context, watched).await;
             Ok(())
         })
     })?;
-    Ok((phase, thread, port))
+    Ok((phase, thread, (port, grpc_port)))
+}
+
+fn bind_router(key: &'static str, address: SocketAddr) -> Result<(std::net::TcpListener, u16), ServeError> {
+    let bind = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let port = listener.local_addr()?.port();
+        Ok((listener, port))
+    };
+    bind().map_err(|error| ServeError::Listen { key, address, error })
 }
 
 fn rights(router: &crate::config::RouterRights, config: &Config) -> router::Rights {

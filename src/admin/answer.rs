@@ -4,13 +4,14 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use crate::credential::Revocation;
 use crate::ids::{AppKey, MessageId};
 use crate::push::{Counts, Failure, Refusal};
 use crate::store::{DeviceState, MessageState, OnDevice};
 use crate::wire::attributes;
 
 /// Why there is no answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Problem {
     NoSuchPath,
     NoSuchMethod,
@@ -21,6 +22,16 @@ pub(super) enum Problem {
     NotOpen,
     Busy,
     Unanswered,
+    /// A write without the token.
+    NoToken,
+    /// Not an app of this edge.
+    ForeignApp,
+    /// As many devices as may be are revoked one by one.
+    TooManyRevoked,
+    /// The disk is full.
+    NoRoom,
+    /// The body isn't what it should be: why.
+    Body(String),
 }
 
 impl IntoResponse for Problem {
@@ -29,9 +40,13 @@ impl IntoResponse for Problem {
             Self::NoSuchPath => (
                 StatusCode::NOT_FOUND,
                 "no such path",
-                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id} or /v1/shards",
+                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id} or /v1/shards; the README has those that change something",
             ),
-            Self::NoSuchMethod => (StatusCode::METHOD_NOT_ALLOWED, "no such method", "use GET"),
+            Self::NoSuchMethod => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "no such method",
+                "use GET to read, POST to change something",
+            ),
             Self::NoAppKey => {
                 (StatusCode::BAD_REQUEST, "not an app key", "use 1 to 32 letters, digits, - _ . :")
             }
@@ -53,9 +68,34 @@ impl IntoResponse for Problem {
                 "the store didn't answer in time",
                 "try again; if it stays so, look at mooring_commit_seconds and the log",
             ),
+            Self::NoToken => (
+                StatusCode::UNAUTHORIZED,
+                "changes need the admin token",
+                "send `Authorization: Bearer TOKEN`; it is in the file admin.token of the edge's data directory",
+            ),
+            Self::ForeignApp => (
+                StatusCode::NOT_FOUND,
+                "not an app of this edge",
+                "look at [[apps]] in its configuration, or ask another edge",
+            ),
+            Self::TooManyRevoked => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                "too many devices are revoked one by one",
+                "raise the app's epoch twice in the configuration: that revokes all that don't renew in between",
+            ),
+            Self::NoRoom => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                "the disk is full: nothing was revoked",
+                "free space, or raise store.max_bytes; then try again",
+            ),
+            Self::Body(error) => return said(StatusCode::BAD_REQUEST, &error, "send a small JSON object"),
         };
-        (status, axum::Json(json!({ "error": error, "what_to_do": what_to_do }))).into_response()
+        said(status, error, what_to_do)
     }
+}
+
+fn said(status: StatusCode, error: &str, what_to_do: &str) -> Response {
+    (status, axum::Json(json!({ "error": error, "what_to_do": what_to_do }))).into_response()
 }
 
 /// Counts by name; `identity` is whether they add up, targets as well as ends.
@@ -153,4 +193,16 @@ pub(super) fn device(
             .insert("attributes".into(), named.into_iter().map(|(n, v)| (n.to_owned(), json!(v))).collect());
     }
     answer
+}
+
+/// What is revoked of a device, if anything.
+pub(super) fn add_revocation(answer: &mut Value, revocation: Revocation) {
+    if let Some(fields) = answer.as_object_mut()
+        && revocation != Revocation::default()
+    {
+        let registration = if revocation.locked { "locked" } else { "allowed" };
+        let revoked =
+            json!({ "credentials_before_epoch": revocation.min_epoch, "registration": registration });
+        fields.insert("revoked".into(), revoked);
+    }
 }

@@ -38,7 +38,13 @@ fn has(errors: &[(usize, String, String)], line: usize, key: &str, text: &str) {
 #[test]
 fn the_documented_file_is_valid_and_says_the_defaults() {
     let (dir, file) = place();
-    let documented = Config::parse(DOCUMENTED, &file, &Overrides::default()).expect("valid");
+    // The file is that of the usual build.
+    let text = if cfg!(feature = "grpc") {
+        DOCUMENTED.to_owned()
+    } else {
+        DOCUMENTED.replace("grpc = \"127.0.0.1:7401\"", "grpc = \"off\"")
+    };
+    let documented = Config::parse(&text, &file, &Overrides::default()).expect("valid");
     let mut least = Config::parse(LEAST, &file, &Overrides::default()).expect("valid");
     assert_eq!(documented.device, least.device);
     assert_eq!(documented.admin, least.admin);
@@ -51,7 +57,8 @@ fn the_documented_file_is_valid_and_says_the_defaults() {
     least.router.routers.push(rights);
     assert_eq!(documented.router, least.router);
     let app = |config: &Config| {
-        (config.apps[0].packages.clone(), config.apps[0].epoch, config.apps[0].stream.clone())
+        let app = &config.apps[0];
+        (app.packages.clone(), app.epoch, app.registration.clone(), app.stream.clone())
     };
     assert_eq!(app(&documented), app(&least));
     assert_eq!(least.apps[0].app_id, "demo");
@@ -82,6 +89,18 @@ fn every_key_of_the_code_stands_in_the_documented_file() {
                 assert!(section.raw(key.to_owned().leak()).is_some(), "{name}.{key} is not documented");
             }
         }
+    }
+}
+
+#[test]
+fn a_build_without_grpc_says_so() {
+    let config = |grpc: &str| parse(&format!("{LEAST}[router]\ngrpc = \"{grpc}\"\n"));
+    assert_eq!(config("off").expect("valid").router.grpc, None);
+    let given = config("127.0.0.1:1").map(|config| config.router.grpc).map_err(|errors| errors.to_string());
+    if cfg!(feature = "grpc") {
+        assert_eq!(given, Ok(Some(SocketAddr::from(([127, 0, 0, 1], 1)))));
+    } else {
+        assert!(given.expect_err("refused").contains("built without gRPC"));
     }
 }
 
@@ -207,6 +226,23 @@ fn rights() {
     assert_eq!(config.streams(), vec![Arc::from("main")]);
     assert_eq!(config.app("demo").map(|app| app.secret.clone()), Some(Secret::from_bytes([7; 32])));
     assert!(!format!("{config:?}").contains("0707"));
+}
+
+#[test]
+fn registration_is_open_unless_said_and_tokens_need_a_key() {
+    let app = |text: &str| parse(&[LEAST, text].concat()).map(|config| config.apps[0].registration.clone());
+    let registration = app("").expect("valid");
+    assert_eq!((registration.policy, registration.per_second), (RegistrationPolicy::Open, 1_000));
+    assert!(registration.keys.is_empty());
+    let registration = app("registration = \"token\"\ntoken_secret_file = \"app.secret\"\n").expect("valid");
+    assert_eq!(registration.policy, RegistrationPolicy::Token);
+    assert!(!registration.keys.is_empty());
+    let text = [LEAST, "registration = \"token\"\n"].concat();
+    has(&errors(&text), 4, "apps[0].registration", "neither token_secret_file nor token_public_key_file");
+    let text = [LEAST, "registration = \"closed\"\ntoken_public_key_file = \"app.secret\"\n"].concat();
+    let errors = errors(&text);
+    has(&errors, 4, "apps[0].registration", "must be \"open\", \"token\" or \"off\"");
+    has(&errors, 5, "apps[0].token_public_key_file", "Ed25519 public keys in PEM");
 }
 
 #[test]

@@ -2,20 +2,21 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use slab::Slab;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::DeviceContext;
+use super::identify::Grant;
 use super::outbox::Outbox;
 use super::recalls::Recalls;
+use super::stream::Stream;
 use super::tls::Tls;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
 use crate::machine::session::{Entry, Session};
@@ -100,11 +101,12 @@ pub(super) struct Leaving {
 /// One connection.
 pub(super) struct Connection {
     pub serial: u32,
-    pub stream: Rc<TcpStream>,
+    pub stream: Stream,
+    /// Where it came from.
     pub peer: SocketAddr,
     /// When it was accepted.
     pub since: Millis,
-    /// `None`: plain TCP.
+    /// `None`: plain TCP, or QUIC, which has its own.
     pub tls: Option<Box<Tls>>,
     pub phase: Phase,
     /// Received and not yet a whole record or (plain) frame.
@@ -163,7 +165,7 @@ pub(super) struct Registering {
     pub live: Box<Live>,
     /// When the device was last active before.
     pub last_active: Option<Millis>,
-    pub renewed: Vec<u8>,
+    pub grant: Grant,
     pub deadline: Millis,
 }
 
@@ -175,6 +177,8 @@ pub(super) struct Live {
     pub heartbeat_s: u32,
     pub app: AppKey,
     pub device_id: Arc<str>,
+    /// Of the newest credential that the device has.
+    pub epoch: u32,
     pub attributes: Attributes,
     /// Ids of Hello that are not to be sent, until the list was drained once.
     pub received: Box<[MessageId]>,
@@ -257,7 +261,7 @@ impl Shard {
     }
 
     /// Takes in an accepted connection.
-    pub(super) fn add(&mut self, stream: Rc<TcpStream>, peer: SocketAddr, tls: Option<Box<Tls>>) -> ConnRef {
+    pub(super) fn add(&mut self, stream: Stream, peer: SocketAddr, tls: Option<Box<Tls>>) -> ConnRef {
         self.begin();
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
@@ -355,7 +359,23 @@ impl Connection {
         }
     }
 
+    /// The task to wake is this one.
+    pub(super) fn note_task(&mut self, task: &Waker) {
+        if !self.waker.as_ref().is_some_and(|w| w.will_wake(task)) {
+            self.waker = Some(task.clone());
+        }
+    }
+
     pub(super) fn transport(&self) -> Transport {
-        if self.tls.is_some() { Transport::Tls } else { Transport::Tcp }
+        match (&self.stream, &self.tls) {
+            (Stream::Quic(_), _) => Transport::Quic,
+            (Stream::Tcp(_), Some(_)) => Transport::Tls,
+            (Stream::Tcp(_), None) => Transport::Tcp,
+        }
+    }
+
+    /// Where the device is now.
+    pub(super) fn client_ip(&self) -> IpAddr {
+        self.stream.moved_to().unwrap_or(self.peer).ip().to_canonical()
     }
 }

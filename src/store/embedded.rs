@@ -13,9 +13,10 @@ use super::stats::StoreStats;
 use super::thread::{self, Inbox, Wanted};
 use super::{
     BodySink, Busy, Command, CommitSink, Pulled, Recall, Refused, Store, StreamBounds, StreamError,
-    StreamRead,
+    StreamRead, StreamState,
 };
 use crate::clock::Clock;
+use crate::credential::Revocation;
 use crate::ids::{DeviceKey, Seq, SessionRef};
 use crate::push::{Millis, Reached, Seen};
 
@@ -113,6 +114,10 @@ impl<D: Disk> Store for EmbeddedStore<D> {
         self.shared.index.is_current(seen)
     }
 
+    fn revocation(&self, device: &DeviceKey) -> Revocation {
+        self.shared.index.revocation(device)
+    }
+
     fn body(&self, batch: &Arc<Batch>) -> Option<Arc<[u8]>> {
         batch.body()
     }
@@ -137,6 +142,10 @@ impl<D: Disk> Store for EmbeddedStore<D> {
         self.shared.streams.bounds(&self.shared.reader, stream)
     }
 
+    fn streams(&self) -> Vec<StreamState> {
+        self.shared.streams.states(&self.shared.reader)
+    }
+
     fn read_stream(
         &self,
         stream: &str,
@@ -144,7 +153,7 @@ impl<D: Disk> Store for EmbeddedStore<D> {
         max_events: usize,
         max_bytes: usize,
     ) -> Result<StreamRead, StreamError> {
-        self.shared.streams.read(&self.shared.reader, &self.options, stream, after, max_events, max_bytes)
+        self.shared.streams.read(&self.shared.reader, stream, after, max_events, max_bytes)
     }
 
     fn head(&self) -> watch::Receiver<Seq> {

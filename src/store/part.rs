@@ -18,6 +18,7 @@ use super::fault::{self, Fault};
 use super::push_record::{MessageKey, PushRecord};
 use super::recalls::Recall;
 use super::record::ReceiptRecord;
+use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq};
 use crate::push::{Attributes, Counts, Millis, Priority, ReceiptKind};
 
@@ -160,6 +161,8 @@ impl Device {
 #[derive(Debug, Default)]
 pub(super) struct Part {
     pub(super) devices: HashMap<DeviceKey, Device, Spread>,
+    /// Devices of which credentials were revoked. Apart from `devices`: they are few, and a device that is forgotten stays revoked.
+    pub(super) revocations: HashMap<DeviceKey, Revocation, Spread>,
     pub(super) messages: HashMap<MessageKey, PushRecord, Spread>,
     /// Keys of `messages`, the first accepted first.
     pub(super) message_order: VecDeque<MessageKey>,

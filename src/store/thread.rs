@@ -57,6 +57,8 @@ fn weight(command: &Command) -> usize {
             Command::StreamAck { .. }
             | Command::Revoke { .. }
             | Command::Query { .. }
+            | Command::RetireStream { .. }
+            | Command::RevokeCredentials { .. }
             | Command::Flush { .. } => 0,
         }
 }
@@ -191,6 +193,8 @@ fn is_urgent(command: &Command) -> bool {
         | Command::Seen { .. }
         | Command::Revoke { .. }
         | Command::Query { .. }
+        | Command::RetireStream { .. }
+        | Command::RevokeCredentials { .. }
         | Command::Flush { .. } => true,
         Command::Acks { .. } | Command::Sent(_) | Command::LastActive(_) | Command::StreamAck { .. } => false,
     }

@@ -6,6 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mooring::client::quic::QuicClient;
 use mooring::client::{Endpoint, Transport, admin};
 use mooring::credential::{self, Secret};
 use mooring::ids::AppKey;
@@ -39,10 +40,13 @@ pub(crate) const APP_OF_FEW_BYTES: &str = "few-bytes";
 pub(crate) enum Way {
     Tls,
     Plain,
+    Quic,
 }
 
 impl Way {
+    /// Over TCP.
     pub(crate) const BOTH: [Self; 2] = [Self::Tls, Self::Plain];
+    pub(crate) const ALL: [Self; 3] = [Self::Tls, Self::Plain, Self::Quic];
 }
 
 /// An edge; killed when dropped.
@@ -156,9 +160,15 @@ impl Edge {
         let (port, transport) = match way {
             Way::Tls => (self.ports.tls, Transport::Tls(self.device_tls.clone(), localhost())),
             Way::Plain => (self.ports.plain, Transport::Plain),
+            Way::Quic => (self.ports.quic, self.quic(65_536)),
         };
         let address = format!("127.0.0.1:{}", port.expect("a port"));
         Endpoint { address: address.into(), transport, source: None }
+    }
+
+    /// QUIC from a socket of its own; the edge may send so many bytes before they are read.
+    pub(crate) fn quic(&self, bytes: u32) -> Transport {
+        Transport::Quic(QuicClient::taking(&self.device_tls, &localhost(), bytes).expect("QUIC"))
     }
 
     /// Where routers connect.
@@ -262,7 +272,7 @@ fn configuration(dir: &Path, dev: &DevSet, settings: &[(&str, &str)]) -> String 
         "[device]\ntls = \"127.0.0.1:0\"\nplain = \"127.0.0.1:0\"\ncertificate = {certificate}\nkey = {key}\n"
     )
     .expect("a string");
-    in_section(&mut text, "device", &[("heartbeat_min_s", "1")]);
+    in_section(&mut text, "device", &[("heartbeat_min_s", "1"), ("quic_heartbeat_min_s", "1")]);
     text += "[store]\n";
     in_section(&mut text, "store", &[("segment_bytes", "\"4MiB\""), ("reserve_segments", "1")]);
     text += "[leave]\n";
@@ -272,12 +282,15 @@ fn configuration(dir: &Path, dev: &DevSet, settings: &[(&str, &str)]) -> String 
     write!(
         text,
         "[admin]\nlisten = \"127.0.0.1:0\"\n\
-         [router]\nlisten = \"127.0.0.1:0\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n\
-         [[router.routers]]\nname = \"{router}\"\napps = \"*\"\nstreams = \"*\"\n",
+         [router]\nlisten = \"127.0.0.1:0\"\ngrpc = \"{grpc}\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n",
+        grpc = if cfg!(feature = "grpc") { "127.0.0.1:0" } else { "off" },
         ca = quoted(&dev.ca),
-        router = pki::DEV_ROUTER,
     )
     .expect("a string");
+    in_section(&mut text, "router", &[]);
+    let router = pki::DEV_ROUTER;
+    write!(text, "[[router.routers]]\nname = \"{router}\"\napps = \"*\"\nstreams = \"*\"\n")
+        .expect("a string");
     let secret = quoted(&dev.app_secret);
     for (app, more) in [
         (pki::DEV_APP, ""),

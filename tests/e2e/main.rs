@@ -10,9 +10,16 @@ mod device;
 mod disk;
 mod edge;
 mod endings;
+#[cfg(feature = "grpc")]
+mod grpc;
+#[cfg(feature = "grpc")]
+#[path = "../router_link_grpc/call.rs"]
+mod grpc_call;
 mod leaving;
 mod priority;
+mod quic;
 mod quota;
+mod registration;
 mod revoke;
 mod rough;
 mod router;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use mooring::credential::Revocation;
 use mooring::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef};
 use mooring::push::{
     Accepted, Attributes, Channel, Counts, Millis, NewBatch, Reached, Receipt, ReceiptKind, Refusal,
@@ -222,6 +223,10 @@ impl Store for FakeStore {
         panic!("a router link pulls nothing");
     }
 
+    fn revocation(&self, _: &DeviceKey) -> Revocation {
+        Revocation::default()
+    }
+
     fn is_current(&self, _: &Seen) -> bool {
         false
     }
@@ -289,6 +294,7 @@ fn size(event: &StreamEvent) -> usize {
     match event {
         StreamEvent::Receipt(receipt) => 100 + receipt.attributes.0.len(),
         StreamEvent::Mass(mass) => 100 + mass.ordinals.len(),
+        StreamEvent::Gap(_) => 100,
     }
 }
 

@@ -30,6 +30,7 @@ mod quota;
 mod recall;
 mod recover;
 mod replay;
+mod revoke;
 mod storage;
 mod streams;
 mod trim;
@@ -50,14 +51,18 @@ use super::options::StoreOptions;
 use super::recalls::{Recall, Recalls};
 use super::stats::StoreStats;
 use super::stream::Streams;
-use super::{Command, CommitSink, Confirm, Pulled, QueryAnswer, StreamBounds, StreamError, StreamRead};
+use super::{
+    Command, CommitSink, Confirm, Pulled, QueryAnswer, RetireError, Retired, StreamBounds, StreamError,
+    StreamRead, StreamState,
+};
+use crate::credential::Revocation;
 use crate::ids::{DeviceKey, Seq, SessionRef, ShardId};
-use crate::push::{Accepted, Failure, Millis, Reached, Rejection, Revoked};
+use crate::push::{Accepted, Failure, Millis, Reached, ReceiptGap, Rejection, Revoked};
 
 pub use recover::{OpenError, OpenReport};
 
 /// Kinds of work that [`Engine::maintain`] does.
-const DUTIES: usize = 5;
+const DUTIES: usize = 6;
 /// How often to look whether a full disk has room again.
 const REPLENISH_MS: Millis = 1_000;
 
@@ -86,7 +91,12 @@ enum Effect {
     Query(oneshot::Sender<(Seq, QueryAnswer)>, (Seq, QueryAnswer)),
     /// A stream, by its position.
     Cursor(usize, Seq),
+    Gap(usize, Box<ReceiptGap>),
+    StreamRetired(usize),
+    RetireAnswer(oneshot::Sender<Result<Retired, RetireError>>, Result<Retired, RetireError>),
     Flushed(oneshot::Sender<()>),
+    /// `Some`: the device has no valid credential any more.
+    Revoked(Option<DeviceKey>, oneshot::Sender<Result<Revocation, Rejection>>, Result<Revocation, Rejection>),
 }
 
 /// What the engine shares with other threads.
@@ -123,6 +133,8 @@ pub struct Engine<D: Disk> {
     /// The number of the next new device.
     next_number: u32,
     devices: u64,
+    /// Devices with a revocation.
+    revoked: u64,
     messages: u64,
     pending: u64,
     live_bytes: u64,
@@ -136,6 +148,8 @@ pub struct Engine<D: Disk> {
     duty: usize,
     checkpoints: checkpoint::State<D>,
     trim: trim::State,
+    /// The gap that is being made.
+    gap: Option<streams::GapScan>,
     /// Batches whose record can't be read; their entries are looked for part by part.
     damaged: VecDeque<storage::Sweep>,
     /// Messages that were taken back and have pending entries still.
@@ -175,11 +189,15 @@ impl<D: Disk> Engine<D> {
             }
             Command::StreamAck { stream, cursor } => self.stream_ack(&stream, cursor),
             Command::Revoke { app, message, reply } => self.recall(now, &app, message, reply),
+            Command::RetireStream { stream, force, reply } => self.retire_stream(&stream, force, reply),
             Command::Query { query, reply } => {
                 // As of the newest record staged: durable when the answer goes out.
                 let answer = (Seq(self.journal.next_seq().0 - 1), self.answer(&query));
                 self.effects.push(Effect::Query(reply, answer));
                 Ok(())
+            }
+            Command::RevokeCredentials { device, epoch, allow_registration, reply } => {
+                self.revoke(&device, epoch, allow_registration, reply)
             }
             Command::Flush { checkpoint, reply } => {
                 self.flush(now, checkpoint)?;
@@ -199,7 +217,7 @@ impl<D: Disk> Engine<D> {
             StoreStats::add(&self.shared.stats.commit_bytes, bytes);
             self.checkpoints.note_bytes(bytes);
             self.replenish(now)?;
-            self.measure_streams();
+            self.measure_streams(now);
         }
         let head = self.journal.head();
         self.shared.head.send_if_modified(|shown| std::mem::replace(shown, head) != head);
@@ -217,6 +235,11 @@ impl<D: Disk> Engine<D> {
         self.shared.index.pull(device, after, max, now, out);
     }
 
+    /// See [`super::Store::revocation`].
+    pub fn revocation(&self, device: &DeviceKey) -> Revocation {
+        self.shared.index.revocation(device)
+    }
+
     /// Reads a body, from memory or from the journal. The store's threads have a thread for that; this is for who has none.
     pub fn read_body(&self, batch: &Arc<Batch>) -> Result<Arc<[u8]>, ReadError> {
         batch.body().map_or_else(|| super::thread::read_body(&self.shared, batch), Ok)
@@ -227,6 +250,11 @@ impl<D: Disk> Engine<D> {
         self.shared.streams.bounds(&self.shared.reader, stream)
     }
 
+    /// See [`super::Store::streams`].
+    pub fn stream_states(&self) -> Vec<StreamState> {
+        self.shared.streams.states(&self.shared.reader)
+    }
+
     /// See [`super::Store::read_stream`].
     pub fn read_stream(
         &self,
@@ -235,7 +263,7 @@ impl<D: Disk> Engine<D> {
         max_events: usize,
         max_bytes: usize,
     ) -> Result<StreamRead, StreamError> {
-        self.shared.streams.read(&self.shared.reader, &self.options, stream, after, max_events, max_bytes)
+        self.shared.streams.read(&self.shared.reader, stream, after, max_events, max_bytes)
     }
 
     /// The store's figures.
@@ -271,6 +299,7 @@ impl<D: Disk> Engine<D> {
                 1 => self.sweep_damaged(now)?,
                 2 => self.recall_slice(now)?,
                 3 => self.checkpoint_slice(now)?,
+                4 => self.gap_slice()?,
                 _ => self.trim_slice(now)?,
             };
             if busy {
@@ -327,10 +356,22 @@ impl<D: Disk> Engine<D> {
                     self.shared.recalls.add(recall.at, &recall);
                     self.sink.recalled(recall.seq);
                 }
+                Effect::Gap(stream, gap) => self.shared.streams.insert_gap(stream, *gap),
+                Effect::StreamRetired(stream) => self.shared.streams.retire(stream),
+                // Who asked may have left.
+                Effect::RetireAnswer(reply, answer) => drop(reply.send(answer)),
                 // Who asked may have left.
                 Effect::RecallAnswer(reply, answer) => drop(reply.send(answer)),
                 Effect::Query(reply, answer) => drop(reply.send(answer)),
                 Effect::Flushed(reply) => drop(reply.send(())),
+                Effect::Revoked(device, reply, answer) => {
+                    // Its session first: who asked may rely on that it ends.
+                    if let Some(device) = device {
+                        self.sink.revoked(&device);
+                    }
+                    // Who asked may have left.
+                    reply.send(answer).ok();
+                }
             }
         }
     }

@@ -212,7 +212,7 @@ impl Promised {
                     self.seen.insert(session.slot);
                 }
                 Told::Ended(device, seq, reason) => self.ended.push((device, seq, reason)),
-                Told::Batch(..) | Told::Refused(_) | Told::AckRefused(_) => {}
+                Told::Batch(..) | Told::Refused(_) | Told::AckRefused(_) | Told::Revoked(_) => {}
             }
         }
         for (message, answer) in &mut self.recalling {
