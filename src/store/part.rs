@@ -16,6 +16,7 @@ use super::batch::Batch;
 use super::batch_ids::BatchIds;
 use super::fault::{self, Fault};
 use super::push_record::{MessageKey, PushRecord};
+use super::recalls::Recall;
 use super::record::ReceiptRecord;
 use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq};
@@ -198,9 +199,18 @@ pub(super) struct Part {
     /// Live batches whose message is here.
     pub(super) batches: HashMap<Seq, Arc<Batch>, Spread>,
     pub(super) ids: BatchIds,
+    /// Messages of this part that were taken back.
+    pub(super) recalls: HashMap<MessageKey, Arc<Recall>, Spread>,
 }
 
 impl Part {
+    /// A batch of the message was accepted: if it was taken back, that is remembered as long as it lives.
+    pub(super) fn extend_recall(&self, key: MessageKey, expires_at: Millis) {
+        if let Some(recall) = self.recalls.get(&key) {
+            recall.extend(expires_at);
+        }
+    }
+
     /// Push records, wherever they are.
     pub(super) fn known_messages(&self) -> usize {
         self.messages.len() + self.cold.len()

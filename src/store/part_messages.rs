@@ -172,10 +172,8 @@ impl Part {
         ledger: &mut Ledger,
     ) {
         let Some(record) = self.messages.get_mut(&key) else { return };
-        // What arrived was sent, also when a crash made the edge forget the time.
-        let written = matches!(receipt.kind, ReceiptKind::Sent | ReceiptKind::Arrive) && !receipt.unmatched;
         let app = &receipt.app;
-        if written && record.sent_to.insert(number) {
+        if receipt.says_sent() && record.sent_to.insert(number) {
             let at = if receipt.sent_at == 0 { receipt.event_time } else { receipt.sent_at };
             ledger.count(app, at, |counts| counts.sent += 1);
         }

@@ -22,7 +22,7 @@ async fn days_count_each_event_once_over_a_kill() {
     edge.register(&["away"]).await;
     let mut router = edge.router().await;
     let mut device = edge.device(Way::Tls, "d").await;
-    router.accepts(batch("b-1", 1, &["d", "away", "unknown"]), 2).await;
+    router.accepts(batch(1, &["d", "away", "unknown"]), 2).await;
     device.takes(1).await;
     router.push(2, &["d"]).await;
     device.takes(2).await;

@@ -18,6 +18,7 @@ use crate::store::disk::Disk;
 use crate::store::journal::{Journal, JournalError, JournalOptions, Recovery};
 use crate::store::ledger::Ledger;
 use crate::store::options::StoreOptions;
+use crate::store::recalls::Recalls;
 use crate::store::stats::StoreStats;
 use crate::store::stream::Streams;
 use crate::store::tables::{self, TablesError};
@@ -136,6 +137,8 @@ impl<D: Disk> Engine<D> {
             index,
             bodies,
             streams,
+            recalls: Recalls::default(),
+            opened_at: recovery.last_time,
             stats: StoreStats::default(),
             reader: journal.reader(),
             head: watch::Sender::new(recovery.head),
@@ -172,10 +175,15 @@ impl<D: Disk> Engine<D> {
             trim: trim::State::default(),
             gap: None,
             damaged: VecDeque::new(),
+            recalling: VecDeque::new(),
+            recall_retry_at: 0,
+            recalls: 0,
+            recalls_full_until: 0,
         };
         engine.sum_up();
-        engine.configured(&changes, recovery.last_time).map_err(OpenError::from)?;
-        engine.replenish(0).map_err(OpenError::from)?;
+        engine.configured(&changes, recovery.last_time)?;
+        engine.resume_recalling()?;
+        engine.replenish(0)?;
         engine.export();
         let report = OpenReport {
             journal: recovery,

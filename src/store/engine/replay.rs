@@ -21,8 +21,10 @@ use crate::store::options::StoreOptions;
 use crate::store::part::{About, Entry, Part, Spread};
 use crate::store::part_messages::{Acceptance, End};
 use crate::store::push_record::{MessageKey, Numbers, take_bitmap};
+use crate::store::recalls::Recall;
 use crate::store::record::{
-    self, BatchRecord, DeviceRecord, MassRecord, ReceiptRecord, Target, has_ordinal, take_epoch, take_refused,
+    self, BatchRecord, DeviceRecord, MassRecord, RecallRecord, ReceiptRecord, Target, has_ordinal,
+    take_epoch, take_refused,
 };
 use crate::store::tables::{Tables, TablesError};
 
@@ -60,6 +62,7 @@ impl Replay<'_> {
                 self.loaded.streams.apply(at.kind, at.seq, at.payload)
             }
             record::EPOCH => self.epoch(at),
+            record::RECALL => self.recall(at),
             _ => Err(Malformed),
         };
         if at.seq > self.covers
@@ -152,6 +155,7 @@ impl Replay<'_> {
         home: MessageKey,
         at: Record<'_>,
     ) -> Result<Option<Arc<Batch>>, Malformed> {
+        self.loaded.index.of_message(home).extend_recall(home, record.expires_at);
         if targets.is_empty() {
             return Ok(None);
         }
@@ -287,6 +291,17 @@ impl Replay<'_> {
         let end = End { app: &mass.app, at: mass.event_time, outcome, count: mass.count, numbers };
         self.ended(home, record.batch, at.seq, end);
         self.masses.entry(record.batch).or_default().push(mass.ordinals);
+        Ok(())
+    }
+
+    fn recall(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        let record = RecallRecord::decode(at.payload)?;
+        let app = self.loaded.interned.app(record.app)?;
+        let one = Arc::new(Recall::new(at.seq, app, record.message, record.at, record.until));
+        let part = self.loaded.index.part_of_message(one.home);
+        if self.is_new_at_home(part, at.seq) && !fault::is(Fault::ForgetRecalls) {
+            self.loaded.index.lock(part).recalls.insert(one.home, one);
+        }
         Ok(())
     }
 

@@ -271,9 +271,10 @@ impl<D: Disk> Engine<D> {
             }
             let Some(key) = self.ledger.hot.pop_front() else { break };
             let mut part = self.shared.index.of_message(key);
+            let recalled = part.recalls.contains_key(&key);
             let Some(record) = part.messages.get_mut(&key) else { continue };
             let changed = record.dirty && !fault::is(Fault::ForgetChanged);
-            if std::mem::take(&mut record.touched) || changed {
+            if std::mem::take(&mut record.touched) || changed || recalled {
                 self.ledger.hot.push_back(key);
                 continue;
             }
