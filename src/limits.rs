@@ -44,8 +44,10 @@ pub const OUTBOX_BYTES: usize = 64 * 1024;
 
 /// Bytes that a QUIC device may send before they are read.
 pub const QUIC_RECEIVE_BYTES: u32 = 64 * 1024;
-/// Bytes of datagrams kept for one QUIC connection that waits to be taken in.
-pub const QUIC_INCOMING_BYTES: u64 = 16 * 1024;
+/// QUIC connections that wait to be taken in, on each shard; beyond, they are refused.
+pub const QUIC_INCOMING: usize = 1_024;
+/// Bytes of further datagrams kept for one of them.
+pub const QUIC_INCOMING_BYTES: u64 = 4 * 1024;
 
 /// Longest retention, milliseconds from acceptance: 72 hours.
 pub const RETENTION_MS: u64 = 72 * 3600 * 1000;

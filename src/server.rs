@@ -286,6 +286,9 @@ fn device_context(
     let quic = match (&tls, &sockets.quic) {
         (Some(tls), Some(group)) => {
             let keys = quic::Keys::of(&base.config.data_dir)?;
+            for shard in &base.figures[..group.endpoints()] {
+                shard.quic.store(true, Ordering::Relaxed);
+            }
             Some(quic::Settings::new(&config, tls, keys, group.endpoints())?)
         }
         _ => None,

@@ -35,8 +35,8 @@ impl Shard {
         let config = &context.config;
         let bounds = heartbeat_bounds(config, transport);
         let heartbeat_s = match hello.heartbeat_s {
-            0 => bounds.default_s,
-            wish => wish.clamp(bounds.min_s, bounds.max_s),
+            0 => bounds.default,
+            wish => wish.clamp(bounds.min, bounds.max),
         };
         let now = self.now();
         let live = Box::new(Live {
@@ -146,7 +146,7 @@ impl Shard {
         self.acks.extend(received);
         self.last_active.push((device, now));
         let bounds = heartbeat_bounds(&context.config, transport);
-        let heartbeat_bounds_s = (bounds.min_s, bounds.max_s);
+        let heartbeat_bounds_s = (bounds.min, bounds.max);
         let Grant { device_id, credential } = grant;
         let welcome = Welcome { device_id, credential, heartbeat_s, heartbeat_bounds_s, now };
         wire::put_welcome(out, welcome);
@@ -182,27 +182,24 @@ impl Shard {
     }
 }
 
-/// Seconds between two signs of life.
-struct Heartbeat {
-    default_s: u32,
-    min_s: u32,
-    max_s: u32,
+/// Between two signs of life, in seconds.
+struct HeartbeatSeconds {
+    default: u32,
+    min: u32,
+    max: u32,
 }
 
 /// NAT forgets UDP sooner than TCP.
-fn heartbeat_bounds(config: &config::Device, transport: telemetry::Transport) -> Heartbeat {
-    if transport == telemetry::Transport::Quic {
-        return Heartbeat {
-            default_s: config.quic_heartbeat_default_s,
-            min_s: config.quic_heartbeat_min_s,
-            max_s: config.quic_heartbeat_max_s,
-        };
-    }
-    Heartbeat {
-        default_s: config.heartbeat_default_s,
-        min_s: config.heartbeat_min_s,
-        max_s: config.heartbeat_max_s,
-    }
+fn heartbeat_bounds(config: &config::Device, transport: telemetry::Transport) -> HeartbeatSeconds {
+    let (default, min, max) = match transport {
+        telemetry::Transport::Quic => {
+            (config.quic_heartbeat_default_s, config.quic_heartbeat_min_s, config.quic_heartbeat_max_s)
+        }
+        telemetry::Transport::Tls | telemetry::Transport::Tcp => {
+            (config.heartbeat_default_s, config.heartbeat_min_s, config.heartbeat_max_s)
+        }
+    };
+    HeartbeatSeconds { default, min, max }
 }
 
 /// The ids of Hello as one Ack that needs no confirmation.

@@ -80,7 +80,7 @@ pub struct ShardFigures {
     pub handshakes: AtomicUsize,
     /// Pushes written since the start.
     pub deliveries: AtomicU64,
-    /// Whether it has a QUIC endpoint.
+    /// Whether it has a QUIC endpoint; set before it starts.
     pub quic: AtomicBool,
 }
 
@@ -105,7 +105,6 @@ pub fn run(id: ShardId, context: Arc<DeviceContext>, mut listeners: Listeners) -
             (Some(settings), Some(socket)) => Some(quic::start(&shard, id, settings, socket)?),
             _ => None,
         };
-        context.figures(id).quic.store(endpoint.is_some(), Ordering::Relaxed);
         listener::start(&shard, listeners)?;
         turn::run(&shard).await;
         if let Some(endpoint) = endpoint {

@@ -20,6 +20,7 @@ mod priority;
 mod quic;
 mod quota;
 mod registration;
+mod revocation;
 mod revoke;
 mod rough;
 mod router;
