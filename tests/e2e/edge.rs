@@ -30,16 +30,16 @@ pub(crate) const APP_OF_EPOCH_3: &str = "epochs";
 /// It ships under `com.example.main` and `com.example.channel` only.
 pub(crate) const APP_WITH_PACKAGES: &str = "packed";
 
-/// Its devices keep three messages, the newest.
-pub(crate) const APP_DROPPING_THE_OLDEST: &str = "dropping";
-/// Its devices keep 1,000 bytes.
-pub(crate) const APP_OF_FEW_BYTES: &str = "few-bytes";
 /// Devices register with a token of its backend only: HS256 with the bytes of the app's secret, or `EdDSA` with `token.key`.
 pub(crate) const APP_WITH_TOKENS: &str = "tokens";
 /// No device registers.
 pub(crate) const APP_CLOSED: &str = "closed";
 /// One device a second registers.
 pub(crate) const APP_SLOW: &str = "slow";
+/// Its devices keep three messages, the newest.
+pub(crate) const APP_DROPPING_THE_OLDEST: &str = "dropping";
+/// Its devices keep 1,000 bytes.
+pub(crate) const APP_OF_FEW_BYTES: &str = "few-bytes";
 
 /// How a device's bytes travel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -334,11 +334,11 @@ fn configuration(dir: &Path, dev: &DevSet, settings: &[(&str, &str)]) -> String 
         (pki::DEV_APP, ""),
         (APP_OF_EPOCH_3, "epoch = 3"),
         (APP_WITH_PACKAGES, "packages = [\"com.example.main\", \"com.example.channel\"]"),
-        (APP_DROPPING_THE_OLDEST, "max_pending_per_device = 3\nover_quota = \"drop_oldest\""),
-        (APP_OF_FEW_BYTES, "max_pending_bytes_per_device = 1000"),
         (APP_WITH_TOKENS, &tokens),
         (APP_CLOSED, "registration = \"off\""),
         (APP_SLOW, "registrations_per_s = 1"),
+        (APP_DROPPING_THE_OLDEST, "max_pending_per_device = 3\nover_quota = \"drop_oldest\""),
+        (APP_OF_FEW_BYTES, "max_pending_bytes_per_device = 1000"),
     ] {
         write!(text, "[[apps]]\nkey = \"{app}\"\nsecret_file = {secret}\n{more}\n").expect("a string");
     }
