@@ -54,6 +54,11 @@ pub const MAILBOX_SLOTS: usize = 1_000_000;
 /// Shards of one process.
 pub const SHARDS: usize = 256;
 
+/// Devices whose last change of presence is kept for followers, 184 bytes each at most, and the ids; beyond, whoever is behind gets a new snapshot.
+pub const PRESENCE_CHANGES: usize = 262_144;
+/// Marks of presence of one shard between two times of gathering, once a second; beyond, followers get a new snapshot.
+pub const PRESENCE_MARKS: usize = 65_536;
+
 /// Commands waiting for the journal.
 pub const STORE_COMMANDS: usize = 65_536;
 /// Bytes of commands waiting for the journal.

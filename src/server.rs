@@ -22,6 +22,7 @@ use crate::config::{Config, Scope};
 use crate::directory::Directory;
 use crate::ids::{DigestKey, ShardId};
 use crate::pki::{self, PkiError};
+use crate::presence::Presence;
 use crate::router::{self, Allowed, RouterContext};
 use crate::shard::{self, DeviceContext, Handover, Listeners, Loaded, Mailbox, ShardFigures};
 use crate::store::disk::Disk;
@@ -116,9 +117,10 @@ pub async fn serve<D: Disk>(
     // Set once, here.
     admin.store.set(access).ok();
 
-    let context = device_context(&base, store.clone(), digest_key.clone())?;
+    let presence = presence(&base);
+    let context = device_context(&base, store.clone(), presence.clone(), digest_key.clone())?;
     let (mut shards, tls, plain) = start_shards(&base.config, &context)?;
-    let (phase, mut routers, router) = start_router(&base, store.clone(), digest_key)?;
+    let (phase, mut routers, router) = start_router(&base, store.clone(), presence, digest_key)?;
     let ports = Ports { tls, plain, router, admin: admin_port };
     base.readiness.set(admin::Phase::Serving);
     ready(ports);
@@ -232,9 +234,22 @@ fn store_options(config: &Config, salt: u64) -> StoreOptions {
     }
 }
 
+/// Once edge time is right: it makes the epoch.
+fn presence(base: &Foundation) -> Arc<Presence> {
+    let mailboxes = base.mailboxes.clone();
+    let ask = move |shard: ShardId, request| {
+        if let Some(mailbox) = mailboxes.get(usize::from(shard.0)) {
+            mailbox.slice(request);
+        }
+    };
+    let (directory, now) = (base.directory.clone(), base.clock.now());
+    Arc::new(Presence::new(directory, base.config.shards, now, Box::new(ask)))
+}
+
 fn device_context(
     base: &Foundation,
     store: Arc<dyn Store>,
+    presence: Arc<Presence>,
     digest_key: DigestKey,
 ) -> Result<Arc<DeviceContext>, ServeError> {
     let config = base.config.device.clone();
@@ -248,6 +263,7 @@ fn device_context(
         digest_key,
         directory: base.directory.clone(),
         store,
+        presence,
         clock: base.clock.clone(),
         tls,
         mailboxes: base.mailboxes.clone(),
@@ -289,6 +305,7 @@ type RouterThread = (watch::Sender<router::Phase>, Thread, u16);
 fn start_router(
     base: &Foundation,
     store: Arc<dyn Store>,
+    presence: Arc<Presence>,
     digest_key: DigestKey,
 ) -> Result<RouterThread, ServeError> {
     let config = &base.config.router;
@@ -315,6 +332,8 @@ fn start_router(
         credit_bytes: config.credit_bytes,
         batch_window_ms: base.config.store.batch_window_s * 1_000,
         is_connected: Box::new(move |device| directory.find(device).is_some()),
+        presence: presence.clone(),
+        user_timeout: Duration::from_millis(config.user_timeout_ms.into()),
         pace: router::Pace::default().leaving_within(left),
         streams: router::StreamRegistry::default(),
     });
@@ -323,7 +342,11 @@ fn start_router(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let listener = TcpListener::from_std(listener)?;
-            router::serve(listener, context, watched).await;
+            let clock = context.clock.clone();
+            tokio::select! {
+                () = router::serve(listener, context, watched) => {}
+                () = presence.keep(&clock) => {}
+            }
             Ok(())
         })
     })?;

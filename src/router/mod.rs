@@ -13,6 +13,7 @@ mod credit;
 mod frames;
 mod link;
 mod outbox;
+mod presence;
 mod reader;
 mod receipts;
 mod rights;
@@ -32,6 +33,7 @@ pub use rights::{Allowed, Rights};
 use crate::clock::Clock;
 use crate::ids::DeviceKey;
 use crate::limits;
+use crate::presence::Presence;
 use crate::store::Store;
 use crate::telemetry::RouterLinkEnd;
 use crate::wire::router::LinkError;
@@ -61,6 +63,10 @@ pub struct RouterContext {
     pub batch_window_ms: u64,
     /// Whether the device has a session now.
     pub is_connected: IsConnected,
+    /// Who is connected, as a stream.
+    pub presence: Arc<Presence>,
+    /// `TCP_USER_TIMEOUT` of links.
+    pub user_timeout: Duration,
     /// Deadlines.
     pub pace: Pace,
     /// Who reads which stream.

@@ -188,6 +188,7 @@ impl Shard {
     /// Handles the whole frames at the start of `bytes`, as far as the session may be read; keeps the rest.
     fn work_on(&mut self, conn: ConnRef, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), DeviceError> {
         out.clear();
+        self.no_longer_suspect(conn);
         let (mut at, mut frames) = (0, 0);
         let mut is_held = false;
         let result = loop {

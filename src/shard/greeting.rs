@@ -9,6 +9,7 @@ use crate::credential;
 use crate::error::DeviceError;
 use crate::ids::{DeviceKey, SessionRef};
 use crate::machine::session::Session;
+use crate::presence::State;
 use crate::push::{Acked, Event, Millis, Seen};
 use crate::store::{Command, DeviceAck};
 use crate::telemetry::{self, Counter, Gauge, HandshakeResult, Timer};
@@ -159,6 +160,7 @@ impl Shard {
                 return Err(DeviceError::Replaced);
             }
         }
+        self.mark_presence_of(conn, State::Connected);
         self.count_session(transport, conn);
         self.acks.extend(received);
         self.last_active.push((device, now));

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use crate::ids::SessionRef;
 use crate::limits;
+use crate::presence::SliceRequest;
 use crate::store::Confirm;
 
 /// One shard's mailbox.
@@ -35,6 +36,8 @@ pub struct Mail {
     pub replaced: Vec<SessionRef>,
     /// Entries that ended without the device's doing.
     pub ended: Vec<(SessionRef, crate::ids::Seq)>,
+    /// Parts of snapshots of presence that are asked for.
+    pub slices: Vec<SliceRequest>,
     /// Leave, spread over so many milliseconds.
     pub leave: Option<u64>,
 }
@@ -98,6 +101,11 @@ impl Mailbox {
                 mail.ended.push((session, batch));
             }
         });
+    }
+
+    /// A part of the sessions is asked for. Bounded: one a router link.
+    pub fn slice(&self, request: SliceRequest) {
+        self.put(|mail| mail.slices.push(request));
     }
 
     /// The edge leaves: sessions are sent away within `window_ms`.

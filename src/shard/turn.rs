@@ -65,8 +65,9 @@ fn turn(owner: &Shared, timers: bool) -> bool {
         shard.fire();
     }
     let more = shard.fan_out();
+    let slices = shard.answer_slice();
     shard.submit();
-    more || !shard.deferred.is_empty()
+    more || slices || !shard.deferred.is_empty()
 }
 
 impl Shard {
@@ -115,6 +116,8 @@ impl Shard {
                 self.take_newer(conn);
             }
         }
+        // Behind what was replaced: a session that has lost its place is in no snapshot.
+        self.slices.extend(mail.slices);
         if let Some(window_ms) = mail.leave {
             self.start_leaving(window_ms);
         }

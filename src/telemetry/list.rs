@@ -99,6 +99,10 @@ families! {
         BodiesRead = "mooring_bodies_read_total",
         #[doc = "Times that a shard's mailbox was full and the shard looked at all its sessions instead."]
         MailboxOverflows = "mooring_mailbox_overflows_total",
+        #[doc = "Changes of presence gathered for routers that follow it."]
+        PresenceChanges = "mooring_presence_changes_total",
+        #[doc = "Snapshots of presence begun."]
+        PresenceSnapshots = "mooring_presence_snapshots_total",
         #[doc = "Journal records found damaged."]
         DamagedRecords = "mooring_damaged_records_total",
         #[doc = "Pushes written to devices, by shard."]
@@ -135,6 +139,8 @@ families! {
         StoreRoom = "mooring_store_room",
         #[doc = "Router links open."]
         RouterLinks = "mooring_router_links",
+        #[doc = "Router links that follow presence."]
+        PresenceFollowers = "mooring_presence_followers",
         #[doc = "Shards."]
         Shards = "mooring_shards",
         #[doc = "Longest turn of each shard since the last scrape."]

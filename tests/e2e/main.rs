@@ -10,6 +10,7 @@ mod disk;
 mod edge;
 mod endings;
 mod leaving;
+mod presence;
 mod rough;
 mod router;
 mod routers;

@@ -7,6 +7,7 @@ use prost::Message;
 use super::{LinkError, Rejected, pb};
 use crate::ids::Seq;
 use crate::limits;
+use crate::presence::Update;
 use crate::push::{Accepted, Counts, Failure, Millis, Refusal};
 use crate::store::{DeviceState, MessageState, OnDevice, StreamBounds};
 use crate::wire::frame::{ROUTER_HEAD, put_router_frame};
@@ -143,6 +144,23 @@ pub fn revoke_unimplemented(request_id: u64) -> Vec<u8> {
 /// This link reads the stream no more.
 pub fn stream_closed(stream: &str, text: &str) -> Vec<u8> {
     whole(Frame::StreamClosed(pb::StreamClosed { stream: stream.to_owned(), text: text.to_owned() }))
+}
+
+/// Who is connected.
+pub fn presence(update: &Update) -> Vec<u8> {
+    let changes = update.changes.iter().map(|change| pb::PresenceChange {
+        app_key: change.app.to_string(),
+        device_id: change.device_id.to_string(),
+        state: i32::from(change.state as u8),
+        time: change.time,
+    });
+    whole(Frame::Presence(pb::Presence {
+        epoch: update.point.epoch,
+        sequence: update.point.sequence,
+        snapshot: update.snapshot,
+        snapshot_end: update.snapshot_end,
+        changes: changes.collect(),
+    }))
 }
 
 /// The answer to Ping.
