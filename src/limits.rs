@@ -14,6 +14,10 @@ pub const ATTRIBUTE_BYTES: usize = 256;
 pub const ATTRIBUTES_BYTES: usize = 2_048;
 /// Bytes of a credential.
 pub const CREDENTIAL_BYTES: usize = 64;
+/// Bytes of the token that a device registers with.
+pub const REGISTER_TOKEN_BYTES: usize = 4_096;
+/// Devices whose credentials were revoked one by one, in all. Beyond, raise the app's epoch.
+pub const REVOKED_DEVICES: u64 = 1_000_000;
 
 /// Bytes of one frame between device and edge, without its length prefix.
 pub const DEVICE_FRAME_BYTES: usize = 65_536;
@@ -37,6 +41,11 @@ pub const OVERDUE: usize = 64;
 pub const UNCONFIRMED_ACKS: u64 = 64;
 /// Bytes waiting in one session's outbox before it stops draining its list. One frame may go over.
 pub const OUTBOX_BYTES: usize = 64 * 1024;
+
+/// Bytes that a QUIC device may send before they are read.
+pub const QUIC_RECEIVE_BYTES: u32 = 64 * 1024;
+/// Bytes of datagrams kept for one QUIC connection that waits to be taken in.
+pub const QUIC_INCOMING_BYTES: u64 = 16 * 1024;
 
 /// Longest retention, milliseconds from acceptance: 72 hours.
 pub const RETENTION_MS: u64 = 72 * 3600 * 1000;
@@ -78,6 +87,8 @@ pub const STREAM_WINDOW: usize = 16;
 pub const STREAM_BATCH_EVENTS: usize = 4_096;
 /// Bytes of one stream batch, about.
 pub const STREAM_BATCH_BYTES: usize = 1024 * 1024;
+/// Connections to a router listener that have shown no certificate yet; beyond, the oldest of the address that has the most is closed.
+pub const ROUTER_HANDSHAKES: usize = 64;
 /// Router links at a time.
 pub const ROUTER_LINKS: usize = 64;
 /// Milliseconds without a frame after which a router link is closed.
@@ -94,5 +105,7 @@ pub const LINK_BATCHES: usize = 16_384;
 pub const LINK_OUTBOX_BYTES: usize = 4 * 1024 * 1024;
 /// Frames that wait to be written on one router link.
 pub const LINK_OUTBOX_FRAMES: usize = 1_024;
+/// Bytes of the body of a request to the admin port.
+pub const ADMIN_BODY_BYTES: usize = 64 * 1024;
 /// Streams in one Open.
 pub const LINK_STREAMS: usize = 64;

@@ -139,6 +139,16 @@ impl Presence {
         }
     }
 
+    /// Keeps so many changes instead of `limits::PRESENCE_CHANGES`: a router that is farther behind gets a snapshot. Before anybody follows.
+    #[must_use]
+    pub fn keeping(self, changes: usize) -> Self {
+        {
+            let hub = &mut lock(&self.inside).hub;
+            *hub = Hub::new(hub.point().epoch, changes);
+        }
+        self
+    }
+
     /// Something about a device may have changed: called after the directory was. `mark` is called only if somebody wants to know.
     pub fn mark(&self, shard: ShardId, mark: impl FnOnce() -> Mark) {
         if !self.active.load(Ordering::Relaxed) {

@@ -116,8 +116,7 @@ impl World {
         let asked: Arc<Mutex<Vec<_>>> = Arc::default();
         let asking = Arc::clone(&asked);
         let ask: AskShard = Box::new(move |shard, request| lock(&asking).push((shard, request)));
-        let presence = Presence::new(Arc::clone(&directory), SHARDS, 1_000, ask);
-        lock(&presence.inside).hub = Hub::new(1, CHANGES);
+        let presence = Presence::new(Arc::clone(&directory), SHARDS, 1_000, ask).keeping(CHANGES);
         Self {
             directory,
             presence: Arc::new(presence),

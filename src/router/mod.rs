@@ -10,6 +10,8 @@
 mod admission;
 mod answers;
 mod credit;
+mod door;
+mod framed;
 mod frames;
 mod link;
 mod outbox;
@@ -17,16 +19,20 @@ mod presence;
 mod reader;
 mod receipts;
 mod rights;
+mod tls;
+mod transport;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use admission::{Rules, admit};
+pub use framed::serve;
 pub use receipts::StreamRegistry;
 pub use rights::{Allowed, Rights};
 
@@ -65,8 +71,6 @@ pub struct RouterContext {
     pub is_connected: IsConnected,
     /// Who is connected, as a stream.
     pub presence: Arc<Presence>,
-    /// `TCP_USER_TIMEOUT` of links.
-    pub user_timeout: Duration,
     /// Deadlines.
     pub pace: Pace,
     /// Who reads which stream.
@@ -84,6 +88,8 @@ impl std::fmt::Debug for RouterContext {
 pub struct Pace {
     /// From accept to the end of the TLS handshake.
     pub handshake: Duration,
+    /// `TCP_USER_TIMEOUT`: how long the kernel waits for the peer's acknowledgement of what was written.
+    pub user_timeout: Duration,
     /// From there to Open.
     pub open: Duration,
     /// The longest time without a whole frame from the router.
@@ -105,7 +111,8 @@ pub struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            handshake: Duration::from_secs(10),
+            handshake: Duration::from_secs(5),
+            user_timeout: Duration::from_secs(30),
             open: Duration::from_secs(10),
             silence: Duration::from_millis(limits::ROUTER_SILENCE_MS),
             stall: Duration::from_secs(30),
@@ -155,6 +162,12 @@ enum LinkEnd {
     /// The TLS handshake failed: no valid certificate, for instance.
     #[error("TLS handshake: {0}")]
     Tls(std::io::Error),
+    /// Its place was needed for another before it had shown a certificate.
+    #[error("too many connections that have shown no certificate: the oldest makes room")]
+    Evicted,
+    /// As many links as may be.
+    #[error("as many router links as may be are open: {}", limits::ROUTER_LINKS)]
+    Full,
     /// No TLS handshake in time.
     #[error("no TLS handshake within the deadline")]
     HandshakeDeadline,
@@ -183,6 +196,8 @@ impl LinkEnd {
         match self {
             Self::Closed => RouterLinkEnd::Closed,
             Self::Tls(_) => RouterLinkEnd::Tls,
+            Self::Evicted => RouterLinkEnd::Evicted,
+            Self::Full => RouterLinkEnd::Exhausted,
             Self::HandshakeDeadline => RouterLinkEnd::Deadline,
             Self::Stalled => RouterLinkEnd::Stalled,
             Self::Io(_) => RouterLinkEnd::Error,
@@ -202,28 +217,25 @@ impl LinkEnd {
     }
 }
 
-/// Accepts router links until the edge leaves, then waits until they have ended.
-pub async fn serve(listener: TcpListener, context: Arc<RouterContext>, phase: watch::Receiver<Phase>) {
-    let room = Arc::new(Semaphore::new(limits::ROUTER_LINKS));
-    let mut links = JoinSet::new();
+/// Accepts connections until the edge leaves, then waits until all have ended. `live` is one, from accept to its end; as long as it holds
+/// its place it counts.
+async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    phase: &watch::Receiver<Phase>,
+    live: impl Fn(TcpStream, SocketAddr, door::Place) -> F,
+) {
+    let door = door::Door::new();
+    let mut connections = JoinSet::new();
     loop {
-        let next = async {
-            // The permit comes first: beyond the limit, routers wait in the listener's backlog.
-            let permit = Arc::clone(&room).acquire_owned().await;
-            (permit, listener.accept().await)
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = reached(phase, Phase::Leaving) => break,
         };
-        let (permit, accepted) = tokio::select! {
-            next = next => next,
-            () = reached(&phase, Phase::Leaving) => break,
-        };
-        while links.try_join_next().is_some() {}
+        while connections.try_join_next().is_some() {}
         match accepted {
             Ok((socket, peer)) => {
-                let link = link::live(socket, peer, Arc::clone(&context), phase.clone());
-                links.spawn(async move {
-                    link.await;
-                    drop(permit);
-                });
+                let place = door.enter(peer.ip().to_canonical());
+                connections.spawn(live(socket, peer, place));
             }
             Err(error) => {
                 tracing::warn!(%error, "a router link can't be accepted");
@@ -232,5 +244,5 @@ pub async fn serve(listener: TcpListener, context: Arc<RouterContext>, phase: wa
         }
     }
     drop(listener);
-    while links.join_next().await.is_some() {}
+    while connections.join_next().await.is_some() {}
 }

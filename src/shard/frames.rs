@@ -81,7 +81,7 @@ impl Shard {
         let shard = self.id;
         let store = self.context.store.clone();
         let Some(connection) = self.connection(conn) else { return };
-        let client_ip = connection.peer.ip().to_canonical();
+        let client_ip = connection.client_ip();
         let Phase::Live(live) = &mut connection.phase else { return };
         if live.replies.len() >= REQUESTS {
             wire::put_reply(out, request_id, Err(ErrorCode::ResourceExhausted));

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 
 use super::codec::{Malformed, Take, put_bytes, put_ip, put_u32, put_u64, put_varint};
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
-use crate::push::{Millis, Refusal};
+use crate::push::{Millis, Priority, Refusal};
 
 pub(super) use receipt::{MassRecord, ReceiptRecord, app_of, has_ordinal, set_ordinal, stream_event};
 
@@ -64,6 +64,8 @@ pub(super) struct BatchRecord<'a> {
     pub(super) body: &'a [u8],
     /// See [`put_targets`] and [`BatchRecord::targets`].
     pub(super) targets: &'a [u8],
+    pub(super) priority: Priority,
+    pub(super) collapse_key: &'a str,
 }
 
 impl<'a> BatchRecord<'a> {
@@ -83,6 +85,8 @@ impl<'a> BatchRecord<'a> {
         put_bytes(out, self.refused);
         put_bytes(out, self.body);
         put_bytes(out, self.targets);
+        out.push(self.priority as u8);
+        put_bytes(out, self.collapse_key.as_bytes());
     }
 
     pub(super) fn decode(payload: &'a [u8]) -> Result<Self, Malformed> {
@@ -103,6 +107,8 @@ impl<'a> BatchRecord<'a> {
             refused: take.bytes()?,
             body: take.bytes()?,
             targets: take.bytes()?,
+            priority: take_priority(take.u8()?)?,
+            collapse_key: take.text()?,
         };
         take.0.is_empty().then_some(record).ok_or(Malformed)
     }
@@ -133,6 +139,15 @@ impl<'a> BatchRecord<'a> {
     /// The names as the types they are.
     pub(super) fn names(&self) -> Result<(AppKey, BatchId), Malformed> {
         Ok((AppKey::parse(self.app).ok_or(Malformed)?, BatchId::parse(self.id).ok_or(Malformed)?))
+    }
+}
+
+/// A priority's number, as it is written.
+pub(super) fn take_priority(number: u8) -> Result<Priority, Malformed> {
+    match number {
+        0 => Ok(Priority::Normal),
+        1 => Ok(Priority::High),
+        _ => Err(Malformed),
     }
 }
 
@@ -267,6 +282,8 @@ mod tests {
                 refused: &refused,
                 body: b"body",
                 targets: &encoded,
+                priority: Priority::High,
+                collapse_key: "weather",
             };
             record.encode(&mut out);
             assert_eq!(BatchRecord::decode(&out).as_ref(), Ok(&record));

@@ -2,6 +2,7 @@
 
 mod batches;
 mod leaving;
+mod presence;
 mod refused;
 mod store;
 mod streams;

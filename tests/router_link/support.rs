@@ -149,6 +149,7 @@ fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
             apps: [app("demo"), app("other")].into(),
             digest_key: DigestKey([1; 32]),
             online_window_ms: 10_000,
+            max_clock_skew_ms: 300_000,
         },
         routers: [("r1".into(), r1), ("r2".into(), r2)].into(),
         credit_targets: 1_000_000,
@@ -156,7 +157,6 @@ fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
         batch_window_ms: 86_400_000,
         is_connected: Box::new(|key| key.0[0].is_multiple_of(2)),
         presence: Arc::new(Presence::new(Arc::default(), 0, 1, Box::new(|_, _| {}))),
-        user_timeout: Duration::from_secs(30),
         pace: Pace { gather: Duration::from_millis(1), ..Pace::default() },
         streams: StreamRegistry::default(),
     }

@@ -23,7 +23,7 @@ use crate::store::disk::Disk;
 use crate::store::part::Part;
 use crate::store::stats::StoreStats;
 
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 pub(super) const HEAD: u8 = 0;
 pub(super) const HOME: u8 = 1;
 pub(super) const DEVICES: u8 = 2;
@@ -334,6 +334,9 @@ fn put_batch(out: &mut Vec<u8>, batch: &Batch) {
     put_u64(out, batch.place().pack());
     put_u32(out, batch.bytes.load(Ordering::Relaxed));
     put_u32(out, batch.live.load(Ordering::Relaxed));
+    out.push(batch.priority as u8);
+    put_bytes(out, batch.collapse_key.as_bytes());
+    put_u32(out, batch.body_bytes);
 }
 
 fn put_counts(out: &mut Vec<u8>, counts: &Counts) {

@@ -143,6 +143,9 @@ impl<D: Disk> Engine<D> {
             live: AtomicU32::new(0),
             damaged: AtomicBool::new(false),
             body: RwLock::new(None),
+            priority: new.priority,
+            collapse_key: new.collapse_key.clone(),
+            body_bytes: new.body.len() as u32,
         });
         let decided = self.decide(&new, &batch);
         let refused = self.stage_batch(&new, &batch, &decided)?;
@@ -240,7 +243,7 @@ impl<D: Disk> Engine<D> {
         if !reachable {
             return Err(Refusal::Offline);
         }
-        device.pending.push(Entry::new(batch.clone(), ordinal, false));
+        device.push(Entry::new(batch.clone(), ordinal, false));
         Ok(device.number)
     }
 
@@ -270,6 +273,8 @@ impl<D: Disk> Engine<D> {
             refused: &refused,
             body: &new.body,
             targets: &targets,
+            priority: new.priority,
+            collapse_key: &new.collapse_key,
         };
         self.scratch.clear();
         record.encode(&mut self.scratch);
@@ -344,5 +349,8 @@ pub(super) fn recovered_batch(
         live: AtomicU32::new(targets.len() as u32),
         damaged: AtomicBool::new(false),
         body: RwLock::new(None),
+        priority: record.priority,
+        collapse_key: record.collapse_key.into(),
+        body_bytes: record.body.len() as u32,
     })
 }
