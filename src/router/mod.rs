@@ -13,6 +13,8 @@ mod credit;
 mod door;
 mod framed;
 mod frames;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod link;
 mod outbox;
 mod presence;
@@ -33,6 +35,8 @@ use tokio::task::JoinSet;
 
 pub use admission::{Rules, admit};
 pub use framed::serve;
+#[cfg(feature = "grpc")]
+pub use grpc::serve as serve_grpc;
 pub use receipts::StreamRegistry;
 pub use rights::{Allowed, Rights};
 

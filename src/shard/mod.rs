@@ -182,6 +182,14 @@ impl CommitSink for Handover {
         }
     }
 
+    fn revoked(&mut self, device: &DeviceKey) {
+        if let Some(session) = self.directory.find(device)
+            && let Some(mailbox) = self.mailbox(session.shard)
+        {
+            mailbox.revoked(session);
+        }
+    }
+
     fn ended(&mut self, device: &DeviceKey, batch: Seq, _reason: Failure) {
         if let Some(session) = self.directory.find(device)
             && let Some(mailbox) = self.mailbox(session.shard)

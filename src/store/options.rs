@@ -37,6 +37,8 @@ pub struct StoreOptions {
     pub body_cache_bytes: usize,
     /// Journal bytes behind a stream's cursor beyond which batches of its apps are refused.
     pub stream_soft_bytes: u64,
+    /// Journal bytes behind a stream's cursor beyond which its oldest events go, and a gap takes their place.
+    pub stream_hard_bytes: u64,
     /// Receipts a second about messages that nothing is known of; more are dropped.
     pub unmatched_per_second: u32,
     /// The names of the streams; the first is the one of apps that `app_streams` doesn't name.
@@ -62,6 +64,7 @@ impl Default for StoreOptions {
             max_devices: 10_000_000,
             body_cache_bytes: 256 * 1024 * 1024,
             stream_soft_bytes: 8 * 1024 * 1024 * 1024,
+            stream_hard_bytes: 16 * 1024 * 1024 * 1024,
             unmatched_per_second: 100,
             streams: vec!["main".into()],
             app_streams: HashMap::new(),

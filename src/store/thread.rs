@@ -54,7 +54,11 @@ fn weight(command: &Command) -> usize {
             Command::Sent(sent) => sent.len() * 32,
             Command::LastActive(active) => active.len() * 24,
             Command::Query { query: super::Query::Devices(keys), .. } => keys.len() * 16,
-            Command::StreamAck { .. } | Command::Query { .. } | Command::Flush { .. } => 0,
+            Command::StreamAck { .. }
+            | Command::Query { .. }
+            | Command::RetireStream { .. }
+            | Command::RevokeCredentials { .. }
+            | Command::Flush { .. } => 0,
         }
 }
 
@@ -184,9 +188,12 @@ fn work<D: Disk>(engine: &mut Engine<D>, inbox: &Inbox, clock: &Clock) -> Result
 /// Whether somebody waits for the command's sync. Acks, receipts and cursors gather for a moment, or ride along with a batch: half the syncs.
 fn is_urgent(command: &Command) -> bool {
     match command {
-        Command::Deliver { .. } | Command::Seen { .. } | Command::Query { .. } | Command::Flush { .. } => {
-            true
-        }
+        Command::Deliver { .. }
+        | Command::Seen { .. }
+        | Command::Query { .. }
+        | Command::RetireStream { .. }
+        | Command::RevokeCredentials { .. }
+        | Command::Flush { .. } => true,
         Command::Acks { .. } | Command::Sent(_) | Command::LastActive(_) | Command::StreamAck { .. } => false,
     }
 }

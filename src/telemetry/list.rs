@@ -109,6 +109,8 @@ families! {
         PresenceSnapshots = "mooring_presence_snapshots_total",
         #[doc = "Journal records found damaged."]
         DamagedRecords = "mooring_damaged_records_total",
+        #[doc = "Events dropped because a stream was at its hard bound; its reader gets a gap in their place."]
+        GapEvents = "mooring_receipt_gap_events_total",
         #[doc = "Pushes written to devices, by shard."]
         Deliveries(shard: ShardId) = "mooring_deliveries_total",
     }

@@ -11,7 +11,7 @@ use crate::ids::{DeviceKey, Seq};
 use crate::store::batch::Batch;
 use crate::store::batch_ids::{Remembered, id_key};
 use crate::store::body_cache::BodyCache;
-use crate::store::codec::Malformed;
+use crate::store::codec::{Malformed, Take};
 use crate::store::fault::{self, Fault};
 use crate::store::journal::Record;
 use crate::store::options::StoreOptions;
@@ -19,8 +19,7 @@ use crate::store::part::{About, Entry, Spread};
 use crate::store::part_messages::Acceptance;
 use crate::store::push_record::{MessageKey, Numbers, take_bitmap};
 use crate::store::record::{
-    self, BatchRecord, DeviceRecord, MassRecord, ReceiptRecord, Target, has_ordinal, take_cursor,
-    take_refused,
+    self, BatchRecord, DeviceRecord, MassRecord, ReceiptRecord, Target, has_ordinal, take_epoch, take_refused,
 };
 
 /// The index, on its way to the journal's head.
@@ -30,8 +29,6 @@ pub(super) struct Replay<'a> {
     pub(super) bodies: &'a BodyCache,
     /// Ordinals that ended together, by batch. They leave the lists at the end, in one pass: whose they were stands in records that may be gone.
     pub(super) masses: HashMap<Seq, Vec<Vec<u8>>, Spread>,
-    /// The newest event of each stream.
-    pub(super) last_events: Vec<Seq>,
     /// Records that couldn't be understood.
     pub(super) malformed: u64,
 }
@@ -44,13 +41,14 @@ impl Replay<'_> {
             record::DEVICE => self.device(at),
             record::RECEIPT => self.receipt(at),
             record::MASS => self.mass(at),
-            record::CURSOR => self.cursor(at),
+            record::CURSOR | record::STREAM | record::ROUTE | record::GAP | record::RETIRED => {
+                self.loaded.streams.apply(at.kind, at.seq, at.payload)
+            }
+            record::EPOCH => self.epoch(at),
             _ => Err(Malformed),
         };
-        if let Ok(Some(app)) = record::app_of(at.kind, at.payload)
-            && let Some(last) = self.last_events.get_mut(self.options.stream_of(app))
-        {
-            *last = at.seq;
+        if let Ok(Some(app)) = record::app_of(at.kind, at.payload) {
+            self.loaded.streams.note_event(app, at.seq);
         }
         if applied.is_err() {
             self.malformed += 1;
@@ -217,9 +215,15 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn cursor(&mut self, at: Record<'_>) -> Result<(), Malformed> {
-        let (stream, cursor) = take_cursor(at.payload)?;
-        self.loaded.cursors.push((stream.to_owned(), cursor));
+    fn epoch(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        let mut take = Take(at.payload);
+        let (key, revocation) = take_epoch(&mut take)?;
+        if !take.0.is_empty() {
+            return Err(Malformed);
+        }
+        if self.is_new_at_device(&key, at.seq) {
+            self.loaded.index.of_device(&key).revocations.insert(key, revocation);
+        }
         Ok(())
     }
 

@@ -161,6 +161,7 @@ fn outcomes(history: &BTreeMap<Seq, StreamEvent>) -> Outcomes {
                     }
                 }
             }
+            StreamEvent::Gap(gap) => unreachable!("below every bound: {gap:?}"),
         }
     }
     outcomes

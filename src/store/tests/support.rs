@@ -13,8 +13,8 @@ use crate::store::disk::Disk;
 use crate::store::engine::{Engine, OpenError, OpenReport, StoreFailure};
 use crate::store::options::StoreOptions;
 use crate::store::{
-    Batch, Command, CommitSink, Confirm, DeviceAck, MessageState, Pulled, Query, QueryAnswer, SentAlone,
-    StreamError,
+    Batch, Command, CommitSink, Confirm, DeviceAck, MessageState, Pulled, Query, QueryAnswer, RetireError,
+    Retired, SentAlone, StreamError, StreamState,
 };
 use tokio::sync::oneshot;
 
@@ -39,6 +39,7 @@ pub(super) enum Told {
     Refused(SessionRef),
     AckRefused(SessionRef),
     Ended(DeviceKey, Seq, Failure),
+    Revoked(DeviceKey),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -51,6 +52,14 @@ impl Sink {
 
     pub(super) fn take(&self) -> Vec<Told> {
         std::mem::take(&mut *self.0.lock().expect("not poisoned"))
+    }
+}
+
+impl Sink {
+    /// The devices that were told to be revoked.
+    pub(super) fn revoked(&self) -> Vec<DeviceKey> {
+        let revoked = |told| if let Told::Revoked(device) = told { Some(device) } else { None };
+        self.take().into_iter().filter_map(revoked).collect()
     }
 }
 
@@ -71,6 +80,9 @@ impl CommitSink for Sink {
     }
     fn ack_refused(&mut self, session: SessionRef) {
         self.tell(Told::AckRefused(session));
+    }
+    fn revoked(&mut self, device: &DeviceKey) {
+        self.tell(Told::Revoked(*device));
     }
     fn ended(&mut self, device: &DeviceKey, batch: Seq, reason: Failure) {
         self.tell(Told::Ended(*device, batch, reason));
@@ -241,9 +253,17 @@ impl<D: Disk> Harness<D> {
     }
 
     pub(super) fn try_stream(&self, after: Seq) -> Result<Vec<(Seq, StreamEvent)>, StreamError> {
+        self.try_stream_of("main", after)
+    }
+
+    pub(super) fn try_stream_of(
+        &self,
+        stream: &str,
+        after: Seq,
+    ) -> Result<Vec<(Seq, StreamEvent)>, StreamError> {
         let (mut events, mut cursor) = (Vec::new(), after);
         loop {
-            let read = self.engine.read_stream("main", cursor, 7, 4096)?;
+            let read = self.engine.read_stream(stream, cursor, 7, 4096)?;
             if read.cursor == cursor {
                 return Ok(events);
             }
@@ -253,8 +273,23 @@ impl<D: Disk> Harness<D> {
     }
 
     pub(super) fn ack_stream(&mut self, cursor: Seq) {
-        self.apply(Command::StreamAck { stream: "main".into(), cursor }).expect("the disk works");
+        self.ack_stream_of("main", cursor);
+    }
+
+    pub(super) fn ack_stream_of(&mut self, stream: &str, cursor: Seq) {
+        self.apply(Command::StreamAck { stream: stream.into(), cursor }).expect("the disk works");
         self.commit().expect("the disk works");
+    }
+
+    pub(super) fn stream_state(&self, stream: &str) -> Option<StreamState> {
+        self.engine.stream_states().into_iter().find(|state| &*state.name == stream)
+    }
+
+    pub(super) fn retire(&mut self, stream: &str, force: bool) -> Result<Retired, RetireError> {
+        let (reply, mut answer) = oneshot::channel();
+        self.apply(Command::RetireStream { stream: stream.into(), force, reply }).expect("the disk works");
+        self.settle().expect("the disk works");
+        answer.try_recv().expect("answered")
     }
 
     pub(super) fn head(&self) -> Seq {
