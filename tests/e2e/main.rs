@@ -17,6 +17,7 @@ mod grpc_call;
 mod leaving;
 mod presence;
 mod priority;
+mod query;
 mod quic;
 mod registration;
 mod rough;

@@ -133,7 +133,7 @@ pub struct PresenceOptions {
 /// News of presence.
 #[derive(Debug)]
 pub enum PresenceNews<'a> {
-    /// The map is complete for the first time, or again after the edge could not go on where it was; the changes follow.
+    /// The map is complete for the first time, or again after the edge could not go on where it was; the changes that led to it came before.
     Snapshot(&'a PresenceMap),
     /// Devices whose state is another now.
     Changes(&'a [PresenceChange]),
@@ -222,11 +222,11 @@ fn take(
             to_router::Frame::Presence(frame) => {
                 let complete = frame.snapshot_end;
                 let changes = map.handle(frame);
-                if complete {
-                    on_news(PresenceNews::Snapshot(map));
-                }
                 if !changes.is_empty() {
                     on_news(PresenceNews::Changes(&changes));
+                }
+                if complete {
+                    on_news(PresenceNews::Snapshot(map));
                 }
             }
             to_router::Frame::Error(e) => return Err(ClientError::Link { code: e.code(), text: e.text }),

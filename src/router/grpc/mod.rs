@@ -72,7 +72,10 @@ pub async fn serve(listener: TcpListener, context: Arc<RouterContext>, phase: wa
         reached(&phase, Phase::Leaving).await;
         say(&health, ServingStatus::NotServing).await;
     };
-    tokio::join!(accept(listener, &phase, |socket, peer, place| live(socket, peer, place, Arc::clone(&shared))), leaving);
+    tokio::join!(
+        accept(listener, &phase, |socket, peer, place| live(socket, peer, place, Arc::clone(&shared))),
+        leaving
+    );
 }
 
 /// What can be called.

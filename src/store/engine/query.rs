@@ -4,6 +4,7 @@ use super::Engine;
 use crate::ids::{AppKey, DeviceKey, MessageId};
 use crate::push::Counts;
 use crate::store::disk::Disk;
+use crate::store::part::Entry;
 use crate::store::push_record::MessageKey;
 use crate::store::{DeviceState, MessageState, OnDevice, Query, QueryAnswer};
 
@@ -24,7 +25,7 @@ impl<D: Disk> Engine<D> {
         let on_device = device.map(|key| {
             let part = index.of_device(key);
             let device = part.devices.get(key)?;
-            Some((device.number, device.entry(message).is_some()))
+            Some((device.number, device.entry(message).map(Entry::written_at)))
         });
         let key = MessageKey::of(app, message);
         let part = index.of_message(key);
@@ -33,7 +34,8 @@ impl<D: Disk> Engine<D> {
             None => OnDevice::default(),
             Some((number, pending)) => OnDevice {
                 target: record.targets.contains(number),
-                pending,
+                pending: pending.is_some(),
+                sent_at: pending.flatten(),
                 arrived: record.arrived_on.contains(number),
                 clicked: record.clicked.contains(number),
                 cleaned: record.cleaned.contains(number),

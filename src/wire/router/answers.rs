@@ -236,7 +236,7 @@ fn on_device(state: OnDevice) -> pb::MessageOnDevice {
         pending: state.pending,
         clicked: state.clicked,
         cleaned: state.cleaned,
-        sent_time: 0,
+        sent_time: state.sent_at.unwrap_or(0),
     }
 }
 
