@@ -15,6 +15,7 @@ pub mod peer;
 pub mod presence;
 pub mod push;
 pub mod query;
+pub mod revoke;
 pub mod serve;
 
 /// The long-connection edge server of a self-built mobile push channel.
@@ -46,6 +47,8 @@ pub enum Command {
     Push(push::Args),
     /// Follow who is connected, as a router does
     Presence(presence::Args),
+    /// Take a message back, as a router does
+    Revoke(revoke::Args),
     /// Ask as a router does what became of a message, or what is known of devices
     Query(query::Args),
     /// Ask an edge's admin port what became of a message, or what it knows of a device
@@ -63,6 +66,7 @@ pub fn run() -> ExitCode {
         Command::Push(args) => push::run(&args),
         Command::Presence(args) => presence::run(&args),
         Command::Query(args) => query::run(&args),
+        Command::Revoke(args) => revoke::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Keys(args) => keys::run(&args),
     }

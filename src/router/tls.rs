@@ -80,10 +80,8 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let (socket, pace) = (
-            far.expect("accepted").0,
-            Pace { user_timeout: Duration::from_millis(7_000), ..Pace::default() },
-        );
+        let (socket, pace) =
+            (far.expect("accepted").0, Pace { user_timeout: Duration::from_secs(7), ..Pace::default() });
         tune(&socket, &pace).expect("tuned");
         assert_eq!(SockRef::from(&socket).tcp_user_timeout().expect("set"), Some(pace.user_timeout));
         assert!(socket.nodelay().expect("set"));

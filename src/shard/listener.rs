@@ -133,7 +133,7 @@ mod tests {
         let config = config::Device { user_timeout_ms: 7_000, ..config::Device::default() };
         tune(&stream, &config).expect("tuned");
         let set = SockRef::from(&stream).tcp_user_timeout().expect("set");
-        assert_eq!(set, Some(Duration::from_millis(7_000)));
+        assert_eq!(set, Some(Duration::from_secs(7)));
         drop(near);
     }
 }

@@ -43,6 +43,8 @@ pub struct Mail {
     pub ended: Vec<(SessionRef, crate::ids::Seq)>,
     /// Parts of snapshots of presence that are asked for.
     pub slices: Vec<SliceRequest>,
+    /// Messages were taken back.
+    pub recalled: bool,
     /// Leave, spread over so many milliseconds.
     pub leave: Option<u64>,
 }
@@ -120,6 +122,11 @@ impl Mailbox {
     /// A part of the sessions is asked for. Bounded: one a router link.
     pub fn slice(&self, request: SliceRequest) {
         self.put(|mail| mail.slices.push(request));
+    }
+
+    /// A message was taken back: the store knows which.
+    pub fn recalled(&self) {
+        self.put(|mail| mail.recalled = true);
     }
 
     /// The edge leaves: sessions are sent away within `window_ms`.

@@ -3,6 +3,7 @@
 //! One binary, as linking costs more than running; a module a theme.
 
 mod bad_input;
+mod collapse;
 mod crash;
 mod delivery;
 mod device;
@@ -19,7 +20,10 @@ mod presence;
 mod priority;
 mod query;
 mod quic;
+mod quota;
 mod registration;
+mod revocation;
+mod revoke;
 mod rough;
 mod router;
 mod routers;

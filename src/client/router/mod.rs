@@ -9,6 +9,7 @@ mod ledger;
 mod link;
 mod presence;
 mod query;
+mod revokes;
 mod tally;
 
 pub use driver::{OnEvents, Options, Progress, Router, Stop};

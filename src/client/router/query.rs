@@ -91,13 +91,12 @@ impl Asker {
 
     async fn try_ask(&mut self, query: Query) -> Result<(u64, answer::Of), ClientError> {
         // Taken out: a link that failed isn't used again.
-        let (mut sender, mut receiver) = match self.link.take() {
-            Some(link) => link,
-            None => {
-                let open = Open { version: 1, name: self.name.clone(), ..Open::default() };
-                let (sender, receiver, _) = link::open(&self.endpoint, open).await?;
-                (sender, receiver)
-            }
+        let (mut sender, mut receiver) = if let Some(link) = self.link.take() {
+            link
+        } else {
+            let open = Open { version: 1, name: self.name.clone(), ..Open::default() };
+            let (sender, receiver, _) = link::open(&self.endpoint, open).await?;
+            (sender, receiver)
         };
         let request_id = query.request_id;
         sender.send(from_router::Frame::Query(query)).await?;
