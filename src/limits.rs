@@ -60,6 +60,8 @@ pub const TURN_FANOUT_MICROS: u64 = 1_000;
 pub const TURN_HANDSHAKE_STEPS: usize = 8;
 /// Acks of one command of a shard to the store; when so many wait, the shard reads nothing.
 pub const TURN_ACKS: usize = 4_096;
+/// Looks at sessions and at what they may have, for messages that were taken back, of one turn of a shard.
+pub const TURN_RECALLS: usize = 512;
 /// Hand-overs (sessions named) waiting in one shard's mailbox; beyond, the shard looks at all its sessions instead.
 pub const MAILBOX_SLOTS: usize = 1_000_000;
 /// Shards of one process.

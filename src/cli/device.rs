@@ -248,6 +248,7 @@ fn summary(args: &Args, ends: &[(String, Stopped, Tally)]) -> Result<(), Failure
         ("redelivered", sum(|t| t.redelivered)),
         ("expired", sum(|t| t.expired)),
         ("arrived", sum(|t| t.arrived)),
+        ("revoked", sum(|t| t.revoked)),
         ("clicked", sum(|t| t.clicked)),
         ("cleaned", sum(|t| t.cleaned)),
         ("confirmed", sum(|t| t.confirmed)),
@@ -325,6 +326,14 @@ impl Handler for Printer {
         Some(Reaction { event, delay: self.rng.random_range(0..REACTION_MS) })
     }
 
+    fn revoke(&mut self, message_id: u64) {
+        if self.json {
+            let value = json!({"event": "revoke", "device": self.id, "message_id": message_id.to_string()});
+            return line(&value.to_string());
+        }
+        line(&format!("{} #{message_id} revoked", self.id));
+    }
+
     fn keep(&mut self, device_id: &str, credential: &[u8]) {
         let kept = self.installation.as_mut().map(|installation| installation.keep(device_id, credential));
         let how = match kept {
@@ -366,13 +375,18 @@ impl Handler for Printer {
     }
 }
 
+fn priority(push: &Push) -> String {
+    push.priority().as_str_name().trim_start_matches("PRIORITY_").to_lowercase()
+}
+
 impl Printer {
     fn print(&self, push: &Push) {
         let kind = push.kind().as_str_name().trim_start_matches("KIND_").to_lowercase();
         if self.json {
             let value = json!({
                 "event": "push", "device": self.id, "message_id": push.message_id.to_string(), "kind": kind, "title": push.title,
-                "body": push.body, "extras": push.extras, "silent": push.silent, "redelivered": push.redelivered,
+                "body": push.body, "extras": push.extras, "priority": priority(push), "collapse_key": push.collapse_key,
+                "silent": push.silent, "redelivered": push.redelivered,
                 "expires_milliseconds": push.expires_milliseconds,
             });
             return line(&value.to_string());
@@ -382,6 +396,9 @@ impl Printer {
         for part in parts.into_iter().filter(|p| !p.is_empty()) {
             text.push_str(" | ");
             text.push_str(&output::printable(part));
+        }
+        if push.priority() == crate::wire::pb::device::Priority::High {
+            text.push_str(" (high)");
         }
         if push.silent {
             text.push_str(" (silent)");

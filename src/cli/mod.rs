@@ -13,6 +13,7 @@ pub mod keys;
 pub mod output;
 pub mod peer;
 pub mod push;
+pub mod revoke;
 pub mod serve;
 
 /// The long-connection edge server of a self-built mobile push channel.
@@ -42,6 +43,8 @@ pub enum Command {
     Device(device::Args),
     /// Push a message, as a router does, and follow what becomes of it
     Push(push::Args),
+    /// Take a message back, as a router does
+    Revoke(revoke::Args),
     /// Ask an edge what became of a message, or what it knows of a device
     Inspect(inspect::Args),
     /// Make app secrets, credentials and certificates
@@ -55,6 +58,7 @@ pub fn run() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Device(args) => device::run(&args),
         Command::Push(args) => push::run(&args),
+        Command::Revoke(args) => revoke::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Keys(args) => keys::run(&args),
     }

@@ -63,8 +63,10 @@ impl Shard {
             push_on: hello.push_on,
             client_ip,
         };
+        // Asked for before the Hello itself counts.
+        let last_active = context.store.last_active(&device);
         if context.store.is_current(&seen) {
-            return self.attach(conn, live, grant, out);
+            return self.attach(conn, live, last_active, grant, out);
         }
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard: self.id };
         if context.store.submit(Command::Seen { device: Box::new(seen), session }).is_err() {
@@ -73,7 +75,7 @@ impl Shard {
         }
         let deadline = now + REGISTER_MS;
         if let Some(connection) = self.connection(conn) {
-            let registering = Registering { live, grant, deadline };
+            let registering = Registering { live, last_active, grant, deadline };
             connection.phase = Phase::Registering(Box::new(registering));
         }
         Ok(())
@@ -90,7 +92,8 @@ impl Shard {
         let closing = Phase::Greeting { deadline: 0 };
         match std::mem::replace(&mut connection.phase, closing) {
             Phase::Registering(registering) if taken => {
-                self.attach(conn, registering.live, registering.grant, out)
+                let Registering { live, last_active, grant, .. } = *registering;
+                self.attach(conn, live, last_active, grant, out)
             }
             other => {
                 connection.phase = other;
@@ -104,6 +107,7 @@ impl Shard {
         &mut self,
         conn: ConnRef,
         live: Box<Live>,
+        last_active: Option<Millis>,
         grant: Grant,
         out: &mut Vec<u8>,
     ) -> Result<(), DeviceError> {
@@ -146,6 +150,7 @@ impl Shard {
         let Grant { device_id, credential } = grant;
         let welcome = Welcome { device_id, credential, heartbeat_s, heartbeat_bounds_s, now };
         wire::put_welcome(out, welcome);
+        self.catch_up_from(conn, last_active);
         self.mark_dirty(conn);
         self.work.notify_one();
         Ok(())

@@ -15,6 +15,7 @@ mod outbox;
 mod output;
 mod pump;
 pub mod quic;
+mod recalls;
 mod state;
 mod stream;
 mod timers;
@@ -174,6 +175,12 @@ impl CommitSink for Handover {
     fn ack_refused(&mut self, session: SessionRef) {
         if let Some(mailbox) = self.mailbox(session.shard) {
             mailbox.ack_refused(session);
+        }
+    }
+
+    fn recalled(&mut self, _seq: Seq) {
+        for mailbox in self.mailboxes.iter() {
+            mailbox.recalled();
         }
     }
 

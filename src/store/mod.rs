@@ -11,12 +11,13 @@ use tokio::sync::{oneshot, watch};
 use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
-    Accepted, Acked, Attributes, Counts, Failure, Millis, NewBatch, Reached, ReceiptGap, Rejection, Seen,
-    StreamEvent,
+    Accepted, Acked, Attributes, Counts, Failure, Millis, NewBatch, Reached, ReceiptGap, Rejection, Revoked,
+    Seen, StreamEvent,
 };
 
 /// A committed batch as sessions see it: immutable, shared by all entries that point to it.
 pub use self::batch::Batch;
+pub use self::recalls::Recall;
 
 pub mod batch;
 mod batch_ids;
@@ -34,6 +35,7 @@ pub mod options;
 mod part;
 mod part_messages;
 mod push_record;
+mod recalls;
 mod record;
 pub mod stats;
 mod stream;
@@ -75,6 +77,15 @@ pub enum Command {
         stream: Arc<str>,
         /// Up to here, inclusive.
         cursor: Seq,
+    },
+    /// Take a message back where it is pending, and what comes of it later. Answered when nothing of it is pending.
+    Revoke {
+        /// The app.
+        app: AppKey,
+        /// The message.
+        message: MessageId,
+        /// The answer, once durable.
+        reply: oneshot::Sender<Result<Revoked, Rejection>>,
     },
     /// Ends a stream that the configuration no longer names, with what is unread of it; or, with `force`, drops what is unread of one that it
     /// does name: a gap takes its place.
@@ -360,6 +371,21 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// on the next timer.
     fn want_body(&self, batch: &Arc<Batch>, session: SessionRef) -> Result<(), Busy>;
 
+    /// Messages that were taken back behind `after` and at or after `since`, oldest first, at most `max`. A store that takes nothing back has none.
+    fn recalls(&self, _after: Seq, _since: Millis, _max: usize) -> Vec<Arc<Recall>> {
+        Vec::new()
+    }
+
+    /// Whether the device may have the message that was taken back: it was written to it, or arrived. Rather once too often than too seldom.
+    fn may_have(&self, _device: &DeviceKey, _recall: &Recall) -> bool {
+        false
+    }
+
+    /// When the device was last active, as far as known; `None`: it isn't known.
+    fn last_active(&self, _device: &DeviceKey) -> Option<Millis> {
+        None
+    }
+
     /// Where a stream stands.
     fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError>;
 
@@ -400,6 +426,10 @@ pub trait CommitSink: Send {
     /// There is no room for an Ack. A later Ack's confirmation would cover it, so this session has to end: the device says it again on its next one.
     fn ack_refused(&mut self, session: SessionRef) {
         tracing::warn!(?session, "an Ack can't be kept: the disk is full, and the reserve used up");
+    }
+    /// A message was taken back: [`Store::recalls`] has it from now on, and sessions whose device has the message are to be told.
+    fn recalled(&mut self, seq: Seq) {
+        tracing::debug!(%seq, "a message was taken back");
     }
     /// The device's credentials were revoked, durably: a session with one has to end. For a sink without sessions there is nothing to do.
     fn revoked(&mut self, _device: &DeviceKey) {}

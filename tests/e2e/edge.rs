@@ -36,6 +36,10 @@ pub(crate) const APP_WITH_TOKENS: &str = "tokens";
 pub(crate) const APP_CLOSED: &str = "closed";
 /// One device a second registers.
 pub(crate) const APP_SLOW: &str = "slow";
+/// Its devices keep three messages, the newest.
+pub(crate) const APP_DROPPING_THE_OLDEST: &str = "dropping";
+/// Its devices keep 1,000 bytes.
+pub(crate) const APP_OF_FEW_BYTES: &str = "few-bytes";
 
 /// How a device's bytes travel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -310,13 +314,15 @@ fn configuration(dir: &Path, dev: &DevSet, settings: &[(&str, &str)]) -> String 
     write!(
         text,
         "[admin]\nlisten = \"127.0.0.1:0\"\n\
-         [router]\nlisten = \"127.0.0.1:0\"\ngrpc = \"{grpc}\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n\
-         [[router.routers]]\nname = \"{router}\"\napps = \"*\"\nstreams = \"*\"\n",
+         [router]\nlisten = \"127.0.0.1:0\"\ngrpc = \"{grpc}\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n",
         grpc = if cfg!(feature = "grpc") { "127.0.0.1:0" } else { "off" },
         ca = quoted(&dev.ca),
-        router = pki::DEV_ROUTER,
     )
     .expect("a string");
+    in_section(&mut text, "router", &[]);
+    let router = pki::DEV_ROUTER;
+    write!(text, "[[router.routers]]\nname = \"{router}\"\napps = \"*\"\nstreams = \"*\"\n")
+        .expect("a string");
     let secret = quoted(&dev.app_secret);
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
     std::fs::write(dir.join("token.key"), pair.serialize_pem()).expect("written");
@@ -331,6 +337,8 @@ fn configuration(dir: &Path, dev: &DevSet, settings: &[(&str, &str)]) -> String 
         (APP_WITH_TOKENS, &tokens),
         (APP_CLOSED, "registration = \"off\""),
         (APP_SLOW, "registrations_per_s = 1"),
+        (APP_DROPPING_THE_OLDEST, "max_pending_per_device = 3\nover_quota = \"drop_oldest\""),
+        (APP_OF_FEW_BYTES, "max_pending_bytes_per_device = 1000"),
     ] {
         write!(text, "[[apps]]\nkey = \"{app}\"\nsecret_file = {secret}\n{more}\n").expect("a string");
     }

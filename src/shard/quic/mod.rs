@@ -89,6 +89,8 @@ fn transport(device: &config::Device) -> TransportConfig {
         .receive_window(VarInt::from_u32(limits::QUIC_RECEIVE_BYTES))
         .send_window(device.send_buffer_bytes as u64)
         .mtu_discovery_config(None)
+        // With it quinn keeps room for ten datagrams in every session: 12 KB instead of 1.2.
+        .enable_segmentation_offload(false)
         .max_idle_timeout(Some(IdleTimeout::from(idle)));
     transport
 }
