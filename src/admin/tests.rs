@@ -264,8 +264,8 @@ async fn statistics_name_their_days_and_leave_out_what_is_no_days() {
     assert_eq!(stats["days"][1]["day"], "2026-11-21");
     assert_eq!(running.json("/v1/stats/demo").await.1["days"].as_array().map(Vec::len), Some(7));
     for days in ["0", "31", "many"] {
-        let (status, body) = running.json(&format!("/v1/stats/demo?days={days}")).await;
-        assert_eq!((status, body["what_to_do"].is_string()), (400, true), "{days}");
+        let (code, body) = running.json(&format!("/v1/stats/demo?days={days}")).await;
+        assert_eq!((code, body["what_to_do"].is_string()), (400, true), "{days}");
     }
 }
 

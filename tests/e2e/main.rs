@@ -16,7 +16,9 @@ mod grpc;
 #[path = "../router_link_grpc/call.rs"]
 mod grpc_call;
 mod leaving;
+mod presence;
 mod priority;
+mod query;
 mod quic;
 mod quota;
 mod registration;
