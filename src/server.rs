@@ -109,6 +109,7 @@ struct Foundation {
     mailboxes: Arc<[Mailbox]>,
     figures: Arc<[ShardFigures]>,
     readiness: Arc<Readiness>,
+    readers: Arc<router::StreamRegistry>,
 }
 
 /// Runs the edge until `shutdown`, on the current runtime and threads of its own. `ready` is told once devices and routers are taken.
@@ -125,8 +126,15 @@ pub async fn serve<D: Disk>(
     let (admin, admin_port) = start_admin(&base, renderer).await?;
     let (embedded, opened) = open_store(&base, disk, format.salt()).await?;
     let store: Arc<dyn Store> = embedded;
-    let access =
-        StoreAccess { store: store.clone(), digest_key: digest_key.clone(), streams: base.config.streams() };
+    let streams: Vec<_> = store.streams().into_iter().map(|stream| stream.name).collect();
+    telemetry::configure_streams(&streams);
+    let access = StoreAccess {
+        store: store.clone(),
+        digest_key: digest_key.clone(),
+        apps: base.config.apps.iter().map(|app| (app.key.clone(), app.stream.clone())).collect(),
+        readers: base.readers.clone(),
+        clock: base.clock.clone(),
+    };
     // Set once, here.
     admin.store.set(access).ok();
 
@@ -162,7 +170,6 @@ pub async fn serve<D: Disk>(
 fn foundation(config: Config) -> Foundation {
     let shards = config.shards;
     telemetry::set(Gauge::Shards, shards as f64);
-    telemetry::configure_streams(&config.streams());
     for warning in &config.warnings {
         tracing::warn!("configuration: {warning}");
     }
@@ -173,6 +180,7 @@ fn foundation(config: Config) -> Foundation {
         mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
         figures: (0..shards).map(|_| ShardFigures::default()).collect(),
         readiness: Arc::default(),
+        readers: Arc::default(),
     }
 }
 
@@ -240,6 +248,7 @@ fn store_options(config: &Config, salt: u64) -> StoreOptions {
         max_devices: store.max_devices,
         body_cache_bytes: store.body_cache_bytes as usize,
         stream_soft_bytes: store.stream_soft_bytes,
+        stream_hard_bytes: store.stream_hard_bytes,
         streams: config.streams(),
         app_streams: config.apps.iter().map(|app| (app.key.clone(), app.stream.clone())).collect(),
         ..StoreOptions::default()
@@ -324,13 +333,13 @@ fn start_router(
             online_window_ms: base.config.device.online_window_ms,
             max_clock_skew_ms: config.max_clock_skew_ms,
         },
-        routers: config.routers.iter().map(|r| (r.name.clone(), rights(r, &base.config))).collect(),
+        routers: config.routers.iter().map(|r| (r.name.clone(), rights(r))).collect(),
         credit_targets: config.credit_targets,
         credit_bytes: config.credit_bytes,
         batch_window_ms: base.config.store.batch_window_s * 1_000,
         is_connected: Box::new(move |device| directory.find(device).is_some()),
         pace: router::Pace::default().leaving_within(left),
-        streams: router::StreamRegistry::default(),
+        streams: base.readers.clone(),
     });
     let (phase, watched) = watch::channel(router::Phase::Serving);
     let thread = Thread::start("the router thread", "router".into(), move || {
@@ -344,9 +353,10 @@ fn start_router(
     Ok((phase, thread, port))
 }
 
-fn rights(router: &crate::config::RouterRights, config: &Config) -> router::Rights {
+fn rights(router: &crate::config::RouterRights) -> router::Rights {
     let streams = match &router.streams {
-        Scope::All => Allowed::Only(config.streams().into_iter().collect()),
+        // Also those that wait to be retired: somebody has to read them to their end.
+        Scope::All => Allowed::All,
         Scope::Only(some) => Allowed::Only(some.iter().cloned().collect()),
     };
     let apps = match &router.apps {

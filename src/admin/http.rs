@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::answer::{self, Problem};
-use super::{Admin, CONNECTIONS, Phase, writes};
+use super::{Admin, CONNECTIONS, Phase, streams, writes};
 use crate::ids::{AppKey, DeviceKey, MessageId};
 use crate::limits;
 use crate::store::{Command, Query, QueryAnswer};
@@ -80,6 +80,7 @@ fn routes(admin: Arc<Admin>) -> Router {
         .route("/v1/message/{app}/{id}", get(message))
         .route("/v1/device/{app}/{device_id}", get(device))
         .route("/v1/shards", get(shards))
+        .route("/v1/streams", get(streams::list))
         .merge(writes::routes(admin.clone()))
         .fallback(async || Problem::NoSuchPath)
         .method_not_allowed_fallback(async || Problem::NoSuchMethod)
@@ -177,7 +178,7 @@ async fn ask(admin: &Admin, query: Query) -> Result<(u64, QueryAnswer), Problem>
 
 // The handlers end in `?`-style results: one shape for all.
 #[allow(clippy::unnecessary_wraps)]
-fn json(value: Value) -> Result<Response, Problem> {
+pub(super) fn json(value: Value) -> Result<Response, Problem> {
     Ok(axum::Json(value).into_response())
 }
 

@@ -9,12 +9,14 @@
 //! | `/v1/message/{app}/{id}?device=` | a message's counts, and what became of it on one device |
 //! | `/v1/device/{app}/{device_id}` | what is known of a device: known, push on, connected are three answers |
 //! | `/v1/shards` | sessions, handshakes in flight and deliveries of each shard |
+//! | `/v1/streams` | readers, cursors, and what is held back for them |
 //!
 //! POST changes something, and needs `Authorization: Bearer` with the token of [`token::TOKEN_FILE`]; bodies are JSON:
 //!
 //! | path | does |
 //! |---|---|
 //! | `/v1/ping` | nothing: whether the token is right |
+//! | `/v1/streams/{name}/retire` | ends a stream that no app maps to; `{"force": true}`: see [`streams`] |
 //!
 //! Every number of a `/v1` answer from the store is as of the durable `sequence` it names. Errors are JSON: `error`, `what_to_do`.
 //!
@@ -23,16 +25,20 @@
 
 mod answer;
 mod http;
+mod streams;
 pub mod token;
 mod writes;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub use self::http::serve;
-use crate::ids::{DeviceKey, DigestKey};
+use crate::clock::Clock;
+use crate::ids::{AppKey, DeviceKey, DigestKey};
+use crate::router::StreamRegistry;
 use crate::store::Store;
 use crate::telemetry::{self, Renderer};
 
@@ -150,8 +156,12 @@ pub struct StoreAccess {
     pub store: Arc<dyn Store>,
     /// Part of the data directory.
     pub digest_key: DigestKey,
-    /// The configured streams: their backlogs are measured.
-    pub streams: Vec<Arc<str>>,
+    /// The apps of this edge, and the streams that they map to.
+    pub apps: BTreeMap<AppKey, Arc<str>>,
+    /// Who reads the streams.
+    pub readers: Arc<StreamRegistry>,
+    /// Edge time.
+    pub clock: Arc<Clock>,
 }
 
 impl fmt::Debug for Admin {
@@ -179,11 +189,9 @@ impl Admin {
             scrape();
         }
         if let Some(access) = self.store.get() {
-            for stream in &access.streams {
-                // A stream that the store doesn't know has no backlog to tell.
-                if let Ok(bounds) = access.store.stream_bounds(stream) {
-                    telemetry::set_stream_backlog(stream, bounds.head.0.saturating_sub(bounds.cursor.0));
-                }
+            for stream in access.store.streams() {
+                let backlog = stream.bounds.head.0.saturating_sub(stream.bounds.cursor.0);
+                telemetry::set_stream(&stream.name, backlog, stream.pinned_bytes);
             }
         }
         self.renderer.render()

@@ -15,14 +15,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde_json::{Value, json};
 
-use super::Admin;
 use super::answer::Problem;
+use super::{Admin, streams};
 use crate::limits;
 
 /// All writes.
 pub(super) fn routes(admin: Arc<Admin>) -> Router<Arc<Admin>> {
     Router::new()
         .route("/v1/ping", post(ping))
+        .route("/v1/streams/{name}/retire", post(streams::retire))
         .route_layer(from_fn_with_state(admin, guarded))
         .layer(DefaultBodyLimit::max(limits::ADMIN_BODY_BYTES))
 }

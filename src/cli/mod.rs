@@ -14,6 +14,7 @@ pub mod output;
 pub mod peer;
 pub mod push;
 pub mod serve;
+pub mod streams;
 
 /// The long-connection edge server of a self-built mobile push channel.
 #[derive(Debug, Parser)]
@@ -44,6 +45,8 @@ pub enum Command {
     Push(push::Args),
     /// Ask an edge what became of a message, or what it knows of a device
     Inspect(inspect::Args),
+    /// Show the streams that routers read, or end one
+    Streams(streams::Args),
     /// Make app secrets, credentials and certificates
     Keys(keys::Args),
 }
@@ -56,6 +59,7 @@ pub fn run() -> ExitCode {
         Command::Device(args) => device::run(&args),
         Command::Push(args) => push::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Streams(args) => streams::run(&args),
         Command::Keys(args) => keys::run(&args),
     }
 }

@@ -206,6 +206,11 @@ impl Config {
                 format!("must be 0, or at least {least}: two segments and the reserve"),
             );
         }
+        let least = store.stream_soft_bytes + 2 * u64::from(store.segment_bytes);
+        if store.stream_hard_bytes < least {
+            let text = format!("must be at least stream_soft_bytes and two segments ({least})");
+            reader.wrong("store.stream_hard_bytes", text);
+        }
         if self.apps.is_empty() {
             reader.wrong(
                 "apps",

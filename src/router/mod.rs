@@ -16,6 +16,7 @@ mod link;
 mod outbox;
 mod reader;
 mod receipts;
+mod registry;
 mod rights;
 mod tls;
 mod transport;
@@ -31,7 +32,7 @@ use tokio::task::JoinSet;
 
 pub use admission::{Rules, admit};
 pub use framed::serve;
-pub use receipts::StreamRegistry;
+pub use registry::{StreamReader, StreamRegistry};
 pub use rights::{Allowed, Rights};
 
 use crate::clock::Clock;
@@ -69,7 +70,7 @@ pub struct RouterContext {
     /// Deadlines.
     pub pace: Pace,
     /// Who reads which stream.
-    pub streams: StreamRegistry,
+    pub streams: Arc<StreamRegistry>,
 }
 
 impl std::fmt::Debug for RouterContext {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mooring::clock::Clock;
 use mooring::ids::{AppKey, DigestKey};
-use mooring::router::{Allowed, Pace, Phase, Rights, RouterContext, Rules, StreamRegistry, serve};
+use mooring::router::{Allowed, Pace, Phase, Rights, RouterContext, Rules, serve};
 use mooring::wire::pb::{device, router as pb};
 use pb::{from_router, to_router};
 use prost::Message;
@@ -156,7 +156,7 @@ fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
         batch_window_ms: 86_400_000,
         is_connected: Box::new(|key| key.0[0].is_multiple_of(2)),
         pace: Pace { gather: Duration::from_millis(1), ..Pace::default() },
-        streams: StreamRegistry::default(),
+        streams: Arc::default(),
     }
 }
 
