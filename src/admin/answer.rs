@@ -4,6 +4,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use crate::credential::Revocation;
 use crate::ids::{AppKey, MessageId};
 use crate::push::{Counts, Failure, Refusal};
 use crate::store::{DeviceState, MessageState, OnDevice};
@@ -23,6 +24,12 @@ pub(super) enum Problem {
     Unanswered,
     /// A write without the token.
     NoToken,
+    /// Not an app of this edge.
+    ForeignApp,
+    /// As many devices as may be are revoked one by one.
+    TooManyRevoked,
+    /// The disk is full.
+    NoRoom,
     /// The body isn't what it should be: why.
     Body(String),
     /// It can't be done: the status, why, and what to do.
@@ -35,7 +42,7 @@ impl IntoResponse for Problem {
             Self::NoSuchPath => (
                 StatusCode::NOT_FOUND,
                 "no such path",
-                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id} or /v1/shards, /v1/streams; the README has those that change something",
+                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id} or /v1/shards, /v1/streams, /v1/apps; the README has those that change something",
             ),
             Self::NoSuchMethod => (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -69,6 +76,21 @@ impl IntoResponse for Problem {
                 "send `Authorization: Bearer TOKEN`; it is in the file admin.token of the edge's data directory",
             ),
             Self::Refused(status, error, what_to_do) => return said(status, &error, what_to_do),
+            Self::ForeignApp => (
+                StatusCode::NOT_FOUND,
+                "not an app of this edge",
+                "look at [[apps]] in its configuration, or ask another edge",
+            ),
+            Self::TooManyRevoked => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                "too many devices are revoked one by one",
+                "raise the app's epoch twice in the configuration: that revokes all that don't renew in between",
+            ),
+            Self::NoRoom => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                "the disk is full: nothing was revoked",
+                "free space, or raise store.max_bytes; then try again",
+            ),
             Self::Body(error) => return said(StatusCode::BAD_REQUEST, &error, "send a small JSON object"),
         };
         said(status, error, what_to_do)
@@ -174,4 +196,16 @@ pub(super) fn device(
             .insert("attributes".into(), named.into_iter().map(|(n, v)| (n.to_owned(), json!(v))).collect());
     }
     answer
+}
+
+/// What is revoked of a device, if anything.
+pub(super) fn add_revocation(answer: &mut Value, revocation: Revocation) {
+    if let Some(fields) = answer.as_object_mut()
+        && revocation != Revocation::default()
+    {
+        let registration = if revocation.locked { "locked" } else { "allowed" };
+        let revoked =
+            json!({ "credentials_before_epoch": revocation.min_epoch, "registration": registration });
+        fields.insert("revoked".into(), revoked);
+    }
 }

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::answer::{self, Problem};
-use super::{Admin, CONNECTIONS, Phase, streams, writes};
+use super::{Admin, CONNECTIONS, Phase, apps, streams, writes};
 use crate::ids::{AppKey, DeviceKey, MessageId};
 use crate::limits;
 use crate::store::{Command, Query, QueryAnswer};
@@ -81,6 +81,7 @@ fn routes(admin: Arc<Admin>) -> Router {
         .route("/v1/device/{app}/{device_id}", get(device))
         .route("/v1/shards", get(shards))
         .route("/v1/streams", get(streams::list))
+        .route("/v1/apps", get(apps::list))
         .merge(writes::routes(admin.clone()))
         .fallback(async || Problem::NoSuchPath)
         .method_not_allowed_fallback(async || Problem::NoSuchMethod)
@@ -155,10 +156,14 @@ async fn device(
     let (sequence, answer) = ask(&admin, Query::Devices(vec![key])).await?;
     let QueryAnswer::Devices(states) = answer else { return Err(Problem::Unanswered) };
     let state = states.into_iter().next().flatten();
-    json(answer::device(sequence, &app, &device_id, state.as_ref(), connected))
+    let mut answer = answer::device(sequence, &app, &device_id, state.as_ref(), connected);
+    if let Some(access) = admin.store.get() {
+        answer::add_revocation(&mut answer, access.store.revocation(&key));
+    }
+    json(answer)
 }
 
-fn device_key(admin: &Admin, app: &AppKey, device_id: &str) -> Result<DeviceKey, Problem> {
+pub(super) fn device_key(admin: &Admin, app: &AppKey, device_id: &str) -> Result<DeviceKey, Problem> {
     if device_id.is_empty() || device_id.len() > limits::DEVICE_ID_BYTES {
         return Err(Problem::NoDeviceId);
     }
@@ -166,7 +171,7 @@ fn device_key(admin: &Admin, app: &AppKey, device_id: &str) -> Result<DeviceKey,
     Ok(DeviceKey::of(&access.digest_key, app, device_id))
 }
 
-async fn ask(admin: &Admin, query: Query) -> Result<(u64, QueryAnswer), Problem> {
+pub(super) async fn ask(admin: &Admin, query: Query) -> Result<(u64, QueryAnswer), Problem> {
     let access = admin.store.get().ok_or(Problem::NotOpen)?;
     let (reply, answer) = tokio::sync::oneshot::channel();
     access.store.submit(Command::Query { query, reply }).map_err(|_| Problem::Busy)?;

@@ -9,6 +9,7 @@
 //! | `/v1/message/{app}/{id}?device=` | a message's counts, and what became of it on one device |
 //! | `/v1/device/{app}/{device_id}` | what is known of a device: known, push on, connected are three answers |
 //! | `/v1/shards` | sessions, handshakes in flight and deliveries of each shard |
+//! | `/v1/apps` | whether each app takes new pushes, its sessions and rates |
 //! | `/v1/streams` | readers, cursors, and what is held back for them |
 //!
 //! POST changes something, and needs `Authorization: Bearer` with the token of [`token::TOKEN_FILE`]; bodies are JSON:
@@ -16,7 +17,9 @@
 //! | path | does |
 //! |---|---|
 //! | `/v1/ping` | nothing: whether the token is right |
+//! | `/v1/apps/{app}/suspend`, `…/resume`, `…/rates` | see [`apps`] |
 //! | `/v1/streams/{name}/retire` | ends a stream that no app maps to; `{"force": true}`: see [`streams`] |
+//! | `/v1/device/{app}/{device_id}/revoke` | revokes the device's credentials; `allow_registration`: it may register for a new one |
 //!
 //! Every number of a `/v1` answer from the store is as of the durable `sequence` it names. Errors are JSON: `error`, `what_to_do`.
 //!
@@ -24,18 +27,20 @@
 //! body is read from who showed the token only, and is small. Rejected: `axum::serve`, which bounds neither connections nor their time.
 
 mod answer;
+mod apps;
 mod http;
 mod streams;
 pub mod token;
 mod writes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub use self::http::serve;
+use crate::apps::Apps;
 use crate::clock::Clock;
 use crate::ids::{AppKey, DeviceKey, DigestKey};
 use crate::router::StreamRegistry;
@@ -158,10 +163,14 @@ pub struct StoreAccess {
     pub digest_key: DigestKey,
     /// The apps of this edge, and the streams that they map to.
     pub apps: BTreeMap<AppKey, Arc<str>>,
+    /// Their rates and sessions.
+    pub doors: Arc<Apps>,
     /// Who reads the streams.
     pub readers: Arc<StreamRegistry>,
     /// Edge time.
     pub clock: Arc<Clock>,
+    /// The epoch of each app's credentials.
+    pub epochs: HashMap<AppKey, u32>,
 }
 
 impl fmt::Debug for Admin {

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::Mutex;
 
 use serde_json::Map;
@@ -9,6 +10,7 @@ use tokio::sync::{oneshot, watch};
 use super::*;
 use crate::admin::token::Token;
 use crate::admin::{Deadlines, Readiness, ShardFigures, StoreAccess};
+use crate::apps::Apps;
 use crate::clock::Clock;
 use crate::credential::Revocation;
 use crate::ids::{DigestKey, Seq, SessionRef};
@@ -190,12 +192,15 @@ async fn start_with(store: Option<FakeStore>, deadlines: Deadlines) -> Running {
     admin.token = Some(Token::new(TOKEN));
     if let Some(store) = store {
         telemetry::configure_streams(&["admin-test".into()]);
+        let store: Arc<dyn Store> = Arc::new(store);
         let access = StoreAccess {
-            store: Arc::new(store),
+            doors: Arc::new(Apps::new(&[], store.clone(), 0)),
+            store,
             digest_key: DIGEST_KEY,
             apps: [(AppKey::parse("demo").expect("valid"), "admin-test".into())].into(),
             readers: Arc::default(),
             clock: Arc::new(Clock::new(0)),
+            epochs: HashMap::from([(AppKey::parse("demo").expect("valid"), 3)]),
         };
         admin.store.set(access).expect("once");
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub mod admin;
+pub mod apps;
 pub mod demo;
 pub mod device;
 pub mod inspect;
@@ -45,6 +46,8 @@ pub enum Command {
     Push(push::Args),
     /// Ask an edge what became of a message, or what it knows of a device
     Inspect(inspect::Args),
+    /// Show the apps, suspend or resume one, or set its rates
+    Apps(apps::Args),
     /// Show the streams that routers read, or end one
     Streams(streams::Args),
     /// Make app secrets, credentials and certificates
@@ -59,6 +62,7 @@ pub fn run() -> ExitCode {
         Command::Device(args) => device::run(&args),
         Command::Push(args) => push::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Apps(args) => apps::run(&args),
         Command::Streams(args) => streams::run(&args),
         Command::Keys(args) => keys::run(&args),
     }

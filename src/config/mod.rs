@@ -27,6 +27,7 @@ pub use self::sections::{Admin, Device, Leave, Log, Router, Store};
 use self::value::{Raw, Value, within};
 use crate::credential::Secret;
 use crate::ids::{AppKey, is_name};
+use crate::push::Rates;
 use crate::{limits, telemetry};
 
 /// Bytes of a router's name: those of a common name.
@@ -76,6 +77,8 @@ pub struct App {
     pub registration: Registration,
     /// The stream that its receipts and outcomes go to.
     pub stream: Arc<str>,
+    /// What it may do, unless an operator says otherwise at run time.
+    pub rates: Rates,
 }
 
 /// What a router may do.
@@ -189,6 +192,10 @@ impl Config {
                 reader.wrong(&format!("device.{prefix}heartbeat_max_s"), text);
             }
         }
+        if self.router.grpc.is_some() && !cfg!(feature = "grpc") {
+            let text = "this program was built without gRPC: say \"off\", or build it with `--features grpc`";
+            reader.wrong("router.grpc", text);
+        }
         let leave = &self.leave;
         if leave.drain_lead_ms + leave.window_ms >= leave.deadline_ms {
             let spent = leave.drain_lead_ms + leave.window_ms;
@@ -258,6 +265,12 @@ fn read_app(section: &mut Section<'_, '_>) -> Option<App> {
     let registration = Registration::read(section);
     let stream =
         section.value("stream", String::from("main"), |stream: &String| name(stream, limits::LABEL_BYTES));
+    let rates = Rates {
+        batches_per_s: section.value("batches_per_s", 0, |_| Ok(())),
+        targets_per_s: section.value("targets_per_s", 0, |_| Ok(())),
+        sessions_per_s: section.value("sessions_per_s", 0, |_| Ok(())),
+        max_sessions: section.value("max_sessions", 0, |_| Ok(())),
+    };
     let parsed = key.as_deref().map(AppKey::parse);
     if parsed == Some(None) {
         let text = format!("must be 1 to {} letters, digits, - _ . :", limits::APP_KEY_BYTES);
@@ -272,7 +285,7 @@ fn read_app(section: &mut Section<'_, '_>) -> Option<App> {
         }
     };
     let (key, stream) = (parsed??, stream.into());
-    Some(App { key, app_id, packages, secret_file, secret, epoch, registration, stream })
+    Some(App { key, app_id, packages, secret_file, secret, epoch, registration, stream, rates })
 }
 
 fn read_routers(router: &mut Section<'_, '_>, apps: &[App]) -> Vec<RouterRights> {

@@ -12,6 +12,8 @@ mod answers;
 mod credit;
 mod framed;
 mod frames;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod link;
 mod outbox;
 mod reader;
@@ -32,9 +34,12 @@ use tokio::task::JoinSet;
 
 pub use admission::{Rules, admit};
 pub use framed::serve;
+#[cfg(feature = "grpc")]
+pub use grpc::serve as serve_grpc;
 pub use registry::{StreamReader, StreamRegistry};
 pub use rights::{Allowed, Rights};
 
+use crate::apps::Apps;
 use crate::clock::Clock;
 use crate::ids::DeviceKey;
 use crate::limits;
@@ -69,6 +74,8 @@ pub struct RouterContext {
     pub is_connected: IsConnected,
     /// Deadlines.
     pub pace: Pace,
+    /// The apps' rates.
+    pub doors: Arc<Apps>,
     /// Who reads which stream.
     pub streams: Arc<StreamRegistry>,
 }

@@ -52,9 +52,8 @@ impl Shard {
             unwritten: Vec::new(),
             replies: VecDeque::new(),
         });
-        if !context.take_place() {
-            return Err(DeviceError::Exhausted);
-        }
+        context.take_place(&hello.app, now)?;
+        let app = hello.app.clone();
         let seen = Seen {
             key: device,
             app: hello.app,
@@ -68,7 +67,7 @@ impl Shard {
         }
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard: self.id };
         if context.store.submit(Command::Seen { device: Box::new(seen), session }).is_err() {
-            context.sessions.fetch_sub(1, Ordering::Relaxed);
+            context.give_place(&app);
             return Err(DeviceError::Unavailable);
         }
         let deadline = now + REGISTER_MS;
@@ -113,7 +112,7 @@ impl Shard {
         let (device, heartbeat_s, epoch) = (live.device, live.heartbeat_s, live.epoch);
         let received = received_acks(&live, session, now);
         let Some(connection) = self.connection(conn) else {
-            context.sessions.fetch_sub(1, Ordering::Relaxed);
+            context.give_place(&live.app);
             return Ok(());
         };
         let transport = connection.transport();
@@ -149,6 +148,19 @@ impl Shard {
         self.mark_dirty(conn);
         self.work.notify_one();
         Ok(())
+    }
+
+    /// Ends a session whose credential is revoked: one that registered since the revocation stays.
+    pub(super) fn check_revoked(&mut self, session: SessionRef) {
+        let Some(conn) = self.session(session) else { return };
+        let context = self.context.clone();
+        if let Some(connection) = self.connection(conn)
+            && let Phase::Live(live) = &connection.phase
+            && context.store.revocation(&live.device).ends(live.epoch)
+        {
+            tracing::info!(app = %live.app, device_id = %live.device_id, "a session ends: its credential is revoked");
+            self.fail(conn, DeviceError::Unauthenticated);
+        }
     }
 
     fn count_session(&mut self, transport: telemetry::Transport, conn: ConnRef) {

@@ -36,6 +36,8 @@ pub struct Mail {
     pub ack_refused: Vec<SessionRef>,
     /// Sessions that a newer one replaced.
     pub replaced: Vec<SessionRef>,
+    /// Sessions whose device has revoked credentials.
+    pub revoked: Vec<SessionRef>,
     /// Entries that ended without the device's doing.
     pub ended: Vec<(SessionRef, crate::ids::Seq)>,
     /// Leave, spread over so many milliseconds.
@@ -96,6 +98,11 @@ impl Mailbox {
     /// A newer session took this one's place. Bounded by the shard's sessions.
     pub fn replaced(&self, session: SessionRef) {
         self.put(|mail| mail.replaced.push(session));
+    }
+
+    /// The credentials of a session's device were revoked. Bounded by the commands of one commit group.
+    pub fn revoked(&self, session: SessionRef) {
+        self.put(|mail| mail.revoked.push(session));
     }
 
     /// An entry ended. Only a hint, so dropped when too many wait.

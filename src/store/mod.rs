@@ -11,12 +11,13 @@ use tokio::sync::{oneshot, watch};
 use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
-    Accepted, Acked, Attributes, Counts, Failure, Millis, NewBatch, Reached, ReceiptGap, Rejection, Seen,
+    Accepted, Acked, AppControl, Attributes, Counts, Failure, Millis, NewBatch, Reached, Rejection, Seen,
     StreamEvent,
 };
 
 /// A committed batch as sessions see it: immutable, shared by all entries that point to it.
 pub use self::batch::Batch;
+pub use self::operator::{AppChange, RetireError, Retired, StreamState};
 
 pub mod batch;
 mod batch_ids;
@@ -30,6 +31,7 @@ mod fault;
 mod index;
 pub mod journal;
 mod metrics;
+pub mod operator;
 pub mod options;
 mod part;
 mod part_messages;
@@ -76,6 +78,15 @@ pub enum Command {
         /// Up to here, inclusive.
         cursor: Seq,
     },
+    /// An operator changes what an app may do.
+    ControlApp {
+        /// The app.
+        app: AppKey,
+        /// What changes.
+        change: AppChange,
+        /// What holds from then on, once durable; `None`: the disk has no room for it.
+        reply: oneshot::Sender<Option<(Seq, AppControl)>>,
+    },
     /// Ends a stream that the configuration no longer names, with what is unread of it; or, with `force`, drops what is unread of one that it
     /// does name: a gap takes its place.
     RetireStream {
@@ -92,6 +103,17 @@ pub enum Command {
         query: Query,
         /// The answer and the sequence as of which it holds.
         reply: oneshot::Sender<(Seq, QueryAnswer)>,
+    },
+    /// Revoke every credential that a device has; its session ends ([`CommitSink::revoked`]).
+    RevokeCredentials {
+        /// The device; it need not be known.
+        device: DeviceKey,
+        /// Its app's epoch.
+        epoch: u32,
+        /// Whether it may register again, for a credential above all that it had. Else it is locked out.
+        allow_registration: bool,
+        /// What is revoked of it now, once durable.
+        reply: oneshot::Sender<Result<Revocation, Rejection>>,
     },
     /// Answered when everything submitted before is durable; with `checkpoint`, after a whole checkpoint too.
     Flush {
@@ -269,53 +291,6 @@ pub struct StreamBounds {
     pub head: Seq,
 }
 
-/// A stream for an operator.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct StreamState {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Whether the configuration names it; if not, it waits to be retired.
-    pub configured: bool,
-    /// Where it stands.
-    pub bounds: StreamBounds,
-    /// Whether there is something behind the cursor.
-    pub unread: bool,
-    /// Since when there is, without the cursor having moved; about.
-    pub unread_since: Option<Millis>,
-    /// Bytes of the journal that it holds back.
-    pub pinned_bytes: u64,
-    /// At its soft bound: batches of its apps are refused.
-    pub full: bool,
-    /// What its reader will find missing.
-    pub gaps: Vec<ReceiptGap>,
-}
-
-/// A stream was retired, or what was unread of it dropped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Retired {
-    /// As of this sequence.
-    pub sequence: Seq,
-    /// Whether it is no more. If not, the configuration names it: it goes on.
-    pub ended: bool,
-}
-
-/// Why a stream isn't retired.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum RetireError {
-    /// There is none of this name.
-    #[error("no such stream")]
-    Unknown,
-    /// Apps map to it.
-    #[error("the configuration names this stream")]
-    Configured,
-    /// Another one is being dropped.
-    #[error("another stream is being dropped")]
-    Busy,
-    /// The disk has no room for the record.
-    #[error("the disk is full")]
-    Full,
-}
-
 /// Events of one read, and where the next one starts.
 #[derive(Debug)]
 pub struct StreamRead {
@@ -351,6 +326,11 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Where a stream stands.
     fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError>;
+
+    /// What an operator set for an app. Quick: a look into memory.
+    fn app_control(&self, _app: &AppKey) -> AppControl {
+        AppControl::default()
+    }
 
     /// All streams: those of the configuration, and those that wait to be retired.
     fn streams(&self) -> Vec<StreamState> {
@@ -390,6 +370,8 @@ pub trait CommitSink: Send {
     fn ack_refused(&mut self, session: SessionRef) {
         tracing::warn!(?session, "an Ack can't be kept: the disk is full, and the reserve used up");
     }
+    /// The device's credentials were revoked, durably: a session with one has to end. For a sink without sessions there is nothing to do.
+    fn revoked(&mut self, _device: &DeviceKey) {}
     /// The device's entry ended without its doing: a session may forget it.
     fn ended(&mut self, device: &DeviceKey, batch: Seq, reason: Failure);
 }

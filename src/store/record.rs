@@ -9,10 +9,12 @@
 //! | 4 receipt | one event of one device, perhaps the end of its entry | the device's part, the message's part |
 //! | 5 mass | the same end for many entries of one batch | the devices' parts, the message's part |
 //! | 6 cursor | a stream's reader has everything up to here | the stream |
+//! | 16 epoch | which credentials of a device are revoked | its part |
 //! | 20 stream | a stream of this number and name | the streams |
 //! | 21 route | from here on an app's records belong to this stream | the streams |
 //! | 22 gap | what a stream lost at its hard bound | the stream |
 //! | 23 retired | a stream is no more | the streams |
+//! | 24 app | what an operator set for an app, all of it | the app |
 //!
 //! Receipts and mass ends are self-contained, so that a stream is read straight from the journal without a look-up, and the
 //! two can't disagree with the outcome that they are. Each begins with its app, which says whose stream it belongs to.
@@ -23,6 +25,7 @@
 use std::net::IpAddr;
 
 use super::codec::{Malformed, Take, put_bytes, put_ip, put_u32, put_u64, put_varint};
+use crate::credential::Revocation;
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
 use crate::push::{Millis, Priority, Refusal};
 
@@ -36,10 +39,12 @@ pub(super) const DEVICE: u8 = 3;
 pub(super) const RECEIPT: u8 = 4;
 pub(super) const MASS: u8 = 5;
 pub(super) const CURSOR: u8 = 6;
+pub(super) const EPOCH: u8 = 16;
 pub(super) const STREAM: u8 = 20;
 pub(super) const ROUTE: u8 = 21;
 pub(super) const GAP: u8 = 22;
 pub(super) const RETIRED: u8 = 23;
+pub(super) const APP: u8 = 24;
 
 /// An accepted target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -255,6 +260,19 @@ pub(super) fn put_cursor(out: &mut Vec<u8>, stream: &str, cursor: Seq) {
 pub(super) fn take_cursor(payload: &[u8]) -> Result<(&str, Seq), Malformed> {
     let mut take = Take(payload);
     Ok((take.text()?, Seq(take.u64()?)))
+}
+
+/// Kind 16. Apart from the device's own record: a device need not be known to be revoked, and stays so when it is forgotten.
+pub(super) fn put_epoch(out: &mut Vec<u8>, device: &DeviceKey, revocation: Revocation) {
+    out.extend_from_slice(&device.0);
+    put_u32(out, revocation.min_epoch);
+    out.push(u8::from(revocation.locked));
+}
+
+/// What [`put_epoch`] wrote.
+pub(super) fn take_epoch(take: &mut Take<'_>) -> Result<(DeviceKey, Revocation), Malformed> {
+    let device = DeviceKey(take.array()?);
+    Ok((device, Revocation { min_epoch: take.u32()?, locked: take.flag()? }))
 }
 
 #[cfg(test)]

@@ -56,8 +56,10 @@ fn weight(command: &Command) -> usize {
             Command::Query { query: super::Query::Devices(keys), .. } => keys.len() * 16,
             Command::StreamAck { .. }
             | Command::Query { .. }
-            | Command::Flush { .. }
-            | Command::RetireStream { .. } => 0,
+            | Command::ControlApp { .. }
+            | Command::RetireStream { .. }
+            | Command::RevokeCredentials { .. }
+            | Command::Flush { .. } => 0,
         }
 }
 
@@ -190,8 +192,10 @@ fn is_urgent(command: &Command) -> bool {
         Command::Deliver { .. }
         | Command::Seen { .. }
         | Command::Query { .. }
-        | Command::Flush { .. }
-        | Command::RetireStream { .. } => true,
+        | Command::ControlApp { .. }
+        | Command::RetireStream { .. }
+        | Command::RevokeCredentials { .. }
+        | Command::Flush { .. } => true,
         Command::Acks { .. } | Command::Sent(_) | Command::LastActive(_) | Command::StreamAck { .. } => false,
     }
 }

@@ -9,7 +9,13 @@ mod device;
 mod disk;
 mod edge;
 mod endings;
+#[cfg(feature = "grpc")]
+mod grpc;
+#[cfg(feature = "grpc")]
+#[path = "../router_link_grpc/call.rs"]
+mod grpc_call;
 mod leaving;
+mod operating;
 mod priority;
 mod quic;
 mod registration;

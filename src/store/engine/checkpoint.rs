@@ -1,9 +1,9 @@
 //! Checkpoints without a pause: a slice at a time, between commits.
 //!
 //! ```text
-//! head      version, parts, next device number, the streams
+//! head      version, parts, next device number, the streams, what operators set for apps
 //! homes     one a part: push records, live batches, batch ids, totals, and the sequence as of which
-//! devices   one a part: devices with their lists, and the sequence as of which
+//! devices   one a part: devices with their lists, what is revoked of devices, and the sequence as of which
 //! ```
 //! Each slice is of its own time; at a recovery a record is applied to what a slice holds only if it is newer than that. All homes stand before all
 //! devices, so that the batches that a list names are there when the list is read, unless they are younger than their home's slice: those entries
@@ -21,6 +21,7 @@ use crate::store::checkpoint::{CheckpointError, CheckpointWriter, remove_older};
 use crate::store::codec::{put_bytes, put_ip, put_u32, put_u64, put_varint};
 use crate::store::disk::Disk;
 use crate::store::part::Part;
+use crate::store::record::put_epoch;
 use crate::store::stats::StoreStats;
 
 pub(super) const VERSION: u8 = 2;
@@ -256,6 +257,7 @@ impl<D: Disk> Engine<D> {
         put_u32(out, self.shared.index.len() as u32);
         put_u32(out, self.next_number);
         self.shared.streams.saved(head).encode(out);
+        super::apps::put_all(out, &self.controls);
     }
 }
 
@@ -308,6 +310,10 @@ impl Part {
         out.extend_from_slice(&table);
         put_varint(out, self.devices.len() as u64);
         out.extend_from_slice(&devices);
+        put_varint(out, self.revocations.len() as u64);
+        for (device, revocation) in &self.revocations {
+            put_epoch(out, device, *revocation);
+        }
     }
 }
 

@@ -104,6 +104,9 @@ impl<D: Disk> Engine<D> {
         if self.pending + batch.targets.len() as u64 > self.options.max_pending {
             return Some(Rejection::Exhausted);
         }
+        if self.controls.get(&batch.app).is_some_and(|control| control.suspended) {
+            return Some(Rejection::Suspended);
+        }
         if self.shared.streams.is_full(self.options.stream_of(batch.app.as_str())) {
             return Some(Rejection::StreamFull);
         }

@@ -61,6 +61,7 @@ impl<D: Disk> Engine<D> {
         }
         .encode(&mut self.scratch);
         self.stage(record::DEVICE)?;
+        self.shared.index.note_staged(seen.key);
         self.shared.index.of_device(&seen.key).know(seen.key, change.number, change.push_on, about.clone());
         if change.is_new {
             self.devices += 1;

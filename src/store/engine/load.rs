@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, RwLock};
 
+use super::apps::{Controls, take_all};
 use super::checkpoint::{DEVICES, HEAD, HOME, VERSION};
 use super::recover::OpenError;
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
@@ -16,7 +17,7 @@ use crate::store::disk::Disk;
 use crate::store::index::Index;
 use crate::store::part::{About, Entry, Part, Spread};
 use crate::store::push_record::{MessageKey, PushRecord};
-use crate::store::record::take_priority;
+use crate::store::record::{take_epoch, take_priority};
 use crate::store::stream::saved::SavedStreams;
 
 /// One copy of what stands with many devices.
@@ -63,6 +64,7 @@ pub(super) struct Loaded {
     pub(super) held: HashMap<Seq, Vec<Held>, Spread>,
     pub(super) next_number: u32,
     pub(super) streams: SavedStreams,
+    pub(super) controls: Controls,
     pub(super) interned: Interned,
     /// Live batches read so far, whatever their part.
     batches: HashMap<Seq, Arc<Batch>, Spread>,
@@ -80,6 +82,7 @@ impl Loaded {
             held: HashMap::default(),
             next_number: 0,
             streams: SavedStreams::default(),
+            controls: Controls::default(),
             interned: Interned::default(),
             batches: HashMap::default(),
         }
@@ -105,6 +108,7 @@ impl Loaded {
         let mut loaded = Self::empty(take.u32()? as usize);
         loaded.next_number = take.u32()?;
         loaded.streams = SavedStreams::decode(&mut take)?;
+        loaded.controls = take_all(&mut take)?;
         Ok(loaded)
     }
 
@@ -165,6 +169,10 @@ impl Loaded {
             part.know(key, number, push_on, about);
             self.next_number = self.next_number.max(number.saturating_add(1));
             take_pending(take, &mut part, key, &self.batches, &mut self.held)?;
+        }
+        for _ in 0..take.varint()? {
+            let (device, revocation) = take_epoch(take)?;
+            part.revocations.insert(device, revocation);
         }
         Ok(())
     }

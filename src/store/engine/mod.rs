@@ -18,6 +18,7 @@
 
 mod acks;
 mod apply;
+pub(super) mod apps;
 mod checkpoint;
 mod deliver;
 mod devices;
@@ -26,13 +27,14 @@ mod load;
 mod query;
 mod recover;
 mod replay;
+mod revoke;
 mod storage;
 mod streams;
 mod trim;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{oneshot, watch};
 
@@ -49,8 +51,11 @@ use super::{
     Command, CommitSink, Confirm, Pulled, QueryAnswer, RetireError, Retired, StreamBounds, StreamError,
     StreamRead, StreamState,
 };
-use crate::ids::{DeviceKey, Seq, SessionRef, ShardId};
-use crate::push::{Accepted, Failure, Millis, Reached, ReceiptGap, Rejection};
+use crate::credential::Revocation;
+use crate::ids::{AppKey, DeviceKey, Seq, SessionRef, ShardId};
+use crate::push::{Accepted, AppControl, Failure, Millis, Reached, ReceiptGap, Rejection};
+
+use apps::Controls;
 
 pub use recover::{OpenError, OpenReport};
 
@@ -83,8 +88,12 @@ enum Effect {
     Cursor(usize, Seq),
     Gap(usize, Box<ReceiptGap>),
     StreamRetired(usize),
+    App(AppKey, AppControl),
+    AppAnswer(oneshot::Sender<Option<(Seq, AppControl)>>, Option<(Seq, AppControl)>),
     RetireAnswer(oneshot::Sender<Result<Retired, RetireError>>, Result<Retired, RetireError>),
     Flushed(oneshot::Sender<()>),
+    /// `Some`: the device has no valid credential any more.
+    Revoked(Option<DeviceKey>, oneshot::Sender<Result<Revocation, Rejection>>, Result<Revocation, Rejection>),
 }
 
 /// What the engine shares with other threads.
@@ -93,6 +102,8 @@ pub(super) struct Shared<D: Disk> {
     pub(super) index: Index,
     pub(super) bodies: BodyCache,
     pub(super) streams: Streams,
+    /// What operators set, as far as it is durable.
+    pub(super) controls: RwLock<Controls>,
     pub(super) stats: StoreStats,
     pub(super) reader: JournalReader<D>,
     pub(super) head: watch::Sender<Seq>,
@@ -118,6 +129,8 @@ pub struct Engine<D: Disk> {
     /// The number of the next new device.
     next_number: u32,
     devices: u64,
+    /// Devices with a revocation.
+    revoked: u64,
     messages: u64,
     pending: u64,
     live_bytes: u64,
@@ -131,6 +144,8 @@ pub struct Engine<D: Disk> {
     duty: usize,
     checkpoints: checkpoint::State<D>,
     trim: trim::State,
+    /// What operators set, in the order of the journal.
+    controls: Controls,
     /// The gap that is being made.
     gap: Option<streams::GapScan>,
     /// Batches whose record can't be read; their entries are looked for part by part.
@@ -163,13 +178,17 @@ impl<D: Disk> Engine<D> {
                 self.last_active(&active);
                 Ok(())
             }
-            Command::StreamAck { stream, cursor } => self.stream_ack(&stream, cursor),
+            Command::StreamAck { stream, cursor } => self.stream_ack(now, &stream, cursor),
+            Command::ControlApp { app, change, reply } => self.control_app(app, change, reply),
             Command::RetireStream { stream, force, reply } => self.retire_stream(&stream, force, reply),
             Command::Query { query, reply } => {
                 // As of the newest record staged: durable when the answer goes out.
                 let answer = (Seq(self.journal.next_seq().0 - 1), self.answer(&query));
                 self.effects.push(Effect::Query(reply, answer));
                 Ok(())
+            }
+            Command::RevokeCredentials { device, epoch, allow_registration, reply } => {
+                self.revoke(&device, epoch, allow_registration, reply)
             }
             Command::Flush { checkpoint, reply } => {
                 self.flush(now, checkpoint)?;
@@ -181,19 +200,22 @@ impl<D: Disk> Engine<D> {
 
     /// Makes everything staged durable, then tells everybody. After an error nothing of the group was told, and the engine is of no use.
     pub fn commit(&mut self, now: Millis) -> Result<(), StoreFailure> {
-        if self.journal.staged_bytes() > 0 {
-            let bytes = self.journal.staged_bytes() as u64;
+        let bytes = self.journal.staged_bytes() as u64;
+        if bytes > 0 {
             let head = self.journal.commit(now)?;
             self.shared.index.set_committed(head);
             StoreStats::add(&self.shared.stats.commits, 1);
             StoreStats::add(&self.shared.stats.commit_bytes, bytes);
             self.checkpoints.note_bytes(bytes);
             self.replenish(now)?;
-            self.measure_streams(now);
         }
         let head = self.journal.head();
         self.shared.head.send_if_modified(|shown| std::mem::replace(shown, head) != head);
         self.release();
+        if bytes > 0 {
+            // With the cursors that this group moved: else what they let go would count until the next one.
+            self.measure_streams(now);
+        }
         Ok(())
     }
 
@@ -205,6 +227,11 @@ impl<D: Disk> Engine<D> {
     /// See [`super::Store::pull`].
     pub fn pull(&self, device: &DeviceKey, after: Reached, max: usize, now: Millis, out: &mut Vec<Pulled>) {
         self.shared.index.pull(device, after, max, now, out);
+    }
+
+    /// See [`super::Store::revocation`].
+    pub fn revocation(&self, device: &DeviceKey) -> Revocation {
+        self.shared.index.revocation(device)
     }
 
     /// Reads a body, from memory or from the journal. The store's threads have a thread for that; this is for who has none.
@@ -265,7 +292,7 @@ impl<D: Disk> Engine<D> {
                 0 => self.expire(now)?,
                 1 => self.sweep_damaged(now)?,
                 2 => self.checkpoint_slice(now)?,
-                3 => self.gap_slice()?,
+                3 => self.gap_slice(now)?,
                 _ => self.trim_slice(now)?,
             };
             if busy {
@@ -319,11 +346,25 @@ impl<D: Disk> Engine<D> {
                 Effect::Cursor(stream, cursor) => self.shared.streams.set_cursor(stream, cursor),
                 Effect::Gap(stream, gap) => self.shared.streams.insert_gap(stream, *gap),
                 Effect::StreamRetired(stream) => self.shared.streams.retire(stream),
+                Effect::App(app, control) => {
+                    let controls = self.shared.controls.write();
+                    controls.unwrap_or_else(PoisonError::into_inner).insert(app, control);
+                }
+                // Who asked may have left.
+                Effect::AppAnswer(reply, answer) => drop(reply.send(answer)),
                 // Who asked may have left.
                 Effect::RetireAnswer(reply, answer) => drop(reply.send(answer)),
                 // Who asked may have left.
                 Effect::Query(reply, answer) => drop(reply.send(answer)),
                 Effect::Flushed(reply) => drop(reply.send(())),
+                Effect::Revoked(device, reply, answer) => {
+                    // Its session first: who asked may rely on that it ends.
+                    if let Some(device) = device {
+                        self.sink.revoked(&device);
+                    }
+                    // Who asked may have left.
+                    reply.send(answer).ok();
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The start: the newest checkpoint, then the journal behind it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use tokio::sync::watch;
 
@@ -86,7 +86,7 @@ impl<D: Disk> Engine<D> {
         replay.tidy();
         let held: u64 = replay.loaded.held.values().map(|held| held.len() as u64).sum();
         let left_out = replay.malformed + held;
-        let Loaded { index, next_number, mut streams, interned, .. } = replay.loaded;
+        let Loaded { index, next_number, mut streams, controls, interned, .. } = replay.loaded;
         index.set_committed(recovery.head);
         let changes = streams.configure(options, journal.reader().oldest(), journal.next_seq());
         let streams = Streams::new(streams, &options.streams);
@@ -94,6 +94,7 @@ impl<D: Disk> Engine<D> {
             index,
             bodies,
             streams,
+            controls: RwLock::new(controls.clone()),
             stats: StoreStats::default(),
             reader: journal.reader(),
             head: watch::Sender::new(recovery.head),
@@ -115,6 +116,7 @@ impl<D: Disk> Engine<D> {
             replenish_at: 0,
             next_number,
             devices: 0,
+            revoked: 0,
             messages: 0,
             pending: 0,
             live_bytes: 0,
@@ -125,6 +127,7 @@ impl<D: Disk> Engine<D> {
             duty: 0,
             checkpoints: checkpoint::State::new(since, covers, oldest_kept),
             trim: trim::State::default(),
+            controls,
             gap: None,
             damaged: VecDeque::new(),
         };
@@ -151,6 +154,7 @@ impl<D: Disk> Engine<D> {
         for part in 0..shared.index.len() {
             let part = shared.index.lock(part);
             self.devices += part.devices.len() as u64;
+            self.revoked += part.revocations.len() as u64;
             self.messages += part.messages.len() as u64;
             watermark = watermark.max(part.ids.watermark());
             for batch in part.batches.values() {

@@ -11,7 +11,7 @@ use crate::ids::{DeviceKey, Seq};
 use crate::store::batch::Batch;
 use crate::store::batch_ids::{Remembered, id_key};
 use crate::store::body_cache::BodyCache;
-use crate::store::codec::Malformed;
+use crate::store::codec::{Malformed, Take};
 use crate::store::fault::{self, Fault};
 use crate::store::journal::Record;
 use crate::store::options::StoreOptions;
@@ -19,7 +19,7 @@ use crate::store::part::{About, Entry, Spread};
 use crate::store::part_messages::Acceptance;
 use crate::store::push_record::{MessageKey, Numbers, take_bitmap};
 use crate::store::record::{
-    self, BatchRecord, DeviceRecord, MassRecord, ReceiptRecord, Target, has_ordinal, take_refused,
+    self, BatchRecord, DeviceRecord, MassRecord, ReceiptRecord, Target, has_ordinal, take_epoch, take_refused,
 };
 
 /// The index, on its way to the journal's head.
@@ -44,6 +44,8 @@ impl Replay<'_> {
             record::CURSOR | record::STREAM | record::ROUTE | record::GAP | record::RETIRED => {
                 self.loaded.streams.apply(at.kind, at.seq, at.payload)
             }
+            record::APP => super::apps::take_into(&mut Take(at.payload), &mut self.loaded.controls),
+            record::EPOCH => self.epoch(at),
             _ => Err(Malformed),
         };
         if let Ok(Some(app)) = record::app_of(at.kind, at.payload) {
@@ -211,6 +213,18 @@ impl Replay<'_> {
             part.end(home, record.batch, Err(mass.reason), mass.count, Numbers::Many(&numbers));
         }
         self.masses.entry(record.batch).or_default().push(mass.ordinals);
+        Ok(())
+    }
+
+    fn epoch(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        let mut take = Take(at.payload);
+        let (key, revocation) = take_epoch(&mut take)?;
+        if !take.0.is_empty() {
+            return Err(Malformed);
+        }
+        if self.is_new_at_device(&key, at.seq) {
+            self.loaded.index.of_device(&key).revocations.insert(key, revocation);
+        }
         Ok(())
     }
 

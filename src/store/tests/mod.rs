@@ -6,6 +6,7 @@ mod embedded;
 mod full;
 mod model;
 mod plan;
+mod revoke;
 mod streams;
 mod streams_model;
 mod support;

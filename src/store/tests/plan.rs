@@ -199,7 +199,7 @@ impl Promised {
                     self.seen.insert(session.slot);
                 }
                 Told::Ended(device, seq, reason) => self.ended.push((device, seq, reason)),
-                Told::Batch(..) | Told::Refused(_) | Told::AckRefused(_) => {}
+                Told::Batch(..) | Told::Refused(_) | Told::AckRefused(_) | Told::Revoked(_) => {}
             }
         }
         for (id, waiting) in &mut self.waiting {

@@ -39,6 +39,7 @@ pub(super) enum Told {
     Refused(SessionRef),
     AckRefused(SessionRef),
     Ended(DeviceKey, Seq, Failure),
+    Revoked(DeviceKey),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -51,6 +52,14 @@ impl Sink {
 
     pub(super) fn take(&self) -> Vec<Told> {
         std::mem::take(&mut *self.0.lock().expect("not poisoned"))
+    }
+}
+
+impl Sink {
+    /// The devices that were told to be revoked.
+    pub(super) fn revoked(&self) -> Vec<DeviceKey> {
+        let revoked = |told| if let Told::Revoked(device) = told { Some(device) } else { None };
+        self.take().into_iter().filter_map(revoked).collect()
     }
 }
 
@@ -71,6 +80,9 @@ impl CommitSink for Sink {
     }
     fn ack_refused(&mut self, session: SessionRef) {
         self.tell(Told::AckRefused(session));
+    }
+    fn revoked(&mut self, device: &DeviceKey) {
+        self.tell(Told::Revoked(*device));
     }
     fn ended(&mut self, device: &DeviceKey, batch: Seq, reason: Failure) {
         self.tell(Told::Ended(*device, batch, reason));
