@@ -44,8 +44,10 @@ pub const OUTBOX_BYTES: usize = 64 * 1024;
 
 /// Bytes that a QUIC device may send before they are read.
 pub const QUIC_RECEIVE_BYTES: u32 = 64 * 1024;
-/// Bytes of datagrams kept for one QUIC connection that waits to be taken in.
-pub const QUIC_INCOMING_BYTES: u64 = 16 * 1024;
+/// QUIC connections that wait to be taken in, on each shard; beyond, they are refused.
+pub const QUIC_INCOMING: usize = 1_024;
+/// Bytes of further datagrams kept for one of them.
+pub const QUIC_INCOMING_BYTES: u64 = 4 * 1024;
 
 /// Longest retention, milliseconds from acceptance: 72 hours.
 pub const RETENTION_MS: u64 = 72 * 3600 * 1000;
@@ -58,6 +60,8 @@ pub const TURN_FANOUT_MICROS: u64 = 1_000;
 pub const TURN_HANDSHAKE_STEPS: usize = 8;
 /// Acks of one command of a shard to the store; when so many wait, the shard reads nothing.
 pub const TURN_ACKS: usize = 4_096;
+/// Looks at sessions and at what they may have, for messages that were taken back, of one turn of a shard.
+pub const TURN_RECALLS: usize = 512;
 /// Hand-overs (sessions named) waiting in one shard's mailbox; beyond, the shard looks at all its sessions instead.
 pub const MAILBOX_SLOTS: usize = 1_000_000;
 /// Shards of one process.

@@ -21,7 +21,7 @@ use crate::admin::token::{Token, TokenError};
 use crate::admin::{self, Admin, Readiness, StoreAccess};
 use crate::apps::Apps;
 use crate::clock::Clock;
-use crate::config::{Config, Scope};
+use crate::config::{self, Config, Scope};
 use crate::directory::Directory;
 use crate::ids::{DigestKey, ShardId};
 use crate::pki::{self, PkiError};
@@ -31,7 +31,7 @@ use crate::store::disk::Disk;
 use crate::store::disk::format::Format;
 use crate::store::embedded::{EmbeddedStore, Opened};
 use crate::store::engine::{OpenError, StoreFailure};
-use crate::store::options::StoreOptions;
+use crate::store::options::{Quota, StoreOptions};
 use crate::store::{Command, Store};
 use crate::telemetry::{self, Gauge, Renderer};
 use sockets::Sockets;
@@ -266,7 +266,18 @@ fn store_options(config: &Config, salt: u64) -> StoreOptions {
         stream_hard_bytes: store.stream_hard_bytes,
         streams: config.streams(),
         app_streams: config.apps.iter().map(|app| (app.key.clone(), app.stream.clone())).collect(),
+        app_quotas: config.apps.iter().map(|app| (app.key.clone(), quota(&app.pending, store))).collect(),
+        max_recalls: store.max_recalls,
         ..StoreOptions::default()
+    }
+}
+
+/// Bounds of the app's own, else the store's.
+fn quota(app: &config::PendingBounds, store: &config::Store) -> Quota {
+    Quota {
+        max_entries: app.messages.unwrap_or(store.max_pending_per_device) as usize,
+        max_bytes: app.bytes.unwrap_or(u64::MAX),
+        drop_oldest: app.drop_oldest,
     }
 }
 
@@ -285,6 +296,9 @@ fn device_context(
     let quic = match (&tls, &sockets.quic) {
         (Some(tls), Some(group)) => {
             let keys = quic::Keys::of(&base.config.data_dir)?;
+            for shard in &base.figures[..group.endpoints()] {
+                shard.quic.store(true, Ordering::Relaxed);
+            }
             Some(quic::Settings::new(&config, tls, keys, group.endpoints())?)
         }
         _ => None,

@@ -14,6 +14,7 @@ pub mod keys;
 pub mod output;
 pub mod peer;
 pub mod push;
+pub mod revoke;
 pub mod serve;
 pub mod streams;
 
@@ -44,6 +45,8 @@ pub enum Command {
     Device(device::Args),
     /// Push a message, as a router does, and follow what becomes of it
     Push(push::Args),
+    /// Take a message back, as a router does
+    Revoke(revoke::Args),
     /// Ask an edge what became of a message, or what it knows of a device
     Inspect(inspect::Args),
     /// Show the apps, suspend or resume one, or set its rates
@@ -61,6 +64,7 @@ pub fn run() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Device(args) => device::run(&args),
         Command::Push(args) => push::run(&args),
+        Command::Revoke(args) => revoke::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Apps(args) => apps::run(&args),
         Command::Streams(args) => streams::run(&args),

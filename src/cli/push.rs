@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::ids::{self, DigestKey};
 use crate::limits;
 use crate::wire::pb::device as pb;
-use crate::wire::pb::router::{DeliverBatch, PushSource, Target};
+use crate::wire::pb::router::{DeliverBatch, OfflinePolicy, PushSource, Target};
 
 /// Milliseconds without a link after which `push` gives up.
 const PATIENCE_MS: u64 = 30_000;
@@ -53,6 +53,15 @@ pub struct Args {
     /// How long it is kept for devices that are not connected, seconds, at most 259,200; 0: only who is connected
     #[arg(long, value_name = "SECONDS")]
     retention: Option<u32>,
+    /// Which messages it goes ahead of
+    #[arg(long, value_enum, default_value = "normal")]
+    priority: Priority,
+    /// It takes the place of older pending messages with this key
+    #[arg(long, value_name = "KEY", default_value = "")]
+    collapse_key: String,
+    /// Keep it for devices that are not connected, or return those as refused
+    #[arg(long, value_enum, default_value = "store")]
+    offline: Offline,
     /// A label that every receipt carries
     #[arg(long, value_name = "KEY", default_value = "")]
     job_key: String,
@@ -94,11 +103,26 @@ enum Kind {
     Message,
 }
 
+/// High goes ahead of normal that was not sent yet.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Priority {
+    Normal,
+    High,
+}
+
+/// What to do for those who are not connected.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Offline {
+    Store,
+    Return,
+}
+
 const EXAMPLES: &str = "\
 Examples:
   mooring push --dev data --device d-1 --title Hello --body 'Your parcel is here'
   mooring push --dev data --targets devices.txt --title Sale --retention 3600 --job-key spring
   cat ids | mooring push --dev data --targets - --kind message --body '{}' --silent --json
+  mooring push --dev data --device d-1 --title Rain --priority high --collapse-key weather
   mooring push --address edge.example:7400 --ca ca.pem --certificate router.pem \\
       --key router.key --app 23456789 --device 4f2a --title Hello --no-follow
 
@@ -219,6 +243,15 @@ fn template(args: &Args, app: &str, now: u64) -> DeliverBatch {
         }),
         retention_seconds: args.retention,
         job_key: args.job_key.clone(),
+        priority: match args.priority {
+            Priority::Normal => pb::Priority::Normal.into(),
+            Priority::High => pb::Priority::High.into(),
+        },
+        collapse_key: args.collapse_key.clone(),
+        offline_policy: match args.offline {
+            Offline::Store => OfflinePolicy::Store.into(),
+            Offline::Return => OfflinePolicy::Return.into(),
+        },
         source: PushSource::Api.into(),
         target_type: "device".into(),
         ..DeliverBatch::default()

@@ -79,6 +79,19 @@ pub struct App {
     pub stream: Arc<str>,
     /// What it may do, unless an operator says otherwise at run time.
     pub rates: Rates,
+    /// What one of its devices may have pending.
+    pub pending: PendingBounds,
+}
+
+/// What one device may have pending.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PendingBounds {
+    /// Messages; `None`: as `store.max_pending_per_device` says.
+    pub messages: Option<u32>,
+    /// Bytes of their encodings; `None`: any.
+    pub bytes: Option<u64>,
+    /// Beyond, the oldest end, instead of the newest being refused.
+    pub drop_oldest: bool,
 }
 
 /// What a router may do.
@@ -271,6 +284,7 @@ fn read_app(section: &mut Section<'_, '_>) -> Option<App> {
         sessions_per_s: section.value("sessions_per_s", 0, |_| Ok(())),
         max_sessions: section.value("max_sessions", 0, |_| Ok(())),
     };
+    let pending = read_pending(section);
     let parsed = key.as_deref().map(AppKey::parse);
     if parsed == Some(None) {
         let text = format!("must be 1 to {} letters, digits, - _ . :", limits::APP_KEY_BYTES);
@@ -285,7 +299,23 @@ fn read_app(section: &mut Section<'_, '_>) -> Option<App> {
         }
     };
     let (key, stream) = (parsed??, stream.into());
-    Some(App { key, app_id, packages, secret_file, secret, epoch, registration, stream, rates })
+    Some(App { key, app_id, packages, secret_file, secret, epoch, registration, stream, rates, pending })
+}
+
+/// 0 stands for no bound of the app's own.
+fn read_pending(section: &mut Section<'_, '_>) -> PendingBounds {
+    let messages = section.value("max_pending_per_device", 0u32, |most| within(most, &(0..=100_000)));
+    let bytes = section.value("max_pending_bytes_per_device", 0u64, |most| within(most, &(0..=1 << 40)));
+    let over =
+        section.value("over_quota", String::from("refuse_newest"), |over: &String| match over.as_str() {
+            "refuse_newest" | "drop_oldest" => Ok(()),
+            _ => Err("must be \"refuse_newest\" or \"drop_oldest\"".into()),
+        });
+    PendingBounds {
+        messages: (messages > 0).then_some(messages),
+        bytes: (bytes > 0).then_some(bytes),
+        drop_oldest: over == "drop_oldest",
+    }
 }
 
 fn read_routers(router: &mut Section<'_, '_>, apps: &[App]) -> Vec<RouterRights> {

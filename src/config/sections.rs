@@ -139,6 +139,8 @@ sections! {
         max_messages: u64 = 1_000_000, 1_000..=1_000_000_000;
         /// Devices known, at most.
         max_devices: u64 = 20_000_000, 1..=1_000_000_000;
+        /// Messages taken back that are remembered, at most.
+        max_recalls: u64 = 10_000, 1..=1_000_000;
         /// Bytes of recent bodies kept in memory.
         body_cache_bytes: u64 = 256 * MIB, MIB..=1_024 * 1_024 * MIB;
         /// Bytes of journal that one unread stream may pin before its apps' batches are refused.

@@ -166,6 +166,13 @@ impl<E: Entry> Session<E> {
         self.in_flight.iter().find(|f| f.entry.message() == message).map(|f| f.entry.accepted_at())
     }
 
+    /// An entry in flight, and when it was last written.
+    pub fn last_sent(&self, seq: Seq, ack_deadline_ms: u64) -> Option<(&E, Millis)> {
+        let f = self.in_flight.iter().find(|f| f.entry.seq() == seq)?;
+        let last = if f.overdue { f.deadline.saturating_sub(ack_deadline_ms) } else { f.first_sent };
+        Some((&f.entry, last))
+    }
+
     /// Removes a message from the window (any event implies arrive); when it was first written.
     fn settle(&mut self, message: MessageId) -> Option<Millis> {
         let at = self.in_flight.iter().position(|f| f.entry.message() == message)?;

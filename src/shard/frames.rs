@@ -50,6 +50,7 @@ impl Shard {
         events: Vec<(MessageId, Event, Millis)>,
     ) -> Result<(), DeviceError> {
         let (now, shard) = (self.now(), self.id);
+        self.note_move(conn);
         let Some(connection) = self.connection(conn) else { return Ok(()) };
         let Phase::Live(live) = &mut connection.phase else { return Ok(()) };
         for (message, event, _) in &events {
@@ -67,6 +68,28 @@ impl Shard {
         self.mark_dirty(conn);
         self.work.notify_one();
         Ok(())
+    }
+
+    /// A device that goes on from another address, as QUIC allows: its receipts say so from here on.
+    fn note_move(&mut self, conn: ConnRef) {
+        let (shard, store) = (self.id, self.context.store.clone());
+        let Some(connection) = self.connection(conn) else { return };
+        let moved = connection.stream.moved_to().filter(|address| address.ip() != connection.peer.ip());
+        let (Some(address), Phase::Live(live)) = (moved, &connection.phase) else { return };
+        let seen = Seen {
+            key: live.device,
+            app: live.app.clone(),
+            device_id: live.device_id.clone(),
+            attributes: live.attributes.clone(),
+            push_on: None,
+            client_ip: address.ip().to_canonical(),
+        };
+        // No slot has this number: nobody waits for an answer.
+        let nobody = SessionRef { generation: live.generation, slot: u32::MAX, shard };
+        // A store that is busy is told with the next Ack.
+        if store.submit(Command::Seen { device: Box::new(seen), session: nobody }).is_ok() {
+            connection.peer = address;
+        }
     }
 
     /// Attributes or the switch: answered when durable.

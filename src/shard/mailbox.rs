@@ -40,6 +40,8 @@ pub struct Mail {
     pub revoked: Vec<SessionRef>,
     /// Entries that ended without the device's doing.
     pub ended: Vec<(SessionRef, crate::ids::Seq)>,
+    /// Messages were taken back.
+    pub recalled: bool,
     /// Leave, spread over so many milliseconds.
     pub leave: Option<u64>,
 }
@@ -112,6 +114,11 @@ impl Mailbox {
                 mail.ended.push((session, batch));
             }
         });
+    }
+
+    /// A message was taken back: the store knows which.
+    pub fn recalled(&self) {
+        self.put(|mail| mail.recalled = true);
     }
 
     /// The edge leaves: sessions are sent away within `window_ms`.

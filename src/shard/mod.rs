@@ -15,6 +15,7 @@ mod outbox;
 mod output;
 mod pump;
 pub mod quic;
+mod recalls;
 mod state;
 mod stream;
 mod timers;
@@ -83,7 +84,7 @@ pub struct ShardFigures {
     pub handshakes: AtomicUsize,
     /// Pushes written since the start.
     pub deliveries: AtomicU64,
-    /// Whether it has a QUIC endpoint.
+    /// Whether it has a QUIC endpoint; set before it starts.
     pub quic: AtomicBool,
 }
 
@@ -108,7 +109,6 @@ pub fn run(id: ShardId, context: Arc<DeviceContext>, mut listeners: Listeners) -
             (Some(settings), Some(socket)) => Some(quic::start(&shard, id, settings, socket)?),
             _ => None,
         };
-        context.figures(id).quic.store(endpoint.is_some(), Ordering::Relaxed);
         listener::start(&shard, listeners)?;
         turn::run(&shard).await;
         if let Some(endpoint) = endpoint {
@@ -179,6 +179,12 @@ impl CommitSink for Handover {
     fn ack_refused(&mut self, session: SessionRef) {
         if let Some(mailbox) = self.mailbox(session.shard) {
             mailbox.ack_refused(session);
+        }
+    }
+
+    fn recalled(&mut self, _seq: Seq) {
+        for mailbox in self.mailboxes.iter() {
+            mailbox.recalled();
         }
     }
 

@@ -12,6 +12,8 @@ pub(super) struct Outbox(Option<Box<Waiting>>);
 
 struct Waiting {
     bytes: Vec<u8>,
+    /// When the first of them came.
+    since: Millis,
     /// When the first of them came, or some were written last.
     moved_at: Millis,
     /// The earliest expiry of the pushes among them.
@@ -38,7 +40,7 @@ impl Outbox {
         }
         let waiting = self.0.get_or_insert_with(|| {
             telemetry::adjust(Gauge::Outboxes, 1);
-            Box::new(Waiting { bytes: Vec::new(), moved_at: now, expires_at: Millis::MAX })
+            Box::new(Waiting { bytes: Vec::new(), since: now, moved_at: now, expires_at: Millis::MAX })
         });
         waiting.bytes.extend_from_slice(bytes);
         telemetry::adjust(Gauge::OutboxBytes, bytes.len() as i64);
@@ -66,6 +68,11 @@ impl Outbox {
     /// Something in it has expired: none of it may be written any more, as frames can't be taken out of a stream of bytes.
     pub(super) fn is_expired(&self, now: Millis) -> bool {
         self.0.as_ref().is_some_and(|waiting| waiting.expires_at <= now)
+    }
+
+    /// Whether what was sent at this time, or some of it, may wait in it.
+    pub(super) fn may_hold(&self, sent_at: Millis) -> bool {
+        self.0.as_ref().is_some_and(|waiting| waiting.since <= sent_at)
     }
 
     /// Since when it stands still; `None`: it is empty.
@@ -108,6 +115,7 @@ mod tests {
         assert!(outbox.is_empty() && !outbox.is_expired(Millis::MAX));
         outbox.push(50, b"g");
         assert!(!outbox.is_expired(1_000), "of earlier bytes nothing is left");
+        assert!(outbox.may_hold(50) && !outbox.may_hold(49));
     }
 
     #[test]

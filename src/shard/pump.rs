@@ -89,7 +89,8 @@ impl Shard {
                 && let Some(entry) = entries.next()
             {
                 let listed = InList(entry.batch.clone());
-                if entry.batch.expires_at <= now || live.received.contains(&entry.batch.message) {
+                let is_over = entry.batch.expires_at <= now || entry.batch.is_revoked();
+                if is_over || live.received.contains(&entry.batch.message) {
                     live.session.handle_skipped(&listed);
                     continue;
                 }
@@ -166,6 +167,11 @@ impl Shard {
         loop {
             let mut body = None;
             if let Some(entry) = live.session.peek_again(now) {
+                if entry.0.is_revoked() {
+                    let ended = entry.0.seq;
+                    live.session.handle_ended(ended);
+                    continue;
+                }
                 if connection.outbox.len() + out.len() >= limits::OUTBOX_BYTES {
                     // The device doesn't read: the first copy may be waiting there still.
                     retry = Some(now + RETRY_MS);

@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 use super::DeviceContext;
 use super::identify::Grant;
 use super::outbox::Outbox;
+use super::recalls::Recalls;
 use super::stream::Stream;
 use super::tls::Tls;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
@@ -56,6 +57,8 @@ pub(super) struct Shard {
     /// As many as are pending, at most.
     pub unreported: Wheel<SentAlone>,
     pub last_active: Vec<(DeviceKey, Millis)>,
+    /// Whom to tell of messages that were taken back.
+    pub recalls: Recalls,
     /// Connections that are not read because `acks` is full.
     pub paused: Vec<ConnRef>,
     /// Sessions whose body read was refused as busy.
@@ -135,6 +138,8 @@ pub(super) struct Flags {
     pub held: bool,
     /// Waits for a body.
     pub waits_for_body: bool,
+    /// Reads for itself of messages that were taken back.
+    pub behind_on_recalls: bool,
     /// Stands among the paused.
     pub paused: bool,
     /// The write side is shut; what still comes is thrown away.
@@ -158,6 +163,8 @@ pub(super) enum Phase {
 /// A Hello that waits until it is durable.
 pub(super) struct Registering {
     pub live: Box<Live>,
+    /// When the device was last active before.
+    pub last_active: Option<Millis>,
     pub grant: Grant,
     pub deadline: Millis,
 }
@@ -215,7 +222,6 @@ impl Shard {
         let now = context.clock.now();
         Self {
             id,
-            context,
             connections: Slab::new(),
             next_serial: 0,
             keepalive: Wheel::new(now),
@@ -228,6 +234,7 @@ impl Shard {
             sent_alone: Vec::new(),
             unreported: Wheel::new(now),
             last_active: Vec::new(),
+            recalls: Recalls::new(*context.store.head().borrow()),
             paused: Vec::new(),
             want_body: Vec::new(),
             handshake_steps: crate::limits::TURN_HANDSHAKE_STEPS,
@@ -239,6 +246,7 @@ impl Shard {
             scratch: Scratch::default(),
             pulled: Vec::new(),
             now,
+            context,
         }
     }
 

@@ -64,7 +64,7 @@ fn turn(owner: &Shared, timers: bool) -> bool {
     if timers {
         shard.fire();
     }
-    let more = shard.fan_out();
+    let more = shard.tell_recalls() | shard.fan_out();
     shard.submit();
     more || !shard.deferred.is_empty()
 }
@@ -90,13 +90,8 @@ impl Shard {
         }
         self.take_confirms(&mail.confirms);
         for (session, batch) in mail.ended {
-            if let Some(conn) = self.session(session)
-                && let Some(connection) = self.connection(conn)
-                && let Phase::Live(live) = &mut connection.phase
-            {
-                live.session.handle_ended(batch);
-                live.unwritten.retain(|entry| entry.batch.seq != batch);
-                self.mark_dirty(conn);
+            if let Some(conn) = self.session(session) {
+                self.forget_entry(conn, batch);
             }
         }
         for session in mail.loaded {
@@ -122,6 +117,9 @@ impl Shard {
             if let Some(conn) = self.session(session) {
                 self.take_urgent(conn);
             }
+        }
+        if mail.recalled {
+            self.recalls.note();
         }
         if let Some(window_ms) = mail.leave {
             self.start_leaving(window_ms);

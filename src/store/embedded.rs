@@ -12,8 +12,8 @@ use super::options::StoreOptions;
 use super::stats::StoreStats;
 use super::thread::{self, Inbox, Wanted};
 use super::{
-    BodySink, Busy, Command, CommitSink, Pulled, Refused, Store, StreamBounds, StreamError, StreamRead,
-    StreamState,
+    BodySink, Busy, Command, CommitSink, Pulled, Recall, Refused, Store, StreamBounds, StreamError,
+    StreamRead, StreamState,
 };
 use crate::clock::Clock;
 use crate::credential::Revocation;
@@ -124,6 +124,18 @@ impl<D: Disk> Store for EmbeddedStore<D> {
 
     fn want_body(&self, batch: &Arc<Batch>, session: SessionRef) -> Result<(), Busy> {
         self.wanted.put(batch.clone(), session)
+    }
+
+    fn recalls(&self, after: Seq, since: Millis, max: usize) -> Vec<Arc<Recall>> {
+        self.shared.recalls.read(after, since, max)
+    }
+
+    fn may_have(&self, device: &DeviceKey, recall: &Recall) -> bool {
+        self.shared.index.may_have(device, recall, self.shared.opened_at)
+    }
+
+    fn last_active(&self, device: &DeviceKey) -> Option<Millis> {
+        self.shared.index.last_active(device)
     }
 
     fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError> {

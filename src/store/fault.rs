@@ -13,6 +13,8 @@ pub(super) enum Fault {
     IgnoreFloors,
     /// Drops entries of a checkpoint whose batch is younger than its home's slice.
     DropHeld,
+    /// Forgets at a start which messages were taken back.
+    ForgetRecalls,
 }
 
 #[cfg(test)]

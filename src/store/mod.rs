@@ -11,13 +11,14 @@ use tokio::sync::{oneshot, watch};
 use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
-    Accepted, Acked, AppControl, Attributes, Counts, Failure, Millis, NewBatch, Reached, Rejection, Seen,
-    StreamEvent,
+    Accepted, Acked, AppControl, Attributes, Counts, Failure, Millis, NewBatch, Reached, Rejection, Revoked,
+    Seen, StreamEvent,
 };
 
 /// A committed batch as sessions see it: immutable, shared by all entries that point to it.
 pub use self::batch::Batch;
 pub use self::operator::{AppChange, RetireError, Retired, StreamState};
+pub use self::recalls::Recall;
 
 pub mod batch;
 mod batch_ids;
@@ -36,6 +37,7 @@ pub mod options;
 mod part;
 mod part_messages;
 mod push_record;
+mod recalls;
 mod record;
 pub mod stats;
 mod stream;
@@ -86,6 +88,15 @@ pub enum Command {
         change: AppChange,
         /// What holds from then on, once durable; `None`: the disk has no room for it.
         reply: oneshot::Sender<Option<(Seq, AppControl)>>,
+    },
+    /// Take a message back where it is pending, and what comes of it later. Answered when nothing of it is pending.
+    Revoke {
+        /// The app.
+        app: AppKey,
+        /// The message.
+        message: MessageId,
+        /// The answer, once durable.
+        reply: oneshot::Sender<Result<Revoked, Rejection>>,
     },
     /// Ends a stream that the configuration no longer names, with what is unread of it; or, with `force`, drops what is unread of one that it
     /// does name: a gap takes its place.
@@ -324,6 +335,21 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// on the next timer.
     fn want_body(&self, batch: &Arc<Batch>, session: SessionRef) -> Result<(), Busy>;
 
+    /// Messages that were taken back behind `after` and at or after `since`, oldest first, at most `max`. A store that takes nothing back has none.
+    fn recalls(&self, _after: Seq, _since: Millis, _max: usize) -> Vec<Arc<Recall>> {
+        Vec::new()
+    }
+
+    /// Whether the device may have the message that was taken back: it was written to it, or arrived. Rather once too often than too seldom.
+    fn may_have(&self, _device: &DeviceKey, _recall: &Recall) -> bool {
+        false
+    }
+
+    /// When the device was last active, as far as known; `None`: it isn't known.
+    fn last_active(&self, _device: &DeviceKey) -> Option<Millis> {
+        None
+    }
+
     /// Where a stream stands.
     fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError>;
 
@@ -369,6 +395,10 @@ pub trait CommitSink: Send {
     /// There is no room for an Ack. A later Ack's confirmation would cover it, so this session has to end: the device says it again on its next one.
     fn ack_refused(&mut self, session: SessionRef) {
         tracing::warn!(?session, "an Ack can't be kept: the disk is full, and the reserve used up");
+    }
+    /// A message was taken back: [`Store::recalls`] has it from now on, and sessions whose device has the message are to be told.
+    fn recalled(&mut self, seq: Seq) {
+        tracing::debug!(%seq, "a message was taken back");
     }
     /// The device's credentials were revoked, durably: a session with one has to end. For a sink without sessions there is nothing to do.
     fn revoked(&mut self, _device: &DeviceKey) {}

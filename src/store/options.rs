@@ -45,6 +45,21 @@ pub struct StoreOptions {
     pub streams: Vec<Arc<str>>,
     /// Which stream an app belongs to.
     pub app_streams: HashMap<AppKey, Arc<str>>,
+    /// What one device of an app may have pending, where that isn't [`StoreOptions::max_pending_per_device`] alone.
+    pub app_quotas: HashMap<AppKey, Quota>,
+    /// Messages taken back that are remembered.
+    pub max_recalls: u64,
+}
+
+/// What one device may have pending.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quota {
+    /// Messages.
+    pub max_entries: usize,
+    /// Bytes of their encodings; `u64::MAX`: any.
+    pub max_bytes: u64,
+    /// The oldest end for a newer one, instead of the newest being refused.
+    pub drop_oldest: bool,
 }
 
 impl Default for StoreOptions {
@@ -68,11 +83,20 @@ impl Default for StoreOptions {
             unmatched_per_second: 100,
             streams: vec!["main".into()],
             app_streams: HashMap::new(),
+            app_quotas: HashMap::new(),
+            max_recalls: 10_000,
         }
     }
 }
 
 impl StoreOptions {
+    /// What one device of an app may have pending.
+    pub(super) fn quota_of(&self, app: &AppKey) -> Quota {
+        let default =
+            Quota { max_entries: self.max_pending_per_device, max_bytes: u64::MAX, drop_oldest: false };
+        self.app_quotas.get(app).copied().unwrap_or(default)
+    }
+
     /// The position of an app's stream among [`StoreOptions::streams`].
     pub(super) fn stream_of(&self, app: &str) -> usize {
         AppKey::parse(app)

@@ -16,6 +16,7 @@ use super::batch::Batch;
 use super::batch_ids::BatchIds;
 use super::fault::{self, Fault};
 use super::push_record::{MessageKey, PushRecord};
+use super::recalls::Recall;
 use super::record::ReceiptRecord;
 use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq};
@@ -170,6 +171,8 @@ pub(super) struct Part {
     pub(super) ids: BatchIds,
     /// Of all messages that were ever here.
     pub(super) totals: Counts,
+    /// Messages of this part that were taken back.
+    pub(super) recalls: HashMap<MessageKey, Arc<Recall>, Spread>,
 }
 
 #[cfg(test)]

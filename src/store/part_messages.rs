@@ -43,6 +43,9 @@ impl Part {
         let record = self.messages.entry(key).or_insert_with(|| {
             PushRecord::new(what.body_digest, what.accepted_at, what.expires_at, what.job_key.clone())
         });
+        if let Some(recall) = self.recalls.get(&key) {
+            recall.extend(what.expires_at);
+        }
         let totals = &mut self.totals;
         record.expires_at = record.expires_at.max(what.expires_at);
         record.batches += 1;
@@ -133,9 +136,7 @@ impl Part {
     pub(super) fn count_receipt(&mut self, key: MessageKey, receipt: &Receipt, number: u32) {
         let Some(record) = self.messages.get_mut(&key) else { return };
         let totals = &mut self.totals;
-        // What arrived was sent, also when a crash made the edge forget the time.
-        let written = matches!(receipt.kind, ReceiptKind::Sent | ReceiptKind::Arrive) && !receipt.unmatched;
-        if written && record.sent_to.insert(number) {
+        if receipt.says_sent() && record.sent_to.insert(number) {
             totals.sent += 1;
         }
         match receipt.kind {

@@ -221,6 +221,16 @@ impl PushRecord {
         self.failed.iter().find(|(_, _, devices)| devices.contains(number)).map(|(reason, ..)| *reason)
     }
 
+    /// Whether it may be on the device, of what was known at `opened_at` or later: it was written, it arrived, or it was taken back while nobody
+    /// knew whether a session before the last start had written it.
+    pub(super) fn may_be_on(&self, number: u32, opened_at: Millis) -> bool {
+        self.targets.contains(number)
+            && (self.sent_to.contains(number)
+                || self.arrived_on.contains(number)
+                || self.arrived_late.contains(number)
+                || self.accepted_at <= opened_at && self.failure_on(number) == Some(Failure::Revoked))
+    }
+
     pub(super) fn counts(&self) -> Counts {
         let mut counts = Counts {
             batches: u64::from(self.batches),

@@ -55,6 +55,7 @@ fn weight(command: &Command) -> usize {
             Command::LastActive(active) => active.len() * 24,
             Command::Query { query: super::Query::Devices(keys), .. } => keys.len() * 16,
             Command::StreamAck { .. }
+            | Command::Revoke { .. }
             | Command::Query { .. }
             | Command::ControlApp { .. }
             | Command::RetireStream { .. }
@@ -191,6 +192,7 @@ fn is_urgent(command: &Command) -> bool {
     match command {
         Command::Deliver { .. }
         | Command::Seen { .. }
+        | Command::Revoke { .. }
         | Command::Query { .. }
         | Command::ControlApp { .. }
         | Command::RetireStream { .. }

@@ -273,6 +273,11 @@ pub fn put_reply(out: &mut Vec<u8>, request_id: u64, result: Result<(), pb::Erro
     put(out, pb::to_device::Frame::Reply(pb::Reply { request_id, ok, code, text: String::new() }));
 }
 
+/// Appends a Revoke: the message is taken back.
+pub fn put_revoke(out: &mut Vec<u8>, message: MessageId) {
+    put(out, pb::to_device::Frame::Revoke(pb::Revoke { message_id: message.0 }));
+}
+
 /// Appends a `GoAway`.
 pub fn put_go_away(out: &mut Vec<u8>, reason: pb::GoAwayReason, delay_ms: u32) {
     put(

@@ -15,7 +15,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 
 pub use answers::{
     AnswerTooLarge, BatchName, OpenedStream, Welcome, accepted, devices_answer, failed_answer, go_away,
-    link_error, message_answer, opened, pong, rejected, revoke_unimplemented, stream_closed,
+    link_error, message_answer, opened, pong, rejected, revoked, stream_closed,
 };
 pub use events::{empty_stream_batch, stream_batches};
 
@@ -156,6 +156,10 @@ pub enum FromRouter<'a> {
     Revoke {
         /// The answer carries it.
         request_id: u64,
+        /// The app, unchecked.
+        app_key: String,
+        /// The message, unchecked.
+        message: MessageId,
     },
     /// A question.
     Query(Query),
@@ -291,7 +295,11 @@ fn small(tag: u32, inner: &[u8]) -> Result<FromRouter<'static>, prost::DecodeErr
             let ack = pb::StreamAck::decode(inner)?;
             FromRouter::StreamAck { stream: ack.stream, cursor: Seq(ack.cursor) }
         }
-        4 => FromRouter::Revoke { request_id: pb::Revoke::decode(inner)?.request_id },
+        4 => {
+            let revoke = pb::Revoke::decode(inner)?;
+            let message = MessageId(revoke.message_id);
+            FromRouter::Revoke { request_id: revoke.request_id, app_key: revoke.app_key, message }
+        }
         5 => FromRouter::Query(query(pb::Query::decode(inner)?)),
         _ => FromRouter::Ping { nonce: pb::Ping::decode(inner)?.nonce },
     })

@@ -3,6 +3,7 @@
 //! One binary, as linking costs more than running; a module a theme.
 
 mod bad_input;
+mod collapse;
 mod crash;
 mod delivery;
 mod device;
@@ -18,7 +19,10 @@ mod leaving;
 mod operating;
 mod priority;
 mod quic;
+mod quota;
 mod registration;
+mod revocation;
+mod revoke;
 mod rough;
 mod router;
 mod routers;

@@ -7,6 +7,7 @@
 mod driver;
 mod ledger;
 mod link;
+mod revokes;
 mod tally;
 
 pub use driver::{OnEvents, Options, Progress, Router, Stop};

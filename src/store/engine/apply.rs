@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use roaring::RoaringBitmap;
 
+use super::ends::Cost;
 use super::{Effect, Engine, StoreFailure};
 use crate::ids::{DeviceKey, Seq};
 use crate::push::{Channel, Failure, Millis, Receipt, ReceiptKind};
@@ -25,6 +26,12 @@ pub(super) struct Pointed {
     pub(super) ordinal: u32,
     pub(super) written_at: Option<Millis>,
     pub(super) sent_reported: bool,
+}
+
+/// Bytes of a mass record about so many targets, at most.
+pub(super) fn mass_bytes(targets: usize, highest: u32) -> usize {
+    // Names and numbers; the ordinals' bits; and a bitmap of numbers costs most where each has a container of its own.
+    320 + highest as usize / 8 + targets * 10
 }
 
 /// Which way a message went.
@@ -75,6 +82,22 @@ impl<D: Disk> Engine<D> {
 
     pub(super) fn kept_for_ends(&self) -> u64 {
         u64::from(self.options.reserve_segments) * u64::from(self.options.segment_bytes) / 2
+    }
+
+    /// The same for records of various sizes.
+    pub(super) fn has_room_for(&self, cost: Cost) -> bool {
+        self.fits_at(self.journal.room().total, cost)
+    }
+
+    /// The same for what comes from outside.
+    pub(super) fn has_room_for_beside_ends(&self, cost: Cost) -> bool {
+        self.fits_at(self.journal.room().total.saturating_sub(self.kept_for_ends()), cost)
+    }
+
+    fn fits_at(&self, room: u64, cost: Cost) -> bool {
+        let segments = (room / u64::from(self.options.segment_bytes).max(1) + 2) as usize;
+        let lost = segments * (cost.largest + RECORD_OVERHEAD);
+        room >= (cost.bytes + cost.records * RECORD_OVERHEAD + lost) as u64
     }
 
     fn fits_into(&self, room: u64, records: usize, bytes: usize) -> bool {
@@ -211,10 +234,9 @@ impl<D: Disk> Engine<D> {
         Ok(())
     }
 
-    /// Bytes of a mass record about so many targets, at most.
+    /// See [`mass_bytes`].
     pub(super) fn mass_bytes(targets: usize, highest: u32) -> usize {
-        // Names and numbers; the ordinals' bits; and a bitmap of numbers costs most where each has a container of its own.
-        320 + highest as usize / 8 + targets * 10
+        mass_bytes(targets, highest)
     }
 
     /// A live batch by its sequence.

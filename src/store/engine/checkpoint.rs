@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! head      version, parts, next device number, the streams, what operators set for apps
-//! homes     one a part: push records, live batches, batch ids, totals, and the sequence as of which
+//! homes     one a part: push records, live batches, batch ids, totals, recalls, and the sequence as of which
 //! devices   one a part: devices with their lists, what is revoked of devices, and the sequence as of which
 //! ```
 //! Each slice is of its own time; at a recovery a record is applied to what a slice holds only if it is newer than that. All homes stand before all
@@ -24,7 +24,7 @@ use crate::store::part::Part;
 use crate::store::record::put_epoch;
 use crate::store::stats::StoreStats;
 
-pub(super) const VERSION: u8 = 2;
+pub(super) const VERSION: u8 = 3;
 pub(super) const HEAD: u8 = 0;
 pub(super) const HOME: u8 = 1;
 pub(super) const DEVICES: u8 = 2;
@@ -277,6 +277,14 @@ impl Part {
         }
         self.ids.encode(out);
         put_counts(out, &self.totals);
+        put_varint(out, self.recalls.len() as u64);
+        for one in self.recalls.values() {
+            put_bytes(out, one.app.as_str().as_bytes());
+            put_u64(out, one.message.0);
+            put_u64(out, one.seq.0);
+            put_u64(out, one.at);
+            put_u64(out, one.until.load(Ordering::Relaxed));
+        }
     }
 
     fn put_devices(&self, out: &mut Vec<u8>) {

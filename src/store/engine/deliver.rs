@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use roaring::RoaringBitmap;
 use tokio::sync::oneshot;
 
+use super::collapse::Displaced;
+use super::quota::{Newcomer, make_way};
 use super::{Effect, Engine, StoreFailure};
 use crate::ids::DeviceKey;
 use crate::push::{Accepted, Failure, Millis, NewBatch, OfflinePolicy, Refusal, Rejection};
@@ -56,11 +58,11 @@ impl<D: Disk> Engine<D> {
     ) -> Result<(), StoreFailure> {
         let key = id_key(&batch.app, &batch.id);
         let home = MessageKey::of(&batch.app, batch.message);
-        let verdict = match self.recall(now, key, &batch) {
+        let verdict = match self.answered_before(now, key, &batch) {
             Some(verdict) => verdict,
             None => match self.admit(now, home, &batch) {
-                Some(rejection) => Err(rejection),
-                None => return self.accept(now, key, home, batch, reply),
+                Ok(displaced) => return self.accept(now, key, home, batch, displaced, reply),
+                Err(rejection) => Err(rejection),
             },
         };
         let stats = &self.shared.stats;
@@ -70,7 +72,12 @@ impl<D: Disk> Engine<D> {
     }
 
     /// What a batch id that was used, or may have been, is answered with.
-    fn recall(&self, now: Millis, key: u128, batch: &NewBatch) -> Option<Result<Accepted, Rejection>> {
+    fn answered_before(
+        &self,
+        now: Millis,
+        key: u128,
+        batch: &NewBatch,
+    ) -> Option<Result<Accepted, Rejection>> {
         let part = self.shared.index.lock(self.shared.index.part_of_id(key));
         let Some(known) = part.ids.get(key) else {
             let forgotten = batch.created_at <= part.ids.watermark();
@@ -84,40 +91,44 @@ impl<D: Disk> Engine<D> {
         Some(known.answer().map_err(|_| Rejection::TooOld))
     }
 
-    /// Why the whole batch can't be taken.
-    fn admit(&self, now: Millis, home: MessageKey, batch: &NewBatch) -> Option<Rejection> {
+    /// Why the whole batch can't be taken, or what goes for it.
+    fn admit(&self, now: Millis, home: MessageKey, batch: &NewBatch) -> Result<Displaced, Rejection> {
         if batch.expires_at <= now {
-            return Some(Rejection::Expired);
+            return Err(Rejection::Expired);
         }
         {
             let part = self.shared.index.of_message(home);
             match part.messages.get(&home) {
                 Some(record) if record.body_digest != batch.body_digest => {
-                    return Some(Rejection::MessageConflict);
+                    return Err(Rejection::MessageConflict);
                 }
                 None if self.messages >= self.options.max_messages && !part.may_forget() => {
-                    return Some(Rejection::Exhausted);
+                    return Err(Rejection::Exhausted);
                 }
                 _ => {}
             }
         }
         if self.pending + batch.targets.len() as u64 > self.options.max_pending {
-            return Some(Rejection::Exhausted);
+            return Err(Rejection::Exhausted);
         }
         if self.controls.get(&batch.app).is_some_and(|control| control.suspended) {
-            return Some(Rejection::Suspended);
+            return Err(Rejection::Suspended);
         }
         if self.shared.streams.is_full(self.options.stream_of(batch.app.as_str())) {
-            return Some(Rejection::StreamFull);
+            return Err(Rejection::StreamFull);
         }
         let targets = batch.targets.len();
         let mut bytes = BATCH_HEAD_BYTES + batch.body.len() + batch.job_key.len() + targets * TARGET_BYTES;
-        if batch.online_only {
+        let revoked = self.is_revoked(now, home);
+        if batch.online_only || revoked {
             bytes += Self::mass_bytes(targets, targets as u32);
         }
         let fits = self.journal.fits(bytes, false);
         StoreStats::set(&self.shared.stats.disk_full, u64::from(!fits));
-        (!fits).then_some(Rejection::Unavailable)
+        if !fits {
+            return Err(Rejection::Unavailable);
+        }
+        if revoked { Ok(Displaced::default()) } else { self.displace(batch, bytes) }
     }
 
     fn accept(
@@ -126,6 +137,7 @@ impl<D: Disk> Engine<D> {
         id: u128,
         home: MessageKey,
         new: NewBatch,
+        displaced: Displaced,
         reply: oneshot::Sender<Result<Accepted, Rejection>>,
     ) -> Result<(), StoreFailure> {
         let seq = self.journal.next_seq();
@@ -149,6 +161,7 @@ impl<D: Disk> Engine<D> {
             priority: new.priority,
             collapse_key: new.collapse_key.clone(),
             body_bytes: new.body.len() as u32,
+            revoked: AtomicBool::new(self.is_revoked(now, home)),
         });
         let decided = self.decide(&new, &batch);
         let refused = self.stage_batch(&new, &batch, &decided)?;
@@ -179,6 +192,14 @@ impl<D: Disk> Engine<D> {
         }
         StoreStats::add(&self.shared.stats.batches, 1);
         self.effects.push(Effect::Answer(reply, Ok(answer)));
+        if batch.is_revoked() {
+            return if accepted > 0 {
+                self.fail_many(now, &batch, Failure::Revoked, &decided.accepted)
+            } else {
+                Ok(())
+            };
+        }
+        self.end_displaced(now, displaced, &decided.told)?;
         if !decided.told.is_empty() {
             self.effects.push(Effect::Batch(batch.clone(), decided.told));
         }
@@ -197,6 +218,7 @@ impl<D: Disk> Engine<D> {
             offline: Vec::new(),
             told: Vec::with_capacity(new.targets.len()),
         };
+        let newcomer = self.newcomer(new);
         let mut refused_keys: HashSet<DeviceKey, Spread> = HashSet::default();
         for (ordinal, key) in (0u32..).zip(&new.targets) {
             // Asked before the part is locked: the directory has locks of its own.
@@ -204,7 +226,7 @@ impl<D: Disk> Engine<D> {
             let verdict = if !refused_keys.is_empty() && refused_keys.contains(key) {
                 Err(Refusal::Duplicate)
             } else {
-                self.admit_target(key, ordinal, connected || new.online_only, batch)
+                self.admit_target(key, ordinal, connected || new.online_only, batch, &newcomer)
             };
             match verdict {
                 Ok(number) => {
@@ -231,6 +253,7 @@ impl<D: Disk> Engine<D> {
         ordinal: u32,
         reachable: bool,
         batch: &Arc<Batch>,
+        newcomer: &Newcomer<'_>,
     ) -> Result<u32, Refusal> {
         let mut part = self.shared.index.of_device(key);
         let device = part.devices.get_mut(key).ok_or(Refusal::DeviceUnknown)?;
@@ -240,9 +263,8 @@ impl<D: Disk> Engine<D> {
         if !device.push_on {
             return Err(Refusal::PushDisabled);
         }
-        if device.pending.len() >= self.options.max_pending_per_device {
-            return Err(Refusal::OverQuota);
-        }
+        // What goes for it was found before, and goes once it is staged.
+        make_way(device, newcomer)?;
         if !reachable {
             return Err(Refusal::Offline);
         }
@@ -355,5 +377,6 @@ pub(super) fn recovered_batch(
         priority: record.priority,
         collapse_key: record.collapse_key.into(),
         body_bytes: record.body.len() as u32,
+        revoked: AtomicBool::new(false),
     })
 }

@@ -17,6 +17,7 @@ use crate::store::disk::Disk;
 use crate::store::index::Index;
 use crate::store::part::{About, Entry, Part, Spread};
 use crate::store::push_record::{MessageKey, PushRecord};
+use crate::store::recalls::Recall;
 use crate::store::record::{take_epoch, take_priority};
 use crate::store::stream::saved::SavedStreams;
 
@@ -148,6 +149,12 @@ impl Loaded {
         }
         part.ids = BatchIds::decode(take)?;
         part.totals = take_counts(take)?;
+        for _ in 0..take.varint()? {
+            let app = self.interned.app(take.text()?)?;
+            let (message, seq) = (MessageId(take.u64()?), Seq(take.u64()?));
+            let one = Arc::new(Recall::new(seq, app, message, take.u64()?, take.u64()?));
+            part.recalls.insert(one.home, one);
+        }
         Ok(())
     }
 
@@ -220,6 +227,7 @@ fn take_batch(take: &mut Take<'_>, interned: &mut Interned) -> Result<Batch, Mal
         priority: take_priority(take.u8()?)?,
         collapse_key: take.text()?.into(),
         body_bytes: take.u32()?,
+        revoked: AtomicBool::new(false),
     })
 }
 

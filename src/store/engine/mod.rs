@@ -20,11 +20,15 @@ mod acks;
 mod apply;
 pub(super) mod apps;
 mod checkpoint;
+mod collapse;
 mod deliver;
 mod devices;
+mod ends;
 mod expiry;
 mod load;
 mod query;
+mod quota;
+mod recall;
 mod recover;
 mod replay;
 mod revoke;
@@ -45,6 +49,7 @@ use super::fault::{self, Fault};
 use super::index::Index;
 use super::journal::{Journal, JournalError, JournalReader, Place, ReadError};
 use super::options::StoreOptions;
+use super::recalls::{Recall, Recalls};
 use super::stats::StoreStats;
 use super::stream::Streams;
 use super::{
@@ -53,14 +58,14 @@ use super::{
 };
 use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, Seq, SessionRef, ShardId};
-use crate::push::{Accepted, AppControl, Failure, Millis, Reached, ReceiptGap, Rejection};
+use crate::push::{Accepted, AppControl, Failure, Millis, Reached, ReceiptGap, Rejection, Revoked};
 
 use apps::Controls;
 
 pub use recover::{OpenError, OpenReport};
 
 /// Kinds of work that [`Engine::maintain`] does.
-const DUTIES: usize = 5;
+const DUTIES: usize = 6;
 /// How often to look whether a full disk has room again.
 const REPLENISH_MS: Millis = 1_000;
 
@@ -83,6 +88,9 @@ enum Effect {
     AckRefused(SessionRef),
     Ended(Vec<DeviceKey>, Seq, Failure),
     Moved(Arc<Batch>, Place, u32),
+    /// A message was taken back, and nothing of it is pending any more.
+    Recalled(Arc<Recall>),
+    RecallAnswer(recall::Reply, Result<Revoked, Rejection>),
     Query(oneshot::Sender<(Seq, QueryAnswer)>, (Seq, QueryAnswer)),
     /// A stream, by its position.
     Cursor(usize, Seq),
@@ -104,6 +112,9 @@ pub(super) struct Shared<D: Disk> {
     pub(super) streams: Streams,
     /// What operators set, as far as it is durable.
     pub(super) controls: RwLock<Controls>,
+    pub(super) recalls: Recalls,
+    /// The newest time in the journal at the start: what was accepted by then may have been written without anybody knowing.
+    pub(super) opened_at: Millis,
     pub(super) stats: StoreStats,
     pub(super) reader: JournalReader<D>,
     pub(super) head: watch::Sender<Seq>,
@@ -150,6 +161,13 @@ pub struct Engine<D: Disk> {
     gap: Option<streams::GapScan>,
     /// Batches whose record can't be read; their entries are looked for part by part.
     damaged: VecDeque<storage::Sweep>,
+    /// Messages that were taken back and have pending entries still.
+    recalling: VecDeque<recall::Recalling>,
+    /// The disk had no room for their ends: not before this time again.
+    recall_retry_at: Millis,
+    /// Recalls remembered, and until when all places are taken.
+    recalls: u64,
+    recalls_full_until: Millis,
 }
 
 impl<D: Disk> std::fmt::Debug for Engine<D> {
@@ -180,6 +198,7 @@ impl<D: Disk> Engine<D> {
             }
             Command::StreamAck { stream, cursor } => self.stream_ack(now, &stream, cursor),
             Command::ControlApp { app, change, reply } => self.control_app(app, change, reply),
+            Command::Revoke { app, message, reply } => self.recall(now, &app, message, reply),
             Command::RetireStream { stream, force, reply } => self.retire_stream(&stream, force, reply),
             Command::Query { query, reply } => {
                 // As of the newest record staged: durable when the answer goes out.
@@ -291,8 +310,9 @@ impl<D: Disk> Engine<D> {
             busy = match duty {
                 0 => self.expire(now)?,
                 1 => self.sweep_damaged(now)?,
-                2 => self.checkpoint_slice(now)?,
-                3 => self.gap_slice(now)?,
+                2 => self.recall_slice(now)?,
+                3 => self.checkpoint_slice(now)?,
+                4 => self.gap_slice(now)?,
                 _ => self.trim_slice(now)?,
             };
             if busy {
@@ -307,7 +327,8 @@ impl<D: Disk> Engine<D> {
     /// When [`Engine::maintain`] is due, if nothing else happens before.
     pub fn next_wakeup(&self) -> Option<Millis> {
         let replenish = (self.replenish_at > 0).then_some(self.replenish_at);
-        self.next_expiry().into_iter().chain(self.retry_checkpoint_at()).chain(replenish).min()
+        let retries = self.retry_checkpoint_at().into_iter().chain(self.next_recalling()).chain(replenish);
+        self.next_expiry().into_iter().chain(retries).min()
     }
 
     /// Spare segments, as far as the disk and the configured maximum have room. While they have none it is tried again now and then: so a
@@ -344,6 +365,10 @@ impl<D: Disk> Engine<D> {
                 }
                 Effect::Moved(batch, place, bytes) => self.moved(&batch, place, bytes),
                 Effect::Cursor(stream, cursor) => self.shared.streams.set_cursor(stream, cursor),
+                Effect::Recalled(recall) => {
+                    self.shared.recalls.add(recall.at, &recall);
+                    self.sink.recalled(recall.seq);
+                }
                 Effect::Gap(stream, gap) => self.shared.streams.insert_gap(stream, *gap),
                 Effect::StreamRetired(stream) => self.shared.streams.retire(stream),
                 Effect::App(app, control) => {
@@ -355,6 +380,7 @@ impl<D: Disk> Engine<D> {
                 // Who asked may have left.
                 Effect::RetireAnswer(reply, answer) => drop(reply.send(answer)),
                 // Who asked may have left.
+                Effect::RecallAnswer(reply, answer) => drop(reply.send(answer)),
                 Effect::Query(reply, answer) => drop(reply.send(answer)),
                 Effect::Flushed(reply) => drop(reply.send(())),
                 Effect::Revoked(device, reply, answer) => {

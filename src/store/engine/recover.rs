@@ -16,6 +16,7 @@ use crate::store::codec::Malformed;
 use crate::store::disk::Disk;
 use crate::store::journal::{Journal, JournalError, JournalOptions, Recovery};
 use crate::store::options::StoreOptions;
+use crate::store::recalls::Recalls;
 use crate::store::stats::StoreStats;
 use crate::store::stream::Streams;
 
@@ -95,6 +96,8 @@ impl<D: Disk> Engine<D> {
             bodies,
             streams,
             controls: RwLock::new(controls.clone()),
+            recalls: Recalls::default(),
+            opened_at: recovery.last_time,
             stats: StoreStats::default(),
             reader: journal.reader(),
             head: watch::Sender::new(recovery.head),
@@ -130,9 +133,14 @@ impl<D: Disk> Engine<D> {
             controls,
             gap: None,
             damaged: VecDeque::new(),
+            recalling: VecDeque::new(),
+            recall_retry_at: 0,
+            recalls: 0,
+            recalls_full_until: 0,
         };
         engine.sum_up();
         engine.configured(&changes, recovery.last_time).map_err(|failure| OpenError::Journal(failure.0))?;
+        engine.resume_recalling();
         engine.replenish(0).map_err(|failure| OpenError::Journal(failure.0))?;
         engine.export();
         let report = OpenReport {

@@ -18,8 +18,10 @@ use crate::store::options::StoreOptions;
 use crate::store::part::{About, Entry, Spread};
 use crate::store::part_messages::Acceptance;
 use crate::store::push_record::{MessageKey, Numbers, take_bitmap};
+use crate::store::recalls::Recall;
 use crate::store::record::{
-    self, BatchRecord, DeviceRecord, MassRecord, ReceiptRecord, Target, has_ordinal, take_epoch, take_refused,
+    self, BatchRecord, DeviceRecord, MassRecord, RecallRecord, ReceiptRecord, Target, has_ordinal,
+    take_epoch, take_refused,
 };
 
 /// The index, on its way to the journal's head.
@@ -46,6 +48,7 @@ impl Replay<'_> {
             }
             record::APP => super::apps::take_into(&mut Take(at.payload), &mut self.loaded.controls),
             record::EPOCH => self.epoch(at),
+            record::RECALL => self.recall(at),
             _ => Err(Malformed),
         };
         if let Ok(Some(app)) = record::app_of(at.kind, at.payload) {
@@ -213,6 +216,17 @@ impl Replay<'_> {
             part.end(home, record.batch, Err(mass.reason), mass.count, Numbers::Many(&numbers));
         }
         self.masses.entry(record.batch).or_default().push(mass.ordinals);
+        Ok(())
+    }
+
+    fn recall(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        let record = RecallRecord::decode(at.payload)?;
+        let app = self.loaded.interned.app(record.app)?;
+        let one = Arc::new(Recall::new(at.seq, app, record.message, record.at, record.until));
+        let part = self.loaded.index.part_of_message(one.home);
+        if self.is_new_at_home(part, at.seq) && !fault::is(Fault::ForgetRecalls) {
+            self.loaded.index.lock(part).recalls.insert(one.home, one);
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 mod basics;
 mod bounds;
+mod delivery;
 mod embedded;
 mod full;
 mod model;

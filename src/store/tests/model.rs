@@ -11,14 +11,14 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use super::plan::{DEVICES, MESSAGES, Promised, Step, plan};
-use super::support::{Harness, batch, device};
+use super::support::{Harness, app, batch, device};
 use crate::ids::{DeviceKey, Seq};
-use crate::push::{Accepted, Event, Failure, Priority, ReceiptKind, Rejection, StreamEvent};
+use crate::push::{Accepted, Event, Failure, NewBatch, Priority, ReceiptKind, Rejection, StreamEvent};
 use crate::store::disk::SyncPoint;
 use crate::store::disk::crash::{CrashTest, everywhere};
 use crate::store::disk::sim::{Loss, SimDisk};
 use crate::store::fault::{self, Fault};
-use crate::store::options::StoreOptions;
+use crate::store::options::{Quota, StoreOptions};
 use crate::store::{Pulled, Query, QueryAnswer};
 
 macro_rules! ensure {
@@ -28,6 +28,9 @@ macro_rules! ensure {
         }
     };
 }
+
+/// Few enough that it is reached.
+const QUOTA: Quota = Quota { max_entries: 4, max_bytes: 1_000, drop_oldest: true };
 
 #[derive(Debug)]
 struct Model {
@@ -41,6 +44,7 @@ impl Model {
             segment_bytes: 4 * 1024,
             checkpoint_bytes: 6 * 1024,
             unmatched_per_second: u32::MAX,
+            app_quotas: [(app(), QUOTA)].into(),
             ..super::support::small()
         };
         Self { steps: plan(seed, length), options }
@@ -179,8 +183,39 @@ fn verify(
     let outcomes = outcomes(&history);
     let pending = check_lists(harness, promised)?;
     check_targets(promised, answered, &outcomes, &pending)?;
+    check_gone(promised, &pending)?;
     check_promises(harness, promised, &history, &outcomes)?;
     check_counts(harness, &history, complete.then_some(answered))
+}
+
+/// Whether it takes the older one's place on this device, if it is accepted there.
+fn takes_place(newer: &NewBatch, older: &NewBatch, key: &DeviceKey) -> bool {
+    !newer.collapse_key.is_empty()
+        && newer.collapse_key == older.collapse_key
+        && newer.message != older.message
+        && newer.targets.contains(key)
+}
+
+/// What was answered holds: nothing that was taken back is pending, nor what a newer message took the place of.
+fn check_gone(promised: &Promised, pending: &BTreeSet<(String, u32, DeviceKey)>) -> Result<(), String> {
+    for (id, ordinal, key) in pending {
+        let Some(batch) = promised.tried.get(id) else { continue };
+        let revoked = promised.revoked.contains(&batch.message.0);
+        ensure!(!revoked, "{id} {ordinal}: its message was taken back");
+        let Some(own) = promised.answered.get(id) else { continue };
+        for (newer_id, answer) in &promised.answered {
+            let Some(newer) = promised.tried.get(newer_id) else { continue };
+            // These may have ended at once.
+            let ended = newer.online_only || promised.tried_revokes.contains(&newer.message.0);
+            if answer.seq <= own.seq || ended || !takes_place(newer, batch, key) {
+                continue;
+            }
+            let at = newer.targets.iter().position(|target| target == key);
+            let refused = answer.refused.iter().any(|(refused, _)| at == Some(*refused as usize));
+            ensure!(refused, "{id} {ordinal}: {newer_id} took its place");
+        }
+    }
+    Ok(())
 }
 
 /// Lists are in order, without doubles, and their bodies can be read.
@@ -239,6 +274,12 @@ fn check_targets(
                         Ok(()) => promised.tried_acks.contains(&(n, batch.message.0)),
                         Err(Failure::Expired) => !batch.online_only && batch.expires_at <= promised.now,
                         Err(Failure::Offline | Failure::Unacknowledged) => batch.online_only,
+                        Err(Failure::Revoked) => promised.tried_revokes.contains(&batch.message.0),
+                        Err(Failure::Replaced) => {
+                            promised.tried.values().any(|newer| takes_place(newer, batch, key))
+                        }
+                        // Somebody newer got it.
+                        Err(Failure::OverQuota) => true,
                         Err(Failure::PushDisabled) => promised.tried_switches.contains(&(n, false)),
                         Err(_) => false,
                     };
@@ -322,8 +363,7 @@ fn check_counts(
                     said.clicked += u64::from(receipt.kind == ReceiptKind::Click);
                     said.cleaned += u64::from(receipt.kind == ReceiptKind::Clean);
                     said.late += u64::from(receipt.late);
-                    let written = matches!(receipt.kind, ReceiptKind::Sent | ReceiptKind::Arrive);
-                    if written {
+                    if receipt.says_sent() {
                         sent.insert(receipt.device_id.clone());
                     }
                 }
@@ -367,6 +407,8 @@ fn promises_hold_wherever_it_crashes_3() {
 
 #[test]
 fn a_run_does_everything_that_is_to_be_proved() {
+    const ENDS: [Failure; 4] = [Failure::Revoked, Failure::Replaced, Failure::OverQuota, Failure::Expired];
+    let mut ends = [0; 4];
     for seed in 1..=3 {
         let model = Model::new(seed, 200);
         let disk = SimDisk::new();
@@ -374,6 +416,11 @@ fn a_run_does_everything_that_is_to_be_proved() {
         let mut harness = model.harness(&disk, promised.now).expect("opens");
         for step in &model.steps {
             promised.step(&mut harness, step).expect("the disk works");
+            let most = (0..DEVICES).map(|n| list(&harness, n).len()).max();
+            assert!(most <= Some(QUOTA.max_entries), "no list is longer than the quota");
+        }
+        for (ends, reason) in ends.iter_mut().zip(ENDS) {
+            *ends += harness.totals().failed[reason as usize - 1];
         }
         println!("seed {seed}: {:?}", harness.engine.stats().all());
         let figure = |name| {
@@ -384,6 +431,7 @@ fn a_run_does_everything_that_is_to_be_proved() {
             assert!(figure(name) > 1, "seed {seed}: {name}");
         }
     }
+    assert!(ends.iter().all(|count| *count > 1), "{ENDS:?}: {ends:?}");
 }
 
 /// The mistake is found by one of some seeds.
@@ -416,6 +464,11 @@ fn applying_records_twice_is_found() {
 #[test]
 fn dropping_held_entries_is_found() {
     is_found(Fault::DropHeld);
+}
+
+#[test]
+fn forgetting_what_was_taken_back_is_found() {
+    is_found(Fault::ForgetRecalls);
 }
 
 #[test]

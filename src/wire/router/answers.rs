@@ -7,7 +7,7 @@ use prost::Message;
 use super::{LinkError, Rejected, pb};
 use crate::ids::Seq;
 use crate::limits;
-use crate::push::{Accepted, Counts, Failure, Millis, Refusal};
+use crate::push::{Accepted, Counts, Failure, Millis, Refusal, Revoked};
 use crate::store::{DeviceState, MessageState, OnDevice, StreamBounds};
 use crate::wire::frame::{ROUTER_HEAD, put_router_frame};
 use crate::wire::pb::device;
@@ -130,14 +130,18 @@ pub fn rejected(name: &BatchName, why: &Rejected) -> Vec<u8> {
     }))
 }
 
-/// This edge takes no message back yet.
-pub fn revoke_unimplemented(request_id: u64) -> Vec<u8> {
-    whole(Frame::Revoked(pb::Revoked {
-        request_id,
-        code: pb::RejectCode::Unimplemented.into(),
-        text: "this edge does not revoke".into(),
-        ..Default::default()
-    }))
+/// A message was taken back, or why not.
+pub fn revoked(request_id: u64, answer: &Result<Revoked, Rejected>) -> Vec<u8> {
+    let answer = match answer {
+        Ok(taken) => {
+            pb::Revoked { request_id, sequence: taken.seq.0, ended: taken.ended, ..Default::default() }
+        }
+        Err(why) => {
+            let code = i32::from(why.code as u8);
+            pb::Revoked { request_id, code, text: why.text.clone(), ..Default::default() }
+        }
+    };
+    whole(Frame::Revoked(answer))
 }
 
 /// This link reads the stream no more.
