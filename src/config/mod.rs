@@ -23,7 +23,7 @@ pub use self::error::{ConfigError, ConfigErrors, Origin};
 pub use self::reader::Overrides;
 use self::reader::{Reader, Section, suggest};
 pub use self::registration::{Registration, RegistrationPolicy};
-pub use self::sections::{Admin, Device, Leave, Log, Router, Store};
+pub use self::sections::{Admin, Device, Leave, Log, Router, Stats, Store};
 use self::value::{Raw, Value, within};
 use crate::credential::Secret;
 use crate::ids::{AppKey, is_name};
@@ -50,6 +50,8 @@ pub struct Config {
     pub apps: Vec<App>,
     /// `[store]`.
     pub store: Store,
+    /// `[stats]`.
+    pub stats: Stats,
     /// `[leave]`.
     pub leave: Leave,
     /// `[log]`.
@@ -159,6 +161,7 @@ impl Config {
             }),
             admin: whole(root.section("admin"), Admin::read),
             store: whole(root.section("store"), Store::read),
+            stats: whole(root.section("stats"), Stats::read),
             leave: whole(root.section("leave"), Leave::read),
             log: whole(root.section("log"), Log::read),
             apps,

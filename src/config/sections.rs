@@ -137,6 +137,12 @@ sections! {
         max_pending: u64 = 100_000_000, 1_000..=10_000_000_000;
         /// Push records in all, at most.
         max_messages: u64 = 1_000_000, 1_000..=1_000_000_000;
+        /// How long a push record is kept after its acceptance, days.
+        message_kept_days: u32 = 14, 1..=90;
+        /// Bytes of push records in memory; the others are in the tables.
+        message_cache_bytes: u64 = 256 * MIB, MIB..=1_024 * 1_024 * MIB;
+        /// Bytes of the tables' pages in memory.
+        table_cache_bytes: u64 = 64 * MIB, MIB..=1_024 * 1_024 * MIB;
         /// Devices known, at most.
         max_devices: u64 = 20_000_000, 1..=1_000_000_000;
         /// Messages taken back that are remembered, at most.
@@ -147,6 +153,12 @@ sections! {
         stream_soft_bytes: u64 = 4_096 * MIB, MIB..=1_024 * 1_024 * MIB;
         /// Bytes of journal that one unread stream may pin before its oldest events go.
         stream_hard_bytes: u64 = 8_192 * MIB, MIB..=1_024 * 1_024 * MIB;
+    }
+
+    /// `[stats]`: daily statistics.
+    Stats {
+        /// A day begins at midnight so many minutes east of UTC.
+        utc_offset_minutes: i32 = 480, -720..=840;
     }
 
     /// `[leave]`: SIGTERM.

@@ -50,9 +50,12 @@ impl<D: Disk> EmbeddedStore<D> {
         bodies: Arc<dyn BodySink>,
         is_connected: IsConnected,
     ) -> Result<(Arc<Self>, Opened), OpenError> {
-        let (engine, report) = Engine::open(disk, &options, sink, is_connected)?;
+        let (mut engine, report) = Engine::open(disk, &options, sink, is_connected)?;
         clock.raise(report.journal.last_time);
-        let (shared, inbox, wanted) = (engine.shared().clone(), Arc::default(), Arc::default());
+        let (shared, wanted) = (engine.shared().clone(), Arc::default());
+        let inbox: Arc<Inbox> = Arc::default();
+        let woken = Arc::clone(&inbox);
+        let tables = engine.start_tables(move || woken.wake())?;
         let (failing, failed) = oneshot::channel();
         let store = Arc::new(Self {
             shared: shared.clone(),
@@ -72,7 +75,7 @@ impl<D: Disk> EmbeddedStore<D> {
             thread::run(engine, &inbox, &clock, failing);
             wanted.close();
         })?;
-        store.threads.lock().unwrap_or_else(PoisonError::into_inner).extend([writer, reader]);
+        store.threads.lock().unwrap_or_else(PoisonError::into_inner).extend([writer, reader, tables]);
         Ok((store, Opened { report, failed }))
     }
 

@@ -25,12 +25,14 @@ mod batch_ids;
 mod body_cache;
 pub mod checkpoint;
 mod codec;
+mod counts;
 pub mod disk;
 pub mod embedded;
 pub mod engine;
 mod fault;
 mod index;
 pub mod journal;
+mod ledger;
 mod metrics;
 pub mod operator;
 pub mod options;
@@ -41,6 +43,7 @@ mod recalls;
 mod record;
 pub mod stats;
 mod stream;
+pub mod tables;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -184,6 +187,13 @@ pub enum Query {
     Devices(Vec<DeviceKey>),
     /// Everything since this data directory was made.
     Totals,
+    /// The newest days of an app.
+    Stats {
+        /// The app.
+        app: AppKey,
+        /// How many, at most 30.
+        days: u32,
+    },
 }
 
 /// The answer to a [`Query`].
@@ -195,6 +205,21 @@ pub enum QueryAnswer {
     Devices(Vec<Option<DeviceState>>),
     /// Of everything.
     Totals(Box<Counts>),
+    /// Of days, today first, those without anything too.
+    Stats(Vec<DayStats>),
+}
+
+/// What happened to an app's messages and devices on one day. An event counts on its own day.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DayStats {
+    /// Days since 1970-01-01 in the configured zone.
+    pub day: u32,
+    /// But for `pending`, which is no day's: always 0.
+    pub counts: Counts,
+    /// Devices that became known.
+    pub registered: u64,
+    /// Devices that said Hello with something new, acknowledged something, or ended a session.
+    pub active: u64,
 }
 
 /// The push record of a message.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::tables::TableKind;
 use crate::ids::AppKey;
 use crate::push::Millis;
 
@@ -31,6 +32,16 @@ pub struct StoreOptions {
     pub max_pending: u64,
     /// Push records.
     pub max_messages: u64,
+    /// Milliseconds that a push record is kept after its acceptance; one with pending entries stays.
+    pub record_kept_ms: Millis,
+    /// Bytes of push records in memory, about; those that have changed stay until they are written.
+    pub message_cache_bytes: usize,
+    /// What the tables are made of.
+    pub tables: TableKind,
+    /// Bytes of the tables' pages in memory.
+    pub table_cache_bytes: usize,
+    /// Days of statistics begin at midnight so many minutes east of UTC.
+    pub utc_offset_minutes: i32,
     /// Known devices.
     pub max_devices: u64,
     /// Bytes of bodies in memory.
@@ -76,6 +87,11 @@ impl Default for StoreOptions {
             max_pending_per_device: 1_000,
             max_pending: 50_000_000,
             max_messages: 5_000_000,
+            record_kept_ms: 14 * 24 * 3600 * 1000,
+            message_cache_bytes: 256 * 1024 * 1024,
+            tables: TableKind::Library,
+            table_cache_bytes: 64 * 1024 * 1024,
+            utc_offset_minutes: 8 * 60,
             max_devices: 10_000_000,
             body_cache_bytes: 256 * 1024 * 1024,
             stream_soft_bytes: 8 * 1024 * 1024 * 1024,

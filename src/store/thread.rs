@@ -1,4 +1,4 @@
-//! The store's two threads. One owns the engine: it takes everything that has queued up, makes it one commit group, and tells
+//! The store's threads; the one that writes the tables is in [`super::tables`]. One owns the engine: it takes everything that has queued up, makes it one commit group, and tells
 //! what became of it; so the longer a sync takes, the more commands share the next one. The other reads bodies back, so that
 //! neither a session nor a commit waits for it.
 
@@ -92,6 +92,11 @@ impl Inbox {
             queue.damaged.push(batch);
         }
         drop(queue);
+        self.filled.notify_one();
+    }
+
+    /// Something that the engine waits for has happened.
+    pub(super) fn wake(&self) {
         self.filled.notify_one();
     }
 

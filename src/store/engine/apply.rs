@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use roaring::RoaringBitmap;
 
 use super::ends::Cost;
+use super::tables::part_with;
 use super::{Effect, Engine, StoreFailure};
 use crate::ids::{DeviceKey, Seq};
 use crate::push::{Channel, Failure, Millis, Receipt, ReceiptKind};
@@ -13,7 +14,7 @@ use crate::store::batch::Batch;
 use crate::store::disk::Disk;
 use crate::store::journal::{Place, RECORD_OVERHEAD};
 use crate::store::part::About;
-use crate::store::part_messages::Ended;
+use crate::store::part_messages::{End, Ended};
 use crate::store::push_record::{MessageKey, Numbers, bitmap_bytes};
 use crate::store::record::{self, MassRecord, ReceiptRecord};
 
@@ -117,11 +118,11 @@ impl<D: Disk> Engine<D> {
         record.encode(&mut self.scratch);
         let (seq, _) = self.stage(record::RECEIPT)?;
         self.shared.streams.note_event(self.options.stream_of(record.receipt.app.as_str()), seq);
-        self.apply_receipt(record);
+        self.apply_receipt(record)?;
         Ok(seq)
     }
 
-    fn apply_receipt(&mut self, record: &ReceiptRecord) {
+    fn apply_receipt(&mut self, record: &ReceiptRecord) -> Result<(), StoreFailure> {
         let receipt = &record.receipt;
         if record.batch != Seq(0) {
             let mut part = self.shared.index.of_device(&record.key);
@@ -129,16 +130,25 @@ impl<D: Disk> Engine<D> {
                 device.apply_receipt(record);
             }
         }
+        if matches!(receipt.kind, ReceiptKind::Arrive | ReceiptKind::Click | ReceiptKind::Clean) {
+            self.ledger.active(&receipt.app, record.number, receipt.event_time);
+        }
         if receipt.unmatched {
-            return;
+            return Ok(());
         }
         let key = MessageKey::of(&receipt.app, receipt.message);
-        let mut part = self.shared.index.of_message(key);
-        part.count_receipt(key, receipt, record.number);
-        let Some(outcome) = receipt.outcome else { return };
-        let ended = part.end(key, record.batch, outcome, 1, Numbers::One(record.number));
+        let mut part = part_with(&self.shared.index, &*self.tables.tables, &mut self.ledger, key)?;
+        part.count_receipt(key, receipt, record.number, &mut self.ledger);
+        let Some(outcome) = receipt.outcome else { return Ok(()) };
+        let ended = part.end(record.batch, 1);
+        if let Some(count) = ended.count() {
+            let numbers = Numbers::One(record.number);
+            let end = End { app: &receipt.app, at: receipt.event_time, outcome, count, numbers };
+            part.count_end(key, &end, &mut self.ledger);
+        }
         drop(part);
         self.entries_ended(ended);
+        Ok(())
     }
 
     fn entries_ended(&mut self, ended: Ended) {
@@ -221,13 +231,14 @@ impl<D: Disk> Engine<D> {
                 device.take(batch.seq);
             }
         }
-        let outcome = self.shared.index.of_message(batch.home).end(
-            batch.home,
-            batch.seq,
-            Err(reason),
-            count,
-            Numbers::Many(&numbers),
-        );
+        let mut part = part_with(&self.shared.index, &*self.tables.tables, &mut self.ledger, batch.home)?;
+        let outcome = part.end(batch.seq, count);
+        if let Some(count) = outcome.count() {
+            let numbers = Numbers::Many(&numbers);
+            let end = End { app: &batch.app, at: now, outcome: Err(reason), count, numbers };
+            part.count_end(batch.home, &end, &mut self.ledger);
+        }
+        drop(part);
         self.entries_ended(outcome);
         let keys = ended.iter().map(|target| target.key).collect();
         self.effects.push(Effect::Ended(keys, batch.seq, reason));

@@ -18,7 +18,7 @@ use crate::store::batch_ids::{IdBounds, Remembered, id_key};
 use crate::store::disk::Disk;
 use crate::store::options::StoreOptions;
 use crate::store::part::{Entry, Spread};
-use crate::store::part_messages::Acceptance;
+use crate::store::part_messages::{Acceptance, RecordBounds};
 use crate::store::push_record::{MessageKey, Numbers};
 use crate::store::record::{self, BatchRecord, Target, put_refused, put_targets};
 use crate::store::stats::StoreStats;
@@ -43,9 +43,12 @@ pub(super) fn id_bounds(options: &StoreOptions, parts: usize) -> IdBounds {
     IdBounds { window_ms: options.batch_window_ms, max: options.max_batch_ids.div_ceil(parts) }
 }
 
-/// Push records of one part before finished ones are forgotten.
-pub(super) fn messages_of_part(options: &StoreOptions, parts: usize) -> usize {
-    options.max_messages.div_ceil(parts as u64) as usize
+/// The same for push records: before finished ones are forgotten.
+pub(super) fn record_bounds(options: &StoreOptions, parts: usize) -> RecordBounds {
+    RecordBounds {
+        max: options.max_messages.div_ceil(parts as u64) as usize,
+        kept_ms: options.record_kept_ms,
+    }
 }
 
 impl<D: Disk> Engine<D> {
@@ -60,10 +63,13 @@ impl<D: Disk> Engine<D> {
         let home = MessageKey::of(&batch.app, batch.message);
         let verdict = match self.answered_before(now, key, &batch) {
             Some(verdict) => verdict,
-            None => match self.admit(now, home, &batch) {
-                Ok(displaced) => return self.accept(now, key, home, batch, displaced, reply),
-                Err(rejection) => Err(rejection),
-            },
+            None => {
+                self.warm(home)?;
+                match self.admit(now, home, &batch) {
+                    Ok(displaced) => return self.accept(now, key, home, batch, displaced, reply),
+                    Err(rejection) => Err(rejection),
+                }
+            }
         };
         let stats = &self.shared.stats;
         StoreStats::add(if verdict.is_ok() { &stats.repeats } else { &stats.rejected }, 1);
@@ -108,7 +114,9 @@ impl<D: Disk> Engine<D> {
                 _ => {}
             }
         }
-        if self.pending + batch.targets.len() as u64 > self.options.max_pending {
+        if self.pending + batch.targets.len() as u64 > self.options.max_pending
+            || self.ledger.changed.len() >= super::tables::TOO_MANY
+        {
             return Err(Rejection::Exhausted);
         }
         if self.controls.get(&batch.app).is_some_and(|control| control.suspended) {
@@ -334,6 +342,8 @@ impl<D: Disk> Engine<D> {
             Numbers::Many(&many)
         };
         let what = Acceptance {
+            app: &new.app,
+            seq: answer.seq,
             body_digest: new.body_digest,
             accepted_at: answer.accepted_at,
             expires_at: new.expires_at,
@@ -343,11 +353,13 @@ impl<D: Disk> Engine<D> {
             numbers,
             accepted: answer.accepted,
         };
-        let live = (answer.accepted > 0).then(|| batch.clone());
         let mut part = self.shared.index.of_message(home);
-        let before = part.messages.len();
-        part.accept(home, &what, live, messages_of_part(&self.options, parts));
-        self.messages = self.messages + part.messages.len() as u64 - before as u64;
+        let before = part.known_messages();
+        part.accept(home, &what, record_bounds(&self.options, parts), &mut self.ledger);
+        if answer.accepted > 0 {
+            part.batches.insert(batch.seq, batch.clone());
+        }
+        self.messages = self.messages + part.known_messages() as u64 - before as u64;
     }
 }
 

@@ -63,6 +63,8 @@ impl<D: Disk> Engine<D> {
         self.stage(record::DEVICE)?;
         self.shared.index.note_staged(seen.key);
         self.shared.index.of_device(&seen.key).know(seen.key, change.number, change.push_on, about.clone());
+        self.ledger.registered(&about.app, change.number, now);
+        self.ledger.active(&about.app, change.number, now);
         if change.is_new {
             self.devices += 1;
             self.next_number += 1;
@@ -105,6 +107,7 @@ impl<D: Disk> Engine<D> {
         for (key, at) in active {
             if let Some(device) = self.shared.index.of_device(key).devices.get_mut(key) {
                 device.about.last_active = device.about.last_active.max(*at);
+                self.ledger.active(&device.about.app, device.number, *at);
             }
         }
     }

@@ -34,6 +34,7 @@ mod replay;
 mod revoke;
 mod storage;
 mod streams;
+mod tables;
 mod trim;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -48,10 +49,12 @@ use super::disk::Disk;
 use super::fault::{self, Fault};
 use super::index::Index;
 use super::journal::{Journal, JournalError, JournalReader, Place, ReadError};
+use super::ledger::Ledger;
 use super::options::StoreOptions;
 use super::recalls::{Recall, Recalls};
 use super::stats::StoreStats;
 use super::stream::Streams;
+use super::tables::TablesError;
 use super::{
     Command, CommitSink, Confirm, Pulled, QueryAnswer, RetireError, Retired, StreamBounds, StreamError,
     StreamRead, StreamState,
@@ -65,7 +68,7 @@ use apps::Controls;
 pub use recover::{OpenError, OpenReport};
 
 /// Kinds of work that [`Engine::maintain`] does.
-const DUTIES: usize = 6;
+const DUTIES: usize = 7;
 /// How often to look whether a full disk has room again.
 const REPLENISH_MS: Millis = 1_000;
 
@@ -74,8 +77,14 @@ pub type IsConnected = Box<dyn Fn(&DeviceKey) -> bool + Send>;
 
 /// The store can't go on: what it said is durable, the rest is for the next start to find out.
 #[derive(Debug, thiserror::Error)]
-#[error("the journal failed, nothing more can be made durable: {0}")]
-pub struct StoreFailure(#[from] JournalError);
+pub enum StoreFailure {
+    /// The journal.
+    #[error("the journal failed, nothing more can be made durable: {0}")]
+    Journal(#[from] JournalError),
+    /// The tables.
+    #[error("the tables failed, so that the journal could never be trimmed again: {0}")]
+    Tables(#[from] TablesError),
+}
 
 /// What is told after the commit, in order.
 #[derive(Debug)]
@@ -151,6 +160,8 @@ pub struct Engine<D: Disk> {
     /// Attributes in `interned` after it was last tidied.
     attributes_kept: usize,
     unmatched: acks::Limiter,
+    ledger: Ledger,
+    tables: tables::State,
     /// Whose turn it is in [`Engine::maintain`].
     duty: usize,
     checkpoints: checkpoint::State<D>,
@@ -202,7 +213,7 @@ impl<D: Disk> Engine<D> {
             Command::RetireStream { stream, force, reply } => self.retire_stream(&stream, force, reply),
             Command::Query { query, reply } => {
                 // As of the newest record staged: durable when the answer goes out.
-                let answer = (Seq(self.journal.next_seq().0 - 1), self.answer(&query));
+                let answer = (Seq(self.journal.next_seq().0 - 1), self.answer(now, &query)?);
                 self.effects.push(Effect::Query(reply, answer));
                 Ok(())
             }
@@ -312,7 +323,8 @@ impl<D: Disk> Engine<D> {
                 1 => self.sweep_damaged(now)?,
                 2 => self.recall_slice(now)?,
                 3 => self.checkpoint_slice(now)?,
-                4 => self.gap_slice(now)?,
+                4 => self.tables_slice(now)?,
+                5 => self.gap_slice(now)?,
                 _ => self.trim_slice(now)?,
             };
             if busy {
@@ -327,7 +339,12 @@ impl<D: Disk> Engine<D> {
     /// When [`Engine::maintain`] is due, if nothing else happens before.
     pub fn next_wakeup(&self) -> Option<Millis> {
         let replenish = (self.replenish_at > 0).then_some(self.replenish_at);
-        let retries = self.retry_checkpoint_at().into_iter().chain(self.next_recalling()).chain(replenish);
+        let retries = self
+            .retry_checkpoint_at()
+            .into_iter()
+            .chain(self.next_recalling())
+            .chain(replenish)
+            .chain(self.next_transaction());
         self.next_expiry().into_iter().chain(retries).min()
     }
 
@@ -338,6 +355,7 @@ impl<D: Disk> Engine<D> {
         let max = self.options.max_bytes;
         if now < self.replenish_at
             || self.checkpoints.borrows()
+            || self.tables.borrows
             || max != 0 && self.journal.file_bytes() + segment > max
         {
             return Ok(());
@@ -419,6 +437,7 @@ impl<D: Disk> Engine<D> {
         set(&stats.pending, self.pending);
         set(&stats.devices, self.devices);
         set(&stats.messages, self.messages);
+        set(&stats.table_reads, self.ledger.reads);
         set(&stats.live_batches, self.expiry.len() as u64);
         set(&stats.live_bytes, self.live_bytes);
         set(&stats.journal_bytes, self.journal.file_bytes());

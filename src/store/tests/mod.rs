@@ -11,3 +11,4 @@ mod revoke;
 mod streams;
 mod streams_model;
 mod support;
+mod tables;

@@ -19,6 +19,7 @@ use crate::store::disk::crash::{CrashTest, everywhere};
 use crate::store::disk::sim::{Loss, SimDisk};
 use crate::store::fault::{self, Fault};
 use crate::store::options::{Quota, StoreOptions};
+use crate::store::tables::TableKind;
 use crate::store::{Pulled, Query, QueryAnswer};
 
 macro_rules! ensure {
@@ -45,6 +46,8 @@ impl Model {
             checkpoint_bytes: 6 * 1024,
             unmatched_per_second: u32::MAX,
             app_quotas: [(app(), QUOTA)].into(),
+            // One or two push records fit: the others are read back whenever something happens to them.
+            message_cache_bytes: 400,
             ..super::support::small()
         };
         Self { steps: plan(seed, length), options }
@@ -377,6 +380,10 @@ fn check_counts(
     let totals = harness.totals();
     ensure!(totals.identity_holds(), "{totals:?}");
     ensure!(totals == sum, "in total {totals:?}, over the messages {sum:?}");
+    let days = harness.days(30);
+    let mut over_days = crate::push::Counts { pending: totals.pending, ..Default::default() };
+    days.iter().for_each(|day| over_days.add(&day.counts));
+    ensure!(totals == over_days, "in total {totals:?}, over the days {over_days:?}");
     if let Some(answered) = answered {
         let accepted: u64 = answered.values().map(|answer| u64::from(answer.accepted)).sum();
         ensure!(accepted == totals.accepted, "{accepted} were answered, {} are counted", totals.accepted);
@@ -427,7 +434,15 @@ fn a_run_does_everything_that_is_to_be_proved() {
             let all = harness.engine.stats().all();
             all.into_iter().find(|figure| figure.0 == name).map_or(0, |figure| figure.1)
         };
-        for name in ["checkpoints", "copied_bytes", "segments_removed", "batches", "repeats"] {
+        for name in [
+            "checkpoints",
+            "table_writes",
+            "table_reads",
+            "copied_bytes",
+            "segments_removed",
+            "batches",
+            "repeats",
+        ] {
             assert!(figure(name) > 1, "seed {seed}: {name}");
         }
     }
@@ -462,8 +477,36 @@ fn applying_records_twice_is_found() {
 }
 
 #[test]
+fn counting_what_the_tables_reflect_is_found() {
+    is_found(Fault::IgnoreApplied);
+}
+
+#[test]
+fn forgetting_what_is_not_written_is_found() {
+    is_found(Fault::ForgetChanged);
+}
+
+#[test]
 fn dropping_held_entries_is_found() {
     is_found(Fault::DropHeld);
+}
+
+/// The tables' own syncs matter as well: what is trimmed rests on them.
+#[test]
+fn leaving_out_the_tables_sync_is_found() {
+    let disk = SimDisk::new();
+    disk.skip(SyncPoint::TablesContent);
+    let found = (1..=3).find_map(|seed| everywhere(seed, &disk, &Model::new(seed, 160)).err());
+    println!("{}", found.expect("a lost sync breaks a promise"));
+}
+
+/// The library itself, its file on the disk that crashes: fewer steps, as a transaction is many operations.
+#[test]
+fn promises_hold_wherever_it_crashes_with_the_library() {
+    let mut model = Model::new(4, 40);
+    model.options.tables = TableKind::Library;
+    let boundaries = everywhere(4, &SimDisk::new(), &model).unwrap_or_else(|violation| panic!("{violation}"));
+    println!("{boundaries} boundaries");
 }
 
 #[test]
