@@ -67,6 +67,11 @@ pub const MAILBOX_SLOTS: usize = 1_000_000;
 /// Shards of one process.
 pub const SHARDS: usize = 256;
 
+/// Devices whose last change of presence is kept for followers, about 232 bytes each; beyond, whoever is behind gets a new snapshot.
+pub const PRESENCE_CHANGES: usize = 262_144;
+/// Marks of presence of one shard between two times of gathering, once a second; beyond, followers get a new snapshot.
+pub const PRESENCE_MARKS: usize = 65_536;
+
 /// Commands waiting for the journal.
 pub const STORE_COMMANDS: usize = 65_536;
 /// Bytes of commands waiting for the journal.
@@ -86,6 +91,8 @@ pub const STREAM_WINDOW: usize = 16;
 pub const STREAM_BATCH_EVENTS: usize = 4_096;
 /// Bytes of one stream batch, about.
 pub const STREAM_BATCH_BYTES: usize = 1024 * 1024;
+/// Connections to a router listener that have shown no certificate yet; beyond, the oldest of the address that has the most is closed.
+pub const ROUTER_HANDSHAKES: usize = 64;
 /// Router links at a time.
 pub const ROUTER_LINKS: usize = 64;
 /// Calls at a time on one gRPC connection, those of health and reflection included.

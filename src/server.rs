@@ -25,6 +25,7 @@ use crate::config::{self, Config, Scope};
 use crate::directory::Directory;
 use crate::ids::{DigestKey, ShardId};
 use crate::pki::{self, PkiError};
+use crate::presence::Presence;
 use crate::router::{self, Allowed, RouterContext};
 use crate::shard::{self, DeviceContext, Handover, Loaded, Mailbox, ShardFigures, quic};
 use crate::store::disk::Disk;
@@ -144,11 +145,19 @@ pub async fn serve<D: Disk>(
     // Set once, here.
     admin.store.set(access).ok();
 
+    let presence = presence(&base);
     let sockets = Sockets::bind(&base.config)?;
-    let context = device_context(&base, store.clone(), doors.clone(), digest_key.clone(), &sockets)?;
+    let context = device_context(
+        &base,
+        store.clone(),
+        (doors.clone(), presence.clone()),
+        digest_key.clone(),
+        &sockets,
+    )?;
     let [tls, quic, plain] = sockets.ports();
     let (mut shards, _group) = start_shards(sockets, &context)?;
-    let (phase, mut routers, (router, grpc)) = start_router(&base, store.clone(), doors, digest_key)?;
+    let (phase, mut routers, (router, grpc)) =
+        start_router(&base, store.clone(), (doors, presence), digest_key)?;
     let ports = Ports { tls, quic, plain, router, grpc, admin: admin_port };
     base.readiness.set(admin::Phase::Serving);
     ready(ports);
@@ -276,6 +285,18 @@ fn store_options(config: &Config, salt: u64) -> StoreOptions {
     }
 }
 
+/// Once edge time is right: it makes the epoch.
+fn presence(base: &Foundation) -> Arc<Presence> {
+    let mailboxes = base.mailboxes.clone();
+    let ask = move |shard: ShardId, request| {
+        if let Some(mailbox) = mailboxes.get(usize::from(shard.0)) {
+            mailbox.slice(request);
+        }
+    };
+    let (directory, now) = (base.directory.clone(), base.clock.now());
+    Arc::new(Presence::new(directory, base.config.shards, now, Box::new(ask)))
+}
+
 /// Bounds of the app's own, else the store's.
 fn quota(app: &config::PendingBounds, store: &config::Store) -> Quota {
     Quota {
@@ -288,7 +309,7 @@ fn quota(app: &config::PendingBounds, store: &config::Store) -> Quota {
 fn device_context(
     base: &Foundation,
     store: Arc<dyn Store>,
-    doors: Arc<Apps>,
+    (doors, presence): (Arc<Apps>, Arc<Presence>),
     digest_key: DigestKey,
     sockets: &Sockets,
 ) -> Result<Arc<DeviceContext>, ServeError> {
@@ -315,6 +336,7 @@ fn device_context(
         digest_key,
         directory: base.directory.clone(),
         store,
+        presence,
         clock: base.clock.clone(),
         tls,
         quic,
@@ -347,7 +369,7 @@ type RouterThread = (watch::Sender<router::Phase>, Thread, (u16, Option<u16>));
 fn start_router(
     base: &Foundation,
     store: Arc<dyn Store>,
-    doors: Arc<Apps>,
+    (doors, presence): (Arc<Apps>, Arc<Presence>),
     digest_key: DigestKey,
 ) -> Result<RouterThread, ServeError> {
     let config = &base.config.router;
@@ -374,7 +396,11 @@ fn start_router(
         credit_bytes: config.credit_bytes,
         batch_window_ms: base.config.store.batch_window_s * 1_000,
         is_connected: Box::new(move |device| directory.find(device).is_some()),
-        pace: router::Pace::default().leaving_within(left),
+        presence,
+        pace: router::Pace {
+            user_timeout: Duration::from_millis(config.user_timeout_ms.into()),
+            ..router::Pace::default().leaving_within(left)
+        },
         doors,
         streams: base.readers.clone(),
     });
@@ -383,14 +409,23 @@ fn start_router(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let listener = TcpListener::from_std(listener)?;
-            // A build without it has refused its listener.
-            #[cfg(feature = "grpc")]
-            if let Some((grpc, _)) = grpc {
-                let grpc = router::serve_grpc(TcpListener::from_std(grpc)?, context.clone(), watched.clone());
-                tokio::join!(router::serve(listener, context, watched), grpc);
-                return Ok(());
+            let (presence, clock) = (context.presence.clone(), context.clock.clone());
+            let links = async {
+                // A build without it has refused its listener.
+                #[cfg(feature = "grpc")]
+                if let Some((grpc, _)) = grpc {
+                    let grpc =
+                        router::serve_grpc(TcpListener::from_std(grpc)?, context.clone(), watched.clone());
+                    tokio::join!(router::serve(listener, context, watched), grpc);
+                    return Ok::<(), std::io::Error>(());
+                }
+                router::serve(listener, context, watched).await;
+                Ok(())
+            };
+            tokio::select! {
+                served = links => served?,
+                () = presence.keep(&clock) => {}
             }
-            router::serve(listener, context, watched).await;
             Ok(())
         })
     })?;

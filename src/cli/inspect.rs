@@ -131,7 +131,7 @@ fn days_lines(days: &[Value]) -> Vec<String> {
 }
 
 /// Names and values, nested ones with the name of what they are in; counts of zero by reason are left out.
-fn rows(answer: &Value) -> Vec<(String, String)> {
+pub(super) fn rows(answer: &Value) -> Vec<(String, String)> {
     let mut rows = Vec::new();
     flatten("", answer, &mut rows);
     rows

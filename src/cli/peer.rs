@@ -111,6 +111,24 @@ impl Edge {
     }
 }
 
+/// How a router proves who it is.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RouterIdentity {
+    /// The router's certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+}
+
+impl RouterIdentity {
+    /// Where routers connect, with this identity.
+    pub fn endpoint(&self, edge: &Edge) -> Result<Endpoint, Failure> {
+        edge.router_endpoint(self.certificate.as_deref(), self.key.as_deref())
+    }
+}
+
 /// How devices prove who they are.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Credentials")]

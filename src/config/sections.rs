@@ -74,6 +74,8 @@ sections! {
         hello_deadline_ms: u64 = 10_000, 100..=60_000;
         /// From writing a push until it leaves the window unacknowledged, milliseconds.
         ack_deadline_ms: u64 = 30_000, 100..=600_000;
+        /// From writing a push until its device is told to routers as suspect if nothing was read since, milliseconds.
+        suspect_after_ms: u64 = 10_000, 100..=600_000;
         /// How long a push of retention 0 has to arrive, milliseconds.
         online_window_ms: u64 = 10_000, 100..=60_000;
         /// How long an outbox may stand still before its session is closed, milliseconds.
@@ -104,6 +106,8 @@ sections! {
         credit_targets: u64 = limits::CREDIT_TARGETS, limits::BATCH_TARGETS as u64..=100_000_000;
         /// Bytes of batches in flight on one link, unanswered.
         credit_bytes: u64 = limits::CREDIT_BYTES, limits::ROUTER_FRAME_BYTES as u64..=4_096 * MIB;
+        /// `TCP_USER_TIMEOUT`: how long the kernel waits for an acknowledgement of what it sent, milliseconds.
+        user_timeout_ms: u32 = 30_000, 1_000..=600_000;
         /// How far a router's clock may be ahead of the edge's, milliseconds.
         max_clock_skew_ms: u64 = 300_000, 0..=3_600_000;
     } + {

@@ -9,6 +9,7 @@ use crate::config;
 use crate::error::DeviceError;
 use crate::ids::SessionRef;
 use crate::machine::session::Session;
+use crate::presence::State;
 use crate::push::{Acked, Event, Millis, Seen};
 use crate::store::{Command, DeviceAck};
 use crate::telemetry::{self, Counter, Gauge, HandshakeResult, RegistrationResult, Timer};
@@ -134,6 +135,7 @@ impl Shard {
                 return Err(DeviceError::Replaced);
             }
         }
+        self.mark_presence_of(conn, State::Connected);
         self.count_session(transport, conn);
         // A revocation that came while it wasn't in the directory has found nobody to end.
         if context.store.revocation(&device).ends(epoch) {

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use crate::ids::SessionRef;
 use crate::limits;
+use crate::presence::SliceRequest;
 use crate::push::Priority;
 use crate::store::Confirm;
 
@@ -40,6 +41,8 @@ pub struct Mail {
     pub revoked: Vec<SessionRef>,
     /// Entries that ended without the device's doing.
     pub ended: Vec<(SessionRef, crate::ids::Seq)>,
+    /// Parts of snapshots of presence that are asked for.
+    pub slices: Vec<SliceRequest>,
     /// Messages were taken back.
     pub recalled: bool,
     /// Leave, spread over so many milliseconds.
@@ -114,6 +117,11 @@ impl Mailbox {
                 mail.ended.push((session, batch));
             }
         });
+    }
+
+    /// A part of the sessions is asked for. Bounded: one a router link.
+    pub fn slice(&self, request: SliceRequest) {
+        self.put(|mail| mail.slices.push(request));
     }
 
     /// A message was taken back: the store knows which.

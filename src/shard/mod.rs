@@ -13,6 +13,7 @@ mod listener;
 pub mod mailbox;
 mod outbox;
 mod output;
+mod presence;
 mod pump;
 pub mod quic;
 mod recalls;
@@ -36,6 +37,7 @@ use crate::directory::Directory;
 use crate::error::DeviceError;
 use crate::ids::{AppKey, DeviceKey, DigestKey, Seq, SessionRef, ShardId};
 use crate::machine::fanout::ByShard;
+use crate::presence::Presence;
 use crate::push::{Failure, Millis};
 use crate::store::{Batch, BodySink, CommitSink, Confirm, Store};
 use crate::telemetry::{self, Counter, Timer};
@@ -61,6 +63,8 @@ pub struct DeviceContext {
     pub directory: Arc<Directory>,
     /// Where messages are kept.
     pub store: Arc<dyn Store>,
+    /// Who of them is told to routers.
+    pub presence: Arc<Presence>,
     /// Edge time.
     pub clock: Arc<Clock>,
     /// TLS of the device listeners.

@@ -54,6 +54,7 @@ impl Shard {
     /// Counts them. What the socket didn't take expires; if it took everything, there may be room for more.
     fn after_pushes(&mut self, conn: ConnRef, pushes: u64, expires_at: Millis) {
         telemetry::add(Counter::Deliveries(self.id), pushes);
+        self.arm_suspect(conn);
         let figures = self.context.figures(self.id);
         figures.deliveries.fetch_add(pushes, std::sync::atomic::Ordering::Relaxed);
         let Some(connection) = self.connection(conn) else { return };

@@ -21,6 +21,7 @@ use super::tls::Tls;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
 use crate::machine::session::{Entry, Session};
 use crate::machine::wheel::Wheel;
+use crate::presence::SliceRequest;
 use crate::push::{Attributes, Millis, Priority};
 use crate::store::{Batch, DeviceAck, Pulled, SentAlone};
 use crate::telemetry::{self, Gauge, Transport};
@@ -44,6 +45,10 @@ pub(super) struct Shard {
     pub overdue: Wheel<ConnRef>,
     /// Stall deadlines: one entry a connection whose outbox was not empty.
     pub stalls: Wheel<ConnRef>,
+    /// When sessions with something in flight become suspect: one entry each.
+    pub suspects: Wheel<ConnRef>,
+    /// Parts of snapshots of presence that are asked for, one a router link at most.
+    pub slices: VecDeque<SliceRequest>,
     /// Sessions to send away.
     pub leaving: Option<Leaving>,
     /// Sessions with something to pull, in the order in which they were told.
@@ -134,6 +139,8 @@ pub(super) struct Flags {
     pub overdue_armed: bool,
     /// An entry is in the wheel of stall deadlines.
     pub stall_armed: bool,
+    /// An entry is in the wheel of suspects.
+    pub suspect_armed: bool,
     /// Whole frames were read that could not be handled yet.
     pub held: bool,
     /// Waits for a body.
@@ -227,6 +234,8 @@ impl Shard {
             keepalive: Wheel::new(now),
             overdue: Wheel::new(now),
             stalls: Wheel::new(now),
+            suspects: Wheel::new(now),
+            slices: VecDeque::new(),
             leaving: None,
             dirty: VecDeque::new(),
             urgent: VecDeque::new(),

@@ -64,7 +64,7 @@ fn turn(owner: &Shared, timers: bool) -> bool {
     if timers {
         shard.fire();
     }
-    let more = shard.tell_recalls() | shard.fan_out();
+    let more = shard.tell_recalls() | shard.fan_out() | shard.answer_slice();
     shard.submit();
     more || !shard.deferred.is_empty()
 }
@@ -121,6 +121,8 @@ impl Shard {
         if mail.recalled {
             self.recalls.note();
         }
+        // Behind what was replaced: a session that has lost its place is in no snapshot.
+        self.slices.extend(mail.slices);
         if let Some(window_ms) = mail.leave {
             self.start_leaving(window_ms);
         }

@@ -251,6 +251,8 @@ pub struct OnDevice {
     pub clicked: bool,
     /// It was dismissed.
     pub cleaned: bool,
+    /// While it is pending: when it was first written, if it was.
+    pub sent_at: Option<Millis>,
 }
 
 /// What is known of a device.

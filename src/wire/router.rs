@@ -15,13 +15,14 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 
 pub use answers::{
     AnswerTooLarge, BatchName, OpenedStream, Welcome, accepted, devices_answer, failed_answer, go_away,
-    link_error, message_answer, opened, pong, rejected, revoked, stream_closed,
+    link_error, message_answer, opened, pong, presence, rejected, revoked, stream_closed,
 };
 pub use events::{empty_stream_batch, stream_batches};
 
 use super::pb::router as pb;
 use crate::ids::{MessageId, Seq};
 use crate::limits;
+use crate::presence::Point;
 
 /// What ends a link with an Error frame: the router did something that the protocol or its certificate doesn't allow.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -182,7 +183,16 @@ pub struct Open {
     /// The streams to read.
     pub streams: Vec<OpenStream>,
     /// It asked for presence.
-    pub presence: bool,
+    pub presence: Option<OpenPresence>,
+}
+
+/// Presence to follow, and from where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OpenPresence {
+    /// The apps, unchecked; none: all that it may.
+    pub app_keys: Vec<String>,
+    /// What it knows already.
+    pub point: Point,
 }
 
 /// A stream to read, and from where.
@@ -317,7 +327,10 @@ fn open(open: pb::Open) -> Open {
     Open {
         version: open.version,
         streams: streams.collect(),
-        presence: open.presence.is_some(),
+        presence: open.presence.map(|asked| OpenPresence {
+            point: Point { epoch: asked.epoch, sequence: asked.sequence },
+            app_keys: asked.app_keys,
+        }),
         name: open.name,
     }
 }

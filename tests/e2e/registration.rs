@@ -48,7 +48,7 @@ async fn refused(edge: &Edge, hello: Hello, code: ErrorCode) -> mooring::wire::p
 
 /// Waits until the edge counts so many devices.
 async fn devices_are(edge: &Edge, count: usize) {
-    edge.metric_comes_to("mooring_devices", |devices| devices == count as f64).await;
+    edge.metric_comes_to("mooring_devices", |devices| (devices - count as f64).abs() < 0.5).await;
 }
 
 #[tokio::test]
@@ -272,9 +272,9 @@ async fn an_install_secret_that_can_not_be_is_malformed() {
 async fn a_fleet_with_a_wrong_credential_does_not_fill_the_log() {
     let edge = Edge::start().await;
     let wrong = hello_with(DEV_APP, "d", edge.credential(DEV_APP, "another", 1));
-    let lines = || edge.log().lines().filter(|line| line.contains("suppressed=")).count();
+    let said = || edge.log().lines().filter(|line| line.contains("suppressed=")).count();
     let mut sent = 0;
-    while sent <= lines() {
+    while sent <= said() {
         let mut links: Vec<Link> = Vec::new();
         for _ in 0..40 {
             let mut link = edge.connect(Way::Plain).await;

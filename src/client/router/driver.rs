@@ -434,7 +434,7 @@ async fn write<W: AsyncWrite + Unpin>(
 }
 
 /// Whether trying again can't help: an operator has to change something.
-fn is_final(error: &ClientError) -> bool {
+pub(super) fn is_final(error: &ClientError) -> bool {
     use LinkErrorCode as Code;
     let ClientError::Link { code, .. } = error else { return false };
     match code {

@@ -1,7 +1,7 @@
 //! QUIC: an endpoint a shard, on the shard's own thread, so that a session's packets, state and timers all belong to one thread.
 //!
-//! The sockets share one address; a small kernel program hands each datagram to the socket of its shard ([`sockets`]) by the connection id, which
-//! carries the shard ([`ids`]). So a device whose address changes keeps its session. Above the stream that a device opens everything is the
+//! The sockets share one address; a small kernel program hands each datagram to the socket of its shard (`sockets`) by the connection id, which
+//! carries the shard (`ids`). So a device whose address changes keeps its session. Above the stream that a device opens everything is the
 //! same as over TCP: `connection` runs it.
 //!
 //! Rejected: one socket whose datagrams are passed between threads (a hop and a wake for each), and the kernel's own choice by address, which
@@ -89,7 +89,7 @@ fn transport(device: &config::Device) -> TransportConfig {
         .receive_window(VarInt::from_u32(limits::QUIC_RECEIVE_BYTES))
         .send_window(device.send_buffer_bytes as u64)
         .mtu_discovery_config(None)
-        // With it quinn keeps room for ten datagrams in every session: 12 KB instead of 1.2.
+        // With it quinn keeps room for up to ten datagrams in every session, and a push is one.
         .enable_segmentation_offload(false)
         .max_idle_timeout(Some(IdleTimeout::from(idle)));
     transport

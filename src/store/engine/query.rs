@@ -5,6 +5,7 @@ use super::{Engine, StoreFailure};
 use crate::ids::{AppKey, DeviceKey, MessageId};
 use crate::push::{Counts, Millis};
 use crate::store::disk::Disk;
+use crate::store::part::Entry;
 use crate::store::push_record::MessageKey;
 use crate::store::{DeviceState, MessageState, OnDevice, Query, QueryAnswer};
 
@@ -31,7 +32,7 @@ impl<D: Disk> Engine<D> {
         let on_device = device.map(|key| {
             let part = index.of_device(key);
             let device = part.devices.get(key)?;
-            Some((device.number, device.entry(message).is_some()))
+            Some((device.number, device.entry(message).map(Entry::written_at)))
         });
         let key = MessageKey::of(app, message);
         let part = part_with(index, &*self.tables.tables, &mut self.ledger, key)?;
@@ -40,7 +41,8 @@ impl<D: Disk> Engine<D> {
             None => OnDevice::default(),
             Some((number, pending)) => OnDevice {
                 target: record.targets.contains(number),
-                pending,
+                pending: pending.is_some(),
+                sent_at: pending.flatten(),
                 arrived: record.arrived_on.contains(number),
                 clicked: record.clicked.contains(number),
                 cleaned: record.cleaned.contains(number),

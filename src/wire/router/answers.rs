@@ -7,6 +7,7 @@ use prost::Message;
 use super::{LinkError, Rejected, pb};
 use crate::ids::Seq;
 use crate::limits;
+use crate::presence::Update;
 use crate::push::{Accepted, Counts, Failure, Millis, Refusal, Revoked};
 use crate::store::{DeviceState, MessageState, OnDevice, StreamBounds};
 use crate::wire::frame::{ROUTER_HEAD, put_router_frame};
@@ -149,6 +150,23 @@ pub fn stream_closed(stream: &str, text: &str) -> Vec<u8> {
     whole(Frame::StreamClosed(pb::StreamClosed { stream: stream.to_owned(), text: text.to_owned() }))
 }
 
+/// Who is connected.
+pub fn presence(update: &Update) -> Vec<u8> {
+    let changes = update.changes.iter().map(|change| pb::PresenceChange {
+        app_key: change.app.to_string(),
+        device_id: change.device_id.to_string(),
+        state: i32::from(change.state as u8),
+        time: change.time,
+    });
+    whole(Frame::Presence(pb::Presence {
+        epoch: update.point.epoch,
+        sequence: update.point.sequence,
+        snapshot: update.snapshot,
+        snapshot_end: update.snapshot_end,
+        changes: changes.collect(),
+    }))
+}
+
 /// The answer to Ping.
 pub fn pong(nonce: u64, now: Millis) -> Vec<u8> {
     whole(Frame::Pong(pb::Pong { nonce, edge_time: now }))
@@ -222,7 +240,7 @@ fn on_device(state: OnDevice) -> pb::MessageOnDevice {
         pending: state.pending,
         clicked: state.clicked,
         cleaned: state.cleaned,
-        sent_time: 0,
+        sent_time: state.sent_at.unwrap_or(0),
     }
 }
 
