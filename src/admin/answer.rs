@@ -18,6 +18,7 @@ pub(super) enum Problem {
     NoAppKey,
     NoMessageId,
     NoDeviceId,
+    NoDays,
     UnknownMessage,
     NotOpen,
     Busy,
@@ -53,6 +54,7 @@ impl IntoResponse for Problem {
                 (StatusCode::BAD_REQUEST, "not an app key", "use 1 to 32 letters, digits, - _ . :")
             }
             Self::NoMessageId => (StatusCode::BAD_REQUEST, "not a message id", "use a decimal number from 1"),
+            Self::NoDays => (StatusCode::BAD_REQUEST, "not a number of days", "use 1 to 30"),
             Self::NoDeviceId => (StatusCode::BAD_REQUEST, "not a device id", "use 1 to 64 bytes"),
             Self::UnknownMessage => (
                 StatusCode::NOT_FOUND,
@@ -236,5 +238,19 @@ pub(super) fn add_revocation(answer: &mut Value, revocation: Revocation) {
         let revoked =
             json!({ "credentials_before_epoch": revocation.min_epoch, "registration": registration });
         fields.insert("revoked".into(), revoked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn days_are_dates() {
+        let dates =
+            [(0, "1970-01-01"), (11_016, "2000-02-29"), (19_782, "2024-02-29"), (20_454, "2026-01-01")];
+        for (day, text) in dates {
+            assert_eq!(date(day), text);
+        }
     }
 }

@@ -73,6 +73,8 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: impl Futu
 
 /// Days of statistics, unless asked for more or fewer.
 const DEFAULT_DAYS: u32 = 7;
+/// As many as are kept.
+const MAX_DAYS: u32 = 30;
 
 fn routes(admin: Arc<Admin>) -> Router {
     Router::new()
@@ -123,7 +125,7 @@ async fn totals(State(admin): State<Arc<Admin>>) -> Result<Response, Problem> {
 
 #[derive(serde::Deserialize)]
 struct Days {
-    days: Option<u32>,
+    days: Option<String>,
 }
 
 async fn stats(
@@ -132,7 +134,12 @@ async fn stats(
     UrlQuery(asked): UrlQuery<Days>,
 ) -> Result<Response, Problem> {
     let app = AppKey::parse(&app).ok_or(Problem::NoAppKey)?;
-    let days = asked.days.unwrap_or(DEFAULT_DAYS);
+    let days = match asked.days {
+        None => DEFAULT_DAYS,
+        Some(text) => {
+            text.parse().ok().filter(|days| (1..=MAX_DAYS).contains(days)).ok_or(Problem::NoDays)?
+        }
+    };
     let (sequence, answer) = ask(&admin, Query::Stats { app: app.clone(), days }).await?;
     let QueryAnswer::Stats(days) = answer else { return Err(Problem::Unanswered) };
     json(answer::stats(sequence, &app, &days))

@@ -284,6 +284,24 @@ async fn totals_messages_devices_and_shards() {
 }
 
 #[tokio::test]
+async fn statistics_name_their_days_and_leave_out_what_is_no_days() {
+    let running = start(Some(FakeStore::default())).await;
+    let (code, stats) = running.json("/v1/stats/demo?days=2").await;
+    assert_eq!((code, &stats["sequence"], &stats["app_key"]), (200, &42.into(), &"demo".into()));
+    assert_eq!(stats["days"].as_array().map(Vec::len), Some(2));
+    let today = &stats["days"][0];
+    assert_eq!((&today["day"], &today["accepted"]), (&"2026-11-22".into(), &2.into()));
+    assert_eq!((&today["registered"], &today["active"]), (&5.into(), &6.into()));
+    assert!(today.get("pending").is_none() && today.get("identity").is_none());
+    assert_eq!(stats["days"][1]["day"], "2026-11-21");
+    assert_eq!(running.json("/v1/stats/demo").await.1["days"].as_array().map(Vec::len), Some(7));
+    for days in ["0", "31", "many"] {
+        let (code, body) = running.json(&format!("/v1/stats/demo?days={days}")).await;
+        assert_eq!((code, body["what_to_do"].is_string()), (400, true), "{days}");
+    }
+}
+
+#[tokio::test]
 async fn errors_say_what_to_do() {
     let running = start(Some(FakeStore::default())).await;
     let long = format!("/v1/device/demo/{}", "x".repeat(65));

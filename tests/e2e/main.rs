@@ -29,3 +29,4 @@ mod rough;
 mod router;
 mod routers;
 mod sessions;
+mod stats;

@@ -16,7 +16,6 @@ use crate::store::codec::{Malformed, Take};
 use crate::store::disk::Disk;
 use crate::store::index::Index;
 use crate::store::part::{About, Entry, Part, Spread};
-
 use crate::store::push_record::MessageKey;
 use crate::store::recalls::Recall;
 use crate::store::record::{take_epoch, take_priority};

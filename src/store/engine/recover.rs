@@ -52,6 +52,14 @@ impl From<StoreFailure> for OpenError {
     }
 }
 
+fn layout(options: &StoreOptions) -> JournalOptions {
+    JournalOptions {
+        segment_bytes: options.segment_bytes,
+        reserve_segments: options.reserve_segments,
+        salt: options.salt,
+    }
+}
+
 /// What it means for the tables that the journal can't be replayed from where they end.
 fn behind(applied: Seq, covers: Seq) -> impl FnOnce(JournalError) -> OpenError {
     move |error| match error {
@@ -111,20 +119,10 @@ impl<D: Disk> Engine<D> {
             masses: std::collections::HashMap::default(),
             malformed,
         };
-        let layout = JournalOptions {
-            segment_bytes: options.segment_bytes,
-            reserve_segments: options.reserve_segments,
-            salt: options.salt,
-        };
         let (journal, recovery) =
-            Journal::recover(disk.clone(), layout, after, &mut |record| replay.apply(record))
+            Journal::recover(disk.clone(), layout(options), after, &mut |record| replay.apply(record))
                 .map_err(behind(tables.applied(), covers))?;
-        if tables.applied() > recovery.head {
-            return Err(TablesError::Ahead { applied: tables.applied(), head: recovery.head }.into());
-        }
-        if let Some(error) = replay.failed.take() {
-            return Err(error.into());
-        }
+        replay.check_tables(recovery.head)?;
         replay.tidy();
         let held: u64 = replay.loaded.held.values().map(|held| held.len() as u64).sum();
         let left_out = replay.malformed + held;
@@ -183,9 +181,9 @@ impl<D: Disk> Engine<D> {
             recalls_full_until: 0,
         };
         engine.sum_up();
-        engine.configured(&changes, recovery.last_time).map_err(OpenError::from)?;
-        engine.resume_recalling();
-        engine.replenish(0).map_err(OpenError::from)?;
+        engine.configured(&changes, recovery.last_time)?;
+        engine.resume_recalling()?;
+        engine.replenish(0)?;
         engine.export();
         let report = OpenReport {
             journal: recovery,

@@ -82,6 +82,15 @@ impl Replay<'_> {
         seq > self.tables.applied() || fault::is(Fault::IgnoreApplied)
     }
 
+    /// At the journal's end: whether the tables could be read, and know of nothing beyond it.
+    pub(super) fn check_tables(&mut self, head: Seq) -> Result<(), TablesError> {
+        let applied = self.tables.applied();
+        if applied > head {
+            return Err(TablesError::Ahead { applied, head });
+        }
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
     /// The message's part with its push record in memory.
     fn part_with(&mut self, key: MessageKey) -> Option<(MutexGuard<'_, Part>, &mut Ledger)> {
         match part_with(&self.loaded.index, self.tables, &mut self.ledger, key) {
@@ -156,6 +165,7 @@ impl Replay<'_> {
         home: MessageKey,
         at: Record<'_>,
     ) -> Result<Option<Arc<Batch>>, Malformed> {
+        self.loaded.index.of_message(home).extend_recall(home, record.expires_at);
         if targets.is_empty() {
             return Ok(None);
         }
