@@ -33,6 +33,8 @@ pub(super) enum Problem {
     NoRoom,
     /// The body isn't what it should be: why.
     Body(String),
+    /// It can't be done: the status, why, and what to do.
+    Refused(StatusCode, String, &'static str),
 }
 
 impl IntoResponse for Problem {
@@ -41,7 +43,7 @@ impl IntoResponse for Problem {
             Self::NoSuchPath => (
                 StatusCode::NOT_FOUND,
                 "no such path",
-                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id}, /v1/stats/{app} or /v1/shards; the README has those that change something",
+                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id}, /v1/stats/{app}, /v1/shards, /v1/streams or /v1/apps; the README has those that change something",
             ),
             Self::NoSuchMethod => (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -75,6 +77,7 @@ impl IntoResponse for Problem {
                 "changes need the admin token",
                 "send `Authorization: Bearer TOKEN`; it is in the file admin.token of the edge's data directory",
             ),
+            Self::Refused(status, error, what_to_do) => return said(status, &error, what_to_do),
             Self::ForeignApp => (
                 StatusCode::NOT_FOUND,
                 "not an app of this edge",

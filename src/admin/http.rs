@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::answer::{self, Problem};
-use super::{Admin, CONNECTIONS, Phase, writes};
+use super::{Admin, CONNECTIONS, Phase, apps, streams, writes};
 use crate::ids::{AppKey, DeviceKey, MessageId};
 use crate::limits;
 use crate::store::{Command, Query, QueryAnswer};
@@ -86,6 +86,8 @@ fn routes(admin: Arc<Admin>) -> Router {
         .route("/v1/device/{app}/{device_id}", get(device))
         .route("/v1/stats/{app}", get(stats))
         .route("/v1/shards", get(shards))
+        .route("/v1/streams", get(streams::list))
+        .route("/v1/apps", get(apps::list))
         .merge(writes::routes(admin.clone()))
         .fallback(async || Problem::NoSuchPath)
         .method_not_allowed_fallback(async || Problem::NoSuchMethod)
@@ -209,7 +211,7 @@ pub(super) async fn ask(admin: &Admin, query: Query) -> Result<(u64, QueryAnswer
 
 // The handlers end in `?`-style results: one shape for all.
 #[allow(clippy::unnecessary_wraps)]
-fn json(value: Value) -> Result<Response, Problem> {
+pub(super) fn json(value: Value) -> Result<Response, Problem> {
     Ok(axum::Json(value).into_response())
 }
 

@@ -16,6 +16,7 @@ mod grpc;
 #[path = "../router_link_grpc/call.rs"]
 mod grpc_call;
 mod leaving;
+mod operating;
 mod presence;
 mod priority;
 mod query;

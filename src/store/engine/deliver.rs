@@ -118,6 +118,9 @@ impl<D: Disk> Engine<D> {
         {
             return Err(Rejection::Exhausted);
         }
+        if self.controls.get(&batch.app).is_some_and(|control| control.suspended) {
+            return Err(Rejection::Suspended);
+        }
         if self.shared.streams.is_full(self.options.stream_of(batch.app.as_str())) {
             return Err(Rejection::StreamFull);
         }

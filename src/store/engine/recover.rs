@@ -1,7 +1,7 @@
 //! The start: the newest checkpoint, then the journal behind it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use tokio::sync::watch;
 
@@ -127,7 +127,7 @@ impl<D: Disk> Engine<D> {
         let held: u64 = replay.loaded.held.values().map(|held| held.len() as u64).sum();
         let left_out = replay.malformed + held;
         let ledger = replay.ledger;
-        let Loaded { index, next_number, mut streams, interned, .. } = replay.loaded;
+        let Loaded { index, next_number, mut streams, controls, interned, .. } = replay.loaded;
         index.set_committed(recovery.head);
         let changes = streams.configure(options, journal.reader().oldest(), journal.next_seq());
         let streams = Streams::new(streams, &options.streams);
@@ -135,6 +135,7 @@ impl<D: Disk> Engine<D> {
             index,
             bodies,
             streams,
+            controls: RwLock::new(controls.clone()),
             recalls: Recalls::default(),
             opened_at: recovery.last_time,
             stats: StoreStats::default(),
@@ -171,6 +172,7 @@ impl<D: Disk> Engine<D> {
             tables: State::new(tables),
             checkpoints: checkpoint::State::new(since, covers, oldest_kept),
             trim: trim::State::default(),
+            controls,
             gap: None,
             damaged: VecDeque::new(),
             recalling: VecDeque::new(),

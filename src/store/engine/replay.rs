@@ -61,6 +61,7 @@ impl Replay<'_> {
             record::CURSOR | record::STREAM | record::ROUTE | record::GAP | record::RETIRED => {
                 self.loaded.streams.apply(at.kind, at.seq, at.payload)
             }
+            record::APP => super::apps::take_into(&mut Take(at.payload), &mut self.loaded.controls),
             record::EPOCH => self.epoch(at),
             record::RECALL => self.recall(at),
             _ => Err(Malformed),
