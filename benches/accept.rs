@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use mooring::binding::ChangeError;
 use mooring::ids::{AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId};
 use mooring::push::{Acked, Attributes, Event, Failure, NewBatch, OfflinePolicy, Seen};
 use mooring::store::disk::{Disk, DiskFile, SyncPoint};
@@ -79,6 +80,7 @@ impl CommitSink for NoSink {
         black_box(confirms);
     }
     fn seen(&mut self, _: SessionRef) {}
+    fn changed(&mut self, _: SessionRef, _: Result<(), ChangeError>) {}
     fn ended(&mut self, _: &DeviceKey, _: Seq, _: Failure) {}
 }
 
@@ -103,6 +105,7 @@ fn engine(keys: &[DeviceKey]) -> Engine<NoDisk> {
             attributes: Attributes([7; 150].as_slice().into()),
             push_on: None,
             client_ip: IpAddr::from([127, 0, 0, 1]),
+            state_lost: false,
         });
         engine.apply(NOW, Command::Seen { device, session: session() }).expect("no disk fails");
         if n % 1_000 == 0 {
@@ -139,6 +142,7 @@ fn deliver(engine: &mut Engine<NoDisk>, targets: &[Vec<DeviceKey>]) {
             expires_at: NOW + 3_600_000,
             online_only: false,
             job_key: "".into(),
+            accounts: Vec::new(),
         });
         engine.apply(NOW, Command::Deliver { batch, reply }).expect("no disk fails");
         engine.commit(NOW).expect("no disk fails");

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
+use crate::binding::DeviceEvent;
+use crate::ids::{AccountDigest, AppKey, BatchId, DeviceKey, MessageId, Seq};
 
 /// Milliseconds since 1970-01-01 UTC in edge time, which never goes back.
 pub type Millis = u64;
@@ -173,6 +174,8 @@ pub struct NewBatch {
     pub online_only: bool,
     /// The sender's label, or empty.
     pub job_key: Arc<str>,
+    /// By ordinal: the account that the target was resolved from, if any. Empty: none has one.
+    pub accounts: Vec<Option<AccountDigest>>,
 }
 
 /// The answer to an accepted batch; a repeat gets the same.
@@ -230,6 +233,8 @@ pub struct Seen {
     pub push_on: Option<bool>,
     /// Where it came from.
     pub client_ip: std::net::IpAddr,
+    /// The app was reinstalled: what was accepted before ends, and the account goes.
+    pub state_lost: bool,
 }
 
 /// Which way a message went.
@@ -329,6 +334,8 @@ pub enum StreamEvent {
     Receipt(Box<Receipt>),
     /// Many outcomes.
     Mass(Box<MassOutcome>),
+    /// What happened to a device.
+    Device(Box<DeviceEvent>),
 }
 
 /// Counts of one message, or of all.

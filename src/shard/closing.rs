@@ -68,6 +68,7 @@ impl Shard {
         self.context.sessions.fetch_sub(1, Ordering::Relaxed);
         if was_live {
             let transport = self.connection(conn).map(|c| c.transport());
+            tracing::debug!(app = %live.app, device = %live.device_id, %error, "session ends");
             self.context.directory.leave(&live.device, live.generation);
             self.last_active.push((live.device, live.session.last_read()));
             for (entry, sent_at, deadline) in live.session.handle_end() {

@@ -50,7 +50,6 @@ impl Shard {
             heartbeat_s,
             app: hello.app.clone(),
             device_id: identified.device_id.clone(),
-            attributes: hello.attributes.clone(),
             received: hello.received.into(),
             unwritten: Vec::new(),
             replies: VecDeque::new(),
@@ -65,6 +64,7 @@ impl Shard {
             attributes: hello.attributes,
             push_on: hello.push_on,
             client_ip,
+            state_lost: hello.state_lost,
         };
         if context.store.is_current(&seen) {
             return self.attach(conn, live, identified.renewed, out);
@@ -121,8 +121,10 @@ impl Shard {
                 self.attach(conn, registering.live, registering.renewed, out)
             }
             other => {
+                let is_live = matches!(other, Phase::Live(_));
                 connection.phase = other;
-                Err(DeviceError::Exhausted)
+                // Told once a Hello: never to who is welcome already.
+                if is_live { Ok(()) } else { Err(DeviceError::Exhausted) }
             }
         }
     }

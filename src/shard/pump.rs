@@ -31,14 +31,17 @@ impl Shard {
         telemetry::add(Counter::Deliveries(self.id), pushes);
         let figures = self.context.figures(self.id);
         figures.deliveries.fetch_add(pushes, std::sync::atomic::Ordering::Relaxed);
+        let encoded = std::mem::take(&mut self.encoded);
         let Some(connection) = self.connection(conn) else { return };
         connection.outbox.expires(expires_at);
+        connection.outbox.note_pushes(&encoded);
         if let Phase::Live(live) = &connection.phase
             && live.session.poll_pull(connection.outbox.len()) > 0
             && !connection.flags.waits_for_body
         {
             self.mark_dirty(conn);
         }
+        self.encoded = encoded;
     }
 
     /// Appends pushes to `out`: how many, and when the first of them expires.
@@ -46,6 +49,8 @@ impl Shard {
         let (now, shard) = (self.now(), self.id);
         let context = self.context.clone();
         let mut pulled = std::mem::take(&mut self.pulled);
+        let mut encoded = std::mem::take(&mut self.encoded);
+        encoded.clear();
         let Some(connection) = self.connection(conn) else { return (0, Millis::MAX) };
         connection.flags.dirty = false;
         let Phase::Live(live) = &mut connection.phase else { return (0, Millis::MAX) };
@@ -88,6 +93,7 @@ impl Shard {
                 };
                 wire::put_push(out, &body, entry.redelivered);
                 expires_at = expires_at.min(entry.batch.expires_at);
+                encoded.push(entry.batch.seq);
                 live.session.handle_sent(now, context.config.ack_deadline_ms, InList(entry.batch));
                 pushes += 1;
             }
@@ -106,6 +112,7 @@ impl Shard {
         }
         self.arm_overdue(conn, overdue_at);
         self.pulled = pulled;
+        self.encoded = encoded;
         (pushes, expires_at)
     }
 
@@ -138,6 +145,8 @@ impl Shard {
         let context = self.context.clone();
         let shard = self.id;
         let mut reports = Vec::new();
+        let mut encoded = std::mem::take(&mut self.encoded);
+        encoded.clear();
         let Some(connection) = self.connection(conn) else { return (0, Millis::MAX) };
         connection.flags.overdue_armed = false;
         let Phase::Live(live) = &mut connection.phase else { return (0, Millis::MAX) };
@@ -164,6 +173,7 @@ impl Shard {
                 Overdue::SendAgain { entry, first_sent } => {
                     if let Some(body) = body {
                         wire::put_push(out, &body, true);
+                        encoded.push(entry.0.seq);
                         expires_at = expires_at.min(entry.0.expires_at);
                         again += 1;
                     }
@@ -174,6 +184,7 @@ impl Shard {
             reports.push(SentAlone { device: live.device, batch: entry.0.seq, sent_at });
         }
         let next = retry.or(live.session.overdue_at());
+        self.encoded = encoded;
         self.sent_alone.append(&mut reports);
         self.arm_overdue(conn, next);
         (again, expires_at)

@@ -19,9 +19,10 @@ use super::tls::Tls;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
 use crate::machine::session::{Entry, Session};
 use crate::machine::wheel::Wheel;
-use crate::push::{Attributes, Millis};
+use crate::push::Millis;
 use crate::store::{Batch, DeviceAck, Pulled, SentAlone};
 use crate::telemetry::{self, Gauge, Transport};
+use crate::wire::pb::device::ErrorCode;
 
 /// A connection's slot, and a number that tells whether the slot has been used again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +71,8 @@ pub(super) struct Shard {
     pub scratch: Scratch,
     /// Entries on their way from the store to one session; empty between.
     pub pulled: Vec<Pulled>,
+    /// What was just encoded for one session; looked at only if its socket didn't take it all.
+    pub encoded: Vec<Seq>,
     now: Millis,
 }
 
@@ -164,14 +167,20 @@ pub(super) struct Live {
     pub heartbeat_s: u32,
     pub app: AppKey,
     pub device_id: Arc<str>,
-    pub attributes: Attributes,
     /// Ids of Hello that are not to be sent, until the list was drained once.
     pub received: Box<[MessageId]>,
     /// Pulled, which counts as written, and not written: the first one waits for its body. Asked for again, they would come as redelivered,
     /// and those of retention 0 not at all.
     pub unwritten: Vec<Pulled>,
-    /// Requests that wait until they are durable, oldest first.
-    pub replies: VecDeque<u64>,
+    /// Requests that wait until they are durable, oldest first; at most `limits::SESSION_REQUESTS`.
+    pub replies: VecDeque<Waiting>,
+}
+
+/// A request that is not answered yet.
+pub(super) struct Waiting {
+    pub request_id: u64,
+    /// Known, but not before its turn.
+    pub answer: Option<Result<(), ErrorCode>>,
 }
 
 /// A pending entry as the session machine sees it.
@@ -226,6 +235,7 @@ impl Shard {
             gate: Rc::new(Notify::new()),
             scratch: Scratch::default(),
             pulled: Vec::new(),
+            encoded: Vec::new(),
             now,
         }
     }

@@ -13,6 +13,8 @@ pub(super) enum Fault {
     IgnoreFloors,
     /// Drops entries of a checkpoint whose batch is younger than its home's slice.
     DropHeld,
+    /// Leaves what was resolved from an account in the list when that account goes.
+    KeepUnbound,
 }
 
 #[cfg(test)]

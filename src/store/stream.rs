@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::disk::Disk;
 use super::journal::{JournalReader, Place, ReadError};
 use super::options::StoreOptions;
-use super::record::{app_of, stream_event};
+use super::record::{app_of, stream_events};
 use super::{StreamBounds, StreamError, StreamRead};
 use crate::ids::Seq;
 
@@ -129,9 +129,9 @@ impl Streams {
             // A record that passes its checksum and isn't understood was written by a newer program: not ours to forward.
             let ours = matches!(app_of(record.kind, record.payload), Ok(Some(app))
                 if self.0.len() == 1 || options.stream_of(app) == stream);
-            if ours && let Ok(Some(event)) = stream_event(record.kind, record.payload) {
+            if ours && let Ok(events) = stream_events(record.kind, record.payload) {
                 bytes += record.payload.len();
-                read.events.push((record.seq, event));
+                read.events.extend(events.into_iter().map(|event| (record.seq, event)));
             }
             read.cursor = record.seq;
             let enough = read.events.len() >= max_events

@@ -41,11 +41,11 @@ enum Standing {
     Unmatched,
 }
 
-/// Who acknowledges, as receipts have it.
-struct Who {
-    key: DeviceKey,
-    number: u32,
-    about: About,
+/// A known device, as receipts have it.
+pub(super) struct Who {
+    pub(super) key: DeviceKey,
+    pub(super) number: u32,
+    pub(super) about: About,
 }
 
 fn kind_of(event: Event) -> ReceiptKind {
@@ -99,7 +99,7 @@ impl<D: Disk> Engine<D> {
         Ok(())
     }
 
-    fn who(&self, key: &DeviceKey) -> Option<Who> {
+    pub(super) fn who(&self, key: &DeviceKey) -> Option<Who> {
         let part = self.shared.index.of_device(key);
         let device = part.devices.get(key)?;
         Some(Who { key: *key, number: device.number, about: (*device.about).clone() })

@@ -9,16 +9,16 @@ use roaring::RoaringBitmap;
 use tokio::sync::oneshot;
 
 use super::{Effect, Engine, StoreFailure};
-use crate::ids::DeviceKey;
+use crate::ids::{AccountDigest, DeviceKey};
 use crate::push::{Accepted, Failure, Millis, NewBatch, OfflinePolicy, Refusal, Rejection};
 use crate::store::batch::Batch;
 use crate::store::batch_ids::{IdBounds, Remembered, id_key};
 use crate::store::disk::Disk;
 use crate::store::options::StoreOptions;
-use crate::store::part::{Entry, Spread};
+use crate::store::part::{Entry, OF_ACCOUNT, Spread};
 use crate::store::part_messages::Acceptance;
 use crate::store::push_record::{MessageKey, Numbers};
-use crate::store::record::{self, BatchRecord, Target, put_refused, put_targets};
+use crate::store::record::{self, BatchRecord, Target, put_refused, put_targets, set_ordinal};
 use crate::store::stats::StoreStats;
 
 /// Bytes of a batch record beside body, label and targets, at most.
@@ -34,6 +34,18 @@ struct Decided {
     offline: Vec<Target>,
     /// Accepted, and to be told.
     told: Vec<DeviceKey>,
+    /// Accepted, but resolved from an account that isn't bound there.
+    unbound: Vec<Target>,
+    /// Bit by ordinal: resolved from an account.
+    of_account: Vec<u8>,
+}
+
+/// An accepted target.
+struct Admitted {
+    /// The device's dense number.
+    number: u32,
+    /// It isn't bound to the account that it was resolved from.
+    unbound: bool,
 }
 
 /// The bounds of one part's share.
@@ -109,9 +121,9 @@ impl<D: Disk> Engine<D> {
         }
         let targets = batch.targets.len();
         let mut bytes = BATCH_HEAD_BYTES + batch.body.len() + batch.job_key.len() + targets * TARGET_BYTES;
-        if batch.online_only {
-            bytes += Self::mass_bytes(targets, targets as u32);
-        }
+        // Those who end at once do so in one record a reason.
+        let ends = usize::from(batch.online_only) + usize::from(!batch.accounts.is_empty());
+        bytes += ends * Self::mass_bytes(targets, targets as u32) + batch.accounts.len().div_ceil(8);
         let fits = self.journal.fits(bytes, false);
         StoreStats::set(&self.shared.stats.disk_full, u64::from(!fits));
         (!fits).then_some(Rejection::Unavailable)
@@ -176,8 +188,10 @@ impl<D: Disk> Engine<D> {
         if !decided.told.is_empty() {
             self.effects.push(Effect::Batch(batch.clone(), decided.told));
         }
-        if !decided.offline.is_empty() {
-            self.fail_many(now, &batch, Failure::Offline, &decided.offline)?;
+        for (reason, ended) in [(Failure::Unbound, &decided.unbound), (Failure::Offline, &decided.offline)] {
+            if !ended.is_empty() {
+                self.fail_many(now, &batch, reason, ended)?;
+            }
         }
         Ok(())
     }
@@ -190,21 +204,29 @@ impl<D: Disk> Engine<D> {
             refused: Vec::new(),
             offline: Vec::new(),
             told: Vec::with_capacity(new.targets.len()),
+            unbound: Vec::new(),
+            of_account: Vec::new(),
         };
         let mut refused_keys: HashSet<DeviceKey, Spread> = HashSet::default();
         for (ordinal, key) in (0u32..).zip(&new.targets) {
             // Asked before the part is locked: the directory has locks of its own.
             let connected = !asks || (self.is_connected)(key);
+            let account = new.accounts.get(ordinal as usize).copied().flatten();
             let verdict = if !refused_keys.is_empty() && refused_keys.contains(key) {
                 Err(Refusal::Duplicate)
             } else {
-                self.admit_target(key, ordinal, connected || new.online_only, batch)
+                self.admit_target(key, ordinal, account, connected || new.online_only, batch)
             };
             match verdict {
-                Ok(number) => {
+                Ok(Admitted { number, unbound }) => {
                     let target = Target { ordinal, key: *key, number };
                     decided.accepted.push(target);
-                    if connected || !new.online_only {
+                    if account.is_some() {
+                        set_ordinal(&mut decided.of_account, ordinal);
+                    }
+                    if unbound {
+                        decided.unbound.push(target);
+                    } else if connected || !new.online_only {
                         decided.told.push(*key);
                     } else {
                         decided.offline.push(target);
@@ -223,9 +245,10 @@ impl<D: Disk> Engine<D> {
         &self,
         key: &DeviceKey,
         ordinal: u32,
+        account: Option<AccountDigest>,
         reachable: bool,
         batch: &Arc<Batch>,
-    ) -> Result<u32, Refusal> {
+    ) -> Result<Admitted, Refusal> {
         let mut part = self.shared.index.of_device(key);
         let device = part.devices.get_mut(key).ok_or(Refusal::DeviceUnknown)?;
         if device.entry(batch.message).is_some() {
@@ -234,14 +257,17 @@ impl<D: Disk> Engine<D> {
         if !device.push_on {
             return Err(Refusal::PushDisabled);
         }
-        if device.pending.len() >= self.options.max_pending_per_device {
+        // Before anything that would have the router try another channel: whoever has the phone now is somebody else.
+        let unbound = account.is_some() && account != device.account;
+        if !unbound && device.pending.len() >= self.options.max_pending_per_device {
             return Err(Refusal::OverQuota);
         }
-        if !reachable {
+        if !unbound && !reachable {
             return Err(Refusal::Offline);
         }
-        device.pending.push(Entry::new(batch.clone(), ordinal, false));
-        Ok(device.number)
+        let flags = if account.is_some() { OF_ACCOUNT } else { 0 };
+        device.pending.push(Entry::new(batch.clone(), ordinal, flags));
+        Ok(Admitted { number: device.number, unbound })
     }
 
     /// Stages the record. Answers the refused ordinals as they stand in it.
@@ -270,6 +296,7 @@ impl<D: Disk> Engine<D> {
             refused: &refused,
             body: &new.body,
             targets: &targets,
+            of_account: &decided.of_account,
         };
         self.scratch.clear();
         record.encode(&mut self.scratch);

@@ -18,10 +18,12 @@
 
 mod acks;
 mod apply;
+mod bindings;
 mod checkpoint;
 mod deliver;
 mod devices;
 mod expiry;
+mod forget;
 mod load;
 mod query;
 mod recover;
@@ -46,13 +48,14 @@ use super::options::StoreOptions;
 use super::stats::StoreStats;
 use super::stream::Streams;
 use super::{Command, CommitSink, Confirm, Pulled, QueryAnswer, StreamBounds, StreamError, StreamRead};
+use crate::binding::ChangeError;
 use crate::ids::{DeviceKey, Seq, SessionRef, ShardId};
 use crate::push::{Accepted, Failure, Millis, Rejection};
 
 pub use recover::{OpenError, OpenReport};
 
 /// Kinds of work that [`Engine::maintain`] does.
-const DUTIES: usize = 4;
+const DUTIES: usize = 5;
 /// How often to look whether a full disk has room again.
 const REPLENISH_MS: Millis = 1_000;
 
@@ -72,6 +75,7 @@ enum Effect {
     Confirmed(ShardId, Vec<Confirm>),
     Seen(SessionRef),
     Refused(SessionRef),
+    Changed(SessionRef, Result<(), ChangeError>),
     AckRefused(SessionRef),
     Ended(Vec<DeviceKey>, Seq, Failure),
     Moved(Arc<Batch>, Place, u32),
@@ -125,6 +129,7 @@ pub struct Engine<D: Disk> {
     duty: usize,
     checkpoints: checkpoint::State<D>,
     trim: trim::State,
+    forget: forget::State,
     /// Batches whose record can't be read; their entries are looked for part by part.
     damaged: VecDeque<storage::Sweep>,
 }
@@ -149,12 +154,10 @@ impl<D: Disk> Engine<D> {
         match command {
             Command::Deliver { batch, reply } => self.deliver(now, *batch, reply),
             Command::Seen { device, session } => self.seen(now, &device, session),
+            Command::Change { device, session, change } => self.change(now, &device, session, &change),
             Command::Acks { shard, acks } => self.acks(now, shard, &acks),
             Command::Sent(sent) => self.sent(now, &sent),
-            Command::LastActive(active) => {
-                self.last_active(&active);
-                Ok(())
-            }
+            Command::LastActive(active) => self.last_active(&active),
             Command::StreamAck { stream, cursor } => self.stream_ack(&stream, cursor),
             Command::Query { query, reply } => {
                 // As of the newest record staged: durable when the answer goes out.
@@ -251,6 +254,7 @@ impl<D: Disk> Engine<D> {
                 0 => self.expire(now)?,
                 1 => self.sweep_damaged(now)?,
                 2 => self.checkpoint_slice(now)?,
+                3 => self.forget_slice(now)?,
                 _ => self.trim_slice(now)?,
             };
             if busy {
@@ -265,7 +269,8 @@ impl<D: Disk> Engine<D> {
     /// When [`Engine::maintain`] is due, if nothing else happens before.
     pub fn next_wakeup(&self) -> Option<Millis> {
         let replenish = (self.replenish_at > 0).then_some(self.replenish_at);
-        self.next_expiry().into_iter().chain(self.retry_checkpoint_at()).chain(replenish).min()
+        let due = [self.next_expiry(), self.retry_checkpoint_at(), self.next_forget(), replenish];
+        due.into_iter().flatten().min()
     }
 
     /// Spare segments, as far as the disk and the configured maximum have room. While they have none it is tried again now and then: so a
@@ -294,6 +299,7 @@ impl<D: Disk> Engine<D> {
                 Effect::Confirmed(shard, confirms) => self.sink.confirmed(shard, confirms),
                 Effect::Seen(session) => self.sink.seen(session),
                 Effect::Refused(session) => self.sink.refused(session),
+                Effect::Changed(session, result) => self.sink.changed(session, result),
                 Effect::AckRefused(session) => self.sink.ack_refused(session),
                 Effect::Ended(devices, batch, reason) => {
                     for device in &devices {

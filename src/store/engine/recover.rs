@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::load::Loaded;
 use super::replay::Replay;
-use super::{Engine, IsConnected, Shared, acks, checkpoint, trim};
+use super::{Engine, IsConnected, Shared, acks, checkpoint, forget, trim};
 use crate::ids::Seq;
 use crate::store::CommitSink;
 use crate::store::body_cache::BodyCache;
@@ -64,8 +64,11 @@ impl<D: Disk> Engine<D> {
         is_connected: IsConnected,
     ) -> Result<(Self, OpenReport), OpenError> {
         let (loaded, covers, damaged_checkpoints) = match CheckpointReader::newest(disk.clone())? {
-            None => (Loaded::empty(options.parts), Seq(0), Vec::new()),
-            Some(mut reader) => (Loaded::read(&mut reader)?, reader.covers(), reader.damaged().to_vec()),
+            None => (Loaded::empty(options.parts, options.digest_key.clone()), Seq(0), Vec::new()),
+            Some(mut reader) => {
+                let loaded = Loaded::read(&mut reader, options.digest_key.clone())?;
+                (loaded, reader.covers(), reader.damaged().to_vec())
+            }
         };
         let oldest_kept = oldest_kept_covers(&disk)?;
         let bodies = BodyCache::new(options.body_cache_bytes);
@@ -137,6 +140,7 @@ impl<D: Disk> Engine<D> {
             duty: 0,
             checkpoints: checkpoint::State::new(since, covers, oldest_kept),
             trim: trim::State::default(),
+            forget: forget::State::new(options.forget_after_ms),
             damaged: VecDeque::new(),
         };
         engine.sum_up();

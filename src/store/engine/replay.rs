@@ -15,12 +15,13 @@ use crate::store::codec::Malformed;
 use crate::store::fault::{self, Fault};
 use crate::store::journal::Record;
 use crate::store::options::StoreOptions;
-use crate::store::part::{About, Entry, Spread};
+use crate::store::part::{About, Entry, OF_ACCOUNT, Spread};
 use crate::store::part_messages::Acceptance;
 use crate::store::push_record::{MessageKey, Numbers, take_bitmap};
+use crate::store::record::device::take_active;
 use crate::store::record::{
-    self, BatchRecord, DeviceRecord, MassRecord, ReceiptRecord, Target, has_ordinal, take_cursor,
-    take_refused,
+    self, BatchRecord, BindingRecord, DeviceRecord, ForgottenRecord, MassRecord, ReceiptRecord, Target,
+    has_ordinal, take_cursor, take_refused,
 };
 
 /// The index, on its way to the journal's head.
@@ -45,6 +46,9 @@ impl Replay<'_> {
             record::RECEIPT => self.receipt(at),
             record::MASS => self.mass(at),
             record::CURSOR => self.cursor(at),
+            record::BINDING => self.binding(at),
+            record::FORGOTTEN => self.forgotten(at),
+            record::ACTIVE => self.active(at),
             _ => Err(Malformed),
         };
         if let Ok(Some(app)) = record::app_of(at.kind, at.payload)
@@ -98,14 +102,16 @@ impl Replay<'_> {
         let Some(batch) = batch else { return Ok(()) };
         for target in &targets {
             if self.is_new_at_device(&target.key, at.seq) {
-                self.point(target.key, Entry::new(batch.clone(), target.ordinal, false));
+                let of_account = has_ordinal(record.of_account, target.ordinal);
+                let flags = if of_account { OF_ACCOUNT } else { 0 };
+                self.point(target.key, Entry::new(batch.clone(), target.ordinal, flags));
             }
         }
         for held in self.loaded.held.remove(&at.seq).unwrap_or_default() {
             if fault::is(Fault::DropHeld) {
                 continue;
             }
-            self.point(held.device, Entry::new(batch.clone(), held.ordinal, held.sent_reported));
+            self.point(held.device, Entry::new(batch.clone(), held.ordinal, held.flags));
         }
         self.bodies.insert(&batch, record.body.into());
         Ok(())
@@ -176,9 +182,37 @@ impl Replay<'_> {
             attributes: self.loaded.interned.attributes(record.attributes),
             client_ip: record.client_ip,
             last_active: record.last_active,
+            bindings: None,
         };
         let mut part = self.loaded.index.of_device(&record.key);
         part.know(record.key, record.number, record.push_on, about);
+        Ok(())
+    }
+
+    fn binding(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        let record = BindingRecord::decode(at.payload)?;
+        if self.is_new_at_device(&record.key, at.seq)
+            && let Some(device) = self.loaded.index.of_device(&record.key).devices.get_mut(&record.key)
+        {
+            device.apply_step(&record.step, &self.options.digest_key);
+        }
+        Ok(())
+    }
+
+    fn forgotten(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        let record = ForgottenRecord::decode(at.payload)?;
+        if self.is_new_at_device(&record.key, at.seq) {
+            self.loaded.index.of_device(&record.key).devices.remove(&record.key);
+        }
+        Ok(())
+    }
+
+    fn active(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        for (key, time) in take_active(at.payload)? {
+            if self.is_new_at_device(&key, at.seq) {
+                self.loaded.index.of_device(&key).was_active(&key, time);
+            }
+        }
         Ok(())
     }
 

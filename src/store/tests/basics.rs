@@ -159,6 +159,7 @@ fn acks_end_entries_once_and_late_ones_are_marked() {
                 format!("{:?} {}", receipt.kind, marks.join(" "))
             }
             StreamEvent::Mass(mass) => format!("Mass {:?} {:?}", mass.reason, mass.ordinals),
+            StreamEvent::Device(_) => unreachable!("left out"),
         })
         .collect();
     assert_eq!(
@@ -243,7 +244,7 @@ fn sent_is_reported_once_and_arrive_then_stands_for_itself() {
         .into_iter()
         .filter_map(|(_, event)| match event {
             StreamEvent::Receipt(receipt) => Some((receipt.kind, receipt.sent_at)),
-            StreamEvent::Mass(_) => None,
+            StreamEvent::Mass(_) | StreamEvent::Device(_) => None,
         })
         .collect();
     assert_eq!(

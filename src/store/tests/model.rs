@@ -161,6 +161,7 @@ fn outcomes(history: &BTreeMap<Seq, StreamEvent>) -> Outcomes {
                     }
                 }
             }
+            StreamEvent::Device(_) => {}
         }
     }
     outcomes

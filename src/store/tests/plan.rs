@@ -197,7 +197,7 @@ impl Promised {
                     self.seen.insert(session.slot);
                 }
                 Told::Ended(device, seq, reason) => self.ended.push((device, seq, reason)),
-                Told::Batch(..) | Told::Refused(_) | Told::AckRefused(_) => {}
+                Told::Batch(..) | Told::Refused(_) | Told::AckRefused(_) | Told::Changed(..) => {}
             }
         }
         for (id, waiting) in &mut self.waiting {

@@ -15,6 +15,10 @@ use crate::push::{
 use crate::store::StreamRead;
 use crate::wire::frame::{ROUTER_HEAD, router_frame};
 use crate::wire::pb::device;
+use devices::{device_event, expected_device};
+
+#[path = "tests_devices.rs"]
+mod devices;
 
 /// The one frame that these bytes are.
 fn one(bytes: &[u8]) -> pb::to_router::Frame {
@@ -109,6 +113,7 @@ fn event() -> impl Strategy<Value = StreamEvent> {
     prop_oneof![
         receipt().prop_map(|receipt| StreamEvent::Receipt(Box::new(receipt))),
         mass().prop_map(|mass| StreamEvent::Mass(Box::new(mass))),
+        device_event().prop_map(|event| StreamEvent::Device(Box::new(event))),
     ]
 }
 
@@ -126,6 +131,7 @@ fn expected(seq: Seq, event: &StreamEvent) -> pb::StreamEvent {
             count: mass.count,
             job_key: mass.job_key.to_string(),
         }),
+        StreamEvent::Device(event) => pb::stream_event::Event::Device(expected_device(event)),
     };
     pb::StreamEvent { sequence: seq.0, event: Some(event) }
 }
@@ -394,6 +400,7 @@ fn an_answer_over_the_frame_limit_is_an_error() {
         last_active: 1,
         pending: 2,
         attributes: Attributes(attributes),
+        bindings: None,
     };
     let devices = |count| {
         (0..count).map(|i| (i.to_string(), Some(state.clone()), true)).collect::<Vec<_>>().into_iter()
