@@ -11,7 +11,7 @@ use std::sync::Arc;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use mooring::binding::ChangeError;
 use mooring::ids::{AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId};
-use mooring::push::{Acked, Attributes, Event, Failure, NewBatch, OfflinePolicy, Seen};
+use mooring::push::{Acked, Attributes, Event, Failure, NewBatch, OfflinePolicy, Priority, Seen};
 use mooring::store::disk::{Disk, DiskFile, SyncPoint};
 use mooring::store::engine::Engine;
 use mooring::store::options::StoreOptions;
@@ -142,6 +142,8 @@ fn deliver(engine: &mut Engine<NoDisk>, targets: &[Vec<DeviceKey>]) {
             expires_at: NOW + 3_600_000,
             online_only: false,
             job_key: "".into(),
+            priority: Priority::Normal,
+            collapse_key: "".into(),
             accounts: Vec::new(),
         });
         engine.apply(NOW, Command::Deliver { batch, reply }).expect("no disk fails");

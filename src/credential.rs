@@ -1,10 +1,16 @@
 //! Device credentials: stateless, so that any edge that holds the app's secret can check one without a table.
 //!
 //! A credential is 37 bytes: version (1), epoch (4 bytes, big-endian), and a BLAKE3 keyed hash (32 bytes) of what it binds:
-//! a label that sets this use of the secret apart from others, the app key and the device id each after its length, and the epoch.
+//! the app key and the device id each after its length, and the epoch.
 //!
 //! Epochs n and n−1 are valid where n is the app's epoch in the configuration; n−1 asks for a renewal. Raising n twice revokes
-//! every credential of an app that was not renewed in between. The secret is known to edges and issuers, never to an app.
+//! every credential of an app that was not renewed in between. A [`Revocation`] does it for one device. The secret is known to
+//! edges and issuers, never to an app.
+//!
+//! A device that registers brings 16 random bytes, its install secret, and its id is a keyed digest of the app and of them: whoever
+//! repeats a registration gets the same id without a table, and nobody can compute another's.
+//!
+//! Each use of the secret has a key of its own, derived from it with BLAKE3's derive mode.
 //!
 //! Rejected: signatures (a check costs 50 times as much, and nobody but edges ever checks one); JWT (algorithm agility that
 //! nothing here needs, and five times the bytes in each Hello).
@@ -17,7 +23,8 @@ use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use crate::ids::AppKey;
 
 const VERSION: u8 = 1;
-const LABEL: &[u8] = b"mooring device credential 1";
+const CREDENTIAL_CONTEXT: &str = "mooring 2026-11 device credential 1";
+const DEVICE_ID_CONTEXT: &str = "mooring 2026-11 device id of an install secret 1";
 /// Bytes of version, epoch and hash.
 const BYTES: usize = 1 + 4 + 32;
 
@@ -86,14 +93,113 @@ impl Secret {
         HEXLOWER_PERMISSIVE.encode(&self.0)
     }
 
-    fn hash(&self, app: &AppKey, device_id: &str, epoch: u32) -> blake3::Hash {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        hasher.update(LABEL);
-        for part in [app.as_str(), device_id] {
-            hasher.update(&(part.len() as u64).to_be_bytes()).update(part.as_bytes());
+    /// A keyed hash under the key of one use: of parts, each after its length, and then of what has a fixed length.
+    fn hash(&self, context: &str, parts: &[&[u8]], fixed: &[u8]) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new_keyed(&blake3::derive_key(context, &self.0));
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_be_bytes()).update(part);
         }
-        hasher.update(&epoch.to_be_bytes());
-        hasher.finalize()
+        hasher.update(fixed).finalize()
+    }
+
+    fn credential_hash(&self, app: &AppKey, device_id: &str, epoch: u32) -> blake3::Hash {
+        let parts = [app.as_str().as_bytes(), device_id.as_bytes()];
+        self.hash(CREDENTIAL_CONTEXT, &parts, &epoch.to_be_bytes())
+    }
+}
+
+/// What a device proves with that it is the same installation: 16 random bytes, made once and kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct InstallSecret([u8; INSTALL_SECRET_BYTES]);
+
+/// Bytes of an install secret.
+pub const INSTALL_SECRET_BYTES: usize = 16;
+
+impl fmt::Debug for InstallSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InstallSecret(..)")
+    }
+}
+
+impl InstallSecret {
+    /// A new one, from the operating system's random numbers.
+    pub fn generate() -> Result<Self, SecretError> {
+        let mut bytes = [0; INSTALL_SECRET_BYTES];
+        getrandom::fill(&mut bytes).map_err(SecretError::Random)?;
+        Ok(Self(bytes))
+    }
+
+    /// From its bytes. `None`: another number of them, or all zero, which is memory that nobody filled: all such devices would be one.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: [u8; INSTALL_SECRET_BYTES] = bytes.try_into().ok()?;
+        (bytes != [0; INSTALL_SECRET_BYTES]).then_some(Self(bytes))
+    }
+
+    /// From 32 hexadecimal digits; space around them doesn't matter.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        Self::from_bytes(&HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok()?)
+    }
+
+    /// As 32 hexadecimal digits.
+    pub fn to_hex(self) -> String {
+        HEXLOWER_PERMISSIVE.encode(&self.0)
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8; INSTALL_SECRET_BYTES] {
+        &self.0
+    }
+}
+
+/// The id of the device that registers with this install secret: 32 hexadecimal digits.
+pub fn device_id(secret: &Secret, app: &AppKey, install: &InstallSecret) -> String {
+    let hash = secret.hash(DEVICE_ID_CONTEXT, &[app.as_str().as_bytes()], install.as_bytes());
+    HEXLOWER_PERMISSIVE.encode(&hash.as_bytes()[..16])
+}
+
+/// What was revoked of one device. The default: nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Revocation {
+    /// Credentials of an earlier epoch are refused.
+    pub min_epoch: u32,
+    /// No credential is taken, and registering gives none.
+    pub locked: bool,
+}
+
+impl Revocation {
+    /// Whether it ends a session with a credential of this epoch.
+    pub fn ends(self, epoch: u32) -> bool {
+        self.locked || epoch < self.min_epoch
+    }
+
+    /// A revocation of every credential given out so far, where the app's epoch is `current`.
+    #[must_use]
+    pub fn next(self, current: u32, allow_registration: bool) -> Self {
+        match self.min_epoch.max(current).checked_add(1) {
+            Some(min_epoch) => Self { min_epoch, locked: !allow_registration },
+            // Above the last epoch there is none that could tell an old credential from a new one.
+            None => Self { min_epoch: u32::MAX, locked: true },
+        }
+    }
+}
+
+/// Which epochs hold for one device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Epochs {
+    /// That of new credentials.
+    current: u32,
+    revocation: Revocation,
+}
+
+impl Epochs {
+    /// Where the app's epoch is `app`. A device whose credentials were revoked may be ahead of its app.
+    pub fn of(app: u32, revocation: Revocation) -> Self {
+        Self { current: app.max(revocation.min_epoch), revocation }
+    }
+
+    /// The epoch of new credentials; `None`: the device gets none.
+    pub fn current(self) -> Option<u32> {
+        (!self.revocation.locked).then_some(self.current)
     }
 }
 
@@ -114,6 +220,19 @@ pub enum CredentialError {
         /// The app's.
         current: u32,
     },
+    /// Genuine, but revoked for this device.
+    #[error("credential of epoch {epoch}, but for this device those before {min_epoch} are revoked")]
+    DeviceRevoked {
+        /// The credential's.
+        epoch: u32,
+        /// The device's.
+        min_epoch: u32,
+    },
+    /// Genuine, but the device is locked out.
+    #[error(
+        "the device is revoked, and may not register again: `mooring keys revoke --allow-registration` lets it"
+    )]
+    DeviceLocked,
     /// Genuine, but its issuer is ahead of this edge.
     #[error("credential of epoch {epoch}, but this edge's configuration has epoch {current}: raise it")]
     Ahead {
@@ -127,6 +246,8 @@ pub enum CredentialError {
 /// A genuine credential.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verified {
+    /// Its epoch.
+    pub epoch: u32,
     /// It is of the epoch before: give the device a new one.
     pub renew: bool,
 }
@@ -136,7 +257,7 @@ pub fn issue(secret: &Secret, app: &AppKey, device_id: &str, epoch: u32) -> Vec<
     let mut credential = Vec::with_capacity(BYTES);
     credential.push(VERSION);
     credential.extend_from_slice(&epoch.to_be_bytes());
-    credential.extend_from_slice(secret.hash(app, device_id, epoch).as_bytes());
+    credential.extend_from_slice(secret.credential_hash(app, device_id, epoch).as_bytes());
     credential
 }
 
@@ -156,7 +277,7 @@ pub fn verify(
     app: &AppKey,
     device_id: &str,
     credential: &[u8],
-    current: u32,
+    epochs: Epochs,
 ) -> Result<Verified, CredentialError> {
     let Ok(credential): Result<&[u8; BYTES], _> = credential.try_into() else {
         return Err(CredentialError::Malformed);
@@ -166,12 +287,17 @@ pub fn verify(
     };
     let epoch = u32::from_be_bytes([e0, e1, e2, e3]);
     // `blake3::Hash` compares in constant time.
-    if secret.hash(app, device_id, epoch) != blake3::Hash::from_bytes(given) {
+    if secret.credential_hash(app, device_id, epoch) != blake3::Hash::from_bytes(given) {
         return Err(CredentialError::Wrong);
+    }
+    let Epochs { current, revocation: Revocation { min_epoch, locked } } = epochs;
+    if locked {
+        return Err(CredentialError::DeviceLocked);
     }
     match current.checked_sub(epoch) {
         None => Err(CredentialError::Ahead { epoch, current }),
-        Some(age @ 0..=1) => Ok(Verified { renew: age == 1 }),
+        Some(_) if epoch < min_epoch => Err(CredentialError::DeviceRevoked { epoch, min_epoch }),
+        Some(age @ 0..=1) => Ok(Verified { epoch, renew: age == 1 }),
         Some(_) => Err(CredentialError::Revoked { epoch, current }),
     }
 }
@@ -184,6 +310,10 @@ mod tests {
         AppKey::parse(text).expect("valid")
     }
 
+    fn at(current: u32) -> Epochs {
+        Epochs::of(current, Revocation::default())
+    }
+
     #[test]
     fn a_credential_holds_for_its_secret_app_device_and_epochs_only() {
         let secret = Secret::from_bytes([7; 32]);
@@ -191,9 +321,9 @@ mod tests {
         assert_eq!(credential.len(), BYTES);
         assert!(credential.len() <= crate::limits::CREDENTIAL_BYTES);
         assert_eq!(from_text(&format!(" {}\n", to_text(&credential))), Some(credential.clone()));
-        let check = |app: &AppKey, device, current| verify(&secret, app, device, &credential, current);
-        assert_eq!(check(&app("demo"), "d-1", 4), Ok(Verified { renew: false }));
-        assert_eq!(check(&app("demo"), "d-1", 5), Ok(Verified { renew: true }));
+        let check = |app: &AppKey, device, current| verify(&secret, app, device, &credential, at(current));
+        assert_eq!(check(&app("demo"), "d-1", 4), Ok(Verified { epoch: 4, renew: false }));
+        assert_eq!(check(&app("demo"), "d-1", 5), Ok(Verified { epoch: 4, renew: true }));
         assert_eq!(check(&app("demo"), "d-1", 6), Err(CredentialError::Revoked { epoch: 4, current: 6 }));
         assert_eq!(check(&app("demo"), "d-1", 3), Err(CredentialError::Ahead { epoch: 4, current: 3 }));
         assert_eq!(check(&app("demo"), "d-2", 4), Err(CredentialError::Wrong));
@@ -201,7 +331,7 @@ mod tests {
         // A character that moves from one to the other names another pair.
         assert_eq!(check(&app("dem"), "od-1", 4), Err(CredentialError::Wrong));
         let other = Secret::from_bytes([8; 32]);
-        assert_eq!(verify(&other, &app("demo"), "d-1", &credential, 4), Err(CredentialError::Wrong));
+        assert_eq!(verify(&other, &app("demo"), "d-1", &credential, at(4)), Err(CredentialError::Wrong));
     }
 
     #[test]
@@ -211,14 +341,14 @@ mod tests {
         for bit in 0..credential.len() * 8 {
             let mut changed = credential.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert!(verify(&secret, &app("demo"), "d-1", &changed, 1).is_err(), "bit {bit}");
+            assert!(verify(&secret, &app("demo"), "d-1", &changed, at(1)).is_err(), "bit {bit}");
         }
         for length in 0..credential.len() {
-            let result = verify(&secret, &app("demo"), "d-1", &credential[..length], 1);
+            let result = verify(&secret, &app("demo"), "d-1", &credential[..length], at(1));
             assert_eq!(result, Err(CredentialError::Malformed));
         }
         let longer = [&credential[..], &[0]].concat();
-        assert_eq!(verify(&secret, &app("demo"), "d-1", &longer, 1), Err(CredentialError::Malformed));
+        assert_eq!(verify(&secret, &app("demo"), "d-1", &longer, at(1)), Err(CredentialError::Malformed));
     }
 
     #[test]
@@ -232,5 +362,62 @@ mod tests {
         std::fs::write(&path, "no secret").expect("written");
         assert!(matches!(Secret::load(&path), Err(SecretError::Content { .. })));
         assert!(matches!(Secret::load(&dir.path().join("none")), Err(SecretError::Read { .. })));
+    }
+
+    #[test]
+    fn epochs_at_both_ends_neither_wrap_nor_panic() {
+        let secret = Secret::from_bytes([7; 32]);
+        let check = |epoch, current| {
+            verify(&secret, &app("demo"), "d-1", &issue(&secret, &app("demo"), "d-1", epoch), at(current))
+        };
+        assert_eq!(check(0, 0), Ok(Verified { epoch: 0, renew: false }));
+        assert_eq!(check(0, 1), Ok(Verified { epoch: 0, renew: true }));
+        assert_eq!(check(u32::MAX, 0), Err(CredentialError::Ahead { epoch: u32::MAX, current: 0 }));
+        assert_eq!(check(0, u32::MAX), Err(CredentialError::Revoked { epoch: 0, current: u32::MAX }));
+        assert_eq!(check(u32::MAX - 1, u32::MAX), Ok(Verified { epoch: u32::MAX - 1, renew: true }));
+        let last = Revocation { min_epoch: u32::MAX, locked: false }.next(3, true);
+        assert_eq!(last, Revocation { min_epoch: u32::MAX, locked: true });
+        assert_eq!(Epochs::of(3, last).current(), None);
+    }
+
+    #[test]
+    fn a_revocation_ends_all_credentials_of_one_device_whatever_the_apps_epoch_becomes() {
+        let secret = Secret::from_bytes([7; 32]);
+        let check = |epoch, app_epoch, revocation| {
+            let credential = issue(&secret, &app("demo"), "d-1", epoch);
+            verify(&secret, &app("demo"), "d-1", &credential, Epochs::of(app_epoch, revocation))
+        };
+        let locked = Revocation::default().next(4, false);
+        for (epoch, app_epoch) in [(3, 4), (4, 4), (5, 4), (5, 5), (9, 9)] {
+            assert_eq!(check(epoch, app_epoch, locked), Err(CredentialError::DeviceLocked));
+        }
+        // Let in again: what it registers for now is above all that it ever had.
+        let allowed = locked.next(4, true);
+        assert_eq!(Epochs::of(4, allowed).current(), Some(6));
+        assert_eq!(check(6, 4, allowed), Ok(Verified { epoch: 6, renew: false }));
+        assert_eq!(check(5, 4, allowed), Err(CredentialError::DeviceRevoked { epoch: 5, min_epoch: 6 }));
+        assert_eq!(check(5, 6, allowed), Err(CredentialError::DeviceRevoked { epoch: 5, min_epoch: 6 }));
+        // The app's epoch comes past it: as if nothing had been.
+        assert_eq!(check(6, 7, allowed), Ok(Verified { epoch: 6, renew: true }));
+        assert_eq!(check(6, 8, allowed), Err(CredentialError::Revoked { epoch: 6, current: 8 }));
+    }
+
+    #[test]
+    fn an_install_secret_has_one_id_an_app_and_the_id_says_nothing_of_it() {
+        let secret = Secret::from_bytes([7; 32]);
+        let install = InstallSecret::from_bytes(&[9; 16]).expect("16 bytes");
+        let id = device_id(&secret, &app("demo"), &install);
+        assert_eq!(id, device_id(&secret, &app("demo"), &install));
+        assert!(crate::wire::device::is_device_id(&id) && id.len() == 32, "{id}");
+        assert_ne!(id, device_id(&secret, &app("demo2"), &install));
+        assert_ne!(id, device_id(&Secret::from_bytes([8; 32]), &app("demo"), &install));
+        let other = InstallSecret::from_hex("09090909090909090909090909090908").expect("32 digits");
+        assert_ne!(id, device_id(&secret, &app("demo"), &other));
+        assert_eq!(InstallSecret::from_hex(&other.to_hex()), Some(other));
+        assert_eq!(format!("{other:?}"), "InstallSecret(..)");
+        for bytes in [&[][..], &[1; 15], &[1; 17], &[0; 16]] {
+            assert_eq!(InstallSecret::from_bytes(bytes), None);
+        }
+        assert_ne!(InstallSecret::generate().expect("random"), InstallSecret::generate().expect("random"));
     }
 }

@@ -18,6 +18,9 @@ pub enum DeviceError {
     /// Wrong or revoked credential, unknown app, foreign package: the device never learns which.
     #[error("unauthenticated")]
     Unauthenticated,
+    /// The app takes no registrations here.
+    #[error("this app doesn't register here")]
+    RegistrationClosed,
     /// No Hello in time.
     #[error("no Hello before the deadline")]
     Deadline,
@@ -58,6 +61,7 @@ impl DeviceError {
             Self::FrameTooLarge => (ErrorCode::FrameTooLarge, 0),
             Self::HelloExpected => (ErrorCode::HelloExpected, 0),
             Self::Unauthenticated => (ErrorCode::Unauthenticated, 0),
+            Self::RegistrationClosed => (ErrorCode::RegistrationClosed, 0),
             Self::Deadline => (ErrorCode::Deadline, 0),
             Self::Exhausted => (ErrorCode::ResourceExhausted, 5_000),
             Self::Unavailable => (ErrorCode::Unavailable, 2_000),

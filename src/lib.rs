@@ -41,4 +41,5 @@ pub mod server;
 pub mod shard;
 pub mod store;
 pub mod telemetry;
+pub mod token;
 pub mod wire;

@@ -22,6 +22,10 @@ pub const TAGS: usize = 128;
 pub const SESSION_REQUESTS: usize = 8;
 /// Bytes of a credential.
 pub const CREDENTIAL_BYTES: usize = 64;
+/// Bytes of the token that a device registers with.
+pub const REGISTER_TOKEN_BYTES: usize = 4_096;
+/// Devices whose credentials were revoked one by one, in all. Beyond, raise the app's epoch.
+pub const REVOKED_DEVICES: u64 = 1_000_000;
 
 /// Bytes of one frame between device and edge, without its length prefix.
 pub const DEVICE_FRAME_BYTES: usize = 65_536;
@@ -45,6 +49,11 @@ pub const OVERDUE: usize = 64;
 pub const UNCONFIRMED_ACKS: u64 = 64;
 /// Bytes waiting in one session's outbox before it stops draining its list. One frame may go over.
 pub const OUTBOX_BYTES: usize = 64 * 1024;
+
+/// Bytes that a QUIC device may send before they are read.
+pub const QUIC_RECEIVE_BYTES: u32 = 64 * 1024;
+/// Bytes of datagrams kept for one QUIC connection that waits to be taken in.
+pub const QUIC_INCOMING_BYTES: u64 = 16 * 1024;
 
 /// Longest retention, milliseconds from acceptance: 72 hours.
 pub const RETENTION_MS: u64 = 72 * 3600 * 1000;
@@ -97,5 +106,7 @@ pub const LINK_BATCHES: usize = 16_384;
 pub const LINK_OUTBOX_BYTES: usize = 4 * 1024 * 1024;
 /// Frames that wait to be written on one router link.
 pub const LINK_OUTBOX_FRAMES: usize = 1_024;
+/// Bytes of the body of a request to the admin port.
+pub const ADMIN_BODY_BYTES: usize = 64 * 1024;
 /// Streams in one Open.
 pub const LINK_STREAMS: usize = 64;

@@ -147,6 +147,53 @@ pub enum OfflinePolicy {
     Return,
 }
 
+/// Which of a device's messages go first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Priority {
+    /// In the order of acceptance.
+    #[default]
+    Normal,
+    /// The same, ahead of normal ones that were not sent yet.
+    High,
+}
+
+/// How far a device's list was read: each priority has an order of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Reached {
+    /// Of high priority: everything up to here.
+    pub high: Seq,
+    /// Of normal priority: everything up to here.
+    pub normal: Seq,
+}
+
+impl Reached {
+    /// Nothing yet.
+    pub const START: Self = Self { high: Seq(0), normal: Seq(0) };
+
+    /// How far it is with this priority.
+    pub fn of(self, priority: Priority) -> Seq {
+        match priority {
+            Priority::High => self.high,
+            Priority::Normal => self.normal,
+        }
+    }
+
+    /// An entry was read. Never back.
+    pub fn pass(&mut self, priority: Priority, seq: Seq) {
+        let reached = match priority {
+            Priority::High => &mut self.high,
+            Priority::Normal => &mut self.normal,
+        };
+        *reached = seq.max(*reached);
+    }
+
+    /// The same, with every normal entry behind it.
+    #[must_use]
+    pub fn high_only(self) -> Self {
+        Self { normal: Seq(u64::MAX), ..self }
+    }
+}
+
 /// A batch that passed every check that needs no state: its fields are within limits, its app exists and is the router's.
 #[derive(Clone, Debug)]
 pub struct NewBatch {
@@ -166,7 +213,7 @@ pub struct NewBatch {
     pub targets: Vec<DeviceKey>,
     /// What to do for those who are not connected.
     pub offline_policy: OfflinePolicy,
-    /// When the router made it; router's clock, clamped to the time of receipt.
+    /// When the router made it, by its own clock, which may be a little ahead: what decides whether the id may have been forgotten.
     pub created_at: Millis,
     /// No delivery at or after this time.
     pub expires_at: Millis,
@@ -174,6 +221,10 @@ pub struct NewBatch {
     pub online_only: bool,
     /// The sender's label, or empty.
     pub job_key: Arc<str>,
+    /// Which messages it goes ahead of.
+    pub priority: Priority,
+    /// It takes the place of older messages with this key, unless that is empty.
+    pub collapse_key: Box<str>,
     /// By ordinal: the account that the target was resolved from, if any. Empty: none has one.
     pub accounts: Vec<Option<AccountDigest>>,
 }

@@ -4,6 +4,7 @@
 //! then "ready". Leaving: not ready, a little longer for balancers to notice, goodbyes spread over a window, then everything durable and a
 //! checkpoint, so that the next start is quick. A store that can't go on ends the process: the next start recovers.
 
+mod sockets;
 mod threads;
 
 use std::future::Future;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
+use crate::admin::token::{Token, TokenError};
 use crate::admin::{self, Admin, Readiness, StoreAccess};
 use crate::clock::Clock;
 use crate::config::{Config, Scope};
@@ -23,7 +25,7 @@ use crate::directory::Directory;
 use crate::ids::{DigestKey, ShardId};
 use crate::pki::{self, PkiError};
 use crate::router::{self, Allowed, RouterContext};
-use crate::shard::{self, DeviceContext, Handover, Listeners, Loaded, Mailbox, ShardFigures};
+use crate::shard::{self, DeviceContext, Handover, Loaded, Mailbox, ShardFigures, quic};
 use crate::store::disk::Disk;
 use crate::store::disk::format::Format;
 use crate::store::embedded::{EmbeddedStore, Opened};
@@ -31,6 +33,7 @@ use crate::store::engine::{OpenError, StoreFailure};
 use crate::store::options::StoreOptions;
 use crate::store::{Command, Store};
 use crate::telemetry::{self, Gauge, Renderer};
+use sockets::Sockets;
 use threads::Thread;
 
 /// Why the edge doesn't run (any more).
@@ -49,6 +52,15 @@ pub enum ServeError {
         /// Why not.
         error: std::io::Error,
     },
+    /// The admin port's token can't be had.
+    #[error("the admin token: {0}")]
+    Token(#[from] TokenError),
+    /// QUIC's secret in the data directory can't be used.
+    #[error(transparent)]
+    QuicKeys(#[from] quic::KeysError),
+    /// QUIC doesn't go with this TLS.
+    #[error(transparent)]
+    NoQuic(#[from] quic::NoQuic),
     /// The store can't be opened.
     #[error("the store can't be opened: {0}")]
     Open(#[from] OpenError),
@@ -76,6 +88,8 @@ pub enum ServeError {
 pub struct Ports {
     /// Devices, TLS.
     pub tls: Option<u16>,
+    /// Devices, QUIC: UDP, the same number.
+    pub quic: Option<u16>,
     /// Devices, plain TCP.
     pub plain: Option<u16>,
     /// Routers.
@@ -116,13 +130,15 @@ pub async fn serve<D: Disk>(
     // Set once, here.
     admin.store.set(access).ok();
 
-    let context = device_context(&base, store.clone(), digest_key.clone())?;
-    let (mut shards, tls, plain) = start_shards(&base.config, &context)?;
+    let sockets = Sockets::bind(&base.config)?;
+    let context = device_context(&base, store.clone(), digest_key.clone(), &sockets)?;
+    let [tls, quic, plain] = sockets.ports();
+    let (mut shards, _group) = start_shards(sockets, &context)?;
     let (phase, mut routers, router) = start_router(&base, store.clone(), digest_key)?;
-    let ports = Ports { tls, plain, router, admin: admin_port };
+    let ports = Ports { tls, quic, plain, router, admin: admin_port };
     base.readiness.set(admin::Phase::Serving);
     ready(ports);
-    tracing::info!(shards = base.config.shards, ?tls, ?plain, router, admin = admin_port, "serving");
+    tracing::info!(shards = base.config.shards, ?tls, ?quic, ?plain, router, admin = admin_port, "serving");
 
     let mut failed = opened.failed;
     let error = tokio::select! {
@@ -172,17 +188,15 @@ async fn start_admin(base: &Foundation, renderer: Renderer) -> Result<(Arc<Admin
             sessions: f.sessions.load(Ordering::Relaxed) as u64,
             handshakes: f.handshakes.load(Ordering::Relaxed) as u64,
             deliveries: f.deliveries.load(Ordering::Relaxed),
+            quic: f.quic.load(Ordering::Relaxed),
         };
         (0u16..).zip(figures.iter()).map(one).collect()
     };
     let connected = move |device: &_| directory.find(device).is_some();
-    let admin = Arc::new(Admin::new(
-        base.readiness.clone(),
-        renderer,
-        Box::new(shards),
-        Box::new(connected),
-        Vec::new(),
-    ));
+    let mut admin =
+        Admin::new(base.readiness.clone(), renderer, Box::new(shards), Box::new(connected), Vec::new());
+    admin.token = Some(Token::open(&base.config.data_dir)?);
+    let admin = Arc::new(admin);
     // It serves until the process ends: health has to be told to the last.
     tokio::spawn(admin::serve(listener, admin.clone(), std::future::pending()));
     Ok((admin, port))
@@ -239,51 +253,50 @@ fn device_context(
     base: &Foundation,
     store: Arc<dyn Store>,
     digest_key: DigestKey,
+    sockets: &Sockets,
 ) -> Result<Arc<DeviceContext>, ServeError> {
     let config = base.config.device.clone();
     let tls = match config.tls {
         Some(_) => Some(pki::server_config_device(&config.certificate, &config.key)?),
         None => None,
     };
+    let quic = match (&tls, &sockets.quic) {
+        (Some(tls), Some(group)) => {
+            let keys = quic::Keys::of(&base.config.data_dir)?;
+            Some(quic::Settings::new(&config, tls, keys, group.endpoints())?)
+        }
+        _ => None,
+    };
     Ok(Arc::new(DeviceContext {
         config,
         apps: base.config.apps.iter().map(|app| (app.key.clone(), app.clone())).collect(),
+        gates: shard::Gates::new(&base.config.apps),
         digest_key,
         directory: base.directory.clone(),
         store,
         clock: base.clock.clone(),
         tls,
+        quic,
         mailboxes: base.mailboxes.clone(),
         sessions: AtomicUsize::new(0),
         figures: base.figures.clone(),
     }))
 }
 
-/// Shards, and the ports in use: TLS, plain TCP.
-type Shards = (Vec<Thread>, Option<u16>, Option<u16>);
-
-/// Binds and starts the shards.
-fn start_shards(config: &Config, context: &Arc<DeviceContext>) -> Result<Shards, ServeError> {
-    let bind = |key, address: Option<SocketAddr>| match address {
-        Some(address) => {
-            shard::bind(address, config.shards).map_err(|error| ServeError::Listen { key, address, error })
-        }
-        None => Ok(Vec::new()),
-    };
-    let mut tls = bind("device.tls", config.device.tls)?;
-    let mut plain = bind("device.plain", config.device.plain)?;
-    let port = |sockets: &[std::net::TcpListener]| {
-        sockets.first().and_then(|socket| socket.local_addr().ok()).map(|address| address.port())
-    };
-    let ports = (port(&tls), port(&plain));
-    let mut shards = Vec::with_capacity(config.shards);
-    for id in (0..config.shards as u16).rev().map(ShardId) {
-        let listeners = Listeners { tls: tls.pop(), plain: plain.pop() };
+/// Starts the shards. What comes back beside them is to be kept until all have left.
+fn start_shards(
+    sockets: Sockets,
+    context: &Arc<DeviceContext>,
+) -> Result<(Vec<Thread>, Option<quic::Group>), ServeError> {
+    let shards = context.mailboxes.len();
+    let (listeners, group) = sockets.by_shard(shards)?;
+    let mut threads = Vec::with_capacity(shards);
+    for (id, listeners) in (0u16..).map(ShardId).zip(listeners) {
         let context = context.clone();
         let work = move || shard::run(id, context, listeners);
-        shards.push(Thread::start("a shard", format!("shard-{}", id.0), work)?);
+        threads.push(Thread::start("a shard", format!("shard-{}", id.0), work)?);
     }
-    Ok((shards, ports.0, ports.1))
+    Ok((threads, group))
 }
 
 type RouterThread = (watch::Sender<router::Phase>, Thread, u16);
@@ -312,6 +325,7 @@ fn start_router(
             apps: base.config.apps.iter().map(|app| app.key.clone()).collect(),
             digest_key,
             online_window_ms: base.config.device.online_window_ms,
+            max_clock_skew_ms: config.max_clock_skew_ms,
         },
         routers: config.routers.iter().map(|r| (r.name.clone(), rights(r, &base.config))).collect(),
         credit_targets: config.credit_targets,

@@ -13,7 +13,7 @@ use crate::store::{DeviceState, MessageState, OnDevice};
 use crate::wire::attributes;
 
 /// Why there is no answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Problem {
     NoSuchPath,
     NoSuchMethod,
@@ -24,6 +24,10 @@ pub(super) enum Problem {
     NotOpen,
     Busy,
     Unanswered,
+    /// A write without the token.
+    NoToken,
+    /// The body isn't what it should be: why.
+    Body(String),
 }
 
 impl IntoResponse for Problem {
@@ -32,9 +36,13 @@ impl IntoResponse for Problem {
             Self::NoSuchPath => (
                 StatusCode::NOT_FOUND,
                 "no such path",
-                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id} or /v1/shards",
+                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id} or /v1/shards; the README has those that change something",
             ),
-            Self::NoSuchMethod => (StatusCode::METHOD_NOT_ALLOWED, "no such method", "use GET"),
+            Self::NoSuchMethod => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "no such method",
+                "use GET to read, POST to change something",
+            ),
             Self::NoAppKey => {
                 (StatusCode::BAD_REQUEST, "not an app key", "use 1 to 32 letters, digits, - _ . :")
             }
@@ -56,9 +64,19 @@ impl IntoResponse for Problem {
                 "the store didn't answer in time",
                 "try again; if it stays so, look at mooring_commit_seconds and the log",
             ),
+            Self::NoToken => (
+                StatusCode::UNAUTHORIZED,
+                "changes need the admin token",
+                "send `Authorization: Bearer TOKEN`; it is in the file admin.token of the edge's data directory",
+            ),
+            Self::Body(error) => return said(StatusCode::BAD_REQUEST, &error, "send a small JSON object"),
         };
-        (status, axum::Json(json!({ "error": error, "what_to_do": what_to_do }))).into_response()
+        said(status, error, what_to_do)
     }
+}
+
+fn said(status: StatusCode, error: &str, what_to_do: &str) -> Response {
+    (status, axum::Json(json!({ "error": error, "what_to_do": what_to_do }))).into_response()
 }
 
 /// Counts by name; `identity` is whether they add up, targets as well as ends.

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::answer::{self, Problem};
-use super::{Admin, CONNECTIONS, Phase};
+use super::{Admin, CONNECTIONS, Phase, writes};
 use crate::ids::{AppKey, DeviceKey, MessageId};
 use crate::limits;
 use crate::store::{Command, Query, QueryAnswer};
@@ -80,6 +80,7 @@ fn routes(admin: Arc<Admin>) -> Router {
         .route("/v1/message/{app}/{id}", get(message))
         .route("/v1/device/{app}/{device_id}", get(device))
         .route("/v1/shards", get(shards))
+        .merge(writes::routes(admin.clone()))
         .fallback(async || Problem::NoSuchPath)
         .method_not_allowed_fallback(async || Problem::NoSuchMethod)
         .layer(from_fn(close_after))

@@ -10,13 +10,21 @@
 //! | `/v1/device/{app}/{device_id}` | what is known of a device: known, push on, connected are three answers |
 //! | `/v1/shards` | sessions, handshakes in flight and deliveries of each shard |
 //!
+//! POST changes something, and needs `Authorization: Bearer` with the token of [`token::TOKEN_FILE`]; bodies are JSON:
+//!
+//! | path | does |
+//! |---|---|
+//! | `/v1/ping` | nothing: whether the token is right |
+//!
 //! Every number of a `/v1` answer from the store is as of the durable `sequence` it names. Errors are JSON: `error`, `what_to_do`.
 //!
-//! Invariants: at most [`CONNECTIONS`] at a time and one request a connection, which is closed after [`Deadlines::connection`] whatever it is doing; no
-//! request's body is read. Rejected: `axum::serve`, which bounds neither connections nor their time.
+//! Invariants: at most [`CONNECTIONS`] at a time and one request a connection, which is closed after [`Deadlines::connection`] whatever it is doing; a
+//! body is read from who showed the token only, and is small. Rejected: `axum::serve`, which bounds neither connections nor their time.
 
 mod answer;
 mod http;
+pub mod token;
+mod writes;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -104,6 +112,8 @@ pub struct ShardFigures {
     pub handshakes: u64,
     /// Pushes written to devices since the start.
     pub deliveries: u64,
+    /// Whether it has a QUIC endpoint of its own.
+    pub quic: bool,
 }
 
 /// What the server says of its shards, in their order.
@@ -129,6 +139,8 @@ pub struct Admin {
     pub scrapes: Vec<ScrapeFn>,
     /// How long it is patient.
     pub deadlines: Deadlines,
+    /// What writes must show; without one, there are none.
+    pub token: Option<token::Token>,
 }
 
 /// The store, and what its keys are made with.
@@ -158,7 +170,7 @@ impl Admin {
         scrapes: Vec<ScrapeFn>,
     ) -> Self {
         let (store, deadlines) = (OnceLock::new(), Deadlines::default());
-        Self { readiness, renderer, store, shards, is_connected, scrapes, deadlines }
+        Self { readiness, renderer, store, shards, is_connected, scrapes, deadlines, token: None }
     }
 
     /// The metrics, after what is kept elsewhere was copied.

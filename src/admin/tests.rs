@@ -7,10 +7,12 @@ use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 
 use super::*;
+use crate::admin::token::Token;
 use crate::admin::{Deadlines, Readiness, ShardFigures, StoreAccess};
 use crate::binding::Bindings;
+use crate::credential::Revocation;
 use crate::ids::{DigestKey, Seq, SessionRef};
-use crate::push::{Attributes, Counts, Millis, Seen};
+use crate::push::{Attributes, Counts, Millis, Reached, Seen};
 use crate::store::{
     Batch, Busy, DeviceState, MessageState, OnDevice as OnDeviceState, Pulled, Refused, Store, StreamBounds,
     StreamError, StreamRead,
@@ -18,6 +20,8 @@ use crate::store::{
 use crate::telemetry;
 
 const DIGEST_KEY: DigestKey = DigestKey([3; 32]);
+
+const TOKEN: &str = "0123456789abcdef";
 
 type Reply = oneshot::Sender<(Seq, QueryAnswer)>;
 
@@ -81,7 +85,11 @@ impl Store for FakeStore {
         Ok(())
     }
 
-    fn pull(&self, _: &DeviceKey, _: Seq, _: usize, _: Millis, _: &mut Vec<Pulled>) {}
+    fn pull(&self, _: &DeviceKey, _: Reached, _: usize, _: Millis, _: &mut Vec<Pulled>) {}
+
+    fn revocation(&self, _: &DeviceKey) -> Revocation {
+        Revocation::default()
+    }
 
     fn is_current(&self, _: &Seen) -> bool {
         false
@@ -149,7 +157,7 @@ async fn start(store: Option<FakeStore>) -> Running {
 }
 
 async fn start_with(store: Option<FakeStore>, deadlines: Deadlines) -> Running {
-    let shards = || vec![ShardFigures { shard: 0, sessions: 2, handshakes: 1, deliveries: 9 }];
+    let shards = || vec![ShardFigures { shard: 0, sessions: 2, handshakes: 1, deliveries: 9, quic: true }];
     let mut admin = Admin::new(
         Arc::new(Readiness::default()),
         telemetry::install(),
@@ -158,6 +166,7 @@ async fn start_with(store: Option<FakeStore>, deadlines: Deadlines) -> Running {
         vec![Box::new(|| telemetry::set(telemetry::Gauge::JournalLiveBytes, 12_345.0))],
     );
     admin.deadlines = deadlines;
+    admin.token = Some(Token::new(TOKEN));
     if let Some(store) = store {
         let streams: Vec<Arc<str>> = vec!["admin-test".into()];
         telemetry::configure_streams(&streams);
@@ -281,4 +290,42 @@ async fn a_silent_store_and_a_silent_client_meet_their_deadlines() {
     }
     running.stop.send(()).expect("it runs");
     running.done.await.expect("it ends");
+}
+
+#[tokio::test]
+async fn changes_need_the_token_and_a_small_json_body() {
+    let running = start(Some(FakeStore::default())).await;
+    let post = |path: &str, token: &str, body: &str| {
+        let length = body.len();
+        format!("POST {path} HTTP/1.1\r\nHost: x\r\n{token}Content-Length: {length}\r\n\r\n{body}")
+    };
+    let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+    let large = format!("{{\"a\":\"{}\"}}", "x".repeat(limits::ADMIN_BODY_BYTES));
+    for (path, token, body, expected) in [
+        ("/v1/ping", "", "{}", 401),
+        ("/v1/ping", "Authorization: Bearer 0123456789abcdeX\r\n", "{}", 401),
+        // Who has no token learns nothing about bodies.
+        ("/v1/ping", "", "no json", 401),
+        ("/v1/ping", &*bearer, "", 200),
+        ("/v1/ping", &*bearer, "{}", 200),
+        ("/v1/ping", &*bearer, "no json", 400),
+        ("/v1/ping", &*bearer, "{\"unheard\":1}", 400),
+        ("/v1/ping", &*bearer, &*large, 400),
+        ("/v1/totals", &*bearer, "{}", 405),
+        ("/v1/nothing", &*bearer, "{}", 404),
+    ] {
+        let (status, answer) = running.ask(&post(path, token, body)).await;
+        assert_eq!(status, expected, "{path} {token} {}", &body[..body.len().min(20)]);
+        let answer: Value = serde_json::from_str(&answer).expect("JSON");
+        assert!(status == 200 || answer["error"].is_string() && answer["what_to_do"].is_string(), "{answer}");
+    }
+    // Reading is open, writing paths can't be read.
+    assert_eq!(running.get("/v1/ping").await.0, 405);
+    // The client's way.
+    let address = running.address.to_string();
+    let nothing = serde_json::json!({});
+    let ping = crate::client::admin::post_json(&address, "/v1/ping", TOKEN, &nothing).await;
+    assert_eq!(ping.expect("allowed")["ok"], true);
+    let refused = crate::client::admin::post_json(&address, "/v1/ping", "wrong", &nothing).await;
+    assert!(refused.expect_err("refused").to_string().contains("admin.token"));
 }

@@ -1,15 +1,12 @@
 //! `inspect`: asks the admin port what became of a message, what is known of a device, and how the accounts stand.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args as ClapArgs, Subcommand};
 use serde_json::Value;
 
+use super::admin::{AdminPort, app_in_path, escaped};
 use super::output::{self, Failure, line};
-use crate::client::admin;
-use crate::client::local::Ports;
-use crate::ids::AppKey;
 
 /// Flags of `inspect`.
 #[derive(Debug, ClapArgs)]
@@ -17,12 +14,8 @@ use crate::ids::AppKey;
 pub struct Args {
     #[command(subcommand)]
     what: What,
-    /// The edge's admin port
-    #[arg(long, value_name = "HOST:PORT", global = true)]
-    admin: Option<String>,
-    /// Take it from an edge that runs on this data directory
-    #[arg(long, value_name = "DATA_DIR", global = true, conflicts_with = "admin")]
-    dev: Option<PathBuf>,
+    #[command(flatten)]
+    edge: AdminPort,
     /// The edge's answer as it is, one JSON line
     #[arg(long, global = true)]
     json: bool,
@@ -72,19 +65,7 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn start(args: &Args) -> Result<(), Failure> {
-    let address = match (&args.admin, &args.dev) {
-        (Some(address), _) => address.clone(),
-        (None, Some(dir)) => {
-            let ports = Ports::read(dir).map_err(Failure::failed)?.and_then(|ports| ports.admin);
-            let none = || Failure::usage(format!("no edge has run on {}", dir.display()));
-            format!("127.0.0.1:{}", ports.ok_or_else(none)?)
-        }
-        (None, None) => "127.0.0.1:7480".into(),
-    };
-    let path = path(&args.what)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let answer = runtime.map_err(Failure::failed)?.block_on(admin::get_json(&address, &path));
-    let answer = answer.map_err(Failure::failed)?;
+    let answer = args.edge.get(&path(&args.what)?)?;
     if args.json {
         line(&answer.to_string());
     } else {
@@ -94,10 +75,7 @@ fn start(args: &Args) -> Result<(), Failure> {
 }
 
 fn path(what: &What) -> Result<String, Failure> {
-    let app = |app: &str| {
-        let key = AppKey::parse(app);
-        key.map(|key| escaped(key.as_str())).ok_or_else(|| Failure::usage(format!("'{app}' is no app key")))
-    };
+    let app = app_in_path;
     Ok(match what {
         What::Message { app: key, id, device: None } => format!("/v1/message/{}/{id}", app(key)?),
         What::Message { app: key, id, device: Some(device) } => {
@@ -106,19 +84,6 @@ fn path(what: &What) -> Result<String, Failure> {
         What::Device { app: key, id } => format!("/v1/device/{}/{}", app(key)?, escaped(id)),
         What::Totals => "/v1/totals".into(),
         What::Shards => "/v1/shards".into(),
-    })
-}
-
-/// Percent-encoded, as RFC 3986 asks of what isn't unreserved.
-fn escaped(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut out, byte| {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
-            out.push(byte.into());
-        } else {
-            out.push('%');
-            out.push_str(&data_encoding::HEXUPPER.encode(&[byte]));
-        }
-        out
     })
 }
 

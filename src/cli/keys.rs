@@ -283,7 +283,8 @@ mod tests {
         for line in out.lines() {
             let (id, text) = line.split_once('\t').expect("a tab");
             let credential = credential::from_text(text).expect("base64url");
-            credential::verify(&secret, &app, id, &credential, 3).expect("genuine");
+            let epochs = credential::Epochs::of(3, credential::Revocation::default());
+            credential::verify(&secret, &app, id, &credential, epochs).expect("genuine");
             ids.push(id);
         }
         assert_eq!(ids, ["d-1", "d-2", "d-3"]);

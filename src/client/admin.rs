@@ -1,10 +1,11 @@
-//! Reads the admin port of an edge: one GET a connection, each under a deadline and a bound on what comes back.
+//! Talks to the admin port of an edge: one request a connection, each under a deadline and a bound on what comes back.
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
+use hyper::http::request::Builder;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -56,17 +57,49 @@ pub struct Answer {
 
 /// GETs a path ("/readyz") from "host:port".
 pub async fn get(address: &str, path: &str) -> Result<Answer, AdminError> {
+    ask(address, hyper::Request::get(path), Bytes::new()).await
+}
+
+/// POSTs a JSON body with the token that the edge keeps in `admin.token`.
+pub async fn post(
+    address: &str,
+    path: &str,
+    token: &str,
+    body: &serde_json::Value,
+) -> Result<Answer, AdminError> {
+    let request = hyper::Request::post(path)
+        .header("authorization", format!("Bearer {token}"))
+        .header("content-type", "application/json");
+    ask(address, request, body.to_string().into()).await
+}
+
+async fn ask(address: &str, request: Builder, body: Bytes) -> Result<Answer, AdminError> {
+    let request = request.header("host", address).body(Full::new(body));
+    let request = request.map_err(|error| AdminError::Http(error.to_string()))?;
     let work = async {
         let stream = TcpStream::connect(address).await;
         let stream = stream.map_err(|source| AdminError::Connect { address: address.to_owned(), source })?;
-        exchange(stream, address, path).await.map_err(|e| AdminError::Http(e.to_string()))
+        exchange(stream, request).await.map_err(|e| AdminError::Http(e.to_string()))
     };
     tokio::time::timeout(Duration::from_secs(SECONDS), work).await.map_err(|_| AdminError::Deadline)?
 }
 
 /// GETs JSON; anything but 200 is an error with what the edge says.
 pub async fn get_json(address: &str, path: &str) -> Result<serde_json::Value, AdminError> {
-    let answer = get(address, path).await?;
+    parsed(&get(address, path).await?)
+}
+
+/// [`post`]s; anything but 200 is an error with what the edge says.
+pub async fn post_json(
+    address: &str,
+    path: &str,
+    token: &str,
+    body: &serde_json::Value,
+) -> Result<serde_json::Value, AdminError> {
+    parsed(&post(address, path, token, body).await?)
+}
+
+fn parsed(answer: &Answer) -> Result<serde_json::Value, AdminError> {
     if answer.status == 200 {
         return Ok(serde_json::from_str(&answer.body)?);
     }
@@ -81,11 +114,9 @@ pub async fn get_json(address: &str, path: &str) -> Result<serde_json::Value, Ad
 
 async fn exchange(
     stream: TcpStream,
-    address: &str,
-    path: &str,
+    request: hyper::Request<Full<Bytes>>,
 ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let request = hyper::Request::get(path).header("host", address).body(Empty::<Bytes>::new())?;
     let answer = async {
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();

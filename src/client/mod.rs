@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod device;
 pub mod local;
 pub mod net;
+pub mod quic;
 pub mod router;
 
 pub use backoff::Backoff;

@@ -1,4 +1,4 @@
-//! Connecting: plain TCP or TLS 1.3, from a chosen source address, under a deadline.
+//! Connecting: plain TCP, TLS 1.3 or QUIC, from a chosen source address, under a deadline.
 
 use std::future::Future;
 use std::io;
@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::ClientError;
+use super::quic::{QuicClient, QuicStream};
 
 /// Seconds for connecting, the TLS handshake included.
 pub const CONNECT_SECONDS: u64 = 10;
@@ -29,6 +30,8 @@ pub enum Transport {
     Tls(Arc<ClientConfig>, ServerName<'static>),
     /// Plain TCP, where the operator switched it on.
     Plain,
+    /// One stream of a QUIC connection.
+    Quic(Arc<QuicClient>),
 }
 
 /// Where to connect to, and how.
@@ -46,14 +49,14 @@ impl Endpoint {
     /// Connects, the TLS handshake included, within [`CONNECT_SECONDS`].
     pub async fn connect(&self) -> Result<Stream, ClientError> {
         let connect = async {
-            let tcp = self.tcp().await?;
-            tcp.set_nodelay(true)?;
             match &self.transport {
-                Transport::Plain => Ok(Stream::Plain(tcp)),
+                Transport::Plain => Ok(Stream::Plain(self.tcp().await?)),
                 Transport::Tls(config, name) => {
                     let connector = TlsConnector::from(Arc::clone(config));
+                    let tcp = self.tcp().await?;
                     Ok(Stream::Tls(Box::new(connector.connect(name.clone(), tcp).await?)))
                 }
+                Transport::Quic(client) => Ok(Stream::Quic(Box::new(self.quic(client).await?))),
             }
         };
         deadline("connection", CONNECT_SECONDS, connect)
@@ -65,6 +68,20 @@ impl Endpoint {
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in self.addresses().await? {
             match self.tcp_to(address).await {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    return Ok(stream);
+                }
+                Err(e) => failure = e,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn quic(&self, client: &QuicClient) -> io::Result<QuicStream> {
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in self.addresses().await? {
+            match client.connect(address, self.source).await {
                 Ok(stream) => return Ok(stream),
                 Err(e) => failure = e,
             }
@@ -99,13 +116,15 @@ pub async fn deadline<F: Future>(
         .map_err(|_| ClientError::Deadline { what, seconds })
 }
 
-/// A connection of either transport.
+/// A connection of any transport.
 #[derive(Debug)]
 pub enum Stream {
     /// Plain TCP.
     Plain(TcpStream),
     /// TLS; boxed, as it is large and most of it is cold.
     Tls(Box<TlsStream<TcpStream>>),
+    /// QUIC; boxed likewise.
+    Quic(Box<QuicStream>),
 }
 
 impl AsyncRead for Stream {
@@ -113,6 +132,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_read(cx, buf),
             Self::Tls(s) => Pin::new(s.as_mut()).poll_read(cx, buf),
+            Self::Quic(s) => Pin::new(s.as_mut()).poll_read(cx, buf),
         }
     }
 }
@@ -122,6 +142,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_write(cx, buf),
             Self::Tls(s) => Pin::new(s.as_mut()).poll_write(cx, buf),
+            Self::Quic(s) => Pin::new(s.as_mut()).poll_write(cx, buf),
         }
     }
 
@@ -129,6 +150,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_flush(cx),
             Self::Tls(s) => Pin::new(s.as_mut()).poll_flush(cx),
+            Self::Quic(s) => Pin::new(s.as_mut()).poll_flush(cx),
         }
     }
 
@@ -136,6 +158,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_shutdown(cx),
             Self::Tls(s) => Pin::new(s.as_mut()).poll_shutdown(cx),
+            Self::Quic(s) => Pin::new(s.as_mut()).poll_shutdown(cx),
         }
     }
 }

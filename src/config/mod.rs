@@ -9,6 +9,7 @@
 
 mod error;
 mod reader;
+mod registration;
 mod sections;
 mod value;
 
@@ -21,6 +22,7 @@ use toml::de::{DeTable, DeValue};
 pub use self::error::{ConfigError, ConfigErrors, Origin};
 pub use self::reader::Overrides;
 use self::reader::{Reader, Section, suggest};
+pub use self::registration::{Registration, RegistrationPolicy};
 pub use self::sections::{Admin, Device, Leave, Log, Router, Store};
 use self::value::{Raw, Value, within};
 use crate::credential::Secret;
@@ -70,6 +72,8 @@ pub struct App {
     pub secret: Secret,
     /// The epoch of its credentials; those of the one before are renewed.
     pub epoch: u32,
+    /// Who may register.
+    pub registration: Registration,
     /// The stream that its receipts and outcomes go to.
     pub stream: Arc<str>,
 }
@@ -172,13 +176,18 @@ impl Config {
         if device.tls.is_none() && device.plain.is_none() {
             reader.wrong("device.tls", "is off, and device.plain too: no device could connect");
         }
-        if device.heartbeat_min_s > device.heartbeat_default_s {
-            let text = format!("must be at most heartbeat_default_s ({})", device.heartbeat_default_s);
-            reader.wrong("device.heartbeat_min_s", text);
-        }
-        if device.heartbeat_max_s < device.heartbeat_default_s {
-            let text = format!("must be at least heartbeat_default_s ({})", device.heartbeat_default_s);
-            reader.wrong("device.heartbeat_max_s", text);
+        let tcp = (device.heartbeat_min_s, device.heartbeat_default_s, device.heartbeat_max_s);
+        let quic =
+            (device.quic_heartbeat_min_s, device.quic_heartbeat_default_s, device.quic_heartbeat_max_s);
+        for (prefix, (min, default, max)) in [("", tcp), ("quic_", quic)] {
+            if min > default {
+                let text = format!("must be at most {prefix}heartbeat_default_s ({default})");
+                reader.wrong(&format!("device.{prefix}heartbeat_min_s"), text);
+            }
+            if max < default {
+                let text = format!("must be at least {prefix}heartbeat_default_s ({default})");
+                reader.wrong(&format!("device.{prefix}heartbeat_max_s"), text);
+            }
         }
         let leave = &self.leave;
         if leave.drain_lead_ms + leave.window_ms >= leave.deadline_ms {
@@ -241,6 +250,7 @@ fn read_app(section: &mut Section<'_, '_>) -> Option<App> {
         if packages.iter().all(fits) { Ok(()) } else { Err("an empty or over-long package name".into()) }
     });
     let epoch = section.value("epoch", 1, |epoch| within(epoch, &(1..=u32::MAX)));
+    let registration = Registration::read(section);
     let stream =
         section.value("stream", String::from("main"), |stream: &String| name(stream, limits::LABEL_BYTES));
     let parsed = key.as_deref().map(AppKey::parse);
@@ -256,7 +266,8 @@ fn read_app(section: &mut Section<'_, '_>) -> Option<App> {
             return None;
         }
     };
-    Some(App { key: parsed??, app_id, packages, secret_file, secret, epoch, stream: stream.into() })
+    let (key, stream) = (parsed??, stream.into());
+    Some(App { key, app_id, packages, secret_file, secret, epoch, registration, stream })
 }
 
 fn read_routers(router: &mut Section<'_, '_>, apps: &[App]) -> Vec<RouterRights> {

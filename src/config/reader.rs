@@ -11,8 +11,9 @@ use super::error::{ConfigError, ConfigErrors, Origin};
 use super::value::{Context, Raw, Value, kind};
 
 const PREFIX: &str = "MOORING_";
-/// Variables that aren't keys: where the file is, and a short name.
+/// Variables that aren't keys: where the file is, what `mooring` shows to an admin port, and a short name.
 const CONFIG_VARIABLE: &str = "MOORING_CONFIG";
+const TOKEN_VARIABLE: &str = "MOORING_ADMIN_TOKEN";
 const LOG_VARIABLE: &str = "MOORING_LOG";
 
 /// What stands over the file: flags over the environment.
@@ -31,7 +32,7 @@ impl Overrides {
             .filter_map(|(name, value)| {
                 Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
             })
-            .filter(|(name, _)| name.starts_with(PREFIX) && name != CONFIG_VARIABLE)
+            .filter(|(name, _)| name.starts_with(PREFIX) && name != CONFIG_VARIABLE && name != TOKEN_VARIABLE)
             .map(
                 |(name, value)| {
                     if name == LOG_VARIABLE { (variable("log.filter"), value) } else { (name, value) }

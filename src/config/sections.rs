@@ -48,6 +48,10 @@ sections! {
     Device {
         /// TLS listener, or off.
         tls: Option<SocketAddr> = Some(SocketAddr::from(([0, 0, 0, 0], 7443)));
+        /// QUIC, on the address of `tls`, UDP.
+        quic: bool = true;
+        /// A QUIC socket a shard, each datagram steered to its own; else one shard has all of QUIC.
+        quic_steering: bool = true;
         /// Plain TCP listener, or off.
         plain: Option<SocketAddr> = None;
         /// The edge's certificate chain, PEM.
@@ -60,6 +64,12 @@ sections! {
         heartbeat_min_s: u32 = 60, 1..=3_600;
         /// Longest, seconds.
         heartbeat_max_s: u32 = 600, 1..=3_600;
+        /// The same over QUIC: of a device that doesn't ask for one, seconds.
+        quic_heartbeat_default_s: u32 = 25, 1..=3_600;
+        /// Shortest over QUIC, seconds.
+        quic_heartbeat_min_s: u32 = 15, 1..=3_600;
+        /// Longest over QUIC, seconds.
+        quic_heartbeat_max_s: u32 = 120, 1..=3_600;
         /// From accept to Hello, TLS included, milliseconds.
         hello_deadline_ms: u64 = 10_000, 100..=60_000;
         /// From writing a push until it leaves the window unacknowledged, milliseconds.
@@ -72,7 +82,7 @@ sections! {
         max_sessions: usize = 2_000_000, 1..=20_000_000;
         /// Handshakes in flight on each shard; beyond, accepting pauses.
         max_handshakes: usize = 256, 1..=65_536;
-        /// Bytes that may wait unsent in the kernel for one device.
+        /// Bytes that may wait unsent in the kernel for one device, or unacknowledged by it over QUIC.
         send_buffer_bytes: usize = 16_384, 4_096..=16_777_216;
         /// `TCP_USER_TIMEOUT`: how long the kernel waits for an acknowledgement of what it sent, milliseconds.
         user_timeout_ms: u32 = 30_000, 1_000..=600_000;
@@ -92,6 +102,8 @@ sections! {
         credit_targets: u64 = limits::CREDIT_TARGETS, limits::BATCH_TARGETS as u64..=100_000_000;
         /// Bytes of batches in flight on one link, unanswered.
         credit_bytes: u64 = limits::CREDIT_BYTES, limits::ROUTER_FRAME_BYTES as u64..=4_096 * MIB;
+        /// How far a router's clock may be ahead of the edge's, milliseconds.
+        max_clock_skew_ms: u64 = 300_000, 0..=3_600_000;
     } + {
         /// Who may connect, by the common name of their certificate.
         routers: Vec<RouterRights>;

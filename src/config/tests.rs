@@ -51,7 +51,8 @@ fn the_documented_file_is_valid_and_says_the_defaults() {
     least.router.routers.push(rights);
     assert_eq!(documented.router, least.router);
     let app = |config: &Config| {
-        (config.apps[0].packages.clone(), config.apps[0].epoch, config.apps[0].stream.clone())
+        let app = &config.apps[0];
+        (app.packages.clone(), app.epoch, app.registration.clone(), app.stream.clone())
     };
     assert_eq!(app(&documented), app(&least));
     assert_eq!(least.apps[0].app_id, "demo");
@@ -207,6 +208,23 @@ fn rights() {
     assert_eq!(config.streams(), vec![Arc::from("main")]);
     assert_eq!(config.app("demo").map(|app| app.secret.clone()), Some(Secret::from_bytes([7; 32])));
     assert!(!format!("{config:?}").contains("0707"));
+}
+
+#[test]
+fn registration_is_open_unless_said_and_tokens_need_a_key() {
+    let app = |text: &str| parse(&[LEAST, text].concat()).map(|config| config.apps[0].registration.clone());
+    let registration = app("").expect("valid");
+    assert_eq!((registration.policy, registration.per_second), (RegistrationPolicy::Open, 1_000));
+    assert!(registration.keys.is_empty());
+    let registration = app("registration = \"token\"\ntoken_secret_file = \"app.secret\"\n").expect("valid");
+    assert_eq!(registration.policy, RegistrationPolicy::Token);
+    assert!(!registration.keys.is_empty());
+    let text = [LEAST, "registration = \"token\"\n"].concat();
+    has(&errors(&text), 4, "apps[0].registration", "neither token_secret_file nor token_public_key_file");
+    let text = [LEAST, "registration = \"closed\"\ntoken_public_key_file = \"app.secret\"\n"].concat();
+    let errors = errors(&text);
+    has(&errors, 4, "apps[0].registration", "must be \"open\", \"token\" or \"off\"");
+    has(&errors, 5, "apps[0].token_public_key_file", "Ed25519 public keys in PEM");
 }
 
 #[test]

@@ -97,6 +97,17 @@ pub(super) fn within<T: PartialOrd + Display>(value: &T, range: &RangeInclusive<
     }
 }
 
+impl Value for bool {
+    fn read(raw: Raw<'_>, _context: &Context<'_>) -> Result<Self, String> {
+        let text = match raw {
+            Raw::Toml(DeValue::Boolean(value)) => return Ok(*value),
+            Raw::Toml(other) => return Err(format!("must be true or false, is {}", kind(other))),
+            Raw::Text(text) => text.trim(),
+        };
+        text.parse().map_err(|_| "must be true or false".into())
+    }
+}
+
 macro_rules! integers {
     ($($type:ty),+) => {$(
         impl Value for $type {

@@ -1,14 +1,14 @@
 //! One authenticated session: a cursor that drains its device's pending list within a window.
 //!
-//! Invariants: at most [`limits::WINDOW`] entries are in the window, at most [`limits::OVERDUE`] watched beside it; first transmissions follow
-//! the list's order; an entry is sent again at most once on one session; Acks come numbered from 1 without gaps.
+//! Invariants: at most [`limits::WINDOW`] entries are in the window, which both priorities share, at most [`limits::OVERDUE`] watched beside it;
+//! first transmissions of one priority follow the list's order, and high ones go ahead of normal ones not yet sent; an entry is sent again at most once on one session; Acks come numbered from 1 without gaps.
 //! An entry that is not acknowledged within `ack_deadline` leaves the window, so that it blocks nothing, and is sent again once, marked;
 //! whatever is left is the next session's. Time is an argument, I/O is the shard's.
 
 use crate::error::DeviceError;
 use crate::ids::{MessageId, Seq};
 use crate::limits;
-use crate::push::{Acked, Event, Millis};
+use crate::push::{Acked, Event, Millis, Priority, Reached};
 
 /// What a session needs to know of an entry.
 pub trait Entry: Clone {
@@ -22,6 +22,8 @@ pub trait Entry: Clone {
     fn online_only(&self) -> bool;
     /// When it was accepted.
     fn accepted_at(&self) -> Millis;
+    /// Which entries it goes ahead of.
+    fn priority(&self) -> Priority;
 }
 
 #[derive(Clone, Debug)]
@@ -56,7 +58,7 @@ pub enum Overdue<E> {
 pub struct Session<E> {
     in_flight: Vec<InFlight<E>>,
     /// Everything up to here was pulled.
-    cursor: Seq,
+    cursor: Reached,
     /// The newest Ack read; the next is one more.
     acks_read: u64,
     acks_confirmed: u64,
@@ -72,7 +74,7 @@ impl<E: Entry> Session<E> {
     pub fn new(now: Millis, heartbeat_s: u32) -> Self {
         Self {
             in_flight: Vec::new(),
-            cursor: Seq(0),
+            cursor: Reached::START,
             acks_read: 0,
             acks_confirmed: 0,
             last_read: now,
@@ -98,7 +100,7 @@ impl<E: Entry> Session<E> {
     }
 
     /// Where to pull from.
-    pub fn cursor(&self) -> Seq {
+    pub fn cursor(&self) -> Reached {
         self.cursor
     }
 
@@ -112,9 +114,12 @@ impl<E: Entry> Session<E> {
 
     /// The entry was written to the connection.
     pub fn handle_sent(&mut self, now: Millis, ack_deadline_ms: u64, entry: E) {
-        debug_assert!(entry.seq() > self.cursor, "first transmissions follow the list's order");
+        debug_assert!(
+            entry.seq() > self.cursor.of(entry.priority()),
+            "first transmissions follow the list's order"
+        );
         debug_assert!(usize::from(self.in_window) < limits::WINDOW, "the window is bounded");
-        self.cursor = entry.seq();
+        self.cursor.pass(entry.priority(), entry.seq());
         self.in_window += 1;
         self.in_flight.push(InFlight {
             entry,
@@ -125,9 +130,9 @@ impl<E: Entry> Session<E> {
     }
 
     /// The entry is not for this session (it expired meanwhile, or the device has it already).
-    pub fn handle_skipped(&mut self, seq: Seq) {
-        debug_assert!(seq > self.cursor, "the cursor only grows");
-        self.cursor = seq;
+    pub fn handle_skipped(&mut self, entry: &E) {
+        debug_assert!(entry.seq() > self.cursor.of(entry.priority()), "the cursor only grows");
+        self.cursor.pass(entry.priority(), entry.seq());
     }
 
     /// Less came than was asked for: the list is drained until something newer is announced.
@@ -276,6 +281,11 @@ mod tests {
     struct Fake {
         seq: u64,
         expires_at: Millis,
+        priority: Priority,
+    }
+
+    fn fake(seq: u64, expires_at: Millis) -> Fake {
+        Fake { seq, expires_at, priority: Priority::Normal }
     }
 
     impl Entry for Fake {
@@ -294,6 +304,9 @@ mod tests {
         fn accepted_at(&self) -> Millis {
             0
         }
+        fn priority(&self) -> Priority {
+            self.priority
+        }
     }
 
     const ACK_MS: u64 = 30_000;
@@ -301,7 +314,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Arrive(usize),
-        Publish(u8),
+        Publish(u8, u8),
         Pass(u64),
         End(usize),
     }
@@ -309,7 +322,7 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             (0usize..40).prop_map(Step::Arrive),
-            (1u8..40).prop_map(Step::Publish),
+            (0u8..40, 0u8..10).prop_map(|(normal, high)| Step::Publish(normal, high)),
             (0u64..40_000).prop_map(Step::Pass),
             (0usize..40).prop_map(Step::End),
         ];
@@ -319,7 +332,8 @@ mod tests {
     /// A device's list and what was written, kept as simply as possible.
     struct Model {
         pending: BTreeMap<u64, Fake>,
-        sent: Vec<(u64, Millis, bool)>,
+        /// What was written, and whether again.
+        sent: Vec<(Fake, bool)>,
         session: Session<Fake>,
         now: Millis,
     }
@@ -328,11 +342,15 @@ mod tests {
         fn pump(&mut self) {
             loop {
                 let max = self.session.poll_pull(0);
-                let after = self.session.cursor().0;
-                let got: Vec<Fake> = self.pending.range(after + 1..).map(|(_, f)| *f).take(max).collect();
+                let after = self.session.cursor();
+                let behind = |f: &Fake, priority| f.priority == priority && Seq(f.seq) > after.of(priority);
+                let high = self.pending.values().filter(|f| behind(f, Priority::High));
+                let normal = self.pending.values().filter(|f| behind(f, Priority::Normal));
+                let got: Vec<Fake> = high.chain(normal).copied().take(max).collect();
                 for f in &got {
                     self.session.handle_sent(self.now, ACK_MS, *f);
-                    self.sent.push((f.seq, self.now, false));
+                    self.check_order(f);
+                    self.sent.push((*f, false));
                 }
                 if max == 0 {
                     break;
@@ -343,10 +361,21 @@ mod tests {
             }
             self.session.check();
         }
+
+        fn is_sent(&self, f: &Fake) -> bool {
+            self.sent.iter().any(|(sent, _)| sent.seq == f.seq)
+        }
+
+        /// Whatever goes before the one that is written now was written.
+        fn check_order(&self, now: &Fake) {
+            let ahead =
+                |f: &Fake| (f.priority == now.priority && f.seq < now.seq) || f.priority > now.priority;
+            assert!(self.pending.values().filter(|f| ahead(f)).all(|f| self.is_sent(f)), "{now:?}");
+        }
     }
 
     proptest! {
-        /// First transmissions are in order, nothing is sent more than twice on a session, and everything pending is sent as soon as the
+        /// First transmissions are in order, high ones go ahead of normal ones not yet sent, nothing is sent more than twice on a session, and everything pending is sent as soon as the
         /// window allows, whatever is acknowledged, ends, or stays silent.
         #[test]
         fn a_session_drains_its_list_in_order(steps in steps()) {
@@ -356,15 +385,16 @@ mod tests {
             let (mut next, mut acks) = (1u64, 0u64);
             for step in steps {
                 match step {
-                    Step::Publish(n) => {
-                        for _ in 0..n {
-                            m.pending.insert(next, Fake { seq: next, expires_at: u64::MAX });
+                    Step::Publish(normal, high) => {
+                        for n in 0..normal + high {
+                            let priority = if n < normal { Priority::Normal } else { Priority::High };
+                            m.pending.insert(next, Fake { seq: next, expires_at: u64::MAX, priority });
                             next += 1;
                         }
                         m.session.handle_newer();
                     }
                     Step::Arrive(i) => {
-                        if let Some((seq, ..)) = m.sent.get(i).copied() {
+                        if let Some((Fake { seq, .. }, _)) = m.sent.get(i).copied() {
                             acks += 1;
                             m.pending.remove(&seq);
                             let event = (MessageId(seq * 10), Event::Arrive, m.now);
@@ -373,7 +403,7 @@ mod tests {
                         }
                     }
                     Step::End(i) => {
-                        if let Some((seq, ..)) = m.sent.get(i).copied() {
+                        if let Some((Fake { seq, .. }, _)) = m.sent.get(i).copied() {
                             m.pending.remove(&seq);
                             m.session.handle_ended(Seq(seq));
                         }
@@ -383,17 +413,20 @@ mod tests {
                         while let Some(overdue) = m.session.poll_overdue(m.now, ACK_MS) {
                             if let Overdue::SendAgain { entry, first_sent } = overdue {
                                 prop_assert!(m.now - first_sent >= ACK_MS);
-                                m.sent.push((entry.seq, m.now, true));
+                                m.sent.push((entry, true));
                             }
                         }
                     }
                 }
                 m.pump();
-                let first: Vec<u64> = m.sent.iter().filter(|s| !s.2).map(|s| s.0).collect();
-                prop_assert!(first.is_sorted() && first.len() == first.iter().collect::<BTreeSet<_>>().len());
-                let again: Vec<u64> = m.sent.iter().filter(|s| s.2).map(|s| s.0).collect();
+                for priority in [Priority::Normal, Priority::High] {
+                    let of = m.sent.iter().filter(|(f, again)| f.priority == priority && !again);
+                    let first: Vec<u64> = of.map(|(f, _)| f.seq).collect();
+                    prop_assert!(first.is_sorted_by(|a, b| a < b));
+                }
+                let again: Vec<u64> = m.sent.iter().filter(|s| s.1).map(|s| s.0.seq).collect();
                 prop_assert_eq!(again.len(), again.iter().collect::<BTreeSet<_>>().len());
-                let unsent = m.pending.keys().any(|seq| !first.contains(seq));
+                let unsent = m.pending.values().any(|f| !m.is_sent(f));
                 prop_assert!(!unsent || usize::from(m.session.in_window) == limits::WINDOW);
             }
         }
@@ -416,7 +449,7 @@ mod tests {
     fn a_session_that_ends_leaves_what_was_not_reported() {
         let mut session = Session::<Fake>::new(0, 240);
         for seq in 1..=3 {
-            session.handle_sent(seq * 1_000, ACK_MS, Fake { seq, expires_at: u64::MAX });
+            session.handle_sent(seq * 1_000, ACK_MS, fake(seq, u64::MAX));
         }
         assert!(session.handle_ack(1, vec![(MessageId(20), Event::Arrive, 0)]).is_ok());
         assert!(matches!(session.poll_overdue(ACK_MS + 1_000, ACK_MS), Some(Overdue::SendAgain { .. })));
@@ -429,7 +462,7 @@ mod tests {
     #[test]
     fn what_the_edge_sends_does_not_keep_a_dead_peer_alive() {
         let mut session = Session::<Fake>::new(0, 100);
-        session.handle_sent(100_000, ACK_MS, Fake { seq: 1, expires_at: u64::MAX });
+        session.handle_sent(100_000, ACK_MS, fake(1, u64::MAX));
         assert_eq!(session.silent_at(), 160_000);
         session.handle_read(1_000);
         assert_eq!(session.silent_at(), 161_000);
@@ -438,7 +471,7 @@ mod tests {
     #[test]
     fn an_expired_entry_is_not_sent_again() {
         let mut session = Session::<Fake>::new(0, 240);
-        session.handle_sent(0, ACK_MS, Fake { seq: 1, expires_at: 20_000 });
+        session.handle_sent(0, ACK_MS, fake(1, 20_000));
         assert!(matches!(session.poll_overdue(ACK_MS, ACK_MS), Some(Overdue::Report { .. })));
         assert_eq!((session.poll_overdue(ACK_MS, ACK_MS), session.in_flight()), (None, 0));
     }

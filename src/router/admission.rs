@@ -5,7 +5,8 @@
 //! answer it lost under the same id, perhaps after a crash and after the batch's expiry, and must get the first answer then; only who
 //! knows the batch ids can tell a repeat from a batch that comes too late.
 //!
-//! Not done by this edge yet, and refused as `unimplemented` with the field: `priority` HIGH, `collapse_key`.
+//! A message has one priority and one collapse key, whatever the batch: they are in its encoding, so another one under the same message id is
+//! another body.
 //!
 //! Both digests are BLAKE3 over length-prefixed fields in a fixed order, so that neither the order of fields on the wire nor unknown fields matter.
 //! The targets go in as their device keys, which are keyed digests themselves: one third of the bytes, in one piece. So do their accounts.
@@ -20,7 +21,7 @@ use super::rights::Rights;
 use crate::binding::is_bindable;
 use crate::ids::{AccountDigest, AppKey, BatchId, DeviceKey, DigestKey, MessageId};
 use crate::limits;
-use crate::push::{Millis, NewBatch, OfflinePolicy, Rejection};
+use crate::push::{Millis, NewBatch, OfflinePolicy, Priority, Rejection};
 use crate::wire::pb::{device, router as pb};
 use crate::wire::router::{Deliver, Reject, Rejected};
 
@@ -38,6 +39,8 @@ pub struct Rules {
     pub digest_key: DigestKey,
     /// How long a message of retention 0 may stay unacknowledged.
     pub online_window_ms: u64,
+    /// How far a router's clock may be ahead of the edge's.
+    pub max_clock_skew_ms: u64,
 }
 
 /// Checks a batch and makes it the domain's.
@@ -49,7 +52,7 @@ pub fn admit(now: Millis, batch: &Deliver<'_>, rights: &Rights, rules: &Rules) -
     if fields.message_id == 0 {
         return Err(invalid("message_id", "0 is no message id"));
     }
-    let offline_policy = policies(fields)?;
+    let (priority, offline_policy) = policies(fields)?;
     match batch.target_count {
         0 => return Err(reject(Reject::NoTargets, "targets", "no targets")),
         count if count > limits::BATCH_TARGETS => {
@@ -76,6 +79,8 @@ pub fn admit(now: Millis, batch: &Deliver<'_>, rights: &Rights, rules: &Rules) -
         expires_at: times.expires_at,
         online_only: times.retention_ms == 0,
         job_key: Arc::from(fields.job_key.as_str()),
+        priority,
+        collapse_key: fields.collapse_key.as_str().into(),
         accounts,
     })
 }
@@ -117,10 +122,6 @@ fn invalid(field: &str, text: &str) -> Rejected {
     reject(Reject::Invalid, field, text)
 }
 
-fn unimplemented(field: &str) -> Rejected {
-    reject(Reject::Unimplemented, field, "this edge does not do that yet")
-}
-
 /// An app that this edge doesn't have and one that isn't the router's get the same answer.
 fn app(app_key: &str, rights: &Rights, rules: &Rules) -> Result<AppKey, Rejected> {
     AppKey::parse(app_key).filter(|app| rules.apps.contains(app) && rights.apps.allows(app)).ok_or_else(
@@ -128,12 +129,12 @@ fn app(app_key: &str, rights: &Rights, rules: &Rules) -> Result<AppKey, Rejected
     )
 }
 
-fn policies(fields: &pb::DeliverBatch) -> Result<OfflinePolicy, Rejected> {
-    match device::Priority::try_from(fields.priority) {
-        Ok(device::Priority::Normal) => {}
-        Ok(device::Priority::High) => return Err(unimplemented("priority")),
+fn policies(fields: &pb::DeliverBatch) -> Result<(Priority, OfflinePolicy), Rejected> {
+    let priority = match device::Priority::try_from(fields.priority) {
+        Ok(device::Priority::Normal) => Priority::Normal,
+        Ok(device::Priority::High) => Priority::High,
         Err(_) => return Err(invalid("priority", "no such priority")),
-    }
+    };
     for (field, label) in [
         ("collapse_key", &fields.collapse_key),
         ("job_key", &fields.job_key),
@@ -143,12 +144,9 @@ fn policies(fields: &pb::DeliverBatch) -> Result<OfflinePolicy, Rejected> {
             return Err(invalid(field, "over 64 bytes"));
         }
     }
-    if !fields.collapse_key.is_empty() {
-        return Err(unimplemented("collapse_key"));
-    }
     match pb::OfflinePolicy::try_from(fields.offline_policy) {
-        Ok(pb::OfflinePolicy::Store) => Ok(OfflinePolicy::Store),
-        Ok(pb::OfflinePolicy::Return) => Ok(OfflinePolicy::Return),
+        Ok(pb::OfflinePolicy::Store) => Ok((priority, OfflinePolicy::Store)),
+        Ok(pb::OfflinePolicy::Return) => Ok((priority, OfflinePolicy::Return)),
         Err(_) => Err(invalid("offline_policy", "no such policy")),
     }
 }
@@ -159,7 +157,8 @@ struct Times {
     expires_at: Millis,
 }
 
-/// A router's clock may be ahead of the edge's: retention never counts from later than now.
+/// A router's clock may be a little ahead of the edge's: retention never counts from later than now. Far ahead is refused: batch ids are
+/// remembered by when they were created, and one from the future could be taken again once it is forgotten.
 fn times(now: Millis, fields: &pb::DeliverBatch, rules: &Rules) -> Result<Times, Rejected> {
     if fields.created_at == 0 {
         return Err(invalid("created_at", "when the router made this batch: milliseconds since 1970"));
@@ -168,10 +167,15 @@ fn times(now: Millis, fields: &pb::DeliverBatch, rules: &Rules) -> Result<Times,
     if retention_ms > limits::RETENTION_MS {
         return Err(invalid("retention_seconds", "over 72 hours"));
     }
-    let created_at = fields.created_at.min(now);
+    let created_at = fields.created_at;
+    if created_at.saturating_sub(now) > rules.max_clock_skew_ms {
+        let ahead = (created_at - now) / 1_000;
+        let text = format!("{ahead} s ahead of this edge's clock: one of the two clocks is wrong");
+        return Err(invalid("created_at", &text));
+    }
     let expires_at = match retention_ms {
         0 => now + rules.online_window_ms,
-        kept => created_at + kept,
+        kept => created_at.min(now) + kept,
     };
     Ok(Times { retention_ms, created_at, expires_at })
 }
@@ -203,7 +207,7 @@ fn body(fields: &pb::DeliverBatch) -> Result<device::Push, Rejected> {
     let push = device::Push {
         message_id: fields.message_id,
         priority: fields.priority,
-        collapse_key: String::new(),
+        collapse_key: fields.collapse_key.clone(),
         expires_milliseconds: 0,
         redelivered: false,
         ..said.clone()

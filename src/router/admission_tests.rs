@@ -10,7 +10,12 @@ type Change = fn(&mut pb::DeliverBatch);
 
 fn rules() -> Rules {
     let apps = ["demo", "other"].map(|key| AppKey::parse(key).expect("valid"));
-    Rules { apps: apps.into(), digest_key: DigestKey([3; 32]), online_window_ms: 10_000 }
+    Rules {
+        apps: apps.into(),
+        digest_key: DigestKey([3; 32]),
+        online_window_ms: 10_000,
+        max_clock_skew_ms: 300_000,
+    }
 }
 
 fn rights() -> Rights {
@@ -100,11 +105,26 @@ fn retention_zero_ends_with_the_online_window_and_long_retention_is_refused() {
 #[test]
 fn a_routers_clock_ahead_of_the_edge_does_not_lengthen_retention() {
     let new = check(|batch| {
-        batch.created_at = NOW + 3_600_000;
+        batch.created_at = NOW + 300_000;
         batch.retention_seconds = Some(60);
     })
     .expect("good");
-    assert_eq!((new.created_at, new.expires_at), (NOW, NOW + 60_000));
+    assert_eq!((new.created_at, new.expires_at), (NOW + 300_000, NOW + 60_000));
+    assert_eq!(refused(|b| b.created_at = NOW + 300_001), (Reject::Invalid, "created_at".to_owned()));
+    assert_eq!(refused(|b| b.created_at = u64::MAX), (Reject::Invalid, "created_at".to_owned()));
+}
+
+#[test]
+fn priority_and_collapse_key_are_in_the_encoding_of_the_message() {
+    let new = check(|batch| {
+        batch.priority = device::Priority::High.into();
+        batch.collapse_key = "k".repeat(64);
+    })
+    .expect("good");
+    assert_eq!((new.priority, new.collapse_key.len()), (Priority::High, 64));
+    let sent = device::Push::decode(&*new.body).expect("a push");
+    assert_eq!((sent.priority(), sent.collapse_key.len()), (device::Priority::High, 64));
+    assert_ne!(new.body_digest, check(|_| {}).expect("good").body_digest, "one message has one of each");
 }
 
 #[test]
@@ -117,8 +137,8 @@ fn an_expired_batch_passes_to_the_store_which_alone_knows_repeats() {
 
 #[test]
 fn every_field_at_fault_is_named() {
-    use Reject::{Invalid, NoTargets, PayloadTooLarge, Unimplemented, UnknownApp};
-    let cases: [(Reject, &str, Change); 25] = [
+    use Reject::{Invalid, NoTargets, PayloadTooLarge, UnknownApp};
+    let cases: [(Reject, &str, Change); 24] = [
         (UnknownApp, "app_key", |b| b.app_key = "nobody".into()),
         (UnknownApp, "app_key", |b| b.app_key = "other".into()),
         (UnknownApp, "app_key", |b| b.app_key = "no name!".into()),
@@ -140,8 +160,7 @@ fn every_field_at_fault_is_named() {
         (Invalid, "targets[0].account", |b| b.targets[0].account = "x".repeat(129)),
         (Invalid, "created_at", |b| b.created_at = 0),
         (Invalid, "offline_policy", |b| b.offline_policy = 9),
-        (Unimplemented, "priority", |b| b.priority = device::Priority::High.into()),
-        (Unimplemented, "collapse_key", |b| b.collapse_key = "c".into()),
+        (Invalid, "priority", |b| b.priority = 7),
         (Invalid, "collapse_key", |b| b.collapse_key = "c".repeat(65)),
         (Invalid, "job_key", |b| b.job_key = "j".repeat(65)),
     ];

@@ -1,63 +1,44 @@
-//! A link's life, as one straight line: handshake, open, run, settle.
+//! A link's life after the handshake, as one straight line: open, run, settle. It reads and writes through a [`Transport`] and does not
+//! know which.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::credit::Credit;
 use super::frames::{Frame, FrameReader};
 use super::outbox::{self, Outbox};
 use super::reader::Reader;
 use super::receipts::{self, Reading};
+use super::transport::Transport;
 use super::{LinkEnd, Phase, Rights, RouterContext, answers, reached};
 use crate::ids::Seq;
+use crate::limits;
 use crate::store::{StreamBounds, StreamError};
-use crate::telemetry::{self, Counter, Gauge};
+use crate::telemetry::{self, Counter, Gauge, RouterTransport};
 use crate::wire::router::{self as wire, FromRouter, LinkError, Open, OpenStream, OpenedStream};
-use crate::{limits, pki};
 
-/// Bytes that are read and forgotten after a failed handshake.
-const FORGOTTEN_BYTES: u64 = 256 * 1024;
-
-/// From accept to the end.
-pub(super) async fn live(
-    socket: TcpStream,
-    peer: SocketAddr,
-    context: Arc<RouterContext>,
-    phase: watch::Receiver<Phase>,
-) {
-    let mut who = Who { peer, router: String::new(), process: String::new(), opened: false };
-    let shaken = tokio::select! {
-        shaken = handshake(socket, &context) => shaken,
-        () = reached(&phase, Phase::Closing) => Err(LinkEnd::Left),
-    };
-    let end = match shaken {
-        Ok(stream) => linked(stream, &context, &phase, &mut who).await,
-        Err(end) => end,
-    };
-    telemetry::add(Counter::RouterLinkEnds(end.label()), 1);
-    if !who.opened {
-        telemetry::add(Counter::RouterHandshakeFailures, 1);
-    }
-    let Who { peer, router, process, opened } = who;
-    let reason = end.label().label();
-    if matches!(end, LinkEnd::Closed | LinkEnd::Left) {
-        tracing::info!(%peer, router, process, opened, reason, "router link ended: {end}");
-    } else {
-        tracing::warn!(%peer, router, process, opened, reason, "router link ended: {end}");
-    }
+/// From the end of the handshake to the end. Says why it ended, counted and logged already.
+pub(super) async fn live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    transport: Transport<R, W>,
+    context: &Arc<RouterContext>,
+    phase: &watch::Receiver<Phase>,
+) -> LinkEnd {
+    let mut who = Who::new(transport.kind, transport.peer);
+    who.router.clone_from(&transport.router);
+    let end = linked(transport, context, phase, &mut who).await;
+    who.ended(&end);
+    end
 }
 
 /// Who is at the other end, as far as it is known.
-struct Who {
+pub(super) struct Who {
+    kind: RouterTransport,
     peer: SocketAddr,
     /// By certificate.
     router: String,
@@ -66,36 +47,35 @@ struct Who {
     opened: bool,
 }
 
-async fn handshake(socket: TcpStream, context: &RouterContext) -> Result<TlsStream<TcpStream>, LinkEnd> {
-    socket.set_nodelay(true).map_err(LinkEnd::Io)?;
-    let accept = TlsAcceptor::from(Arc::clone(&context.tls)).accept(socket).into_fallible();
-    match timeout(context.pace.handshake, accept).await {
-        Err(_) => Err(LinkEnd::HandshakeDeadline),
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err((error, mut socket))) => {
-            // The alert is written. Closing with bytes unread would reset the connection, and the alert with it.
-            let forget = async {
-                socket.shutdown().await?;
-                tokio::io::copy(&mut socket.take(FORGOTTEN_BYTES), &mut tokio::io::sink()).await
-            };
-            // Only a courtesy to the other side: it has failed already.
-            timeout(context.pace.settle, forget).await.ok();
-            Err(LinkEnd::Tls(error))
+impl Who {
+    pub(super) fn new(kind: RouterTransport, peer: SocketAddr) -> Self {
+        Self { kind, peer, router: String::new(), process: String::new(), opened: false }
+    }
+
+    /// The one place where the end of a link is counted and logged.
+    pub(super) fn ended(self, end: &LinkEnd) {
+        telemetry::add(Counter::RouterLinkEnds(end.label()), 1);
+        if !self.opened {
+            telemetry::add(Counter::RouterHandshakeFailures, 1);
+        }
+        let Self { kind, peer, router, process, opened } = self;
+        let (transport, reason) = (kind.label(), end.label().label());
+        if matches!(end, LinkEnd::Closed | LinkEnd::Left) {
+            tracing::info!(%peer, transport, router, process, opened, reason, "router link ended: {end}");
+        } else {
+            tracing::warn!(%peer, transport, router, process, opened, reason, "router link ended: {end}");
         }
     }
 }
 
-/// With TLS in place: whatever goes wrong from here on, the router is told.
-async fn linked(
-    stream: TlsStream<TcpStream>,
+/// Whatever goes wrong from here on, the router is told.
+async fn linked<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    transport: Transport<R, W>,
     context: &Arc<RouterContext>,
     phase: &watch::Receiver<Phase>,
     who: &mut Who,
 ) -> LinkEnd {
-    // Without one it is in no configuration.
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    who.router = certificate.and_then(|certificate| pki::router_name(certificate).ok()).unwrap_or_default();
-    let (read, write) = tokio::io::split(stream);
+    let Transport { kind, read, write, ending, .. } = transport;
     let mut frames = FrameReader::new(read);
     let (outbox, queue) = outbox::outbox();
     let writer = outbox::write(queue, write, context.pace.stall);
@@ -106,7 +86,10 @@ async fn linked(
             () = reached(phase, Phase::Closing) => Err(LinkEnd::Left),
         };
         match opened {
-            Ok(opened) => run(&mut frames, context, &opened, &outbox, phase).await,
+            Ok(opened) => {
+                let _counted = Counted::new(kind);
+                run(&mut frames, context, &opened, &outbox, phase).await
+            }
             Err(end) => end,
         }
     };
@@ -114,6 +97,7 @@ async fn linked(
         end = run => end,
         written = &mut writer => return written.err().unwrap_or(LinkEnd::Left),
     };
+    ending(&end);
     settle(&end, frames, outbox, writer, context).await;
     end
 }
@@ -208,30 +192,30 @@ fn start(asked: &OpenStream, bounds: StreamBounds) -> Result<Seq, LinkError> {
 }
 
 /// One in the gauge of open links, however the link ends.
-struct Counted;
+struct Counted(RouterTransport);
 
 impl Counted {
-    fn new() -> Self {
-        telemetry::adjust(Gauge::RouterLinks, 1);
-        Self
+    fn new(kind: RouterTransport) -> Self {
+        telemetry::add(Counter::RouterLinksOpened(kind), 1);
+        telemetry::adjust(Gauge::RouterLinks(kind), 1);
+        Self(kind)
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        telemetry::adjust(Gauge::RouterLinks, -1);
+        telemetry::adjust(Gauge::RouterLinks(self.0), -1);
     }
 }
 
 /// The open link: a reader, answers in flight, streams; whichever ends the link ends it for all.
-async fn run(
-    frames: &mut FrameReader<ReadHalf<TlsStream<TcpStream>>>,
+async fn run<R: AsyncRead + Unpin>(
+    frames: &mut FrameReader<R>,
     context: &Arc<RouterContext>,
     opened: &Opened,
     outbox: &Outbox,
     phase: &watch::Receiver<Phase>,
 ) -> LinkEnd {
-    let _counted = Counted::new();
     outbox.send(opened.answer.clone()).await;
     let credit = Credit::new(context.credit_targets, context.credit_bytes);
     let (work, line) = answers::line();
@@ -269,9 +253,9 @@ async fn run(
 }
 
 /// The last word, everything written, and time for the router to read it.
-async fn settle(
+async fn settle<R: AsyncRead + Unpin>(
     end: &LinkEnd,
-    mut frames: FrameReader<ReadHalf<TlsStream<TcpStream>>>,
+    mut frames: FrameReader<R>,
     outbox: Outbox,
     writer: impl Future<Output = Result<(), LinkEnd>>,
     context: &RouterContext,

@@ -10,22 +10,27 @@
 mod admission;
 mod answers;
 mod credit;
+mod framed;
 mod frames;
 mod link;
 mod outbox;
 mod reader;
 mod receipts;
 mod rights;
+mod tls;
+mod transport;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 pub use admission::{Rules, admit};
+pub use framed::serve;
 pub use receipts::StreamRegistry;
 pub use rights::{Allowed, Rights};
 
@@ -196,10 +201,14 @@ impl LinkEnd {
     }
 }
 
-/// Accepts router links until the edge leaves, then waits until they have ended.
-pub async fn serve(listener: TcpListener, context: Arc<RouterContext>, phase: watch::Receiver<Phase>) {
+/// Accepts connections until the edge leaves, then waits until all have ended. `live` is one, from accept to its end.
+async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    phase: &watch::Receiver<Phase>,
+    live: impl Fn(TcpStream, SocketAddr) -> F,
+) {
     let room = Arc::new(Semaphore::new(limits::ROUTER_LINKS));
-    let mut links = JoinSet::new();
+    let mut connections = JoinSet::new();
     loop {
         let next = async {
             // The permit comes first: beyond the limit, routers wait in the listener's backlog.
@@ -208,14 +217,14 @@ pub async fn serve(listener: TcpListener, context: Arc<RouterContext>, phase: wa
         };
         let (permit, accepted) = tokio::select! {
             next = next => next,
-            () = reached(&phase, Phase::Leaving) => break,
+            () = reached(phase, Phase::Leaving) => break,
         };
-        while links.try_join_next().is_some() {}
+        while connections.try_join_next().is_some() {}
         match accepted {
             Ok((socket, peer)) => {
-                let link = link::live(socket, peer, Arc::clone(&context), phase.clone());
-                links.spawn(async move {
-                    link.await;
+                let connection = live(socket, peer);
+                connections.spawn(async move {
+                    connection.await;
                     drop(permit);
                 });
             }
@@ -226,5 +235,5 @@ pub async fn serve(listener: TcpListener, context: Arc<RouterContext>, phase: wa
         }
     }
     drop(listener);
-    while links.join_next().await.is_some() {}
+    while connections.join_next().await.is_some() {}
 }

@@ -109,6 +109,7 @@ fn handshake_result(error: DeviceError) -> HandshakeResult {
         DeviceError::FrameTooLarge => HandshakeResult::FrameTooLarge,
         DeviceError::HelloExpected => HandshakeResult::HelloExpected,
         DeviceError::Unauthenticated => HandshakeResult::Unauthenticated,
+        DeviceError::RegistrationClosed => HandshakeResult::RegistrationClosed,
         DeviceError::Deadline | DeviceError::Silent => HandshakeResult::Deadline,
         DeviceError::Exhausted => HandshakeResult::Exhausted,
         DeviceError::Unavailable | DeviceError::Leaving => HandshakeResult::Unavailable,
@@ -127,6 +128,8 @@ fn session_end(error: DeviceError) -> SessionEnd {
         DeviceError::Leaving => SessionEnd::Leaving,
         DeviceError::Stalled => SessionEnd::Stalled,
         DeviceError::Closed => SessionEnd::Closed,
+        // Of a session that was welcome: its credential was revoked.
+        DeviceError::Unauthenticated => SessionEnd::Revoked,
         _ => SessionEnd::Error,
     }
 }

@@ -2,11 +2,7 @@
 //! happens here: reading, TLS, finding frames, writing, closing.
 
 use std::future::poll_fn;
-use std::io;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-
-use tokio::net::TcpStream;
 
 use super::output::flush;
 use super::state::{ConnRef, Phase, Scratch, Shard, Shared};
@@ -24,25 +20,23 @@ const READ_BYTES: usize = 64 * 1024;
 const LEFT_BYTES: usize = limits::DEVICE_FRAME_BYTES + 1024;
 
 /// One connection, from accept to close.
-pub(super) async fn run(shard: Shared, conn: ConnRef, stream: Rc<TcpStream>) {
-    poll_fn(|cx| poll(&shard, conn, &stream, cx)).await;
+pub(super) async fn run(shard: Shared, conn: ConnRef) {
+    poll_fn(|cx| poll(&shard, conn, cx)).await;
     shard.borrow_mut().remove(conn);
 }
 
-fn poll(shard: &Shared, conn: ConnRef, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+fn poll(shard: &Shared, conn: ConnRef, cx: &mut Context<'_>) -> Poll<()> {
     let shard = &mut *shard.borrow_mut();
     shard.begin();
     let now = shard.now();
     for _ in 0..READS {
         let Some(connection) = shard.connection(conn) else { return Poll::Ready(()) };
-        if !connection.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            connection.waker = Some(cx.waker().clone());
-        }
+        connection.note_task(cx.waker());
         if connection.outbox.is_expired(now) {
             shard.fail(conn, DeviceError::Stalled);
             return Poll::Ready(());
         }
-        let flushed = flush(connection, stream, now, cx);
+        let flushed = flush(connection, now, cx);
         if connection.flags.broken {
             shard.fail(conn, DeviceError::Closed);
             return Poll::Ready(());
@@ -58,10 +52,7 @@ fn poll(shard: &Shared, conn: ConnRef, stream: &TcpStream, cx: &mut Context<'_>)
             shard.resume(conn);
             continue;
         }
-        match ready!(stream.poll_read_ready(cx)) {
-            Ok(()) => shard.read(conn, stream),
-            Err(_) => shard.fail(conn, DeviceError::Closed),
-        }
+        ready!(shard.poll_read(conn, cx));
     }
     cx.waker().wake_by_ref();
     Poll::Pending
@@ -103,42 +94,59 @@ impl Shard {
         true
     }
 
-    fn read(&mut self, conn: ConnRef, stream: &TcpStream) {
+    /// Reads once and works on it. Pending: there is nothing.
+    fn poll_read(&mut self, conn: ConnRef, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.net.resize(LEFT_BYTES + READ_BYTES, 0);
-        let result = self.read_into(conn, stream, &mut scratch);
-        self.finish(conn, result, &mut scratch);
+        let read = self.read_into(conn, cx, &mut scratch);
+        let polled = read.map(|total| {
+            let result = total.and_then(|total| self.work_on_read(conn, total, &mut scratch));
+            self.finish(conn, result, &mut scratch);
+        });
         self.scratch = scratch;
+        polled
     }
 
+    /// Reads into `scratch.net`, behind what is left of earlier reads. How many bytes that makes; 0: nothing to work on.
     fn read_into(
         &mut self,
         conn: ConnRef,
-        stream: &TcpStream,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Poll<Result<usize, DeviceError>> {
+        let Some(connection) = self.connection(conn) else { return Poll::Ready(Ok(0)) };
+        let left = if connection.tls.is_some() { &connection.retained } else { &connection.partial };
+        let kept = left.len();
+        if kept > LEFT_BYTES {
+            return Poll::Ready(Err(DeviceError::FrameTooLarge));
+        }
+        let room = &mut scratch.net[kept..kept + READ_BYTES];
+        let read = match ready!(connection.stream.poll_read(cx, room)) {
+            Ok(0) | Err(_) => return Poll::Ready(Err(DeviceError::Closed)),
+            Ok(read) => read,
+        };
+        scratch.net[..kept].copy_from_slice(left);
+        let is_closing = matches!(connection.phase, Phase::Closing { .. });
+        // Then thrown away; only the peer's end is waited for.
+        Poll::Ready(Ok(if is_closing { 0 } else { kept + read }))
+    }
+
+    /// Decrypts and handles what was read.
+    fn work_on_read(
+        &mut self,
+        conn: ConnRef,
+        total: usize,
         scratch: &mut Scratch,
     ) -> Result<(), DeviceError> {
         let now = self.now();
+        if total == 0 {
+            return Ok(());
+        }
         let Some(connection) = self.connection(conn) else { return Ok(()) };
         let is_tls = connection.tls.is_some();
-        let left = if is_tls { &connection.retained } else { &connection.partial };
-        let kept = left.len();
-        if kept > LEFT_BYTES {
-            return Err(DeviceError::FrameTooLarge);
-        }
-        scratch.net[..kept].copy_from_slice(left);
-        let read = match stream.try_read(&mut scratch.net[kept..kept + READ_BYTES]) {
-            Ok(0) => return Err(DeviceError::Closed),
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(_) => return Err(DeviceError::Closed),
-        };
-        if matches!(connection.phase, Phase::Closing { .. }) {
-            return Ok(()); // thrown away; only the peer's end is waited for
-        }
         if let Phase::Live(live) = &mut connection.phase {
             live.session.handle_read(now);
         }
-        let total = kept + read;
         let mut closed = false;
         if is_tls {
             self.spend_step(conn);

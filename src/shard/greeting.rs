@@ -1,47 +1,43 @@
 //! From Hello to Welcome: who is it, is there room, is it known; then into the directory, and only then the first look at its list.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::identify::{Grant, Identified, identify};
 use super::state::{ConnRef, Live, Phase, Registering, Shard};
-use crate::credential;
+use crate::config;
 use crate::error::DeviceError;
-use crate::ids::{DeviceKey, SessionRef};
+use crate::ids::SessionRef;
 use crate::machine::session::Session;
 use crate::push::{Acked, Event, Millis, Seen};
 use crate::store::{Command, DeviceAck};
-use crate::telemetry::{self, Counter, Gauge, HandshakeResult, Timer};
+use crate::telemetry::{self, Counter, Gauge, HandshakeResult, RegistrationResult, Timer};
 use crate::wire::device::{self as wire, Hello, Welcome};
 
 /// Milliseconds in which a new device's Hello becomes durable, or the device is sent away.
 const REGISTER_MS: Millis = 10_000;
-
-/// A device whose credential was checked.
-struct Identified {
-    device_id: Arc<str>,
-    /// A fresh credential, if the old one is of the epoch before.
-    renewed: Vec<u8>,
-}
 
 impl Shard {
     /// A device says who it is.
     pub(super) fn hello(
         &mut self,
         conn: ConnRef,
-        mut hello: Hello,
+        hello: Hello,
         out: &mut Vec<u8>,
     ) -> Result<(), DeviceError> {
-        let identified = self.identify(conn, &mut hello)?;
         let Some(connection) = self.connection(conn) else { return Ok(()) };
-        let client_ip = connection.peer.ip().to_canonical();
+        let peer = connection.peer;
+        let client_ip = connection.client_ip();
+        let transport = connection.transport();
         let context = self.context.clone();
+        let Identified { key: device, device_id, epoch, grant } =
+            identify(&context, self.now(), peer, &hello)?;
         let config = &context.config;
+        let bounds = heartbeat_bounds(config, transport);
         let heartbeat_s = match hello.heartbeat_s {
-            0 => config.heartbeat_default_s,
-            wish => wish.clamp(config.heartbeat_min_s, config.heartbeat_max_s),
+            0 => bounds.default_s,
+            wish => wish.clamp(bounds.min_s, bounds.max_s),
         };
-        let device = DeviceKey::of(&context.digest_key, &hello.app, &identified.device_id);
         let now = self.now();
         let live = Box::new(Live {
             device,
@@ -49,7 +45,8 @@ impl Shard {
             session: Session::new(now, heartbeat_s),
             heartbeat_s,
             app: hello.app.clone(),
-            device_id: identified.device_id.clone(),
+            device_id: device_id.clone(),
+            epoch,
             received: hello.received.into(),
             unwritten: Vec::new(),
             replies: VecDeque::new(),
@@ -60,14 +57,14 @@ impl Shard {
         let seen = Seen {
             key: device,
             app: hello.app,
-            device_id: identified.device_id,
+            device_id,
             attributes: hello.attributes,
             push_on: hello.push_on,
             client_ip,
             state_lost: hello.state_lost,
         };
         if context.store.is_current(&seen) {
-            return self.attach(conn, live, identified.renewed, out);
+            return self.attach(conn, live, grant, out);
         }
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard: self.id };
         if context.store.submit(Command::Seen { device: Box::new(seen), session }).is_err() {
@@ -76,35 +73,10 @@ impl Shard {
         }
         let deadline = now + REGISTER_MS;
         if let Some(connection) = self.connection(conn) {
-            let registering = Registering { live, renewed: identified.renewed, deadline };
+            let registering = Registering { live, grant, deadline };
             connection.phase = Phase::Registering(Box::new(registering));
         }
         Ok(())
-    }
-
-    /// Checks app, package and credential. The device learns only that something was wrong; the log says what.
-    fn identify(&mut self, conn: ConnRef, hello: &mut Hello) -> Result<Identified, DeviceError> {
-        let context = self.context.clone();
-        let peer = self.connection(conn).map(|c| c.peer);
-        let Some((device_id, given)) = hello.login.take() else {
-            return Err(DeviceError::Unimplemented);
-        };
-        let wrong = |what: &dyn std::fmt::Display| {
-            tracing::info!(?peer, app = %hello.app, %device_id, reason = %what, "unauthenticated");
-            DeviceError::Unauthenticated
-        };
-        let Some(app) = context.apps.get(&hello.app) else { return Err(wrong(&"unknown app")) };
-        if !app.packages.is_empty() && !app.packages.iter().any(|p| **p == *hello.package) {
-            return Err(wrong(&"the package is not of this app"));
-        }
-        let verified = credential::verify(&app.secret, &app.key, &device_id, &given, app.epoch)
-            .map_err(|error| wrong(&error))?;
-        let renewed = if verified.renew {
-            credential::issue(&app.secret, &app.key, &device_id, app.epoch)
-        } else {
-            Vec::new()
-        };
-        Ok(Identified { device_id, renewed })
     }
 
     /// The device's Hello is durable, or refused because the edge knows its maximum of devices.
@@ -118,7 +90,7 @@ impl Shard {
         let closing = Phase::Greeting { deadline: 0 };
         match std::mem::replace(&mut connection.phase, closing) {
             Phase::Registering(registering) if taken => {
-                self.attach(conn, registering.live, registering.renewed, out)
+                self.attach(conn, registering.live, registering.grant, out)
             }
             other => {
                 let is_live = matches!(other, Phase::Live(_));
@@ -134,13 +106,13 @@ impl Shard {
         &mut self,
         conn: ConnRef,
         live: Box<Live>,
-        renewed: Vec<u8>,
+        grant: Grant,
         out: &mut Vec<u8>,
     ) -> Result<(), DeviceError> {
         let context = self.context.clone();
         let now = self.now();
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard: self.id };
-        let (device, heartbeat_s) = (live.device, live.heartbeat_s);
+        let (device, heartbeat_s, epoch) = (live.device, live.heartbeat_s, live.epoch);
         let received = received_acks(&live, session, now);
         let Some(connection) = self.connection(conn) else {
             context.sessions.fetch_sub(1, Ordering::Relaxed);
@@ -162,10 +134,19 @@ impl Shard {
             }
         }
         self.count_session(transport, conn);
+        // A revocation that came while it wasn't in the directory has found nobody to end.
+        if context.store.revocation(&device).ends(epoch) {
+            return Err(DeviceError::Unauthenticated);
+        }
+        if !grant.device_id.is_empty() {
+            telemetry::add(Counter::Registrations(RegistrationResult::Ok), 1);
+        }
         self.acks.extend(received);
         self.last_active.push((device, now));
-        let bounds = (context.config.heartbeat_min_s, context.config.heartbeat_max_s);
-        let welcome = Welcome { credential: renewed, heartbeat_s, heartbeat_bounds_s: bounds, now };
+        let bounds = heartbeat_bounds(&context.config, transport);
+        let heartbeat_bounds_s = (bounds.min_s, bounds.max_s);
+        let Grant { device_id, credential } = grant;
+        let welcome = Welcome { device_id, credential, heartbeat_s, heartbeat_bounds_s, now };
         wire::put_welcome(out, welcome);
         self.mark_dirty(conn);
         self.work.notify_one();
@@ -182,6 +163,29 @@ impl Shard {
         telemetry::adjust(Gauge::ShardSessions(self.id), 1);
         self.context.figures(self.id).sessions.fetch_add(1, Ordering::Relaxed);
         self.end_handshake(conn.slot as usize);
+    }
+}
+
+/// Seconds between two signs of life.
+struct Heartbeat {
+    default_s: u32,
+    min_s: u32,
+    max_s: u32,
+}
+
+/// NAT forgets UDP sooner than TCP.
+fn heartbeat_bounds(config: &config::Device, transport: telemetry::Transport) -> Heartbeat {
+    if transport == telemetry::Transport::Quic {
+        return Heartbeat {
+            default_s: config.quic_heartbeat_default_s,
+            min_s: config.quic_heartbeat_min_s,
+            max_s: config.quic_heartbeat_max_s,
+        };
+    }
+    Heartbeat {
+        default_s: config.heartbeat_default_s,
+        min_s: config.heartbeat_min_s,
+        max_s: config.heartbeat_max_s,
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,7 +9,8 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 
-use super::state::Shared;
+use super::state::{ConnRef, Shared};
+use super::stream::Stream;
 use super::tls::Tls;
 use super::{Listeners, connection};
 use crate::config;
@@ -57,14 +57,7 @@ pub(super) fn start(shard: &Shared, listeners: Listeners) -> io::Result<()> {
 
 async fn accept(shard: Shared, listener: tokio::net::TcpListener, tls: Option<Arc<rustls::ServerConfig>>) {
     loop {
-        let gate = {
-            let shard = shard.borrow();
-            (shard.handshakes >= shard.context.config.max_handshakes).then(|| shard.gate.clone())
-        };
-        if let Some(gate) = gate {
-            gate.notified().await;
-            continue;
-        }
+        gate(&shard).await;
         match listener.accept().await {
             Ok((stream, peer)) => take_in(&shard, stream, peer, tls.as_ref()),
             Err(error) => {
@@ -73,6 +66,30 @@ async fn accept(shard: Shared, listener: tokio::net::TcpListener, tls: Option<Ar
             }
         }
     }
+}
+
+/// Waits while the shard has its maximum of handshakes in flight.
+pub(super) async fn gate(shard: &Shared) {
+    loop {
+        let gate = {
+            let shard = shard.borrow();
+            if shard.handshakes < shard.context.config.max_handshakes {
+                return;
+            }
+            shard.gate.clone()
+        };
+        gate.notified().await;
+    }
+}
+
+/// Counts a connection that was taken in.
+pub(super) fn started(shard: &Shared, conn: ConnRef) {
+    let shard = &mut *shard.borrow_mut();
+    if let Some(connection) = shard.connection(conn) {
+        telemetry::add(Counter::Connections(connection.transport()), 1);
+    }
+    telemetry::adjust(Gauge::HandshakesInFlight, 1);
+    shard.context.figures(shard.id).handshakes.fetch_add(1, Ordering::Relaxed);
 }
 
 fn take_in(shard: &Shared, stream: TcpStream, peer: SocketAddr, tls: Option<&Arc<rustls::ServerConfig>>) {
@@ -89,16 +106,10 @@ fn take_in(shard: &Shared, stream: TcpStream, peer: SocketAddr, tls: Option<&Arc
             return;
         }
     };
-    let stream = Rc::new(stream);
-    let conn = inner.add(stream.clone(), peer, tls);
-    if let Some(connection) = inner.connection(conn) {
-        telemetry::add(Counter::Connections(connection.transport()), 1);
-    }
-    telemetry::adjust(Gauge::HandshakesInFlight, 1);
-    let figures = inner.context.figures(inner.id);
-    figures.handshakes.fetch_add(1, Ordering::Relaxed);
+    let conn = inner.add(Stream::Tcp(stream), peer, tls);
     drop(inner);
-    tokio::task::spawn_local(connection::run(shard.clone(), conn, stream));
+    started(shard, conn);
+    tokio::task::spawn_local(connection::run(shard.clone(), conn));
 }
 
 /// Small frames go out at once; what the kernel holds unsent is bounded; a peer that is gone is noticed while data is on its way.

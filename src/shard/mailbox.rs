@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use crate::binding::ChangeError;
 use crate::ids::{Seq, SessionRef};
 use crate::limits;
-use crate::push::Failure;
+use crate::push::{Failure, Priority};
 use crate::store::Confirm;
 
 /// One shard's mailbox.
@@ -23,6 +23,8 @@ pub struct Mailbox {
 pub struct Mail {
     /// Sessions whose list has something newer.
     pub newer: Vec<SessionRef>,
+    /// Sessions whose list has something newer of high priority.
+    pub urgent: Vec<SessionRef>,
     /// Look at all sessions: hand-overs were dropped.
     pub rescan: bool,
     /// Acks that are durable.
@@ -55,13 +57,17 @@ impl Mailbox {
     }
 
     /// One batch's sessions on this shard; `sessions` is empty afterwards. Whether they fitted.
-    pub fn newer(&self, sessions: &mut Vec<SessionRef>) -> bool {
+    pub fn newer(&self, priority: Priority, sessions: &mut Vec<SessionRef>) -> bool {
         let mut fits = true;
         self.put(|mail| {
-            fits = mail.newer.len() + sessions.len() <= limits::MAILBOX_SLOTS;
+            fits = mail.newer.len() + mail.urgent.len() + sessions.len() <= limits::MAILBOX_SLOTS;
             if fits {
-                mail.newer.append(sessions);
+                match priority {
+                    Priority::High => mail.urgent.append(sessions),
+                    Priority::Normal => mail.newer.append(sessions),
+                }
             } else {
+                // Urgent ones stay: there are `limits::MAILBOX_SLOTS` of them at most.
                 mail.rescan = true;
                 mail.newer = Vec::new();
                 sessions.clear();
@@ -140,9 +146,9 @@ mod tests {
         let mailbox = Mailbox::default();
         let session = SessionRef { generation: Generation(1), slot: 1, shard: ShardId(0) };
         let mut full = vec![session; limits::MAILBOX_SLOTS];
-        assert!(mailbox.newer(&mut full));
+        assert!(mailbox.newer(Priority::Normal, &mut full));
         assert!(full.is_empty());
-        assert!(!mailbox.newer(&mut vec![session]));
+        assert!(!mailbox.newer(Priority::Normal, &mut vec![session]));
         let mail = mailbox.take();
         assert!(mail.rescan && mail.newer.is_empty());
         assert!(!mailbox.take().rescan);

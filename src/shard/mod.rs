@@ -8,22 +8,25 @@ mod closing;
 mod connection;
 mod frames;
 mod greeting;
+mod identify;
 mod listener;
 pub mod mailbox;
 mod outbox;
 mod output;
 mod pump;
+pub mod quic;
 mod state;
+mod stream;
 mod timers;
 mod tls;
 mod turn;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::binding::ChangeError;
 use crate::clock::Clock;
@@ -35,6 +38,7 @@ use crate::push::Failure;
 use crate::store::{Batch, BodySink, CommitSink, Confirm, Store};
 use crate::telemetry::{self, Counter, Timer};
 
+pub use identify::Gates;
 pub use listener::bind;
 pub use mailbox::Mailbox;
 
@@ -45,6 +49,8 @@ pub struct DeviceContext {
     pub config: config::Device,
     /// The apps of this edge.
     pub apps: HashMap<AppKey, config::App>,
+    /// What bounds their strangers.
+    pub gates: Gates,
     /// Makes device keys.
     pub digest_key: DigestKey,
     /// Who is connected.
@@ -55,6 +61,8 @@ pub struct DeviceContext {
     pub clock: Arc<Clock>,
     /// TLS of the device listeners.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// QUIC, where it is on.
+    pub quic: Option<quic::Settings>,
     /// One a shard.
     pub mailboxes: Arc<[Mailbox]>,
     /// Sessions of all shards, for the maximum.
@@ -72,6 +80,8 @@ pub struct ShardFigures {
     pub handshakes: AtomicUsize,
     /// Pushes written since the start.
     pub deliveries: AtomicU64,
+    /// Whether it has a QUIC endpoint.
+    pub quic: AtomicBool,
 }
 
 /// A shard's listening sockets.
@@ -81,16 +91,26 @@ pub struct Listeners {
     pub tls: Option<TcpListener>,
     /// Plain TCP, where switched on.
     pub plain: Option<TcpListener>,
+    /// QUIC.
+    pub quic: Option<UdpSocket>,
 }
 
 /// Runs a shard on this thread until it has left.
-pub fn run(id: ShardId, context: Arc<DeviceContext>, listeners: Listeners) -> std::io::Result<()> {
+pub fn run(id: ShardId, context: Arc<DeviceContext>, mut listeners: Listeners) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     runtime.block_on(local.run_until(async move {
-        let shard = Rc::new(RefCell::new(state::Shard::new(id, context)));
+        let shard = Rc::new(RefCell::new(state::Shard::new(id, context.clone())));
+        let endpoint = match (&context.quic, listeners.quic.take()) {
+            (Some(settings), Some(socket)) => Some(quic::start(&shard, id, settings, socket)?),
+            _ => None,
+        };
+        context.figures(id).quic.store(endpoint.is_some(), Ordering::Relaxed);
         listener::start(&shard, listeners)?;
         turn::run(&shard).await;
+        if let Some(endpoint) = endpoint {
+            quic::leave(&endpoint).await;
+        }
         Ok(())
     }))
 }
@@ -117,7 +137,7 @@ impl Handover {
 }
 
 impl CommitSink for Handover {
-    fn batch(&mut self, _batch: &Arc<Batch>, devices: &[DeviceKey]) {
+    fn batch(&mut self, batch: &Arc<Batch>, devices: &[DeviceKey]) {
         let started = self.clock.micros();
         for device in devices {
             if let Some(session) = self.directory.find(device) {
@@ -125,7 +145,8 @@ impl CommitSink for Handover {
             }
         }
         for (shard, sessions) in self.by_shard.drain() {
-            let fits = self.mailboxes.get(usize::from(shard.0)).is_none_or(|m| m.newer(sessions));
+            let fits =
+                self.mailboxes.get(usize::from(shard.0)).is_none_or(|m| m.newer(batch.priority, sessions));
             if !fits {
                 telemetry::add(Counter::MailboxOverflows, 1);
             }

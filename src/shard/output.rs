@@ -1,11 +1,7 @@
 //! Writing: at once if nothing waits before it, else by the connection's task when the socket takes more.
 
 use std::io;
-use std::net::Shutdown;
 use std::task::{Context, Poll};
-
-use socket2::SockRef;
-use tokio::net::TcpStream;
 
 use super::state::{ConnRef, Connection, Phase, Shard};
 use crate::push::Millis;
@@ -13,36 +9,24 @@ use crate::telemetry::{self, Counter, Direction};
 use crate::wire::frame::device_frame;
 
 /// Writes what waits; whether there was something and all of it went. In the closing phase, shuts the write side behind it.
-pub(super) fn flush(
-    connection: &mut Connection,
-    stream: &TcpStream,
-    now: Millis,
-    cx: &mut Context<'_>,
-) -> bool {
+pub(super) fn flush(connection: &mut Connection, now: Millis, cx: &mut Context<'_>) -> bool {
     let before = connection.outbox.len();
     let mut written = 0;
     while written < before {
-        match stream.poll_write_ready(cx) {
+        match connection.stream.poll_write(cx, &connection.outbox.bytes()[written..]) {
             Poll::Pending => break,
+            Poll::Ready(Ok(n)) => written += n,
             Poll::Ready(Err(_)) => {
                 connection.flags.broken = true;
                 break;
             }
-            Poll::Ready(Ok(())) => match stream.try_write(&connection.outbox.bytes()[written..]) {
-                Ok(n) => written += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => {
-                    connection.flags.broken = true;
-                    break;
-                }
-            },
         }
     }
     connection.outbox.written(now, written);
     let closing = matches!(connection.phase, Phase::Closing { .. });
     if closing && connection.outbox.is_empty() && !connection.flags.shut {
         connection.flags.shut = true;
-        if SockRef::from(stream).shutdown(Shutdown::Write).is_err() {
+        if connection.stream.shut().is_err() {
             connection.flags.broken = true;
         }
     }
@@ -84,7 +68,7 @@ impl Connection {
         }
         let mut written = 0;
         if self.outbox.is_empty() {
-            match self.stream.try_write(bytes) {
+            match self.stream.try_write(self.waker.as_ref(), bytes) {
                 Ok(n) => written = n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => {

@@ -1,16 +1,41 @@
 //! Draining: a session's pending entries onto its connection, within the window and the outbox.
 
-use super::state::{ConnRef, InList, Phase, Shard};
+use super::state::{ConnRef, InList, Live, Phase, Shard};
 use crate::ids::SessionRef;
 use crate::limits;
 use crate::machine::session::Overdue;
-use crate::push::Millis;
-use crate::store::SentAlone;
+use crate::push::{Millis, Priority};
+use crate::store::{Pulled, SentAlone, Store};
 use crate::telemetry::{self, Counter};
 use crate::wire::device as wire;
 
 /// Milliseconds after which a body that is not in memory, or room in the outbox, is looked for again.
 const RETRY_MS: u64 = 1_000;
+
+impl Live {
+    /// What is to be written next, at most `max` beside what waits: high ones that wait for their body, newer high ones, normal ones that wait,
+    /// and only behind those what else is pending. Whether the list has no more.
+    fn next_entries(&mut self, store: &dyn Store, max: usize, now: Millis, into: &mut Vec<Pulled>) -> bool {
+        into.clear();
+        // What was pulled isn't pulled again, though it wasn't written.
+        let mut after = self.session.cursor();
+        for entry in &self.unwritten {
+            after.pass(entry.batch.priority, entry.batch.seq);
+        }
+        let high = self.unwritten.partition_point(|entry| entry.batch.priority == Priority::High);
+        into.extend(self.unwritten.drain(..high));
+        let all = self.unwritten.is_empty();
+        let room = max.saturating_sub(into.len());
+        let waited = into.len();
+        store.pull(&self.device, if all { after } else { after.high_only() }, room, now, into);
+        into.append(&mut self.unwritten);
+        let drained = all && into.len() - waited < room;
+        if drained {
+            self.session.handle_drained();
+        }
+        drained
+    }
+}
 
 impl Shard {
     /// Writes what the session's list has and its window and outbox take. How many pushes that were.
@@ -52,7 +77,6 @@ impl Shard {
         let mut encoded = std::mem::take(&mut self.encoded);
         encoded.clear();
         let Some(connection) = self.connection(conn) else { return (0, Millis::MAX) };
-        connection.flags.dirty = false;
         let Phase::Live(live) = &mut connection.phase else { return (0, Millis::MAX) };
         let (mut pushes, mut expires_at, mut missing) = (0, Millis::MAX, None);
         while missing.is_none() && !connection.flags.waits_for_body {
@@ -63,41 +87,38 @@ impl Shard {
             if max == 0 {
                 break;
             }
-            pulled.clear();
-            let mut drained = false;
-            if live.unwritten.is_empty() {
-                context.store.pull(&live.device, live.session.cursor(), max, now, &mut pulled);
-                drained = pulled.len() < max;
-                if drained {
-                    live.session.handle_drained();
-                }
-            } else {
-                std::mem::swap(&mut pulled, &mut live.unwritten);
-            }
+            let drained = live.next_entries(&*context.store, max, now, &mut pulled);
+            let mut room = max;
             let mut entries = pulled.drain(..);
-            for entry in entries.by_ref() {
+            while room > 0
+                && let Some(entry) = entries.next()
+            {
+                let listed = InList(entry.batch.clone());
                 if entry.batch.expires_at <= now || live.received.contains(&entry.batch.message) {
-                    live.session.handle_skipped(entry.batch.seq);
+                    live.session.handle_skipped(&listed);
                     continue;
                 }
                 let Some(body) = context.store.body(&entry.batch) else {
                     if !entry.batch.is_live() {
                         // It ended while it waited for its body: nobody reads that any more.
-                        live.session.handle_skipped(entry.batch.seq);
+                        live.session.handle_skipped(&listed);
                         continue;
                     }
                     missing = Some(entry.batch.clone());
                     live.unwritten.push(entry);
-                    live.session.handle_newer();
                     break;
                 };
                 wire::put_push(out, &body, entry.redelivered);
                 expires_at = expires_at.min(entry.batch.expires_at);
-                encoded.push(entry.batch.seq);
-                live.session.handle_sent(now, context.config.ack_deadline_ms, InList(entry.batch));
+                encoded.push(listed.0.seq);
+                live.session.handle_sent(now, context.config.ack_deadline_ms, listed);
                 pushes += 1;
+                room -= 1;
             }
             live.unwritten.extend(entries);
+            if !live.unwritten.is_empty() {
+                live.session.handle_newer();
+            }
             if drained && missing.is_none() {
                 live.received = Box::default();
             }

@@ -2,24 +2,25 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use slab::Slab;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::DeviceContext;
+use super::identify::Grant;
 use super::outbox::Outbox;
+use super::stream::Stream;
 use super::tls::Tls;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
 use crate::machine::session::{Entry, Session};
 use crate::machine::wheel::Wheel;
-use crate::push::Millis;
+use crate::push::{Millis, Priority};
 use crate::store::{Batch, DeviceAck, Pulled, SentAlone};
 use crate::telemetry::{self, Gauge, Transport};
 use crate::wire::pb::device::ErrorCode;
@@ -47,6 +48,8 @@ pub(super) struct Shard {
     pub leaving: Option<Leaving>,
     /// Sessions with something to pull, in the order in which they were told.
     pub dirty: VecDeque<ConnRef>,
+    /// Those that got something of high priority go first. They may stand in `dirty` too.
+    pub urgent: VecDeque<ConnRef>,
     /// Read in this turn, for one command to the store.
     pub acks: Vec<DeviceAck>,
     pub sent_alone: Vec<SentAlone>,
@@ -98,11 +101,12 @@ pub(super) struct Leaving {
 /// One connection.
 pub(super) struct Connection {
     pub serial: u32,
-    pub stream: Rc<TcpStream>,
+    pub stream: Stream,
+    /// Where it came from.
     pub peer: SocketAddr,
     /// When it was accepted.
     pub since: Millis,
-    /// `None`: plain TCP.
+    /// `None`: plain TCP, or QUIC, which has its own.
     pub tls: Option<Box<Tls>>,
     pub phase: Phase,
     /// Received and not yet a whole record or (plain) frame.
@@ -124,6 +128,8 @@ pub(super) struct Flags {
     pub handshaking: bool,
     /// In the queue of those with something to pull.
     pub dirty: bool,
+    /// In the queue of those with something of high priority.
+    pub urgent: bool,
     /// An entry is in the wheel of acknowledgement deadlines.
     pub overdue_armed: bool,
     /// An entry is in the wheel of stall deadlines.
@@ -155,7 +161,7 @@ pub(super) enum Phase {
 /// A Hello that waits until it is durable.
 pub(super) struct Registering {
     pub live: Box<Live>,
-    pub renewed: Vec<u8>,
+    pub grant: Grant,
     pub deadline: Millis,
 }
 
@@ -167,6 +173,8 @@ pub(super) struct Live {
     pub heartbeat_s: u32,
     pub app: AppKey,
     pub device_id: Arc<str>,
+    /// Of the newest credential that the device has.
+    pub epoch: u32,
     /// Ids of Hello that are not to be sent, until the list was drained once.
     pub received: Box<[MessageId]>,
     /// Pulled, which counts as written, and not written: the first one waits for its body. Asked for again, they would come as redelivered,
@@ -203,6 +211,9 @@ impl Entry for InList {
     fn accepted_at(&self) -> Millis {
         self.0.accepted_at
     }
+    fn priority(&self) -> Priority {
+        self.0.priority
+    }
 }
 
 /// The shard, shared by the tasks of its thread.
@@ -221,6 +232,7 @@ impl Shard {
             stalls: Wheel::new(now),
             leaving: None,
             dirty: VecDeque::new(),
+            urgent: VecDeque::new(),
             acks: Vec::new(),
             sent_alone: Vec::new(),
             unreported: Wheel::new(now),
@@ -251,7 +263,7 @@ impl Shard {
     }
 
     /// Takes in an accepted connection.
-    pub(super) fn add(&mut self, stream: Rc<TcpStream>, peer: SocketAddr, tls: Option<Box<Tls>>) -> ConnRef {
+    pub(super) fn add(&mut self, stream: Stream, peer: SocketAddr, tls: Option<Box<Tls>>) -> ConnRef {
         self.begin();
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
@@ -302,6 +314,31 @@ impl Shard {
         }
     }
 
+    /// The same, ahead of all those with nothing of high priority.
+    pub(super) fn mark_urgent(&mut self, conn: ConnRef) {
+        if let Some(connection) = self.connection(conn)
+            && !connection.flags.urgent
+        {
+            connection.flags.urgent = true;
+            self.urgent.push_back(conn);
+        }
+    }
+
+    /// The next session to pump, and it stands in that queue no more.
+    pub(super) fn next_dirty(&mut self) -> Option<ConnRef> {
+        if let Some(conn) = self.urgent.pop_front() {
+            if let Some(connection) = self.connection(conn) {
+                connection.flags.urgent = false;
+            }
+            return Some(conn);
+        }
+        let conn = self.dirty.pop_front()?;
+        if let Some(connection) = self.connection(conn) {
+            connection.flags.dirty = false;
+        }
+        Some(conn)
+    }
+
     /// The handshake is over, one way or the other.
     pub(super) fn end_handshake(&mut self, slot: usize) {
         if let Some(connection) = self.connections.get_mut(slot)
@@ -324,7 +361,23 @@ impl Connection {
         }
     }
 
+    /// The task to wake is this one.
+    pub(super) fn note_task(&mut self, task: &Waker) {
+        if !self.waker.as_ref().is_some_and(|w| w.will_wake(task)) {
+            self.waker = Some(task.clone());
+        }
+    }
+
     pub(super) fn transport(&self) -> Transport {
-        if self.tls.is_some() { Transport::Tls } else { Transport::Tcp }
+        match (&self.stream, &self.tls) {
+            (Stream::Quic(_), _) => Transport::Quic,
+            (Stream::Tcp(_), Some(_)) => Transport::Tls,
+            (Stream::Tcp(_), None) => Transport::Tcp,
+        }
+    }
+
+    /// Where the device is now.
+    pub(super) fn client_ip(&self) -> IpAddr {
+        self.stream.moved_to().unwrap_or(self.peer).ip().to_canonical()
     }
 }

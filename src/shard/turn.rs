@@ -113,6 +113,11 @@ impl Shard {
                 self.take_newer(conn);
             }
         }
+        for session in mail.urgent {
+            if let Some(conn) = self.session(session) {
+                self.take_urgent(conn);
+            }
+        }
         if let Some(window_ms) = mail.leave {
             self.start_leaving(window_ms);
         }
@@ -128,6 +133,15 @@ impl Shard {
         {
             live.session.handle_newer();
             self.mark_dirty(conn);
+        }
+    }
+
+    fn take_urgent(&mut self, conn: ConnRef) {
+        if let Some(connection) = self.connection(conn)
+            && let Phase::Live(live) = &mut connection.phase
+        {
+            live.session.handle_newer();
+            self.mark_urgent(conn);
         }
     }
 
@@ -189,12 +203,12 @@ impl Shard {
         }
     }
 
-    /// Pumps those who have something, until the budget is used up. Whether more are waiting.
+    /// Pumps those who have something, high priority first, until the budget is used up. Whether more are waiting.
     fn fan_out(&mut self) -> bool {
         let context = self.context.clone();
         let started = context.clock.micros();
         let mut deliveries = 0;
-        while let Some(conn) = self.dirty.pop_front() {
+        while let Some(conn) = self.next_dirty() {
             deliveries += self.pump(conn);
             if deliveries >= limits::TURN_DELIVERIES
                 || context.clock.micros() - started >= limits::TURN_FANOUT_MICROS
@@ -202,7 +216,7 @@ impl Shard {
                 break;
             }
         }
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || !self.urgent.is_empty()
     }
 
     /// Hands what was read to the store. When that is busy, everything stays and nothing more is read.

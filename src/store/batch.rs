@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::journal::Place;
 use super::push_record::MessageKey;
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
-use crate::push::Millis;
+use crate::push::{Millis, Priority};
 
 /// One accepted batch with live entries.
 #[derive(Debug)]
@@ -43,6 +43,12 @@ pub struct Batch {
     pub(super) damaged: AtomicBool,
     /// The encoded push, while it is in memory.
     pub(super) body: RwLock<Option<Arc<[u8]>>>,
+    /// Which messages it goes ahead of.
+    pub priority: Priority,
+    /// It takes the place of older messages with this key, unless that is empty.
+    pub(super) collapse_key: Box<str>,
+    /// Bytes of the encoded push.
+    pub(super) body_bytes: u32,
 }
 
 impl Batch {

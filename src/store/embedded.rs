@@ -15,8 +15,9 @@ use super::{
     BodySink, Busy, Command, CommitSink, Pulled, Refused, Store, StreamBounds, StreamError, StreamRead,
 };
 use crate::clock::Clock;
+use crate::credential::Revocation;
 use crate::ids::{DeviceKey, Seq, SessionRef};
-use crate::push::{Millis, Seen};
+use crate::push::{Millis, Reached, Seen};
 
 /// A store in a data directory of its own.
 #[derive(Debug)]
@@ -104,12 +105,16 @@ impl<D: Disk> Store for EmbeddedStore<D> {
         self.inbox.put(command)
     }
 
-    fn pull(&self, device: &DeviceKey, after: Seq, max: usize, now: Millis, out: &mut Vec<Pulled>) {
+    fn pull(&self, device: &DeviceKey, after: Reached, max: usize, now: Millis, out: &mut Vec<Pulled>) {
         self.shared.index.pull(device, after, max, now, out);
     }
 
     fn is_current(&self, seen: &Seen) -> bool {
         self.shared.index.is_current(seen)
+    }
+
+    fn revocation(&self, device: &DeviceKey) -> Revocation {
+        self.shared.index.revocation(device)
     }
 
     fn body(&self, batch: &Arc<Batch>) -> Option<Arc<[u8]>> {

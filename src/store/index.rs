@@ -7,10 +7,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Pulled;
-use super::part::Part;
+use super::part::{Entry, Part};
 use super::push_record::MessageKey;
+use crate::credential::Revocation;
 use crate::ids::{DeviceKey, Seq};
-use crate::push::{Millis, Seen};
+use crate::push::{Millis, Reached, Seen};
+
+/// The entry as a session writes it now, from then on marked as written; `None`: not to be written any more.
+fn take(entry: &mut Entry, now: Millis) -> Option<Pulled> {
+    let batch = &entry.batch;
+    let redelivered = entry.written_at().is_some() || batch.recovered;
+    if batch.expires_at <= now || batch.online_only && redelivered {
+        return None;
+    }
+    let pulled = Pulled { batch: batch.clone(), ordinal: entry.ordinal, redelivered };
+    entry.mark_written(now);
+    Some(pulled)
+}
 
 /// All parts.
 #[derive(Debug)]
@@ -70,7 +83,7 @@ impl Index {
     pub(super) fn pull(
         &self,
         device: &DeviceKey,
-        after: Seq,
+        after: Reached,
         max: usize,
         now: Millis,
         out: &mut Vec<Pulled>,
@@ -78,21 +91,20 @@ impl Index {
         let committed = self.committed();
         let mut part = self.of_device(device);
         let Some(device) = part.devices.get_mut(device) else { return };
-        let from = device.pending.partition_point(|entry| entry.batch.seq <= after);
+        let first_normal = device.first_normal();
+        let (high, normal) = device.pending.split_at_mut(first_normal);
         let mut left = max;
-        for entry in &mut device.pending[from..] {
-            let batch = &entry.batch;
-            if left == 0 || batch.seq > committed {
-                break;
+        for (entries, after) in [(high, after.high), (normal, after.normal)] {
+            let from = entries.partition_point(|entry| entry.batch.seq <= after);
+            for entry in &mut entries[from..] {
+                if left == 0 || entry.batch.seq > committed {
+                    break;
+                }
+                if let Some(pulled) = take(entry, now) {
+                    out.push(pulled);
+                    left -= 1;
+                }
             }
-            let written = entry.written_at().is_some();
-            if batch.expires_at <= now || batch.online_only && (written || batch.recovered) {
-                continue;
-            }
-            let redelivered = written || batch.recovered;
-            out.push(Pulled { batch: batch.clone(), ordinal: entry.ordinal, redelivered });
-            entry.mark_written(now);
-            left -= 1;
         }
     }
 
@@ -111,5 +123,10 @@ impl Index {
             device.returning = true;
         }
         current
+    }
+
+    /// See [`super::Store::revocation`].
+    pub(super) fn revocation(&self, device: &DeviceKey) -> Revocation {
+        self.of_device(device).revocations.get(device).copied().unwrap_or_default()
     }
 }

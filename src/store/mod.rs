@@ -9,9 +9,10 @@ use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
 
 use crate::binding::{Bindings, Change, ChangeError};
+use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
-    Accepted, Acked, Attributes, Counts, Failure, Millis, NewBatch, Rejection, Seen, StreamEvent,
+    Accepted, Acked, Attributes, Counts, Failure, Millis, NewBatch, Reached, Rejection, Seen, StreamEvent,
 };
 
 /// A committed batch as sessions see it: immutable, shared by all entries that point to it.
@@ -283,13 +284,17 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Hands over a command. Never waits.
     fn submit(&self, command: Command) -> Result<(), Refused>;
 
-    /// The device's durable pending entries behind `after`, oldest first, at most `max`, appended to `out`; expired ones are left out. Each is
+    /// The device's durable pending entries behind `after`, those of high priority first, each priority oldest first, at most `max`, appended to
+    /// `out`; expired ones are left out. Each is
     /// marked as written at `now`. An entry of retention 0 that another session got is left out.
-    fn pull(&self, device: &DeviceKey, after: Seq, max: usize, now: Millis, out: &mut Vec<Pulled>);
+    fn pull(&self, device: &DeviceKey, after: Reached, max: usize, now: Millis, out: &mut Vec<Pulled>);
 
     /// Whether the device is known with exactly these attributes, no change of its switch and its state: then Hello needs no [`Command::Seen`].
     /// If so, it isn't forgotten before its session says that it was active.
     fn is_current(&self, seen: &Seen) -> bool;
+
+    /// What was revoked of the device. May be ahead of what is durable: whoever is refused for it is refused a moment early.
+    fn revocation(&self, device: &DeviceKey) -> Revocation;
 
     /// The encoded push, if it is in memory. It comes without `redelivered`; a redelivery appends
     /// [`crate::wire::device::REDELIVERED`] to it.

@@ -18,8 +18,9 @@ use super::fault::{self, Fault};
 use super::push_record::{MessageKey, PushRecord};
 use super::record::ReceiptRecord;
 use crate::binding::{Binding, Bindings, Step};
+use crate::credential::Revocation;
 use crate::ids::{AccountDigest, AppKey, DeviceKey, DigestKey, MessageId, Seq};
-use crate::push::{Attributes, Counts, Millis, ReceiptKind};
+use crate::push::{Attributes, Counts, Millis, Priority, ReceiptKind};
 
 /// Keys are digests: their own bytes are the hash.
 #[derive(Clone, Copy, Debug, Default)]
@@ -105,7 +106,7 @@ impl Entry {
     }
 }
 
-/// A device's list, oldest first.
+/// A device's list: high priority before normal, each oldest first.
 pub(super) type Pending = SmallVec<[Entry; 1]>;
 
 /// What receipts say of a device; apart, because admission looks at many devices and needs none of it.
@@ -135,17 +136,21 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Appends an entry. In normal work the newest sequence comes last; while a checkpoint is completed by replay an older one may follow.
+    /// Puts an entry in. In normal work it is the newest of its priority; while a checkpoint is completed by replay an older one may follow.
     pub(super) fn push(&mut self, entry: Entry) {
-        if fault::is(Fault::OrderByPlace) {
-            let place = |entry: &Entry| entry.batch.place();
-            let at = self.pending.iter().rposition(|other| place(other) <= place(&entry));
-            self.pending.insert(at.map_or(0, |i| i + 1), entry);
-            return;
-        }
-        let at =
-            self.pending.iter().rposition(|other| other.batch.seq <= entry.batch.seq).map_or(0, |i| i + 1);
+        let rank = |entry: &Entry| {
+            let by_place = fault::is(Fault::OrderByPlace);
+            let order = if by_place { entry.batch.place().pack() } else { entry.batch.seq.0 };
+            (entry.batch.priority == Priority::Normal, order)
+        };
+        let new = rank(&entry);
+        let at = self.pending.iter().rposition(|other| rank(other) <= new).map_or(0, |i| i + 1);
         self.pending.insert(at, entry);
+    }
+
+    /// Where high priority ends and normal begins.
+    pub(super) fn first_normal(&self) -> usize {
+        self.pending.partition_point(|entry| entry.batch.priority == Priority::High)
     }
 
     /// Takes the entry of this batch out.
@@ -195,6 +200,8 @@ impl Device {
 #[derive(Debug, Default)]
 pub(super) struct Part {
     pub(super) devices: HashMap<DeviceKey, Device, Spread>,
+    /// Devices of which credentials were revoked. Apart from `devices`: they are few, and a device that is forgotten stays revoked.
+    pub(super) revocations: HashMap<DeviceKey, Revocation, Spread>,
     pub(super) messages: HashMap<MessageKey, PushRecord, Spread>,
     /// Keys of `messages`, the first accepted first.
     pub(super) message_order: VecDeque<MessageKey>,

@@ -21,7 +21,7 @@
 
 use super::codec::{Malformed, Take, put_bytes, put_u32, put_u64, put_varint};
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
-use crate::push::{Millis, Refusal};
+use crate::push::{Millis, Priority, Refusal};
 
 pub(super) use device::{BindingRecord, DeviceRecord, ForgottenRecord};
 pub(super) use receipt::{MassRecord, ReceiptRecord, app_of, has_ordinal, set_ordinal, stream_events};
@@ -70,6 +70,8 @@ pub(super) struct BatchRecord<'a> {
     pub(super) body: &'a [u8],
     /// See [`put_targets`] and [`BatchRecord::targets`].
     pub(super) targets: &'a [u8],
+    pub(super) priority: Priority,
+    pub(super) collapse_key: &'a str,
     /// Bit by ordinal: the target was resolved from an account.
     pub(super) of_account: &'a [u8],
 }
@@ -91,6 +93,8 @@ impl<'a> BatchRecord<'a> {
         put_bytes(out, self.refused);
         put_bytes(out, self.body);
         put_bytes(out, self.targets);
+        out.push(self.priority as u8);
+        put_bytes(out, self.collapse_key.as_bytes());
         put_bytes(out, self.of_account);
     }
 
@@ -112,6 +116,8 @@ impl<'a> BatchRecord<'a> {
             refused: take.bytes()?,
             body: take.bytes()?,
             targets: take.bytes()?,
+            priority: take_priority(take.u8()?)?,
+            collapse_key: take.text()?,
             of_account: take.bytes()?,
         };
         take.0.is_empty().then_some(record).ok_or(Malformed)
@@ -143,6 +149,15 @@ impl<'a> BatchRecord<'a> {
     /// The names as the types they are.
     pub(super) fn names(&self) -> Result<(AppKey, BatchId), Malformed> {
         Ok((AppKey::parse(self.app).ok_or(Malformed)?, BatchId::parse(self.id).ok_or(Malformed)?))
+    }
+}
+
+/// A priority's number, as it is written.
+pub(super) fn take_priority(number: u8) -> Result<Priority, Malformed> {
+    match number {
+        0 => Ok(Priority::Normal),
+        1 => Ok(Priority::High),
+        _ => Err(Malformed),
     }
 }
 
@@ -236,6 +251,8 @@ mod tests {
                 refused: &refused,
                 body: b"body",
                 targets: &encoded,
+                priority: Priority::High,
+                collapse_key: "weather",
                 of_account: &[6],
             };
             record.encode(&mut out);

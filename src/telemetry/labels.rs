@@ -91,6 +91,17 @@ labels! {
         /// It asked for what this edge doesn't do.
         Unimplemented = "unimplemented",
     }
+    /// What became of a registration.
+    RegistrationResult {
+        /// The device got its id and a credential.
+        Ok = "ok",
+        /// No token, or a wrong one; a foreign package; a device that is locked out.
+        Unauthenticated = "unauthenticated",
+        /// The app takes none here.
+        Closed = "closed",
+        /// Over the app's rate.
+        Exhausted = "exhausted",
+    }
     /// Why a session ended.
     SessionEnd {
         /// By the device.
@@ -109,6 +120,15 @@ labels! {
         Leaving = "leaving",
         /// The device didn't read its outbox.
         Stalled = "stalled",
+        /// Its device's credentials were revoked.
+        Revoked = "revoked",
+    }
+    /// What a router link runs on.
+    RouterTransport {
+        /// Frames straight on TLS.
+        Tcp = "tcp",
+        /// A gRPC call.
+        Grpc = "grpc",
     }
     /// Why a router link ended.
     RouterLinkEnd {

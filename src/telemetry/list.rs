@@ -1,8 +1,8 @@
 //! The list itself: every counter and gauge with its name, label and help. Names have base units; counters end in `_total`.
 
 use super::labels::{
-    BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, RouterLinkEnd, SessionEnd,
-    TargetResult, Transport,
+    BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, RegistrationResult, RouterLinkEnd,
+    RouterTransport, SessionEnd, TargetResult, Transport,
 };
 use crate::ids::ShardId;
 
@@ -65,6 +65,8 @@ families! {
         Connections(transport: Transport) = "mooring_connections_total",
         #[doc = "Device handshakes that ended, by result."]
         Handshakes(result: HandshakeResult) = "mooring_handshakes_total",
+        #[doc = "Registrations of devices, by result."]
+        Registrations(result: RegistrationResult) = "mooring_registrations_total",
         #[doc = "Sessions that ended, by reason."]
         SessionEnds(reason: SessionEnd) = "mooring_session_ends_total",
         #[doc = "Frames exchanged with devices."]
@@ -77,6 +79,8 @@ families! {
         RouterBytes(direction: Direction) = "mooring_router_bytes_total",
         #[doc = "Router connections that ended before Opened: TLS, certificate, name or first frame."]
         RouterHandshakeFailures = "mooring_router_handshake_failures_total",
+        #[doc = "Router links that were opened."]
+        RouterLinksOpened(transport: RouterTransport) = "mooring_router_links_opened_total",
         #[doc = "Router links that ended, by reason; also those that never opened."]
         RouterLinkEnds(reason: RouterLinkEnd) = "mooring_router_link_ends_total",
         #[doc = "Batches answered, by answer."]
@@ -134,7 +138,9 @@ families! {
         #[doc = "1 while batches can be stored, 0 while only the reserve is left."]
         StoreRoom = "mooring_store_room",
         #[doc = "Router links open."]
-        RouterLinks = "mooring_router_links",
+        RouterLinks(transport: RouterTransport) = "mooring_router_links",
+        #[doc = "QUIC endpoints: one a shard, or 1 where the kernel can't steer datagrams to their shards."]
+        QuicEndpoints = "mooring_quic_endpoints",
         #[doc = "Shards."]
         Shards = "mooring_shards",
         #[doc = "Longest turn of each shard since the last scrape."]

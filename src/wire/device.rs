@@ -7,6 +7,7 @@ use prost::Message;
 use super::frame::put_device_frame;
 use super::pb::device as pb;
 use crate::binding::{Binding, Change, Unbind, is_bindable};
+use crate::credential::InstallSecret;
 use crate::error::DeviceError;
 use crate::ids::{AppKey, MessageId};
 use crate::limits;
@@ -45,8 +46,8 @@ pub enum ToEdge {
 pub struct Hello {
     /// Its app.
     pub app: AppKey,
-    /// Its id and credential; `None`: it wants to register.
-    pub login: Option<(Arc<str>, Vec<u8>)>,
+    /// How it says who it is.
+    pub identity: Identity,
     /// The package name that runs, or empty.
     pub package: Box<str>,
     /// What the receipt log says of it.
@@ -59,6 +60,25 @@ pub struct Hello {
     pub heartbeat_s: u32,
     /// The app was reinstalled.
     pub state_lost: bool,
+}
+
+/// How a device says who it is.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Identity {
+    /// It has an id and a credential.
+    Login {
+        /// Its id.
+        device_id: Arc<str>,
+        /// Unchecked.
+        credential: Vec<u8>,
+    },
+    /// It wants them.
+    Register {
+        /// Names the installation.
+        install_secret: InstallSecret,
+        /// Of the app's backend, unchecked; or empty.
+        token: Vec<u8>,
+    },
 }
 
 /// Parses one frame's body.
@@ -119,14 +139,14 @@ fn bindable(text: String) -> Result<Arc<str>, pb::ErrorCode> {
 fn parse_hello(hello: pb::Hello) -> Result<Hello, DeviceError> {
     // An app key or device id that can't exist is as unknown as any other: which part was wrong is not told.
     let app = AppKey::parse(&hello.app_key).ok_or(DeviceError::Unauthenticated)?;
-    let login = match hello.identity {
+    let identity = match hello.identity {
         Some(pb::hello::Identity::Login(login)) => {
             if !is_device_id(&login.device_id) || login.credential.len() > limits::CREDENTIAL_BYTES {
                 return Err(DeviceError::Unauthenticated);
             }
-            Some((login.device_id.into(), login.credential))
+            Identity::Login { device_id: login.device_id.into(), credential: login.credential }
         }
-        Some(pb::hello::Identity::Register(_)) => None,
+        Some(pb::hello::Identity::Register(register)) => parse_register(register)?,
         None => return Err(DeviceError::Unauthenticated),
     };
     if hello.received.len() > limits::HELLO_RECEIVED {
@@ -135,7 +155,7 @@ fn parse_hello(hello: pb::Hello) -> Result<Hello, DeviceError> {
     let attributes = hello.attributes.unwrap_or_default();
     Ok(Hello {
         app,
-        login,
+        identity,
         package: attributes.package.as_str().into(),
         push_on: parse_switch(attributes.push),
         attributes: parse_attributes(attributes)?,
@@ -143,6 +163,15 @@ fn parse_hello(hello: pb::Hello) -> Result<Hello, DeviceError> {
         heartbeat_s: hello.heartbeat_seconds,
         state_lost: hello.state_lost,
     })
+}
+
+fn parse_register(register: pb::Register) -> Result<Identity, DeviceError> {
+    let install_secret = InstallSecret::from_bytes(&register.install_secret)
+        .ok_or(DeviceError::Malformed("an install secret is 16 random bytes"))?;
+    if register.token.len() > limits::REGISTER_TOKEN_BYTES {
+        return Err(DeviceError::Malformed("a token of more than 4,096 bytes"));
+    }
+    Ok(Identity::Register { install_secret, token: register.token })
 }
 
 /// Whether `text` can be a device id: 1 to 64 bytes of UTF-8 without control characters.
@@ -225,7 +254,9 @@ pub fn put_push(out: &mut Vec<u8>, body: &[u8], redelivered: bool) {
 /// What a Welcome says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Welcome {
-    /// A renewed credential, or empty.
+    /// The id of a device that registered, or empty.
+    pub device_id: String,
+    /// A new or renewed credential, or empty.
     pub credential: Vec<u8>,
     /// Holds for this session, seconds.
     pub heartbeat_s: u32,
@@ -240,7 +271,7 @@ pub fn put_welcome(out: &mut Vec<u8>, welcome: Welcome) {
     put(
         out,
         pb::to_device::Frame::Welcome(pb::Welcome {
-            device_id: String::new(),
+            device_id: welcome.device_id,
             credential: welcome.credential,
             heartbeat_seconds: welcome.heartbeat_s,
             heartbeat_min_seconds: welcome.heartbeat_bounds_s.0,
@@ -342,6 +373,24 @@ mod tests {
         assert!(hello("a", "d", 37).is_ok());
         for (app, device, credential) in [("", "d", 1), ("a", "", 1), ("a", "d\n", 1), ("a", "d", 65)] {
             assert_eq!(hello(app, device, credential), Err(DeviceError::Unauthenticated));
+        }
+    }
+
+    #[test]
+    fn a_registration_has_sixteen_random_bytes_and_a_token_within_the_limit() {
+        let register = |secret: &[u8], token: usize| {
+            let register = pb::Register { install_secret: secret.into(), token: vec![b'x'; token] };
+            let identity = Some(pb::hello::Identity::Register(register));
+            let hello = pb::Hello { app_key: "a".into(), identity, ..Default::default() };
+            parse(&pb::ToEdge { frame: Some(pb::to_edge::Frame::Hello(hello)) }.encode_to_vec())
+        };
+        let Ok(ToEdge::Hello(hello)) = register(&[7; 16], 5) else { panic!("a Hello") };
+        let install_secret = InstallSecret::from_bytes(&[7; 16]).expect("16 bytes");
+        assert_eq!(hello.identity, Identity::Register { install_secret, token: b"xxxxx".into() });
+        assert!(register(&[7; 16], 4_096).is_ok());
+        for (secret, token) in [(&[][..], 0), (&[7; 15], 0), (&[7; 17], 0), (&[0; 16], 0), (&[7; 16], 4_097)]
+        {
+            assert!(matches!(register(secret, token), Err(DeviceError::Malformed(_))));
         }
     }
 

@@ -1,7 +1,7 @@
 //! What bad input from devices gets: a code, an end, a count by reason; and nobody else notices.
 
 use mooring::pki::DEV_APP;
-use mooring::wire::pb::device::{ErrorCode, Ping, Register, hello, to_edge};
+use mooring::wire::pb::device::{ErrorCode, Ping, to_edge};
 use tokio::io::AsyncWriteExt;
 
 use super::device::{hello_of, hello_with, is_closed, is_refused};
@@ -47,7 +47,7 @@ fn ends(reason: &str) -> String {
 async fn bytes_that_are_no_frame_get_an_error_with_a_code() {
     let edge = Edge::start().await;
     let mut neighbour = Neighbour::of(&edge).await;
-    for (n, way) in (1..).zip(Way::BOTH) {
+    for (n, way) in (1..).zip(Way::ALL) {
         // A length of zero; a length with bytes behind it that are no message.
         for bytes in [&[0, 1, 2, 3][..], &[3, 0xff, 0xff, 0xff]] {
             let mut link = write(edge.connect(way).await, bytes).await;
@@ -67,7 +67,7 @@ async fn bytes_that_are_no_frame_get_an_error_with_a_code() {
 async fn a_frame_over_the_limit_gets_an_error_with_a_code() {
     let edge = Edge::start().await;
     let mut neighbour = Neighbour::of(&edge).await;
-    for (n, way) in (1..).zip(Way::BOTH) {
+    for (n, way) in (1..).zip(Way::ALL) {
         let mut bytes = vec![0x81, 0x80, 0x04];
         bytes.resize(65_536 + 1 + 3, 0);
         let mut link = write(edge.connect(way).await, &bytes).await;
@@ -87,7 +87,7 @@ async fn a_frame_over_the_limit_gets_an_error_with_a_code() {
 async fn a_first_frame_that_is_not_hello_gets_an_error_with_a_code() {
     let edge = Edge::start().await;
     let mut neighbour = Neighbour::of(&edge).await;
-    for (n, way) in (1..).zip(Way::BOTH) {
+    for (n, way) in (1..).zip(Way::ALL) {
         let mut link = edge.connect(way).await;
         link.send(to_edge::Frame::Ping(Ping {})).await.expect("sent");
         is_refused(&mut link, ErrorCode::HelloExpected).await;
@@ -122,7 +122,7 @@ async fn a_wrong_credential_an_unknown_app_and_a_foreign_package_are_told_the_sa
         foreign.clone(),
         nobody,
     ];
-    for way in Way::BOTH {
+    for way in Way::ALL {
         let mut told = Vec::new();
         for hello in &bad {
             let mut link = edge.connect(way).await;
@@ -131,7 +131,7 @@ async fn a_wrong_credential_an_unknown_app_and_a_foreign_package_are_told_the_sa
         }
         assert!(told.iter().all(|error| *error == told[0]), "{told:?}");
     }
-    edge.counted(&handshakes("unauthenticated"), 2.0 * bad.len() as f64).await;
+    edge.counted(&handshakes("unauthenticated"), (Way::ALL.len() * bad.len()) as f64).await;
     for word in ["unknown app", "wrong credential", "the package is not of this app"] {
         assert!(edge.log().contains(word), "the log says: {word}");
     }
@@ -144,7 +144,7 @@ async fn a_wrong_credential_an_unknown_app_and_a_foreign_package_are_told_the_sa
 #[tokio::test]
 async fn a_revoked_credential_is_told_the_same_and_the_one_before_is_renewed() {
     let edge = Edge::start().await;
-    for way in Way::BOTH {
+    for way in Way::ALL {
         let revoked = hello_with(APP_OF_EPOCH_3, "d", edge.credential(APP_OF_EPOCH_3, "d", 1));
         let mut link = edge.connect(way).await;
         link.send(to_edge::Frame::Hello(revoked)).await.expect("sent");
@@ -185,7 +185,7 @@ async fn half_a_frame_and_silence_is_closed_at_the_deadline() {
     let edge =
         Edge::start_with(&[("device.hello_deadline_ms", "300"), ("device.heartbeat_default_s", "1")]).await;
     let mut neighbour = Neighbour::of(&edge).await;
-    for way in Way::BOTH {
+    for way in Way::ALL {
         let mut link = write(edge.connect(way).await, &[100, 1, 2]).await;
         is_refused(&mut link, ErrorCode::Deadline).await;
     }
@@ -195,7 +195,7 @@ async fn half_a_frame_and_silence_is_closed_at_the_deadline() {
     let link = mooring::client::device::Link::connect(&endpoint).await.expect("connected");
     let mut link = write(link, &[22, 3, 1, 2, 0, 1]).await;
     is_closed(&mut link).await;
-    edge.counted(&handshakes("deadline"), 3.0).await;
+    edge.counted(&handshakes("deadline"), 4.0).await;
     // A device that is welcome has its heartbeat to say something.
     let tls = write(edge.device(Way::Tls, "d-1").await.link, &[100, 1, 2]);
     let plain = write(edge.device(Way::Plain, "d-2").await.link, &[100]);
@@ -226,18 +226,4 @@ async fn bytes_that_are_no_tls_get_an_alert_and_are_counted() {
     assert_eq!(answer.first(), Some(&21), "an alert: {answer:?}");
     edge.counted(&handshakes("tls"), 1.0).await;
     neighbour.is_unaffected().await;
-}
-
-#[tokio::test]
-async fn a_registration_is_told_that_this_edge_does_not_do_it_yet() {
-    let edge = Edge::start().await;
-    for way in Way::BOTH {
-        let mut hello = hello_of(&edge, "d");
-        let register = Register { install_secret: vec![7; 16], token: Vec::new() };
-        hello.identity = Some(hello::Identity::Register(register));
-        let mut link = edge.connect(way).await;
-        link.send(to_edge::Frame::Hello(hello)).await.expect("sent");
-        is_refused(&mut link, ErrorCode::Unimplemented).await;
-    }
-    edge.counted(&handshakes("unimplemented"), 2.0).await;
 }

@@ -25,6 +25,8 @@ pub(crate) struct Device {
     pub(crate) confirmed: u64,
     /// Came while something else was waited for.
     kept: VecDeque<Push>,
+    /// Messages that were taken back.
+    pub(crate) revoked: Vec<u64>,
 }
 
 /// A Hello of this device with a genuine credential.
@@ -82,12 +84,12 @@ impl Device {
     /// A device over a link that said nothing yet.
     pub(crate) async fn over(mut link: Link, hello: Hello) -> Self {
         let welcome = link.hello(hello).await.expect("a Welcome");
-        Self { link, welcome, acks: 0, confirmed: 0, kept: VecDeque::new() }
+        Self { link, welcome, acks: 0, confirmed: 0, kept: VecDeque::new(), revoked: Vec::new() }
     }
 
     /// A session that goes on over the same stream.
     pub(crate) fn resumed(link: Link, welcome: Welcome, acks: u64, confirmed: u64) -> Self {
-        Self { link, welcome, acks, confirmed, kept: VecDeque::new() }
+        Self { link, welcome, acks, confirmed, kept: VecDeque::new(), revoked: Vec::new() }
     }
 
     /// The next frame.
@@ -122,6 +124,7 @@ impl Device {
                 self.confirmed = confirm.number;
             }
             to_device::Frame::Pong(_) => {}
+            to_device::Frame::Revoke(revoke) => self.revoked.push(revoke.message_id),
             other => panic!("{} came", frame_name(&other)),
         }
         None

@@ -6,6 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mooring::client::quic::QuicClient;
 use mooring::client::{Endpoint, Transport, admin};
 use mooring::credential::{self, Secret};
 use mooring::ids::AppKey;
@@ -34,10 +35,13 @@ pub(crate) const APP_WITH_PACKAGES: &str = "packed";
 pub(crate) enum Way {
     Tls,
     Plain,
+    Quic,
 }
 
 impl Way {
+    /// Over TCP.
     pub(crate) const BOTH: [Self; 2] = [Self::Tls, Self::Plain];
+    pub(crate) const ALL: [Self; 3] = [Self::Tls, Self::Plain, Self::Quic];
 }
 
 /// An edge; killed when dropped.
@@ -151,9 +155,15 @@ impl Edge {
         let (port, transport) = match way {
             Way::Tls => (self.ports.tls, Transport::Tls(self.device_tls.clone(), localhost())),
             Way::Plain => (self.ports.plain, Transport::Plain),
+            Way::Quic => (self.ports.quic, self.quic(65_536)),
         };
         let address = format!("127.0.0.1:{}", port.expect("a port"));
         Endpoint { address: address.into(), transport, source: None }
+    }
+
+    /// QUIC from a socket of its own; the edge may send so many bytes before they are read.
+    pub(crate) fn quic(&self, bytes: u32) -> Transport {
+        Transport::Quic(QuicClient::taking(&self.device_tls, &localhost(), bytes).expect("QUIC"))
     }
 
     /// Where routers connect.
@@ -257,7 +267,7 @@ fn configuration(dir: &Path, dev: &DevSet, settings: &[(&str, &str)]) -> String 
         "[device]\ntls = \"127.0.0.1:0\"\nplain = \"127.0.0.1:0\"\ncertificate = {certificate}\nkey = {key}\n"
     )
     .expect("a string");
-    in_section(&mut text, "device", &[("heartbeat_min_s", "1")]);
+    in_section(&mut text, "device", &[("heartbeat_min_s", "1"), ("quic_heartbeat_min_s", "1")]);
     text += "[store]\n";
     in_section(&mut text, "store", &[("segment_bytes", "\"4MiB\""), ("reserve_segments", "1")]);
     text += "[leave]\n";

@@ -21,7 +21,11 @@ const OUTBOX: f64 = (mooring::limits::OUTBOX_BYTES + mooring::limits::PUSH_ENCOD
 
 /// A connection whose kernel takes little before the device reads.
 async fn narrow(edge: &Edge, way: Way) -> Link {
-    let endpoint = edge.device_endpoint(way);
+    let mut endpoint = edge.device_endpoint(way);
+    if way == Way::Quic {
+        endpoint.transport = edge.quic(4_096);
+        return Link::connect(&endpoint).await.expect("connected");
+    }
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4_096).expect("a small buffer");
     let tcp = socket.connect(endpoint.address.parse().expect("an address")).await.expect("connected");
@@ -31,6 +35,7 @@ async fn narrow(edge: &Edge, way: Way) -> Link {
             let tls = TlsConnector::from(config).connect(name, tcp).await.expect("TLS");
             Stream::Tls(Box::new(tls))
         }
+        Transport::Quic(_) => unreachable!("connected above"),
     })
 }
 
@@ -48,7 +53,7 @@ async fn a_duplicate_login_with_a_late_goodbye_leaves_the_newcomer_reachable() {
     let mut older = edge.device(Way::Tls, "d").await;
     // So often that they are on the same shard and on different ones.
     for message in 1..=12 {
-        let way = Way::BOTH[message as usize % 2];
+        let way = Way::ALL[message as usize % 3];
         let mut newer = edge.device(way, "d").await;
         assert_eq!(older.goes_away().await, GoAwayReason::Replaced);
         router.push(message, &["d"]).await;
@@ -77,7 +82,7 @@ async fn a_duplicate_login_with_a_late_goodbye_leaves_the_newcomer_reachable() {
 async fn a_device_that_stops_reading_hurts_itself_only_and_gets_the_rest_later() {
     let edge = Edge::start().await;
     let mut router = edge.router().await;
-    for (round, way) in (0..).zip(Way::BOTH) {
+    for (round, way) in (0..).zip(Way::ALL) {
         let first = 1 + round * 100;
         edge.register(&["deaf"]).await;
         let mut other = edge.device(way, "other").await;
@@ -101,14 +106,14 @@ async fn a_device_that_stops_reading_hurts_itself_only_and_gets_the_rest_later()
         deaf.leave(&edge, "deaf").await;
     }
     let totals = edge.totals().await;
-    assert_eq!((&totals["arrived"], &totals["pending"]), (&160.into(), &0.into()));
+    assert_eq!((&totals["arrived"], &totals["pending"]), (&240.into(), &0.into()));
 }
 
 #[tokio::test]
 async fn a_device_that_never_reads_again_is_closed_at_the_stall_deadline() {
     let edge = Edge::start_with(&[("device.stall_deadline_ms", "300")]).await;
     let mut router = edge.router().await;
-    for (n, way) in (1..).zip(Way::BOTH) {
+    for (n, way) in (1..).zip(Way::ALL) {
         let deaf = Device::over(narrow(&edge, way).await, hello_of(&edge, "deaf")).await;
         for message in 0..32 {
             router.accepts(large(n * 100 + message, &["deaf"]), 1).await;
@@ -129,7 +134,7 @@ async fn a_device_that_never_reads_again_is_closed_at_the_stall_deadline() {
 async fn what_expires_behind_a_device_that_does_not_read_is_never_written() {
     let edge = Edge::start().await;
     let mut router = edge.router().await;
-    for (round, way) in (0..).zip(Way::BOTH) {
+    for (round, way) in (0..).zip(Way::ALL) {
         let first = 1 + round * 100;
         let mut deaf = Device::over(narrow(&edge, way).await, hello_of(&edge, "deaf")).await;
         // So much that the kernel holds no more, and a little waits.
@@ -171,7 +176,7 @@ async fn what_expires_behind_a_device_that_does_not_read_is_never_written() {
 async fn frames_that_were_held_back_while_nothing_could_be_written_are_handled_later() {
     const PINGS: usize = 60_000;
     let edge = Edge::start().await;
-    for way in Way::BOTH {
+    for way in Way::ALL {
         let device = Device::over(narrow(&edge, way).await, hello_of(&edge, "d")).await;
         let mut ping = Vec::new();
         let frame = ToEdge { frame: Some(to_edge::Frame::Ping(Ping {})) };
@@ -216,7 +221,7 @@ async fn a_session_over_the_maximum_is_told_to_come_back_later() {
     let edge = Edge::start_with(&[("device.max_sessions", "2")]).await;
     let one = edge.device(Way::Tls, "d-1").await;
     let mut two = edge.device(Way::Plain, "d-2").await;
-    for (n, way) in (1..).zip(Way::BOTH) {
+    for (n, way) in (1..).zip(Way::ALL) {
         let mut link = edge.connect(way).await;
         link.send(to_edge::Frame::Hello(hello_of(&edge, "d-3"))).await.expect("sent");
         let error = is_refused(&mut link, ErrorCode::ResourceExhausted).await;
@@ -232,7 +237,7 @@ async fn a_session_over_the_maximum_is_told_to_come_back_later() {
 async fn an_ack_out_of_number_ends_the_session_and_loses_nothing() {
     let edge = Edge::start().await;
     let mut router = edge.router().await;
-    for (message, way) in (1..).zip(Way::BOTH) {
+    for (message, way) in (1..).zip(Way::ALL) {
         let mut device = edge.device(way, "d").await;
         router.push(message, &["d"]).await;
         device.push().await;
@@ -242,13 +247,13 @@ async fn an_ack_out_of_number_ends_the_session_and_loses_nothing() {
         let mut device = edge.device(way, "d").await;
         assert!(device.takes(message).await.redelivered);
     }
-    assert_eq!(edge.totals().await["arrived"], 2);
+    assert_eq!(edge.totals().await["arrived"], 3);
 }
 
 #[tokio::test]
 async fn frames_behind_hello_and_bytes_one_by_one_are_understood() {
     let edge = Edge::start().await;
-    for way in Way::BOTH {
+    for way in Way::ALL {
         let id = format!("{way:?}");
         // Nobody has waited for the Welcome: the device is new, so that takes a commit.
         let mut link = edge.connect(way).await;
@@ -298,7 +303,7 @@ async fn silent_connections_hold_up_others_only_until_their_deadline() {
             [Link::connect(&tls).await.expect("connected"), Link::connect(&tls).await.expect("connected")];
         edge.counted("mooring_handshakes_total{result=\"deadline\"}", f64::from(round) * 4.0).await;
         drop((silent, silent_tls));
-        let way = Way::BOTH[usize::from(round) % 2];
+        let way = Way::ALL[usize::from(round) % 3];
         for id in ["d-1", "d-2", "d-3"] {
             edge.device(way, id).await.leave(&edge, id).await;
         }

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use mooring::credential::Revocation;
 use mooring::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef};
 use mooring::push::{
-    Accepted, Attributes, Channel, Counts, Millis, NewBatch, Receipt, ReceiptKind, Refusal, Rejection, Seen,
-    StreamEvent,
+    Accepted, Attributes, Channel, Counts, Millis, NewBatch, Reached, Receipt, ReceiptKind, Refusal,
+    Rejection, Seen, StreamEvent,
 };
 use mooring::store::{
     Batch, Busy, Command, DeviceState, MessageState, Pulled, Query, QueryAnswer, Refused, Store,
@@ -214,8 +215,12 @@ impl Store for FakeStore {
         Ok(())
     }
 
-    fn pull(&self, _: &DeviceKey, _: Seq, _: usize, _: Millis, _: &mut Vec<Pulled>) {
+    fn pull(&self, _: &DeviceKey, _: Reached, _: usize, _: Millis, _: &mut Vec<Pulled>) {
         panic!("a router link pulls nothing");
+    }
+
+    fn revocation(&self, _: &DeviceKey) -> Revocation {
+        Revocation::default()
     }
 
     fn is_current(&self, _: &Seen) -> bool {

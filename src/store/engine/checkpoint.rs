@@ -350,6 +350,9 @@ fn put_batch(out: &mut Vec<u8>, batch: &Batch) {
     put_u64(out, batch.place().pack());
     put_u32(out, batch.bytes.load(Ordering::Relaxed));
     put_u32(out, batch.live.load(Ordering::Relaxed));
+    out.push(batch.priority as u8);
+    put_bytes(out, batch.collapse_key.as_bytes());
+    put_u32(out, batch.body_bytes);
 }
 
 fn put_counts(out: &mut Vec<u8>, counts: &Counts) {

@@ -155,6 +155,9 @@ impl<D: Disk> Engine<D> {
             live: AtomicU32::new(0),
             damaged: AtomicBool::new(false),
             body: RwLock::new(None),
+            priority: new.priority,
+            collapse_key: new.collapse_key.clone(),
+            body_bytes: new.body.len() as u32,
         });
         let decided = self.decide(&new, &batch);
         let refused = self.stage_batch(&new, &batch, &decided)?;
@@ -266,7 +269,7 @@ impl<D: Disk> Engine<D> {
             return Err(Refusal::Offline);
         }
         let flags = if account.is_some() { OF_ACCOUNT } else { 0 };
-        device.pending.push(Entry::new(batch.clone(), ordinal, flags));
+        device.push(Entry::new(batch.clone(), ordinal, flags));
         Ok(Admitted { number: device.number, unbound })
     }
 
@@ -296,6 +299,8 @@ impl<D: Disk> Engine<D> {
             refused: &refused,
             body: &new.body,
             targets: &targets,
+            priority: new.priority,
+            collapse_key: &new.collapse_key,
             of_account: &decided.of_account,
         };
         self.scratch.clear();
@@ -371,5 +376,8 @@ pub(super) fn recovered_batch(
         live: AtomicU32::new(targets.len() as u32),
         damaged: AtomicBool::new(false),
         body: RwLock::new(None),
+        priority: record.priority,
+        collapse_key: record.collapse_key.into(),
+        body_bytes: record.body.len() as u32,
     })
 }

@@ -18,6 +18,7 @@ use crate::store::index::Index;
 use crate::store::part::{About, Entry, Part, Spread};
 use crate::store::push_record::{MessageKey, PushRecord};
 use crate::store::record::device::take_binding;
+use crate::store::record::take_priority;
 
 /// One copy of what stands with many devices.
 #[derive(Debug, Default)]
@@ -224,6 +225,9 @@ fn take_batch(take: &mut Take<'_>, interned: &mut Interned) -> Result<Batch, Mal
         live: AtomicU32::new(take.u32()?),
         damaged: AtomicBool::new(false),
         body: RwLock::new(None),
+        priority: take_priority(take.u8()?)?,
+        collapse_key: take.text()?.into(),
+        body_bytes: take.u32()?,
     })
 }
 

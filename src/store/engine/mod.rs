@@ -50,7 +50,7 @@ use super::stream::Streams;
 use super::{Command, CommitSink, Confirm, Pulled, QueryAnswer, StreamBounds, StreamError, StreamRead};
 use crate::binding::ChangeError;
 use crate::ids::{DeviceKey, Seq, SessionRef, ShardId};
-use crate::push::{Accepted, Failure, Millis, Rejection};
+use crate::push::{Accepted, Failure, Millis, Reached, Rejection};
 
 pub use recover::{OpenError, OpenReport};
 
@@ -197,7 +197,7 @@ impl<D: Disk> Engine<D> {
     }
 
     /// See [`super::Store::pull`].
-    pub fn pull(&self, device: &DeviceKey, after: Seq, max: usize, now: Millis, out: &mut Vec<Pulled>) {
+    pub fn pull(&self, device: &DeviceKey, after: Reached, max: usize, now: Millis, out: &mut Vec<Pulled>) {
         self.shared.index.pull(device, after, max, now, out);
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use super::support::{Sink, ack, batch, device, seen, session, small};
 use crate::clock::Clock;
 use crate::ids::{Seq, SessionRef, ShardId};
-use crate::push::{Accepted, Event, Failure, NewBatch, Rejection};
+use crate::push::{Accepted, Event, Failure, NewBatch, Reached, Rejection};
 use crate::store::disk::Disk;
 use crate::store::disk::real::RealDisk;
 use crate::store::disk::sim::SimDisk;
@@ -70,7 +70,7 @@ impl<D: Disk> Opening<D> {
 
     fn pulled(&self, n: u32) -> Vec<u64> {
         let mut out = Vec::new();
-        self.store.pull(&device(n), Seq(0), 10, self.clock.now(), &mut out);
+        self.store.pull(&device(n), Reached::START, 10, self.clock.now(), &mut out);
         out.iter().map(|pulled| pulled.batch.message.0).collect()
     }
 }
@@ -114,7 +114,7 @@ fn a_body_that_was_evicted_is_read_back() {
         one.deliver(batch(id, message, &[0], one.clock.now(), 60_000)).expect("accepted");
     }
     let mut out = Vec::new();
-    one.store.pull(&device(0), Seq(0), 1, one.clock.now(), &mut out);
+    one.store.pull(&device(0), Reached::START, 1, one.clock.now(), &mut out);
     let entry = &out[0].batch;
     assert_eq!(one.store.body(entry), None);
     one.store.want_body(entry, session(5)).expect("room");
@@ -136,7 +136,7 @@ fn a_damaged_body_ends_its_entries_as_storage() {
     one.arrive(2, 1);
     one.flush();
     let mut out = Vec::new();
-    one.store.pull(&device(0), Seq(0), 1, one.clock.now(), &mut out);
+    one.store.pull(&device(0), Reached::START, 1, one.clock.now(), &mut out);
     let name = "journal-0000000001.seg";
     let content = disk.content(name).expect("the segment");
     let at = content.windows(9).position(|bytes| bytes == b"body of 1").expect("the body is in the journal");
@@ -173,7 +173,7 @@ fn a_failed_sync_is_reported_and_nothing_is_acknowledged() {
     let failure = opened.failed.blocking_recv().expect("the failure is reported");
     assert!(failure.to_string().contains("nothing more can be made durable"), "{failure}");
     let mut out = Vec::new();
-    store.pull(&device(0), Seq(0), 10, clock.now(), &mut out);
+    store.pull(&device(0), Reached::START, 10, clock.now(), &mut out);
     assert!(sink.take().is_empty() && out.is_empty());
     assert!(store.submit(Command::Sent(Vec::new())).is_err());
 }
@@ -202,7 +202,7 @@ fn a_real_directory_keeps_what_was_accepted() {
         one.store.submit(Command::Flush { checkpoint: round % 2 == 1, reply }).expect("room");
         done.blocking_recv().expect("flushed");
         let mut out = Vec::new();
-        one.store.pull(&device(0), Seq(0), 1_000, one.clock.now(), &mut out);
+        one.store.pull(&device(0), Reached::START, 1_000, one.clock.now(), &mut out);
         let messages: Vec<u64> = out.iter().map(|pulled| pulled.batch.message.0).collect();
         assert_eq!(messages, (1..=round * 50 + 50).collect::<Vec<_>>());
         let commits = one.store.stats().commits.load(std::sync::atomic::Ordering::Relaxed);

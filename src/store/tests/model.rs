@@ -13,13 +13,13 @@ use rand::rngs::SmallRng;
 use super::plan::{DEVICES, MESSAGES, Promised, Step, plan};
 use super::support::{Harness, batch, device};
 use crate::ids::{DeviceKey, Seq};
-use crate::push::{Accepted, Event, Failure, ReceiptKind, Rejection, StreamEvent};
+use crate::push::{Accepted, Event, Failure, Priority, ReceiptKind, Rejection, StreamEvent};
 use crate::store::disk::SyncPoint;
 use crate::store::disk::crash::{CrashTest, everywhere};
 use crate::store::disk::sim::{Loss, SimDisk};
 use crate::store::fault::{self, Fault};
 use crate::store::options::StoreOptions;
-use crate::store::{Query, QueryAnswer};
+use crate::store::{Pulled, Query, QueryAnswer};
 
 macro_rules! ensure {
     ($holds:expr, $($what:tt)*) => {
@@ -191,7 +191,8 @@ fn check_lists(
     let mut pending = BTreeSet::new();
     for n in 0..DEVICES {
         let list = harness.pull(n);
-        let seqs: Vec<Seq> = list.iter().map(|pulled| pulled.batch.seq).collect();
+        let rank = |pulled: &Pulled| (pulled.batch.priority == Priority::Normal, pulled.batch.seq);
+        let seqs: Vec<_> = list.iter().map(rank).collect();
         ensure!(seqs.is_sorted_by(|a, b| a < b), "device {n}: out of order: {seqs:?}");
         let messages: BTreeSet<_> = list.iter().map(|pulled| pulled.batch.message).collect();
         ensure!(messages.len() == list.len(), "device {n}: a message is pending twice: {seqs:?}");

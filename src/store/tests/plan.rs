@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::support::{Harness, Told, ack, batch, seen, session};
 use crate::ids::{DeviceKey, Seq, ShardId};
-use crate::push::{Accepted, Event, Failure, Millis, NewBatch, Rejection, StreamEvent};
+use crate::push::{Accepted, Event, Failure, Millis, NewBatch, Priority, Rejection, StreamEvent};
 use crate::store::disk::sim::SimDisk;
 use crate::store::engine::StoreFailure;
 use crate::store::{Command, Confirm, DeviceAck, SentAlone};
@@ -88,6 +88,8 @@ fn new_batch(rng: &mut SmallRng, number: u64, now: Millis) -> NewBatch {
     let mut new = batch(&id, rng.random_range(1..=MESSAGES), &targets, now, keep);
     new.digest = [number as u8; 16];
     new.online_only = rng.random_bool(0.1);
+    // One message has one of each: they are part of its body.
+    new.priority = if new.message.0.is_multiple_of(3) { Priority::High } else { Priority::Normal };
     // Long enough that a few of them fill a segment.
     new.body = format!("{:>200}", new.message.0).into_bytes().into();
     new

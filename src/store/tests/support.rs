@@ -9,8 +9,8 @@ use crate::ids::{
     AccountDigest, AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId,
 };
 use crate::push::{
-    Accepted, Acked, Attributes, Counts, Event, Failure, Millis, NewBatch, OfflinePolicy, Rejection, Seen,
-    StreamEvent,
+    Accepted, Acked, Attributes, Counts, Event, Failure, Millis, NewBatch, OfflinePolicy, Priority, Reached,
+    Rejection, Seen, StreamEvent,
 };
 use crate::store::disk::Disk;
 use crate::store::engine::{Engine, OpenError, OpenReport, StoreFailure};
@@ -123,6 +123,8 @@ pub(super) fn batch(id: &str, message: u64, targets: &[u32], now: Millis, keep_m
         expires_at: now + keep_ms,
         online_only: false,
         job_key: "job".into(),
+        priority: Priority::Normal,
+        collapse_key: "".into(),
         accounts: Vec::new(),
     }
 }
@@ -243,7 +245,7 @@ impl<D: Disk> Harness<D> {
 
     pub(super) fn pull(&self, n: u32) -> Vec<Pulled> {
         let mut out = Vec::new();
-        self.engine.pull(&device(n), Seq(0), usize::MAX, self.now, &mut out);
+        self.engine.pull(&device(n), Reached::START, usize::MAX, self.now, &mut out);
         out
     }
 

@@ -1,0 +1,60 @@
+//! What the admin port changes: POST only, with the bearer token of the data directory, small JSON bodies, JSON answers.
+//!
+//! Add a route in [`routes`]: everything there is behind the guard, which answers before a body is read. A handler takes its body as
+//! [`Asked`], any type that serde reads from JSON; unknown fields should be errors (`deny_unknown_fields`).
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::HeaderValue;
+use axum::http::header::AUTHORIZATION;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use serde_json::{Value, json};
+
+use super::Admin;
+use super::answer::Problem;
+use crate::limits;
+
+/// All writes.
+pub(super) fn routes(admin: Arc<Admin>) -> Router<Arc<Admin>> {
+    Router::new()
+        .route("/v1/ping", post(ping))
+        .route_layer(from_fn_with_state(admin, guarded))
+        .layer(DefaultBodyLimit::max(limits::ADMIN_BODY_BYTES))
+}
+
+/// Nobody without the token gets further.
+async fn guarded(State(admin): State<Arc<Admin>>, request: Request<Body>, next: Next) -> Response {
+    let shown = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    match (&admin.token, shown) {
+        (Some(token), Some(shown)) if token.is_shown_by(shown) => next.run(request).await,
+        _ => Problem::NoToken.into_response(),
+    }
+}
+
+/// A body as what it should be; an empty one stands for `{}`.
+pub(super) struct Asked<T>(pub(super) T);
+
+impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request<Body>, state: &S) -> Result<Self, Problem> {
+        let body =
+            Bytes::from_request(request, state).await.map_err(|error| Problem::Body(error.body_text()))?;
+        let body = if body.is_empty() { b"{}" } else { &body[..] };
+        serde_json::from_slice(body).map(Self).map_err(|error| Problem::Body(error.to_string()))
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// Changes nothing: whether a token is right.
+async fn ping(Asked(Nothing {}): Asked<Nothing>) -> axum::Json<Value> {
+    axum::Json(json!({ "ok": true }))
+}

@@ -1,0 +1,115 @@
+//! What carries a connection's bytes: TCP, or one stream of a QUIC connection. Both look the same from here on: bytes in order, readiness
+//! by the connection's task, an end in each direction.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use quinn::{RecvStream, SendStream, VarInt};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+/// Bytes both ways.
+pub(super) enum Stream {
+    /// TCP, with TLS above it or plain.
+    Tcp(TcpStream),
+    /// QUIC. Boxed: most of what a session is does not depend on it.
+    Quic(Box<QuicStream>),
+}
+
+/// A QUIC connection and the one stream that a device opens on it. Dropped, it closes the connection.
+#[derive(Default)]
+pub(super) struct QuicStream {
+    /// `None` during QUIC's handshake.
+    connection: Option<quinn::Connection>,
+    /// `None` until the device opened its stream.
+    streams: Option<(SendStream, RecvStream)>,
+}
+
+impl QuicStream {
+    /// The handshake is done.
+    pub(super) fn connected(&mut self, connection: quinn::Connection) {
+        self.connection = Some(connection);
+    }
+
+    /// The device opened its stream.
+    pub(super) fn opened(&mut self, streams: (SendStream, RecvStream)) {
+        self.streams = Some(streams);
+    }
+
+    fn streams(&mut self) -> io::Result<&mut (SendStream, RecvStream)> {
+        self.streams.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for QuicStream {
+    fn drop(&mut self) {
+        // What had to be said was said in frames.
+        if let Some(connection) = &self.connection {
+            connection.close(VarInt::from_u32(0), b"");
+        }
+    }
+}
+
+impl Stream {
+    /// Reads what is there; 0: the peer's end.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(tcp) => loop {
+                ready!(tcp.poll_read_ready(cx))?;
+                match tcp.try_read(into) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    read => return Poll::Ready(read),
+                }
+            },
+            Self::Quic(quic) => quic.streams()?.1.poll_read(cx, into).map_err(io::Error::from),
+        }
+    }
+
+    /// Writes as much as goes.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(tcp) => loop {
+                ready!(tcp.poll_write_ready(cx))?;
+                match tcp.try_write(bytes) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    written => return Poll::Ready(written),
+                }
+            },
+            Self::Quic(quic) => {
+                Pin::new(&mut quic.streams()?.0).poll_write(cx, bytes).map_err(io::Error::from)
+            }
+        }
+    }
+
+    /// Writes what goes without waiting, outside of the connection's task. If something stays, wake that task: it learns when more goes.
+    pub(super) fn try_write(&mut self, task: Option<&Waker>, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.try_write(bytes),
+            Self::Quic(_) => {
+                let mut cx = Context::from_waker(task.unwrap_or(Waker::noop()));
+                match self.poll_write(&mut cx, bytes) {
+                    Poll::Ready(written) => written,
+                    Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+                }
+            }
+        }
+    }
+
+    /// Nothing more will be written.
+    pub(super) fn shut(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => SockRef::from(&*tcp).shutdown(Shutdown::Write),
+            Self::Quic(quic) => quic.streams()?.0.finish().map_err(io::Error::from),
+        }
+    }
+
+    /// The peer's address now, where it may change: a QUIC connection survives that.
+    pub(super) fn moved_to(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Quic(quic) => quic.connection.as_ref().map(quinn::Connection::remote_address),
+        }
+    }
+}
