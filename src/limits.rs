@@ -92,6 +92,20 @@ pub const STREAM_BATCH_EVENTS: usize = 4_096;
 pub const STREAM_BATCH_BYTES: usize = 1024 * 1024;
 /// Router links at a time.
 pub const ROUTER_LINKS: usize = 64;
+/// Calls at a time on one gRPC connection, those of health and reflection included.
+pub const GRPC_CALLS: u32 = 16;
+/// Bytes of one gRPC call that may come before they are read.
+pub const GRPC_CALL_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Bytes of all calls of one gRPC connection that may come before they are read.
+pub const GRPC_CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Bytes of one gRPC call that are no longer in its outbox, but wait for the router to make room: twice, in the pipe and in HTTP/2.
+pub const GRPC_PIPE_BYTES: usize = 64 * 1024;
+/// Bytes of the head of a gRPC call.
+pub const GRPC_HEAD_BYTES: u32 = 16 * 1024;
+/// Milliseconds between two HTTP/2 pings of the edge.
+pub const GRPC_PING_MS: u64 = 30_000;
+/// Milliseconds until a ping has to be answered.
+pub const GRPC_PONG_MS: u64 = 20_000;
 /// Milliseconds without a frame after which a router link is closed.
 pub const ROUTER_SILENCE_MS: u64 = 90_000;
 /// Bytes of a frame from a router that is no `DeliverBatch`: the largest is a query for 10,000 devices.

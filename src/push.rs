@@ -1,8 +1,9 @@
 //! The words of the domain as types: what a push is inside the edge, and what can become of it. Wire formats stop at [`crate::wire`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::binding::DeviceEvent;
+use crate::binding::{DeviceChange, DeviceEvent};
 use crate::ids::{AccountDigest, AppKey, BatchId, DeviceKey, MessageId, Seq};
 
 /// Milliseconds since 1970-01-01 UTC in edge time, which never goes back.
@@ -316,6 +317,19 @@ pub enum ReceiptKind {
     Clean = 5,
 }
 
+impl ReceiptKind {
+    /// The word for it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::SentFail => "sent_fail",
+            Self::Arrive => "arrive",
+            Self::Click => "click",
+            Self::Clean => "clean",
+        }
+    }
+}
+
 /// One receipt, self-contained; if it carries an outcome, both are one journal record.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Receipt {
@@ -378,6 +392,32 @@ pub struct MassOutcome {
     pub job_key: Arc<str>,
 }
 
+/// Events of a stream that went because nobody read it up to its hard bound.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReceiptGap {
+    /// Everything of the stream from this sequence
+    pub first: Seq,
+    /// to this one.
+    pub last: Seq,
+    /// How many events: the sum of `by_event`.
+    pub events: u64,
+    /// By the word for the event; each target of a mass outcome is one `sent_fail`.
+    pub by_event: BTreeMap<String, u64>,
+}
+
+impl ReceiptGap {
+    /// Of this range, with nothing in it yet.
+    pub fn new(first: Seq, last: Seq) -> Self {
+        Self { first, last, events: 0, by_event: BTreeMap::new() }
+    }
+
+    /// Counts events.
+    pub fn count(&mut self, event: &str, count: u64) {
+        self.events += count;
+        *self.by_event.entry(event.to_owned()).or_default() += count;
+    }
+}
+
 /// One event of a stream.
 #[derive(Clone, PartialEq, Debug)]
 pub enum StreamEvent {
@@ -387,6 +427,20 @@ pub enum StreamEvent {
     Mass(Box<MassOutcome>),
     /// What happened to a device.
     Device(Box<DeviceEvent>),
+    /// What is missing here.
+    Gap(Box<ReceiptGap>),
+}
+
+impl StreamEvent {
+    /// The word for it in a [`ReceiptGap`], and how often it counts.
+    pub fn counted(&self) -> (&'static str, u64) {
+        match self {
+            Self::Receipt(receipt) => (receipt.kind.label(), 1),
+            Self::Mass(mass) => (ReceiptKind::SentFail.label(), u64::from(mass.count)),
+            Self::Gap(gap) => ("gap", gap.events),
+            Self::Device(event) => (DeviceChange::LABELS[event.change.index()], 1),
+        }
+    }
 }
 
 /// Counts of one message, or of all.

@@ -94,6 +94,8 @@ pub struct Ports {
     pub plain: Option<u16>,
     /// Routers.
     pub router: u16,
+    /// Routers, over gRPC.
+    pub grpc: Option<u16>,
     /// Metrics, health, troubleshooting.
     pub admin: u16,
 }
@@ -125,8 +127,12 @@ pub async fn serve<D: Disk>(
     let (admin, admin_port) = start_admin(&base, renderer).await?;
     let (embedded, opened) = open_store(&base, disk, format.salt(), digest_key.clone()).await?;
     let store: Arc<dyn Store> = embedded;
-    let access =
-        StoreAccess { store: store.clone(), digest_key: digest_key.clone(), streams: base.config.streams() };
+    let access = StoreAccess {
+        store: store.clone(),
+        digest_key: digest_key.clone(),
+        epochs: base.config.apps.iter().map(|app| (app.key.clone(), app.epoch)).collect(),
+        streams: base.config.streams(),
+    };
     // Set once, here.
     admin.store.set(access).ok();
 
@@ -134,11 +140,20 @@ pub async fn serve<D: Disk>(
     let context = device_context(&base, store.clone(), digest_key.clone(), &sockets)?;
     let [tls, quic, plain] = sockets.ports();
     let (mut shards, _group) = start_shards(sockets, &context)?;
-    let (phase, mut routers, router) = start_router(&base, store.clone(), digest_key)?;
-    let ports = Ports { tls, quic, plain, router, admin: admin_port };
+    let (phase, mut routers, (router, grpc)) = start_router(&base, store.clone(), digest_key)?;
+    let ports = Ports { tls, quic, plain, router, grpc, admin: admin_port };
     base.readiness.set(admin::Phase::Serving);
     ready(ports);
-    tracing::info!(shards = base.config.shards, ?tls, ?quic, ?plain, router, admin = admin_port, "serving");
+    tracing::info!(
+        shards = base.config.shards,
+        ?tls,
+        ?quic,
+        ?plain,
+        router,
+        ?grpc,
+        admin = admin_port,
+        "serving"
+    );
 
     let mut failed = opened.failed;
     let error = tokio::select! {
@@ -299,7 +314,8 @@ fn start_shards(
     Ok((threads, group))
 }
 
-type RouterThread = (watch::Sender<router::Phase>, Thread, u16);
+/// The thread, how it is told of leaving, and the ports in use: framed, gRPC.
+type RouterThread = (watch::Sender<router::Phase>, Thread, (u16, Option<u16>));
 
 /// Router links have a thread of their own: what a router does never delays a shard.
 fn start_router(
@@ -308,11 +324,10 @@ fn start_router(
     digest_key: DigestKey,
 ) -> Result<RouterThread, ServeError> {
     let config = &base.config.router;
-    let failed = |error| ServeError::Listen { key: "router.listen", address: config.listen, error };
     let tls = pki::server_config_router(&config.certificate, &config.key, &config.client_ca)?;
-    let listener = std::net::TcpListener::bind(config.listen).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    let port = listener.local_addr().map_err(failed)?.port();
+    let (listener, port) = bind_router("router.listen", config.listen)?;
+    let grpc = config.grpc.map(|address| bind_router("router.grpc", address)).transpose()?;
+    let grpc_port = grpc.as_ref().map(|(_, port)| *port);
     let directory = base.directory.clone();
     let leave = &base.config.leave;
     let left = Duration::from_millis(leave.deadline_ms.saturating_sub(leave.drain_lead_ms + leave.window_ms));
@@ -340,11 +355,28 @@ fn start_router(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let listener = TcpListener::from_std(listener)?;
+            // A build without it has refused its listener.
+            #[cfg(feature = "grpc")]
+            if let Some((grpc, _)) = grpc {
+                let grpc = router::serve_grpc(TcpListener::from_std(grpc)?, context.clone(), watched.clone());
+                tokio::join!(router::serve(listener, context, watched), grpc);
+                return Ok(());
+            }
             router::serve(listener, context, watched).await;
             Ok(())
         })
     })?;
-    Ok((phase, thread, port))
+    Ok((phase, thread, (port, grpc_port)))
+}
+
+fn bind_router(key: &'static str, address: SocketAddr) -> Result<(std::net::TcpListener, u16), ServeError> {
+    let bind = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let port = listener.local_addr()?.port();
+        Ok((listener, port))
+    };
+    bind().map_err(|error| ServeError::Listen { key, address, error })
 }
 
 fn rights(router: &crate::config::RouterRights, config: &Config) -> router::Rights {

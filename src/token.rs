@@ -206,11 +206,7 @@ impl VerifyingKeys {
     ) -> Result<Claims, TokenError> {
         let claims = self.verify(token)?;
         claims.check(app, now, max_ms)?;
-        if let Some(bound) = claims.sub.as_deref().and_then(|sub| sub.strip_prefix(BOUND))
-            && !bound.eq_ignore_ascii_case(&sha256(install))
-        {
-            return Err(TokenError::OtherInstall);
-        }
+        claims.check_install(install)?;
         Ok(claims)
     }
 
@@ -265,6 +261,14 @@ impl Claims {
             return Err(TokenError::TooLong);
         }
         Ok(())
+    }
+
+    /// Whether they are for this installation, if they are for one.
+    pub fn check_install(&self, install: &InstallSecret) -> Result<(), TokenError> {
+        match self.sub.as_deref().and_then(|sub| sub.strip_prefix(BOUND)) {
+            Some(bound) if !bound.eq_ignore_ascii_case(&sha256(install)) => Err(TokenError::OtherInstall),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use crate::binding::Bindings;
+use crate::credential::Revocation;
 use crate::ids::{AppKey, MessageId};
 use crate::push::{Counts, Failure, Refusal};
 use crate::store::{DeviceState, MessageState, OnDevice};
@@ -26,6 +27,12 @@ pub(super) enum Problem {
     Unanswered,
     /// A write without the token.
     NoToken,
+    /// Not an app of this edge.
+    ForeignApp,
+    /// As many devices as may be are revoked one by one.
+    TooManyRevoked,
+    /// The disk is full.
+    NoRoom,
     /// The body isn't what it should be: why.
     Body(String),
 }
@@ -68,6 +75,21 @@ impl IntoResponse for Problem {
                 StatusCode::UNAUTHORIZED,
                 "changes need the admin token",
                 "send `Authorization: Bearer TOKEN`; it is in the file admin.token of the edge's data directory",
+            ),
+            Self::ForeignApp => (
+                StatusCode::NOT_FOUND,
+                "not an app of this edge",
+                "look at [[apps]] in its configuration, or ask another edge",
+            ),
+            Self::TooManyRevoked => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                "too many devices are revoked one by one",
+                "raise the app's epoch twice in the configuration: that revokes all that don't renew in between",
+            ),
+            Self::NoRoom => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                "the disk is full: nothing was revoked",
+                "free space, or raise store.max_bytes; then try again",
             ),
             Self::Body(error) => return said(StatusCode::BAD_REQUEST, &error, "send a small JSON object"),
         };
@@ -194,4 +216,16 @@ pub(super) fn device(
         }
     }
     answer
+}
+
+/// What is revoked of a device, if anything.
+pub(super) fn add_revocation(answer: &mut Value, revocation: Revocation) {
+    if let Some(fields) = answer.as_object_mut()
+        && revocation != Revocation::default()
+    {
+        let registration = if revocation.locked { "locked" } else { "allowed" };
+        let revoked =
+            json!({ "credentials_before_epoch": revocation.min_epoch, "registration": registration });
+        fields.insert("revoked".into(), revoked);
+    }
 }

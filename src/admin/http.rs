@@ -154,10 +154,14 @@ async fn device(
     let (sequence, answer) = ask(&admin, Query::Devices(vec![key])).await?;
     let QueryAnswer::Devices(states) = answer else { return Err(Problem::Unanswered) };
     let state = states.into_iter().next().flatten();
-    json(answer::device(sequence, &app, &device_id, state.as_ref(), connected))
+    let mut answer = answer::device(sequence, &app, &device_id, state.as_ref(), connected);
+    if let Some(access) = admin.store.get() {
+        answer::add_revocation(&mut answer, access.store.revocation(&key));
+    }
+    json(answer)
 }
 
-fn device_key(admin: &Admin, app: &AppKey, device_id: &str) -> Result<DeviceKey, Problem> {
+pub(super) fn device_key(admin: &Admin, app: &AppKey, device_id: &str) -> Result<DeviceKey, Problem> {
     if device_id.is_empty() || device_id.len() > limits::DEVICE_ID_BYTES {
         return Err(Problem::NoDeviceId);
     }
@@ -165,7 +169,7 @@ fn device_key(admin: &Admin, app: &AppKey, device_id: &str) -> Result<DeviceKey,
     Ok(DeviceKey::of(&access.digest_key, app, device_id))
 }
 
-async fn ask(admin: &Admin, query: Query) -> Result<(u64, QueryAnswer), Problem> {
+pub(super) async fn ask(admin: &Admin, query: Query) -> Result<(u64, QueryAnswer), Problem> {
     let access = admin.store.get().ok_or(Problem::NotOpen)?;
     let (reply, answer) = tokio::sync::oneshot::channel();
     access.store.submit(Command::Query { query, reply }).map_err(|_| Problem::Busy)?;

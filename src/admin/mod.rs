@@ -15,6 +15,7 @@
 //! | path | does |
 //! |---|---|
 //! | `/v1/ping` | nothing: whether the token is right |
+//! | `/v1/device/{app}/{device_id}/revoke` | revokes the device's credentials; `allow_registration`: it may register for a new one |
 //!
 //! Every number of a `/v1` answer from the store is as of the durable `sequence` it names. Errors are JSON: `error`, `what_to_do`.
 //!
@@ -26,13 +27,14 @@ mod http;
 pub mod token;
 mod writes;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub use self::http::serve;
-use crate::ids::{DeviceKey, DigestKey};
+use crate::ids::{AppKey, DeviceKey, DigestKey};
 use crate::store::Store;
 use crate::telemetry::{self, Renderer};
 
@@ -150,6 +152,8 @@ pub struct StoreAccess {
     pub store: Arc<dyn Store>,
     /// Part of the data directory.
     pub digest_key: DigestKey,
+    /// The apps, each with the epoch of its credentials.
+    pub epochs: HashMap<AppKey, u32>,
     /// The configured streams: their backlogs are measured.
     pub streams: Vec<Arc<str>>,
 }

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::Mutex;
 
 use serde_json::Map;
@@ -170,7 +171,12 @@ async fn start_with(store: Option<FakeStore>, deadlines: Deadlines) -> Running {
     if let Some(store) = store {
         let streams: Vec<Arc<str>> = vec!["admin-test".into()];
         telemetry::configure_streams(&streams);
-        let access = StoreAccess { store: Arc::new(store), digest_key: DIGEST_KEY, streams };
+        let access = StoreAccess {
+            store: Arc::new(store),
+            digest_key: DIGEST_KEY,
+            epochs: HashMap::from([(AppKey::parse("demo").expect("valid"), 3)]),
+            streams,
+        };
         admin.store.set(access).expect("once");
     }
     let admin = Arc::new(admin);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::http::HeaderValue;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::{Next, from_fn_with_state};
@@ -15,14 +15,18 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde_json::{Value, json};
 
-use super::Admin;
-use super::answer::Problem;
+use super::answer::{self, Problem};
+use super::{Admin, http};
+use crate::ids::AppKey;
 use crate::limits;
+use crate::push::Rejection;
+use crate::store::{Command, Query, QueryAnswer};
 
 /// All writes.
 pub(super) fn routes(admin: Arc<Admin>) -> Router<Arc<Admin>> {
     Router::new()
         .route("/v1/ping", post(ping))
+        .route("/v1/device/{app}/{device_id}/revoke", post(revoke))
         .route_layer(from_fn_with_state(admin, guarded))
         .layer(DefaultBodyLimit::max(limits::ADMIN_BODY_BYTES))
 }
@@ -57,4 +61,39 @@ struct Nothing {}
 /// Changes nothing: whether a token is right.
 async fn ping(Asked(Nothing {}): Asked<Nothing>) -> axum::Json<Value> {
     axum::Json(json!({ "ok": true }))
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Revoke {
+    /// Whether the device may register again; else it is locked out.
+    #[serde(default)]
+    allow_registration: bool,
+}
+
+/// Revokes every credential of a device. Its session, if it has one, is told to end before this answers.
+async fn revoke(
+    State(admin): State<Arc<Admin>>,
+    Path((app, device_id)): Path<(String, String)>,
+    Asked(Revoke { allow_registration }): Asked<Revoke>,
+) -> Result<axum::Json<Value>, Problem> {
+    let app = AppKey::parse(&app).ok_or(Problem::NoAppKey)?;
+    let device = http::device_key(&admin, &app, &device_id)?;
+    let access = admin.store.get().ok_or(Problem::NotOpen)?;
+    let epoch = *access.epochs.get(&app).ok_or(Problem::ForeignApp)?;
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    let command = Command::RevokeCredentials { device, epoch, allow_registration, reply };
+    access.store.submit(command).map_err(|_| Problem::Busy)?;
+    let answer = tokio::time::timeout(admin.deadlines.query, answer).await;
+    let revocation = match answer.map_err(|_| Problem::Unanswered)?.map_err(|_| Problem::Unanswered)? {
+        Ok(revocation) => revocation,
+        Err(Rejection::Exhausted) => return Err(Problem::TooManyRevoked),
+        Err(_) => return Err(Problem::NoRoom),
+    };
+    let (_, known) = http::ask(&admin, Query::Devices(vec![device])).await?;
+    let known = matches!(known, QueryAnswer::Devices(states) if states.iter().any(Option::is_some));
+    tracing::info!(%app, %device_id, ?revocation, known, "credentials of a device are revoked");
+    let mut answer = json!({ "app_key": app.as_str(), "device_id": device_id, "known": known });
+    answer::add_revocation(&mut answer, revocation);
+    Ok(axum::Json(answer))
 }

@@ -1,5 +1,6 @@
 //! `device`: one device or many that connect, print what they get, and click or clean some of it.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +13,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::output::{self, Failure, line, note};
-use super::peer::{Credentials, Edge};
-use crate::client::device::{Device, End, Handler, Leave, Machine, Reaction, Settings, Stopped, Tally};
+use super::peer::{Credentials, Edge, Identities};
+use crate::client::device::{
+    Device, End, Handler, Installation, Leave, Machine, Reaction, Settings, Stopped, Tally,
+};
 use crate::client::{Backoff, ClientError};
 use crate::clock::Clock;
 use crate::limits;
@@ -31,12 +34,21 @@ const REACTION_MS: u64 = 2_000;
 #[allow(clippy::struct_excessive_bools, reason = "switches of a command line are independent")]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The device id; the n in braces stands for 1 to --count
+    /// The device id, or with --register the name of the installation; the n in braces stands for 1 to --count
     #[arg(long, value_name = "ID", default_value = "d-{n}")]
     device: String,
     /// How many devices
     #[arg(long, value_name = "N", default_value_t = 1)]
     count: u32,
+    /// Register with an install secret of its own, kept in --state, instead of logging in with a credential
+    #[arg(long, conflicts_with_all = ["credential", "credential_file", "secret"])]
+    register: bool,
+    /// A file with a token of the app's backend to register with, read anew each time; see `mooring keys token`
+    #[arg(long, value_name = "FILE", requires = "register")]
+    token: Option<PathBuf>,
+    /// Directory of what registered devices keep; with --dev by default a directory beside the edge's
+    #[arg(long, value_name = "DIR", requires = "register")]
+    state: Option<PathBuf>,
     /// Plain TCP instead of TLS, where the edge has it switched on
     #[arg(long)]
     plain: bool,
@@ -85,6 +97,9 @@ Examples:
                                                `serve --dev --data-dir data`
   mooring device --dev data --count 1000 --click-rate 0.1
   mooring device --dev data --plain --messages 1 --json
+  mooring device --dev data --register --device phone-{n} --count 3
+  mooring device --address edge.example:7443 --ca ca.pem --app 23456789 --register \\
+      --device phone --state phones --token phone.token
   mooring device --address edge.example:7443 --ca ca.pem --app 23456789 --device 4f2a \\
       --credential-file 4f2a.credential
 
@@ -119,7 +134,11 @@ fn start(args: &Args) -> Result<(), Failure> {
 
 async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
     let app = args.edge.app()?;
-    let issuer = args.credentials.issuer(&args.edge)?;
+    let identities = if args.register {
+        Identities::registered(&args.edge, args.state.clone(), &app)?
+    } else {
+        Identities::Issued(args.credentials.issuer(&args.edge)?)
+    };
     let endpoint = args.edge.device_endpoint(args.plain, args.source)?;
     let clock = Arc::new(Clock::new(0));
     let attributes = Arc::new(attributes(args));
@@ -127,11 +146,12 @@ async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
     let (count, counted) = watch::channel(0u64);
     let mut devices = JoinSet::new();
     for (n, id) in ids.into_iter().enumerate() {
+        let (identity, installation) = identities.of_device(&app, &id)?;
         let settings = Settings {
             app_key: app.as_str().into(),
-            credential: issuer.credential(&app, &id),
-            device_id: id.clone(),
-            install_secret: None,
+            device_id: identity.device_id,
+            credential: identity.credential,
+            install_secret: identity.install_secret,
             attributes: Arc::clone(&attributes),
             heartbeat_seconds: args.heartbeat,
             backoff: if args.fast { Backoff::fast() } else { Backoff::standard() },
@@ -139,6 +159,8 @@ async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
         };
         let printer = Printer {
             id,
+            installation,
+            token: args.token.clone(),
             json: args.json,
             rates: (args.click_rate, args.clean_rate),
             rng: SmallRng::seed_from_u64(settings.seed),
@@ -249,6 +271,9 @@ fn attributes(args: &Args) -> Attributes {
 /// The app of a device: prints, and taps or dismisses at random.
 struct Printer {
     id: String,
+    /// What it keeps, if it registers.
+    installation: Option<Installation>,
+    token: Option<PathBuf>,
     json: bool,
     rates: (f64, f64),
     rng: SmallRng,
@@ -274,9 +299,29 @@ impl Handler for Printer {
         Some(Reaction { event, delay: self.rng.random_range(0..REACTION_MS) })
     }
 
-    fn keep(&mut self, device_id: &str, _credential: &[u8]) {
+    fn keep(&mut self, device_id: &str, credential: &[u8]) {
+        let kept = self.installation.as_mut().map(|installation| installation.keep(device_id, credential));
+        let how = match kept {
+            None => "a new credential, which is kept in memory only".into(),
+            Some(Ok(())) => "an id and a credential, which are kept".into(),
+            Some(Err(error)) => {
+                note(&format!("{}: {error}; the next start registers again", self.id));
+                "an id and a credential".to_owned()
+            }
+        };
         if self.alone {
-            note(&format!("{device_id} got a new credential, which is kept in memory only"));
+            note(&format!("{} got {how}: {device_id}", self.id));
+        }
+    }
+
+    fn token(&mut self) -> Vec<u8> {
+        let Some(path) = &self.token else { return Vec::new() };
+        match std::fs::read_to_string(path) {
+            Ok(text) => text.trim().into(),
+            Err(error) => {
+                note(&format!("{}: {}: {error}", self.id, path.display()));
+                Vec::new()
+            }
         }
     }
 

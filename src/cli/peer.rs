@@ -7,10 +7,11 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 
 use super::output::Failure;
+use crate::client::device::Installation;
 use crate::client::local::Ports;
 use crate::client::{Endpoint, Transport};
 use crate::credential::{self, Secret};
-use crate::ids::AppKey;
+use crate::ids::{AppKey, is_name};
 use crate::{limits, pki};
 
 /// Where an edge is, and how to trust it.
@@ -162,6 +163,58 @@ impl Issuer {
         match self {
             Self::Fixed(bytes) => bytes.clone(),
             Self::Secret(secret, epoch) => credential::issue(secret, app, device_id, *epoch),
+        }
+    }
+}
+
+/// Where devices have their identities from.
+#[derive(Clone, Debug)]
+pub enum Identities {
+    /// Credentials that exist or are issued here.
+    Issued(Issuer),
+    /// They register; what they keep is in this directory.
+    Registered(PathBuf),
+}
+
+/// How a device begins.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Empty: it has none yet.
+    pub device_id: String,
+    /// The same.
+    pub credential: Vec<u8>,
+    /// With it the device registers.
+    pub install_secret: Option<[u8; 16]>,
+}
+
+impl Identities {
+    /// Of devices that register and keep what they get in `state`, or beside the development edge.
+    pub fn registered(edge: &Edge, state: Option<PathBuf>, app: &AppKey) -> Result<Self, Failure> {
+        let state = state.or_else(|| edge.dev_file("devices"));
+        let needed = "--state DIR is needed with --register (or --dev DATA_DIR)";
+        Ok(Self::Registered(state.ok_or_else(|| Failure::usage(needed))?.join(app.as_str())))
+    }
+
+    /// A device's, and what it keeps if it registers.
+    pub fn of_device(&self, app: &AppKey, id: &str) -> Result<(Identity, Option<Installation>), Failure> {
+        match self {
+            Self::Issued(issuer) => {
+                let (device_id, credential) = (id.to_owned(), issuer.credential(app, id));
+                Ok((Identity { device_id, credential, install_secret: None }, None))
+            }
+            Self::Registered(state) => {
+                if !is_name(id, limits::DEVICE_ID_BYTES) {
+                    let text = format!("'{id}': the name of an installation has letters, digits, - _ . :");
+                    return Err(Failure::usage(text));
+                }
+                let kept = Installation::open(&state.join(format!("{id}.json"))).map_err(Failure::failed)?;
+                let identity = Identity {
+                    device_id: kept.device_id.clone(),
+                    credential: kept.credential.clone(),
+                    install_secret: Some(*kept.install_secret.as_bytes()),
+                };
+                Ok((identity, Some(kept)))
+            }
         }
     }
 }

@@ -164,6 +164,11 @@ fn print_commands(data_dir: &std::path::Path, dev: &DevSet, ports: Ports) {
     println!("Development edge: app \"demo\", certificates and secret in {}", dev.dir.display());
     println!("  connect a device:  mooring device --dev {dir} --device phone-1");
     println!("  push to it:        mooring push --dev {dir} --device phone-1 --title Hello --body World");
+    if let Some(port) = ports.grpc {
+        println!(
+            "  routers over gRPC: 127.0.0.1:{port}, mutual TLS, with reflection: see proto/router.proto"
+        );
+    }
     println!("  metrics:           http://127.0.0.1:{metrics}/metrics");
 }
 

@@ -356,7 +356,7 @@ fn config_text(data: &Path, dev: &DevSet, shards: usize, [tls, plain, router, ad
     format!(
         "data_dir = {data}\nshards = {shards}\n\
          [device]\ntls = \"127.0.0.1:{tls}\"\nplain = \"127.0.0.1:{plain}\"\ncertificate = {certificate}\nkey = {key}\n\
-         [router]\nlisten = \"127.0.0.1:{router}\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n\
+         [router]\nlisten = \"127.0.0.1:{router}\"\ngrpc = \"off\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n\
          [[router.routers]]\nname = \"{name}\"\napps = \"*\"\nstreams = \"*\"\n\
          [admin]\nlisten = \"127.0.0.1:{admin}\"\n\
          [[apps]]\nkey = \"{app}\"\nsecret_file = {secret}\nstream = \"main\"\n",

@@ -189,6 +189,10 @@ impl Config {
                 reader.wrong(&format!("device.{prefix}heartbeat_max_s"), text);
             }
         }
+        if self.router.grpc.is_some() && !cfg!(feature = "grpc") {
+            let text = "this program was built without gRPC: say \"off\", or build it with `--features grpc`";
+            reader.wrong("router.grpc", text);
+        }
         let leave = &self.leave;
         if leave.drain_lead_ms + leave.window_ms >= leave.deadline_ms {
             let spent = leave.drain_lead_ms + leave.window_ms;

@@ -92,6 +92,8 @@ sections! {
     Router {
         /// Listener, mutual TLS.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7400));
+        /// Listener of the same service over gRPC, or off. A build without the feature `grpc` has it off.
+        grpc: Option<SocketAddr> = cfg!(feature = "grpc").then_some(SocketAddr::from(([127, 0, 0, 1], 7401)));
         /// The edge's certificate chain for routers, PEM.
         certificate: PathBuf = "server.pem".into();
         /// Its key, PEM.

@@ -38,7 +38,13 @@ fn has(errors: &[(usize, String, String)], line: usize, key: &str, text: &str) {
 #[test]
 fn the_documented_file_is_valid_and_says_the_defaults() {
     let (dir, file) = place();
-    let documented = Config::parse(DOCUMENTED, &file, &Overrides::default()).expect("valid");
+    // The file is that of the usual build.
+    let text = if cfg!(feature = "grpc") {
+        DOCUMENTED.to_owned()
+    } else {
+        DOCUMENTED.replace("grpc = \"127.0.0.1:7401\"", "grpc = \"off\"")
+    };
+    let documented = Config::parse(&text, &file, &Overrides::default()).expect("valid");
     let mut least = Config::parse(LEAST, &file, &Overrides::default()).expect("valid");
     assert_eq!(documented.device, least.device);
     assert_eq!(documented.admin, least.admin);
@@ -83,6 +89,18 @@ fn every_key_of_the_code_stands_in_the_documented_file() {
                 assert!(section.raw(key.to_owned().leak()).is_some(), "{name}.{key} is not documented");
             }
         }
+    }
+}
+
+#[test]
+fn a_build_without_grpc_says_so() {
+    let config = |grpc: &str| parse(&format!("{LEAST}[router]\ngrpc = \"{grpc}\"\n"));
+    assert_eq!(config("off").expect("valid").router.grpc, None);
+    let given = config("127.0.0.1:1").map(|config| config.router.grpc).map_err(|errors| errors.to_string());
+    if cfg!(feature = "grpc") {
+        assert_eq!(given, Ok(Some(SocketAddr::from(([127, 0, 0, 1], 1)))));
+    } else {
+        assert!(given.expect_err("refused").contains("built without gRPC"));
     }
 }
 

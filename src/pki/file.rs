@@ -25,7 +25,7 @@ pub enum Existing {
     Replace,
 }
 
-/// Writes a file beside its place, syncs it, and puts it there in one step.
+/// Writes a file beside its place, syncs it, and puts it there in one step, durably.
 pub fn write(path: &Path, content: &str, privacy: Privacy, existing: Existing) -> Result<(), PkiError> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::AlreadyExists => PkiError::Exists { path: path.into() },
@@ -49,7 +49,13 @@ pub fn write(path: &Path, content: &str, privacy: Privacy, existing: Existing) -
         // The temporary file may not be there; the error that counts is the first.
         fs::remove_file(&temporary).ok();
     }
-    result.map_err(failed)
+    result.and_then(|()| sync_directory(path)).map_err(failed)
+}
+
+/// Makes the file's name durable.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn write_new(path: &Path, content: &str, privacy: Privacy) -> io::Result<()> {

@@ -44,7 +44,7 @@ pub(super) enum Asked {
     Devices(Vec<(String, DeviceKey)>),
 }
 
-/// Sends answers as they come, for as long as the link lives; once the edge closes, until none is in flight.
+/// Sends answers as they come, for as long as the link lives; once the edge closes or the reader is gone, until none is in flight.
 pub(super) async fn run(
     mut work: mpsc::Receiver<Work>,
     context: &RouterContext,
@@ -55,12 +55,13 @@ pub(super) async fn run(
     let mut in_flight = FuturesUnordered::new();
     let closing = reached(phase, Phase::Closing);
     tokio::pin!(closing);
-    let mut is_closing = false;
-    while !(is_closing && in_flight.is_empty() && work.is_empty()) {
+    let (mut is_closing, mut is_over) = (false, false);
+    while !((is_closing || is_over) && in_flight.is_empty() && work.is_empty()) {
         tokio::select! {
-            Some(one) = work.recv(), if in_flight.len() < limits::LINK_BATCHES => {
-                in_flight.push(answer(one, context, credit));
-            }
+            one = work.recv(), if !is_over && in_flight.len() < limits::LINK_BATCHES => match one {
+                Some(one) => in_flight.push(answer(one, context, credit)),
+                None => is_over = true,
+            },
             Some(frame) = in_flight.next() => outbox.send(frame).await,
             () = &mut closing, if !is_closing => is_closing = true,
         }

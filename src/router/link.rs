@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
 use super::credit::Credit;
@@ -239,14 +239,27 @@ async fn run<R: AsyncRead + Unpin>(
         reached(phase, Phase::Leaving).await;
         outbox.send(wire::go_away("this edge is leaving")).await;
     };
-    let drained =
-        async { tokio::join!(answers::run(line, context, &credit, outbox, phase), streams, go_away) };
+    let answered = Notify::new();
+    let answers = async {
+        answers::run(line, context, &credit, outbox, phase).await;
+        answered.notify_one();
+    };
+    let read = async {
+        let end = reader.run(frames).await;
+        drop(reader);
+        if matches!(end, LinkEnd::Closed) {
+            // Who says no more may still listen: what is under way is answered.
+            timeout(context.pace.drain, answered.notified()).await.ok();
+        }
+        end
+    };
+    let drained = async { tokio::join!(answers, streams, go_away) };
     let too_late = async {
         reached(phase, Phase::Closing).await;
         sleep(context.pace.drain).await;
     };
     tokio::select! {
-        end = reader.run(frames) => end,
+        end = read => end,
         _ = drained => LinkEnd::Left,
         () = too_late => LinkEnd::Left,
     }

@@ -12,6 +12,8 @@ mod answers;
 mod credit;
 mod framed;
 mod frames;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod link;
 mod outbox;
 mod reader;
@@ -31,6 +33,8 @@ use tokio::task::JoinSet;
 
 pub use admission::{Rules, admit};
 pub use framed::serve;
+#[cfg(feature = "grpc")]
+pub use grpc::serve as serve_grpc;
 pub use receipts::StreamRegistry;
 pub use rights::{Allowed, Rights};
 

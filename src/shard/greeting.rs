@@ -153,6 +153,19 @@ impl Shard {
         Ok(())
     }
 
+    /// Ends a session whose credential is revoked: one that registered since the revocation stays.
+    pub(super) fn check_revoked(&mut self, session: SessionRef) {
+        let Some(conn) = self.session(session) else { return };
+        let context = self.context.clone();
+        if let Some(connection) = self.connection(conn)
+            && let Phase::Live(live) = &connection.phase
+            && context.store.revocation(&live.device).ends(live.epoch)
+        {
+            tracing::info!(app = %live.app, device_id = %live.device_id, "a session ends: its credential is revoked");
+            self.fail(conn, DeviceError::Unauthenticated);
+        }
+    }
+
     fn count_session(&mut self, transport: telemetry::Transport, conn: ConnRef) {
         let now = self.context.clock.now();
         if let Some(connection) = self.connection(conn) {

@@ -39,6 +39,8 @@ pub struct Mail {
     pub ack_refused: Vec<SessionRef>,
     /// Sessions that a newer one replaced.
     pub replaced: Vec<SessionRef>,
+    /// Sessions whose device has revoked credentials.
+    pub revoked: Vec<SessionRef>,
     /// Entries that ended without the device's doing.
     pub ended: Vec<(SessionRef, Seq, Failure)>,
     /// Leave, spread over so many milliseconds.
@@ -104,6 +106,11 @@ impl Mailbox {
     /// A newer session took this one's place. Bounded by the shard's sessions.
     pub fn replaced(&self, session: SessionRef) {
         self.put(|mail| mail.replaced.push(session));
+    }
+
+    /// The credentials of a session's device were revoked. Bounded by the commands of one commit group.
+    pub fn revoked(&self, session: SessionRef) {
+        self.put(|mail| mail.revoked.push(session));
     }
 
     /// An entry ended. Only a hint, so dropped when too many wait; but for what the phone's next user must not see, which is bounded by the requests

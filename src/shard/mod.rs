@@ -179,6 +179,14 @@ impl CommitSink for Handover {
         }
     }
 
+    fn revoked(&mut self, device: &DeviceKey) {
+        if let Some(session) = self.directory.find(device)
+            && let Some(mailbox) = self.mailbox(session.shard)
+        {
+            mailbox.revoked(session);
+        }
+    }
+
     fn changed(&mut self, session: SessionRef, result: Result<(), ChangeError>) {
         if let Some(mailbox) = self.mailbox(session.shard) {
             mailbox.changed(session, result);

@@ -78,6 +78,9 @@ impl Shard {
                 self.fail(conn, DeviceError::Replaced);
             }
         }
+        for session in mail.revoked {
+            self.check_revoked(session);
+        }
         for session in mail.ack_refused {
             if let Some(conn) = self.session(session) {
                 self.fail(conn, DeviceError::Unavailable);

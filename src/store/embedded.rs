@@ -13,6 +13,7 @@ use super::stats::StoreStats;
 use super::thread::{self, Inbox, Wanted};
 use super::{
     BodySink, Busy, Command, CommitSink, Pulled, Refused, Store, StreamBounds, StreamError, StreamRead,
+    StreamState,
 };
 use crate::clock::Clock;
 use crate::credential::Revocation;
@@ -129,6 +130,10 @@ impl<D: Disk> Store for EmbeddedStore<D> {
         self.shared.streams.bounds(&self.shared.reader, stream)
     }
 
+    fn streams(&self) -> Vec<StreamState> {
+        self.shared.streams.states(&self.shared.reader)
+    }
+
     fn read_stream(
         &self,
         stream: &str,
@@ -136,7 +141,7 @@ impl<D: Disk> Store for EmbeddedStore<D> {
         max_events: usize,
         max_bytes: usize,
     ) -> Result<StreamRead, StreamError> {
-        self.shared.streams.read(&self.shared.reader, &self.options, stream, after, max_events, max_bytes)
+        self.shared.streams.read(&self.shared.reader, stream, after, max_events, max_bytes)
     }
 
     fn head(&self) -> watch::Receiver<Seq> {

@@ -3,11 +3,12 @@
 //! Locks are short, and only one part is locked at a time. What is not durable yet is in the index already, but no session
 //! sees it: a list is only read up to the committed sequence.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Pulled;
-use super::part::{Entry, Part};
+use super::part::{Entry, Part, Spread};
 use super::push_record::MessageKey;
 use crate::credential::Revocation;
 use crate::ids::{DeviceKey, Seq};
@@ -31,11 +32,14 @@ pub(super) struct Index {
     parts: Box<[Mutex<Part>]>,
     /// Everything up to here is durable.
     committed: AtomicU64,
+    /// Devices of the group being staged: what is new of them isn't durable.
+    staged: Mutex<HashSet<DeviceKey, Spread>>,
 }
 
 impl Index {
     pub(super) fn new(parts: usize) -> Self {
-        Self { parts: (0..parts.max(1)).map(|_| Mutex::default()).collect(), committed: AtomicU64::new(0) }
+        let parts = (0..parts.max(1)).map(|_| Mutex::default()).collect();
+        Self { parts, committed: AtomicU64::new(0), staged: Mutex::default() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -77,6 +81,17 @@ impl Index {
 
     pub(super) fn set_committed(&self, seq: Seq) {
         self.committed.store(seq.0, Ordering::Release);
+        // Its room goes back too: a storm is no reason to keep it.
+        *self.staged.lock().unwrap_or_else(PoisonError::into_inner) = HashSet::default();
+    }
+
+    /// A record of this device was staged.
+    pub(super) fn note_staged(&self, device: DeviceKey) {
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner).insert(device);
+    }
+
+    fn is_staged(&self, device: &DeviceKey) -> bool {
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner).contains(device)
     }
 
     /// See [`super::Store::pull`].
@@ -122,7 +137,9 @@ impl Index {
             device.about.client_ip = Some(seen.client_ip);
             device.returning = true;
         }
-        current
+        drop(part);
+        // What another session said a moment ago and isn't durable yet is no reason to welcome this one.
+        current && !self.is_staged(&seen.key)
     }
 
     /// See [`super::Store::revocation`].

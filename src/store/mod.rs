@@ -12,7 +12,8 @@ use crate::binding::{Bindings, Change, ChangeError};
 use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
-    Accepted, Acked, Attributes, Counts, Failure, Millis, NewBatch, Reached, Rejection, Seen, StreamEvent,
+    Accepted, Acked, Attributes, Counts, Failure, Millis, NewBatch, Reached, ReceiptGap, Rejection, Seen,
+    StreamEvent,
 };
 
 /// A committed batch as sessions see it: immutable, shared by all entries that point to it.
@@ -85,12 +86,33 @@ pub enum Command {
         /// Up to here, inclusive.
         cursor: Seq,
     },
+    /// Ends a stream that the configuration no longer names, with what is unread of it; or, with `force`, drops what is unread of one that it
+    /// does name: a gap takes its place.
+    RetireStream {
+        /// The stream.
+        stream: Arc<str>,
+        /// Also one that apps map to.
+        force: bool,
+        /// The answer, once durable.
+        reply: oneshot::Sender<Result<Retired, RetireError>>,
+    },
     /// A question, answered as of a durable sequence.
     Query {
         /// What is asked.
         query: Query,
         /// The answer and the sequence as of which it holds.
         reply: oneshot::Sender<(Seq, QueryAnswer)>,
+    },
+    /// Revoke every credential that a device has; its session ends ([`CommitSink::revoked`]).
+    RevokeCredentials {
+        /// The device; it need not be known.
+        device: DeviceKey,
+        /// Its app's epoch.
+        epoch: u32,
+        /// Whether it may register again, for a credential above all that it had. Else it is locked out.
+        allow_registration: bool,
+        /// What is revoked of it now, once durable.
+        reply: oneshot::Sender<Result<Revocation, Rejection>>,
     },
     /// Answered when everything submitted before is durable; with `checkpoint`, after a whole checkpoint too.
     Flush {
@@ -270,6 +292,53 @@ pub struct StreamBounds {
     pub head: Seq,
 }
 
+/// A stream for an operator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StreamState {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether the configuration names it; if not, it waits to be retired.
+    pub configured: bool,
+    /// Where it stands.
+    pub bounds: StreamBounds,
+    /// Whether there is something behind the cursor.
+    pub unread: bool,
+    /// Since when there is, without the cursor having moved; about.
+    pub unread_since: Option<Millis>,
+    /// Bytes of the journal that it holds back.
+    pub pinned_bytes: u64,
+    /// At its soft bound: batches of its apps are refused.
+    pub full: bool,
+    /// What its reader will find missing.
+    pub gaps: Vec<ReceiptGap>,
+}
+
+/// A stream was retired, or what was unread of it dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Retired {
+    /// As of this sequence.
+    pub sequence: Seq,
+    /// Whether it is no more. If not, the configuration names it: it goes on.
+    pub ended: bool,
+}
+
+/// Why a stream isn't retired.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RetireError {
+    /// There is none of this name.
+    #[error("no such stream")]
+    Unknown,
+    /// Apps map to it.
+    #[error("the configuration names this stream")]
+    Configured,
+    /// Another one is being dropped.
+    #[error("another stream is being dropped")]
+    Busy,
+    /// The disk has no room for the record.
+    #[error("the disk is full")]
+    Full,
+}
+
 /// Events of one read, and where the next one starts.
 #[derive(Debug)]
 pub struct StreamRead {
@@ -307,6 +376,11 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Where a stream stands.
     fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError>;
 
+    /// All streams: those of the configuration, and those that wait to be retired.
+    fn streams(&self) -> Vec<StreamState> {
+        Vec::new()
+    }
+
     /// Reads events after the cursor, at most `max_events` and about `max_bytes`. Reads files: never call it on a shard's thread.
     fn read_stream(
         &self,
@@ -342,6 +416,8 @@ pub trait CommitSink: Send {
     fn ack_refused(&mut self, session: SessionRef) {
         tracing::warn!(?session, "an Ack can't be kept: the disk is full, and the reserve used up");
     }
+    /// The device's credentials were revoked, durably: a session with one has to end. For a sink without sessions there is nothing to do.
+    fn revoked(&mut self, _device: &DeviceKey) {}
     /// The device's entry ended without its doing: a session may forget it.
     fn ended(&mut self, device: &DeviceKey, batch: Seq, reason: Failure);
 }

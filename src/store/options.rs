@@ -37,6 +37,8 @@ pub struct StoreOptions {
     pub body_cache_bytes: usize,
     /// Journal bytes behind a stream's cursor beyond which batches of its apps are refused.
     pub stream_soft_bytes: u64,
+    /// Journal bytes behind a stream's cursor beyond which its oldest events go, and a gap takes their place.
+    pub stream_hard_bytes: u64,
     /// Receipts a second about messages that nothing is known of; more are dropped.
     pub unmatched_per_second: u32,
     /// Milliseconds unseen after which a device is forgotten; 0: never.
@@ -66,6 +68,7 @@ impl Default for StoreOptions {
             max_devices: 10_000_000,
             body_cache_bytes: 256 * 1024 * 1024,
             stream_soft_bytes: 8 * 1024 * 1024 * 1024,
+            stream_hard_bytes: 16 * 1024 * 1024 * 1024,
             unmatched_per_second: 100,
             forget_after_ms: 90 * 24 * 3600 * 1000,
             digest_key: DigestKey([0; 32]),

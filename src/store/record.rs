@@ -3,7 +3,7 @@
 //!
 //! | kind | says | changes |
 //! |---|---|---|
-//! | 1 batch | accepted: content, body once, targets with their dense numbers, refused ordinals | home part, id's part, each target's part |
+//! | 1 batch | accepted: content, body once, targets with their dense numbers, refused ordinals, those that ended at once | home part, id's part, each target's part |
 //! | 2 copy | a batch as above, only what is still live, under its original sequence | its place |
 //! | 3 device | a device as it is now, and what of it changed | its part |
 //! | 4 receipt | one event of one device, perhaps the end of its entry | the device's part, the message's part |
@@ -12,6 +12,11 @@
 //! | 11 binding | a device is bound to something, or no more | its part |
 //! | 12 forgotten | a device is known no more | its part |
 //! | 13 active | when devices were active | their parts |
+//! | 16 epoch | which credentials of a device are revoked | its part |
+//! | 20 stream | a stream of this number and name | the streams |
+//! | 21 route | from here on an app's records belong to this stream | the streams |
+//! | 22 gap | what a stream lost at its hard bound | the stream |
+//! | 23 retired | a stream is no more | the streams |
 //!
 //! Receipts, mass ends and what is said of devices are self-contained, so that a stream is read straight from the journal without a look-up,
 //! and an event can't disagree with the outcome or the change that it is. Each begins with its app, which says whose stream it belongs to.
@@ -20,8 +25,9 @@
 //! the batches of its device along.
 
 use super::codec::{Malformed, Take, put_bytes, put_u32, put_u64, put_varint};
+use crate::credential::Revocation;
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
-use crate::push::{Millis, Priority, Refusal};
+use crate::push::{Failure, MassOutcome, Millis, Priority, Refusal};
 
 pub(super) use device::{BindingRecord, DeviceRecord, ForgottenRecord};
 pub(super) use receipt::{MassRecord, ReceiptRecord, app_of, has_ordinal, set_ordinal, stream_events};
@@ -38,6 +44,11 @@ pub(super) const CURSOR: u8 = 6;
 pub(super) const BINDING: u8 = 11;
 pub(super) const FORGOTTEN: u8 = 12;
 pub(super) const ACTIVE: u8 = 13;
+pub(super) const EPOCH: u8 = 16;
+pub(super) const STREAM: u8 = 20;
+pub(super) const ROUTE: u8 = 21;
+pub(super) const GAP: u8 = 22;
+pub(super) const RETIRED: u8 = 23;
 
 /// An accepted target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,8 +83,11 @@ pub(super) struct BatchRecord<'a> {
     pub(super) targets: &'a [u8],
     pub(super) priority: Priority,
     pub(super) collapse_key: &'a str,
-    /// Bit by ordinal: the target was resolved from an account.
+    /// Bit by ordinal: the target was resolved from an account that is bound there.
     pub(super) of_account: &'a [u8],
+    /// Bit by ordinal: from one that isn't. Its end, `unbound`, is part of this record: whatever part of a group a crash leaves, the phone's
+    /// user never sees it.
+    pub(super) unbound: &'a [u8],
 }
 
 impl<'a> BatchRecord<'a> {
@@ -96,6 +110,7 @@ impl<'a> BatchRecord<'a> {
         out.push(self.priority as u8);
         put_bytes(out, self.collapse_key.as_bytes());
         put_bytes(out, self.of_account);
+        put_bytes(out, self.unbound);
     }
 
     pub(super) fn decode(payload: &'a [u8]) -> Result<Self, Malformed> {
@@ -119,6 +134,7 @@ impl<'a> BatchRecord<'a> {
             priority: take_priority(take.u8()?)?,
             collapse_key: take.text()?,
             of_account: take.bytes()?,
+            unbound: take.bytes()?,
         };
         take.0.is_empty().then_some(record).ok_or(Malformed)
     }
@@ -144,6 +160,24 @@ impl<'a> BatchRecord<'a> {
             targets.push(Target { ordinal, key: DeviceKey(*key), number: u32::from_le_bytes(*number) });
         }
         Ok(targets)
+    }
+
+    /// The end of those that ended at once, as the stream gives it; `None`: there are none.
+    pub(super) fn mass(&self) -> Result<Option<MassOutcome>, Malformed> {
+        if self.unbound.is_empty() {
+            return Ok(None);
+        }
+        let (app, batch) = self.names()?;
+        Ok(Some(MassOutcome {
+            app,
+            message: self.message,
+            batch,
+            reason: Failure::Unbound,
+            event_time: self.accepted_at,
+            ordinals: self.unbound.to_vec(),
+            count: self.unbound.iter().map(|bits| bits.count_ones()).sum(),
+            job_key: self.job_key.into(),
+        }))
     }
 
     /// The names as the types they are.
@@ -218,6 +252,19 @@ pub(super) fn take_cursor(payload: &[u8]) -> Result<(&str, Seq), Malformed> {
     Ok((take.text()?, Seq(take.u64()?)))
 }
 
+/// Kind 16. Apart from the device's own record: a device need not be known to be revoked, and stays so when it is forgotten.
+pub(super) fn put_epoch(out: &mut Vec<u8>, device: &DeviceKey, revocation: Revocation) {
+    out.extend_from_slice(&device.0);
+    put_u32(out, revocation.min_epoch);
+    out.push(u8::from(revocation.locked));
+}
+
+/// What [`put_epoch`] wrote.
+pub(super) fn take_epoch(take: &mut Take<'_>) -> Result<(DeviceKey, Revocation), Malformed> {
+    let device = DeviceKey(take.array()?);
+    Ok((device, Revocation { min_epoch: take.u32()?, locked: take.flag()? }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,6 +301,7 @@ mod tests {
                 priority: Priority::High,
                 collapse_key: "weather",
                 of_account: &[6],
+                unbound: &[1],
             };
             record.encode(&mut out);
             assert_eq!(BatchRecord::decode(&out).as_ref(), Ok(&record));

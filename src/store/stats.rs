@@ -66,6 +66,8 @@ figures! {
     copied_bytes,
     /// Segments removed.
     segments_removed,
+    /// Events of streams dropped at their hard bound.
+    gap_events,
     /// Batch ids forgotten before, as created: milliseconds since 1970.
     oldest_created_at,
 }

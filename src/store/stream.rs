@@ -1,94 +1,252 @@
 //! Streams: what goes upstream, read straight from the journal. A stream keeps one durable cursor, up to which its reader has
-//! everything; what lies behind it keeps its segments from being trimmed.
+//! everything; what lies behind it keeps its segments from being trimmed, up to the hard bound: then the oldest go, and a gap takes their place.
 //!
 //! A cursor that moves over nothing but foreign records is not written: else each cursor's own record would be something new to
 //! acknowledge, and an idle edge would write for ever.
+//!
+//! Invariants: the streams and their routes are those of the start; at run time only cursors, gaps and retirements change, on the
+//! engine's thread and after they are durable. Between a stream's cursor and the oldest kept record there is nothing of it but gaps.
+
+pub(super) mod gaps;
+pub(super) mod saved;
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::Disk;
-use super::journal::{JournalReader, Place, ReadError};
-use super::options::StoreOptions;
+use super::journal::{JournalReader, Place, ReadError, SegmentState};
 use super::record::{app_of, stream_events};
-use super::{StreamBounds, StreamError, StreamRead};
+use super::{StreamBounds, StreamError, StreamRead, StreamState};
 use crate::ids::Seq;
+use crate::push::{Millis, ReceiptGap, StreamEvent};
+use gaps::Gaps;
+use saved::{Routes, SavedStream, SavedStreams, StreamId};
 
 /// Journal bytes looked at in one read, in multiples of the bytes asked for: where a stream has few events, a read ends without any.
 const LOOKED_AT: usize = 16;
+/// How often a read begins again because segments went under its hands.
+const RETRIES: usize = 3;
 
 #[derive(Debug)]
 struct Stream {
+    id: StreamId,
     name: Arc<str>,
+    configured: bool,
+    retired: AtomicBool,
     /// Durable, or as good as: no event lies between it and the durable one.
     cursor: AtomicU64,
     last_event: AtomicU64,
+    gaps: Mutex<Gaps>,
+    /// Where the newest gap ends.
+    gap_end: AtomicU64,
+    /// The newest cursor that a reader was given since the start.
+    read_to: AtomicU64,
+    /// Bytes of segments that it holds back.
+    pinned: AtomicU64,
+    /// Since when there is something unread, about; 0: there is nothing.
+    unread_since: AtomicU64,
     full: AtomicBool,
     /// Where the read that ended at this sequence left off.
     hint: Mutex<Option<(Seq, Place)>>,
 }
 
-/// All streams of the configuration.
+/// All streams: those of the configuration first, in its order, then those that wait to be retired.
 #[derive(Debug)]
-pub(super) struct Streams(Vec<Stream>);
+pub(super) struct Streams {
+    all: Vec<Stream>,
+    routes: Routes,
+    next_id: StreamId,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Stream {
+    fn cursor(&self) -> Seq {
+        Seq(self.cursor.load(Ordering::Acquire))
+    }
+
+    /// Behind it the stream needs the journal.
+    fn pin(&self) -> Seq {
+        self.cursor().max(Seq(self.gap_end.load(Ordering::Acquire)))
+    }
+
+    fn pins(&self) -> bool {
+        self.last_event.load(Ordering::Relaxed) > self.pin().0 && !self.retired.load(Ordering::Relaxed)
+    }
+
+    fn has_unread(&self) -> bool {
+        self.pin() > self.cursor() || self.last_event.load(Ordering::Relaxed) > self.cursor().0
+    }
+}
 
 impl Streams {
-    pub(super) fn new(names: &[Arc<str>]) -> Self {
-        let stream = |name: &Arc<str>| Stream {
-            name: name.clone(),
-            cursor: AtomicU64::new(0),
-            last_event: AtomicU64::new(0),
+    pub(super) fn new(saved: SavedStreams, configured: &[Arc<str>]) -> Self {
+        let stream = |saved: SavedStream| Stream {
+            configured: configured.contains(&saved.name),
+            id: saved.id,
+            name: saved.name,
+            retired: AtomicBool::new(false),
+            cursor: AtomicU64::new(saved.cursor.0),
+            last_event: AtomicU64::new(saved.last_event.0),
+            gap_end: AtomicU64::new(saved.gaps.end().0),
+            gaps: Mutex::new(saved.gaps),
+            read_to: AtomicU64::new(0),
+            pinned: AtomicU64::new(0),
+            unread_since: AtomicU64::new(0),
             full: AtomicBool::new(false),
             hint: Mutex::default(),
         };
-        Self(names.iter().map(stream).collect())
+        Self {
+            all: saved.streams.into_iter().map(stream).collect(),
+            routes: saved.routes,
+            next_id: saved.next_id,
+        }
+    }
+
+    /// What a checkpoint has to know, as of the head.
+    pub(super) fn saved(&self, head: Seq) -> SavedStreams {
+        let kept = self.all.iter().filter(|stream| !stream.retired.load(Ordering::Relaxed));
+        let streams = kept.map(|stream| SavedStream {
+            id: stream.id,
+            name: stream.name.clone(),
+            // Where there is nothing to read, a start after a crash should know so too.
+            cursor: if stream.has_unread() { stream.cursor() } else { head },
+            last_event: Seq(stream.last_event.load(Ordering::Relaxed)),
+            gaps: lock(&stream.gaps).clone(),
+        });
+        SavedStreams { next_id: self.next_id, streams: streams.collect(), routes: self.routes.clone() }
     }
 
     pub(super) fn position(&self, name: &str) -> Option<usize> {
-        self.0.iter().position(|stream| &*stream.name == name)
-    }
-
-    pub(super) fn name(&self, stream: usize) -> &Arc<str> {
-        &self.0[stream].name
+        self.all.iter().position(|stream| &*stream.name == name && !stream.retired.load(Ordering::Relaxed))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
+    }
+
+    pub(super) fn name(&self, stream: usize) -> &Arc<str> {
+        &self.all[stream].name
+    }
+
+    pub(super) fn id(&self, stream: usize) -> StreamId {
+        self.all[stream].id
+    }
+
+    pub(super) fn is_configured(&self, stream: usize) -> bool {
+        self.all[stream].configured
     }
 
     pub(super) fn cursor(&self, stream: usize) -> Seq {
-        Seq(self.0[stream].cursor.load(Ordering::Acquire))
+        self.all[stream].cursor()
+    }
+
+    /// Behind it the stream needs the journal, if it [`Streams::pins`] at all.
+    pub(super) fn pin(&self, stream: usize) -> Seq {
+        self.all[stream].pin()
+    }
+
+    pub(super) fn pins(&self, stream: usize) -> bool {
+        self.all[stream].pins()
     }
 
     /// Never back.
     pub(super) fn set_cursor(&self, stream: usize, cursor: Seq) {
-        self.0[stream].cursor.fetch_max(cursor.0, Ordering::AcqRel);
+        let stream = &self.all[stream];
+        if stream.cursor.fetch_max(cursor.0, Ordering::AcqRel) < cursor.0 {
+            stream.unread_since.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The cursor behind which nothing may go. A stream with nothing to read holds nothing back: it may have no reader at all.
     pub(super) fn oldest_cursor(&self) -> Seq {
-        let unread = (0..self.0.len()).filter(|&stream| self.has_unread(stream));
-        unread.map(|stream| self.cursor(stream)).min().unwrap_or(Seq(u64::MAX))
+        let pinning = self.all.iter().filter(|stream| stream.pins());
+        pinning.map(Stream::pin).min().unwrap_or(Seq(u64::MAX))
     }
 
     pub(super) fn note_event(&self, stream: usize, seq: Seq) {
-        if let Some(stream) = self.0.get(stream) {
+        if let Some(stream) = self.all.get(stream) {
             stream.last_event.fetch_max(seq.0, Ordering::Relaxed);
         }
     }
 
-    /// Whether there is an event behind the cursor.
+    /// Whether there is something behind the cursor: an event, or a gap.
     pub(super) fn has_unread(&self, stream: usize) -> bool {
-        self.0[stream].last_event.load(Ordering::Relaxed) > self.cursor(stream).0
+        self.all[stream].has_unread()
     }
 
     pub(super) fn is_full(&self, stream: usize) -> bool {
-        self.0.get(stream).is_some_and(|stream| stream.full.load(Ordering::Relaxed))
+        self.all.get(stream).is_some_and(|stream| stream.full.load(Ordering::Relaxed))
     }
 
-    pub(super) fn set_full(&self, stream: usize, full: bool) {
-        self.0[stream].full.store(full, Ordering::Relaxed);
+    /// Measures what each stream holds back, by whole segments.
+    pub(super) fn measure(&self, segments: &[SegmentState], soft_bytes: u64, now: Millis) {
+        for stream in &self.all {
+            let (pins, pin) = (stream.pins(), stream.pin());
+            let behind =
+                segments.iter().filter(|segment| pins && segment.last > pin && segment.first <= segment.last);
+            let bytes: u64 = behind.map(|segment| u64::from(segment.used)).sum();
+            stream.pinned.store(bytes, Ordering::Relaxed);
+            stream.full.store(bytes > soft_bytes, Ordering::Relaxed);
+            let since = &stream.unread_since;
+            match (stream.has_unread(), since.load(Ordering::Relaxed)) {
+                (false, 1..) => since.store(0, Ordering::Relaxed),
+                (true, 0) => since.store(now, Ordering::Relaxed),
+                _ => {}
+            }
+        }
+    }
+
+    /// Bytes of segments held back, as last measured.
+    pub(super) fn pinned(&self, stream: usize) -> u64 {
+        self.all[stream].pinned.load(Ordering::Relaxed)
+    }
+
+    /// The newest gap, if no reader was given it: a longer one may take its place.
+    pub(super) fn growing_gap(&self, stream: usize) -> Option<ReceiptGap> {
+        let stream = &self.all[stream];
+        let seen = stream.read_to.load(Ordering::Acquire).max(stream.cursor().0);
+        lock(&stream.gaps).newest().filter(|gap| seen < gap.last.0).cloned()
+    }
+
+    /// A gap is durable.
+    pub(super) fn insert_gap(&self, stream: usize, gap: ReceiptGap) {
+        let stream = &self.all[stream];
+        let end = gap.last;
+        lock(&stream.gaps).insert(gap);
+        stream.gap_end.fetch_max(end.0, Ordering::AcqRel);
+    }
+
+    /// Its retirement is durable.
+    pub(super) fn retire(&self, stream: usize) {
+        self.all[stream].retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a record of this app is the stream's.
+    pub(super) fn owns(&self, stream: usize, app: &str, seq: Seq) -> bool {
+        self.routes.of(app, seq) == Some(self.all[stream].id)
+    }
+
+    /// All, for an operator.
+    pub(super) fn states<D: Disk>(&self, reader: &JournalReader<D>) -> Vec<StreamState> {
+        let kept = self.all.iter().filter(|stream| !stream.retired.load(Ordering::Relaxed));
+        let state = |stream: &Stream| {
+            let since = stream.unread_since.load(Ordering::Relaxed);
+            StreamState {
+                name: stream.name.clone(),
+                configured: stream.configured,
+                bounds: stream.bounds(reader),
+                unread: stream.has_unread(),
+                unread_since: (since > 0).then_some(since),
+                pinned_bytes: stream.pinned.load(Ordering::Relaxed),
+                full: stream.full.load(Ordering::Relaxed),
+                gaps: lock(&stream.gaps).unread(stream.cursor()),
+            }
+        };
+        kept.map(state).collect()
     }
 
     /// See [`super::Store::stream_bounds`].
@@ -98,67 +256,113 @@ impl Streams {
         stream: &str,
     ) -> Result<StreamBounds, StreamError> {
         let stream = self.position(stream).ok_or(StreamError::Unknown)?;
-        let oldest = oldest_cursor(reader);
-        Ok(StreamBounds { cursor: self.cursor(stream).max(oldest), oldest, head: reader.head() })
+        Ok(self.all[stream].bounds(reader))
     }
 
     /// See [`super::Store::read_stream`].
     pub(super) fn read<D: Disk>(
         &self,
         reader: &JournalReader<D>,
-        options: &StoreOptions,
         name: &str,
         after: Seq,
         max_events: usize,
         max_bytes: usize,
     ) -> Result<StreamRead, StreamError> {
-        let StreamBounds { oldest, head, .. } = self.bounds(reader, name)?;
-        if after > head {
-            return Err(StreamError::Beyond { asked: after, head });
+        let at = self.position(name).ok_or(StreamError::Unknown)?;
+        let stream = &self.all[at];
+        let mut oldest = Seq(0);
+        for _ in 0..RETRIES {
+            // In this order: a gap is there before its segments go.
+            let bounds = stream.bounds(reader);
+            if after > bounds.head {
+                return Err(StreamError::Beyond { asked: after, head: bounds.head });
+            }
+            oldest = bounds.oldest;
+            if after < oldest {
+                break;
+            }
+            let kept = oldest_kept(reader);
+            let gap = lock(&stream.gaps).behind(after).cloned();
+            // Before what is kept, only gaps are the stream's.
+            let from = after.max(kept);
+            let read = match gap {
+                Some(gap) if gap.first.0 <= from.0 + 1 => Ok(Some(StreamRead {
+                    cursor: gap.last,
+                    events: if gap.events == 0 {
+                        Vec::new()
+                    } else {
+                        vec![(gap.last, StreamEvent::Gap(Box::new(gap)))]
+                    },
+                })),
+                gap => {
+                    let until = gap.map_or(Seq(u64::MAX), |gap| Seq(gap.first.0 - 1));
+                    self.scan(reader, at, from, until.min(bounds.head), (max_events, max_bytes))
+                }
+            }?;
+            if let Some(read) = read {
+                stream.read_to.fetch_max(read.cursor.0, Ordering::AcqRel);
+                return Ok(read);
+            }
         }
-        if after < oldest {
-            return Err(StreamError::Gone { asked: after, oldest });
-        }
-        let stream = self.position(name).ok_or(StreamError::Unknown)?;
+        Err(StreamError::Gone { asked: after, oldest })
+    }
+
+    /// Events of records in (after, until]. `None`: segments went meanwhile.
+    fn scan<D: Disk>(
+        &self,
+        reader: &JournalReader<D>,
+        stream: usize,
+        after: Seq,
+        until: Seq,
+        (max_events, max_bytes): (usize, usize),
+    ) -> Result<Option<StreamRead>, StreamError> {
         let mut read = StreamRead { events: Vec::new(), cursor: after };
-        let hint = *self.0[stream].hint.lock().unwrap_or_else(PoisonError::into_inner);
+        let hint = *lock(&self.all[stream].hint);
         let mut position = hint.filter(|&(seq, _)| seq == after).map(|(_, place)| place);
         let (mut bytes, mut looked_at, mut stopped) = (0, 0, false);
         let scanned = reader.scan(after, &mut position, &mut |record| {
+            if record.seq > until {
+                return ControlFlow::Break(());
+            }
             looked_at += record.payload.len();
             // A record that passes its checksum and isn't understood was written by a newer program: not ours to forward.
             let ours = matches!(app_of(record.kind, record.payload), Ok(Some(app))
-                if self.0.len() == 1 || options.stream_of(app) == stream);
+                if self.owns(stream, app, record.seq));
             if ours && let Ok(events) = stream_events(record.kind, record.payload) {
                 bytes += record.payload.len();
                 read.events.extend(events.into_iter().map(|event| (record.seq, event)));
             }
             read.cursor = record.seq;
-            let enough = read.events.len() >= max_events
+            stopped = read.events.len() >= max_events
                 || bytes >= max_bytes
                 || looked_at >= max_bytes.saturating_mul(LOOKED_AT);
-            stopped = enough;
-            if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         match scanned {
             // Damage at the very end was looked at too: else a reader would ask for it again for ever.
-            Ok(()) if !stopped => read.cursor = read.cursor.max(head),
+            Ok(()) if !stopped => read.cursor = read.cursor.max(until),
             Ok(()) => {}
-            Err(ReadError::Gone) => {
-                return Err(StreamError::Gone { asked: after, oldest: oldest_cursor(reader) });
-            }
+            Err(ReadError::Gone) => return Ok(None),
             Err(ReadError::Io(error)) => return Err(error.into()),
             Err(ReadError::Damaged(place)) => {
                 return Err(std::io::Error::other(format!("damaged record at {place:?}")).into());
             }
         }
-        *self.0[stream].hint.lock().unwrap_or_else(PoisonError::into_inner) =
-            position.map(|place| (read.cursor, place));
-        Ok(read)
+        *lock(&self.all[stream].hint) = position.map(|place| (read.cursor, place));
+        Ok(Some(read))
     }
 }
 
-/// The oldest cursor that can be named.
-fn oldest_cursor<D: Disk>(reader: &JournalReader<D>) -> Seq {
+impl Stream {
+    fn bounds<D: Disk>(&self, reader: &JournalReader<D>) -> StreamBounds {
+        // In this order: what is kept may only grow less until the cursor is looked at.
+        let kept = oldest_kept(reader);
+        let cursor = if self.has_unread() { self.cursor() } else { self.cursor().max(kept) };
+        StreamBounds { cursor, oldest: kept.min(cursor), head: reader.head() }
+    }
+}
+
+/// The cursor before the oldest record that is kept.
+fn oldest_kept<D: Disk>(reader: &JournalReader<D>) -> Seq {
     Seq(reader.oldest().0.saturating_sub(1))
 }

@@ -61,7 +61,11 @@ fn weight(command: &Command) -> usize {
             Command::Sent(sent) => sent.len() * 32,
             Command::LastActive(active) => active.len() * 24,
             Command::Query { query: super::Query::Devices(keys), .. } => keys.len() * 16,
-            Command::StreamAck { .. } | Command::Query { .. } | Command::Flush { .. } => 0,
+            Command::StreamAck { .. }
+            | Command::Query { .. }
+            | Command::RetireStream { .. }
+            | Command::RevokeCredentials { .. }
+            | Command::Flush { .. } => 0,
         }
 }
 
@@ -195,6 +199,8 @@ fn is_urgent(command: &Command) -> bool {
         | Command::Seen { .. }
         | Command::Change { .. }
         | Command::Query { .. }
+        | Command::RetireStream { .. }
+        | Command::RevokeCredentials { .. }
         | Command::Flush { .. } => true,
         Command::Acks { .. } | Command::Sent(_) | Command::LastActive(_) | Command::StreamAck { .. } => false,
     }

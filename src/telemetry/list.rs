@@ -105,6 +105,8 @@ families! {
         MailboxOverflows = "mooring_mailbox_overflows_total",
         #[doc = "Journal records found damaged."]
         DamagedRecords = "mooring_damaged_records_total",
+        #[doc = "Events dropped because a stream was at its hard bound; its reader gets a gap in their place."]
+        GapEvents = "mooring_receipt_gap_events_total",
         #[doc = "Pushes written to devices, by shard."]
         Deliveries(shard: ShardId) = "mooring_deliveries_total",
     }

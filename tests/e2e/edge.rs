@@ -277,8 +277,9 @@ fn configuration(dir: &Path, dev: &DevSet, settings: &[(&str, &str)]) -> String 
     write!(
         text,
         "[admin]\nlisten = \"127.0.0.1:0\"\n\
-         [router]\nlisten = \"127.0.0.1:0\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n\
+         [router]\nlisten = \"127.0.0.1:0\"\ngrpc = \"{grpc}\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n\
          [[router.routers]]\nname = \"{router}\"\napps = \"*\"\nstreams = \"*\"\n",
+        grpc = if cfg!(feature = "grpc") { "127.0.0.1:0" } else { "off" },
         ca = quoted(&dev.ca),
         router = pki::DEV_ROUTER,
     )

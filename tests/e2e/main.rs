@@ -10,6 +10,11 @@ mod device;
 mod disk;
 mod edge;
 mod endings;
+#[cfg(feature = "grpc")]
+mod grpc;
+#[cfg(feature = "grpc")]
+#[path = "../router_link_grpc/call.rs"]
+mod grpc_call;
 mod leaving;
 mod priority;
 mod quic;

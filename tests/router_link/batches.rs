@@ -62,6 +62,23 @@ async fn refused_ordinals_and_a_repeat_and_a_conflict() {
 }
 
 #[tokio::test]
+async fn a_router_that_says_no_more_gets_what_is_under_way() {
+    let edge = Edge::start().await;
+    edge.store.hold();
+    let (mut router, _) = edge.open(vec![]).await;
+    router.say(deliver("b1", 2)).await;
+    router.say_no_more().await;
+    until(&edge.store.submitted, |count| *count == 1).await;
+    edge.store.release("b1");
+    assert_eq!(router.hear_accepted().await.accepted, 2);
+    assert!(router.try_hear().await.is_err(), "the link ends");
+    // Without anything under way it ends at once.
+    let (mut router, _) = edge.open(vec![]).await;
+    router.say_no_more().await;
+    assert!(router.try_hear().await.is_err(), "the link ends");
+}
+
+#[tokio::test]
 async fn a_batch_over_the_credit_is_refused_and_taken_once_there_is_credit() {
     let edge = Edge::start_with(|context| context.credit_targets = 10).await;
     edge.store.hold();

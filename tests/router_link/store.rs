@@ -290,7 +290,7 @@ fn size(event: &StreamEvent) -> usize {
     match event {
         StreamEvent::Receipt(receipt) => 100 + receipt.attributes.0.len(),
         StreamEvent::Mass(mass) => 100 + mass.ordinals.len(),
-        StreamEvent::Device(_) => 100,
+        StreamEvent::Gap(_) | StreamEvent::Device(_) => 100,
     }
 }
 

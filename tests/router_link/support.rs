@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use mooring::clock::Clock;
 use mooring::ids::{AppKey, DigestKey};
-use mooring::router::{Allowed, Pace, Phase, Rights, RouterContext, Rules, StreamRegistry, serve};
+use mooring::router::{Allowed, Pace, Phase, Rights, RouterContext, Rules, StreamRegistry};
 use mooring::wire::pb::{device, router as pb};
 use pb::{from_router, to_router};
 use prost::Message;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,9 +19,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
+use super::carrier;
 use super::store::FakeStore;
 
 /// What a test waits for comes at once, or never.
@@ -52,6 +51,17 @@ impl Ca {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.issuer).expect("signed").der().clone();
         (certificate, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+    }
+
+    /// The TLS of a client.
+    pub(crate) fn client(&self, identity: Option<Identity>) -> ClientConfig {
+        let config = ClientConfig::builder().with_root_certificates(self.roots());
+        match identity {
+            Some((certificate, key)) => {
+                config.with_client_auth_cert(vec![certificate], key).expect("an identity")
+            }
+            None => config.with_no_client_auth(),
+        }
     }
 
     fn roots(&self) -> RootCertStore {
@@ -89,7 +99,7 @@ impl Edge {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (phase, phases) = watch::channel(Phase::Serving);
-        let served = tokio::spawn(serve(listener, Arc::new(context), phases));
+        let served = tokio::spawn(carrier::serve(listener, Arc::new(context), phases));
         Self { ca, address, store, phase, served }
     }
 
@@ -113,20 +123,13 @@ impl Edge {
         identity: Option<Identity>,
         receive_buffer: Option<u32>,
     ) -> std::io::Result<Router> {
-        let config = ClientConfig::builder().with_root_certificates(self.ca.roots());
-        let config = match identity {
-            Some((certificate, key)) => {
-                config.with_client_auth_cert(vec![certificate], key).expect("an identity")
-            }
-            None => config.with_no_client_auth(),
-        };
+        let config = self.ca.client(identity);
         let socket = TcpSocket::new_v4()?;
         if let Some(bytes) = receive_buffer {
             socket.set_recv_buffer_size(bytes)?;
         }
         let socket = socket.connect(self.address).await?;
-        let name = ServerName::try_from("localhost").expect("a name");
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
+        let stream = carrier::connect(config, socket).await?;
         Ok(Router { stream })
     }
 
@@ -162,7 +165,7 @@ fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
 
 /// A router made of frames.
 pub(crate) struct Router {
-    stream: TlsStream<TcpStream>,
+    stream: carrier::Stream,
 }
 
 impl Router {
@@ -173,6 +176,11 @@ impl Router {
     pub(crate) async fn say_bytes(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.expect("written");
         self.stream.flush().await.expect("flushed");
+    }
+
+    /// Ends this half of the link.
+    pub(crate) async fn say_no_more(&mut self) {
+        self.stream.shutdown().await.expect("shut down");
     }
 
     /// The next frame.

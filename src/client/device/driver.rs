@@ -55,6 +55,11 @@ pub trait Handler: Send {
     /// The edge gave the device an id or a credential: keep them.
     fn keep(&mut self, _device_id: &str, _credential: &[u8]) {}
 
+    /// A token of the app's backend to register with, where the app asks for one; fetched anew each time, as they live shortly.
+    fn token(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+
     /// Take a message back.
     fn revoke(&mut self, _message_id: u64) {}
 
@@ -153,6 +158,9 @@ impl<H: Handler> Device<H> {
         mut link: Link<S>,
         leave: &mut watch::Receiver<Leave>,
     ) -> Option<End> {
+        if self.machine.is_registering() {
+            self.machine.set_token(self.handler.token());
+        }
         let hello = self.machine.handle_connected(self.clock.now());
         link.queue(to_edge::Frame::Hello(hello));
         let mut stored = Vec::new();

@@ -103,8 +103,10 @@ pub struct Machine {
     /// Clicks and cleans that the user makes later.
     later: Vec<(Millis, u64, EventType)>,
     session: Option<Session>,
-    /// The last credential was refused: the next Hello registers.
+    /// It has no credential, or the last one was refused: the next Hello registers.
     registering: bool,
+    /// Of the app's backend, for the next registration.
+    token: Vec<u8>,
     /// What it did and saw.
     pub tally: Tally,
 }
@@ -133,6 +135,7 @@ impl Machine {
         let rng = SmallRng::seed_from_u64(settings.seed);
         Self {
             registering: settings.device_id.is_empty(),
+            token: Vec::new(),
             settings,
             rng,
             seen: Seen::default(),
@@ -153,6 +156,16 @@ impl Machine {
         &self.settings.credential
     }
 
+    /// Whether the next Hello registers. Then it may need a token: [`Self::set_token`].
+    pub fn is_registering(&self) -> bool {
+        self.registering && self.settings.install_secret.is_some()
+    }
+
+    /// Gives it the token to register with. They live shortly: it is asked for anew each time.
+    pub fn set_token(&mut self, token: Vec<u8>) {
+        self.token = token;
+    }
+
     /// Events that are not confirmed yet, or still to be made.
     pub fn unsettled(&self) -> usize {
         self.events.len() + self.later.len()
@@ -169,7 +182,8 @@ impl Machine {
         let settings = &self.settings;
         let identity = match settings.install_secret {
             Some(secret) if self.registering => {
-                hello::Identity::Register(Register { install_secret: secret.to_vec(), token: Vec::new() })
+                let token = std::mem::take(&mut self.token);
+                hello::Identity::Register(Register { install_secret: secret.to_vec(), token })
             }
             _ => hello::Identity::Login(Login {
                 device_id: settings.device_id.clone(),

@@ -166,10 +166,40 @@ fn each_error_code_has_its_consequence() {
     }
     // With an install secret a refused credential leads to a registration, once.
     let (next, mut m) = after(ErrorCode::Unauthenticated, Some([3; 16]));
-    assert!(matches!(next, Next::Again { .. }));
-    assert!(matches!(m.handle_connected(1).identity, Some(hello::Identity::Register(_))));
+    assert!(matches!(next, Next::Again { .. }) && m.is_registering());
+    m.set_token(b"token".into());
+    let hello = m.handle_connected(1);
+    let register = Register { install_secret: vec![3; 16], token: b"token".into() };
+    assert_eq!(hello.identity, Some(hello::Identity::Register(register)));
     let again = End::Refused { code: ErrorCode::Unauthenticated, retry_after: 0 };
     assert_eq!(m.handle_end(again), Next::Stop);
+    // A registration that breaks off is repeated, as often as need be; one that is closed is not.
+    let (_, mut m) = after(ErrorCode::Unauthenticated, Some([3; 16]));
+    for _ in 0..3 {
+        m.handle_connected(1);
+        assert!(matches!(m.handle_end(End::Broken), Next::Again { .. }) && m.is_registering());
+    }
+    let closed = End::Refused { code: ErrorCode::RegistrationClosed, retry_after: 0 };
+    assert_eq!(m.handle_end(closed), Next::Stop);
+}
+
+#[test]
+fn a_device_that_registered_keeps_what_it_got_and_logs_in_with_it() {
+    let mut m = machine();
+    (m.settings.device_id, m.settings.credential) = (String::new(), Vec::new());
+    (m.settings.install_secret, m.registering) = (Some([3; 16]), true);
+    let hello = m.handle_connected(1);
+    assert!(matches!(hello.identity, Some(hello::Identity::Register(_))));
+    let given = Welcome { device_id: "d-9".into(), credential: vec![9; 37], ..Welcome::default() };
+    assert!(matches!(m.handle_frame(1, to_device::Frame::Welcome(given)), Asked::Keep));
+    assert_eq!((m.device_id(), m.credential(), m.is_registering()), ("d-9", &[9; 37][..], false));
+    m.handle_end(End::Broken);
+    let login = Login { device_id: "d-9".into(), credential: vec![9; 37] };
+    assert_eq!(m.handle_connected(2).identity, Some(hello::Identity::Login(login)));
+    // A renewal changes the credential alone.
+    let renewed = Welcome { credential: vec![10; 37], ..Welcome::default() };
+    assert!(matches!(m.handle_frame(2, to_device::Frame::Welcome(renewed)), Asked::Keep));
+    assert_eq!((m.device_id(), m.credential()), ("d-9", &[10; 37][..]));
 }
 
 #[test]

@@ -5,11 +5,13 @@
 
 mod driver;
 mod ends;
+mod installation;
 mod link;
 mod machine;
 mod seen;
 
 pub use driver::{Device, Handler, Leave, Reaction, Stopped};
 pub use ends::{End, Next};
+pub use installation::{Installation, InstallationError};
 pub use link::{HELLO_SECONDS, Link, frame_name};
 pub use machine::{Asked, Machine, Settings, Tally, UNCONFIRMED_EVENTS};

@@ -1,9 +1,9 @@
 //! Checkpoints without a pause: a slice at a time, between commits.
 //!
 //! ```text
-//! head      version, parts, next device number, the streams' cursors
+//! head      version, parts, next device number, the streams
 //! homes     one a part: push records, live batches, batch ids, totals, and the sequence as of which
-//! devices   one a part: devices with their lists, and the sequence as of which
+//! devices   one a part: devices with their lists, what is revoked of devices, and the sequence as of which
 //! ```
 //! Each slice is of its own time; at a recovery a record is applied to what a slice holds only if it is newer than that. All homes stand before all
 //! devices, so that the batches that a list names are there when the list is read, unless they are younger than their home's slice: those entries
@@ -23,6 +23,7 @@ use crate::store::codec::{put_bytes, put_ip, put_u32, put_u64, put_varint};
 use crate::store::disk::Disk;
 use crate::store::part::Part;
 use crate::store::record::device::put_binding;
+use crate::store::record::put_epoch;
 use crate::store::stats::StoreStats;
 
 pub(super) const VERSION: u8 = 2;
@@ -257,14 +258,7 @@ impl<D: Disk> Engine<D> {
         out.extend_from_slice(&[HEAD, VERSION]);
         put_u32(out, self.shared.index.len() as u32);
         put_u32(out, self.next_number);
-        let streams = &self.shared.streams;
-        put_varint(out, streams.len() as u64);
-        for stream in 0..streams.len() {
-            put_bytes(out, streams.name(stream).as_bytes());
-            // Where there is nothing to read, a start after a crash should know so too.
-            let cursor = if streams.has_unread(stream) { streams.cursor(stream) } else { head };
-            put_u64(out, cursor.0);
-        }
+        self.shared.streams.saved(head).encode(out);
     }
 }
 
@@ -318,6 +312,10 @@ impl Part {
         out.extend_from_slice(&table);
         put_varint(out, self.devices.len() as u64);
         out.extend_from_slice(&devices);
+        put_varint(out, self.revocations.len() as u64);
+        for (device, revocation) in &self.revocations {
+            put_epoch(out, device, *revocation);
+        }
     }
 }
 

@@ -34,9 +34,11 @@ struct Decided {
     offline: Vec<Target>,
     /// Accepted, and to be told.
     told: Vec<DeviceKey>,
-    /// Accepted, but resolved from an account that isn't bound there.
+    /// Accepted, but resolved from an account that isn't bound there: in no list.
     unbound: Vec<Target>,
-    /// Bit by ordinal: resolved from an account.
+    /// The same, a bit by ordinal.
+    unbound_bits: Vec<u8>,
+    /// Bit by ordinal: resolved from an account that is bound there.
     of_account: Vec<u8>,
 }
 
@@ -44,7 +46,7 @@ struct Decided {
 struct Admitted {
     /// The device's dense number.
     number: u32,
-    /// It isn't bound to the account that it was resolved from.
+    /// It isn't bound to the account that it was resolved from, and nothing was put into its list.
     unbound: bool,
 }
 
@@ -121,9 +123,10 @@ impl<D: Disk> Engine<D> {
         }
         let targets = batch.targets.len();
         let mut bytes = BATCH_HEAD_BYTES + batch.body.len() + batch.job_key.len() + targets * TARGET_BYTES;
-        // Those who end at once do so in one record a reason.
-        let ends = usize::from(batch.online_only) + usize::from(!batch.accounts.is_empty());
-        bytes += ends * Self::mass_bytes(targets, targets as u32) + batch.accounts.len().div_ceil(8);
+        bytes += 2 * batch.accounts.len().div_ceil(8);
+        if batch.online_only {
+            bytes += Self::mass_bytes(targets, targets as u32);
+        }
         let fits = self.journal.fits(bytes, false);
         StoreStats::set(&self.shared.stats.disk_full, u64::from(!fits));
         (!fits).then_some(Rejection::Unavailable)
@@ -191,10 +194,11 @@ impl<D: Disk> Engine<D> {
         if !decided.told.is_empty() {
             self.effects.push(Effect::Batch(batch.clone(), decided.told));
         }
-        for (reason, ended) in [(Failure::Unbound, &decided.unbound), (Failure::Offline, &decided.offline)] {
-            if !ended.is_empty() {
-                self.fail_many(now, &batch, reason, ended)?;
-            }
+        if !decided.unbound.is_empty() {
+            self.ended_unbound(&batch, &decided.unbound);
+        }
+        if !decided.offline.is_empty() {
+            self.fail_many(now, &batch, Failure::Offline, &decided.offline)?;
         }
         Ok(())
     }
@@ -208,14 +212,16 @@ impl<D: Disk> Engine<D> {
             offline: Vec::new(),
             told: Vec::with_capacity(new.targets.len()),
             unbound: Vec::new(),
+            unbound_bits: Vec::new(),
             of_account: Vec::new(),
         };
-        let mut refused_keys: HashSet<DeviceKey, Spread> = HashSet::default();
+        // Of targets that are in no list: who stands twice meets itself here.
+        let mut settled: HashSet<DeviceKey, Spread> = HashSet::default();
         for (ordinal, key) in (0u32..).zip(&new.targets) {
             // Asked before the part is locked: the directory has locks of its own.
             let connected = !asks || (self.is_connected)(key);
             let account = new.accounts.get(ordinal as usize).copied().flatten();
-            let verdict = if !refused_keys.is_empty() && refused_keys.contains(key) {
+            let verdict = if !settled.is_empty() && settled.contains(key) {
                 Err(Refusal::Duplicate)
             } else {
                 self.admit_target(key, ordinal, account, connected || new.online_only, batch)
@@ -225,10 +231,12 @@ impl<D: Disk> Engine<D> {
                     let target = Target { ordinal, key: *key, number };
                     decided.accepted.push(target);
                     if account.is_some() {
-                        set_ordinal(&mut decided.of_account, ordinal);
+                        let bits = if unbound { &mut decided.unbound_bits } else { &mut decided.of_account };
+                        set_ordinal(bits, ordinal);
                     }
                     if unbound {
                         decided.unbound.push(target);
+                        settled.insert(*key);
                     } else if connected || !new.online_only {
                         decided.told.push(*key);
                     } else {
@@ -237,7 +245,7 @@ impl<D: Disk> Engine<D> {
                 }
                 Err(reason) => {
                     decided.refused.push((ordinal, reason));
-                    refused_keys.insert(*key);
+                    settled.insert(*key);
                 }
             }
         }
@@ -261,16 +269,18 @@ impl<D: Disk> Engine<D> {
             return Err(Refusal::PushDisabled);
         }
         // Before anything that would have the router try another channel: whoever has the phone now is somebody else.
-        let unbound = account.is_some() && account != device.account;
-        if !unbound && device.pending.len() >= self.options.max_pending_per_device {
+        if account.is_some() && account != device.account {
+            return Ok(Admitted { number: device.number, unbound: true });
+        }
+        if device.pending.len() >= self.options.max_pending_per_device {
             return Err(Refusal::OverQuota);
         }
-        if !unbound && !reachable {
+        if !reachable {
             return Err(Refusal::Offline);
         }
         let flags = if account.is_some() { OF_ACCOUNT } else { 0 };
         device.push(Entry::new(batch.clone(), ordinal, flags));
-        Ok(Admitted { number: device.number, unbound })
+        Ok(Admitted { number: device.number, unbound: false })
     }
 
     /// Stages the record. Answers the refused ordinals as they stand in it.
@@ -302,6 +312,7 @@ impl<D: Disk> Engine<D> {
             priority: new.priority,
             collapse_key: &new.collapse_key,
             of_account: &decided.of_account,
+            unbound: &decided.unbound_bits,
         };
         self.scratch.clear();
         record.encode(&mut self.scratch);
@@ -310,6 +321,17 @@ impl<D: Disk> Engine<D> {
         batch.moved_to(place, self.scratch.len() as u32);
         batch.live.store(decided.accepted.len() as u32, Ordering::Relaxed);
         Ok(refused)
+    }
+
+    /// The batch's record says that these ended: so it is their outcome too.
+    fn ended_unbound(&mut self, batch: &Arc<Batch>, unbound: &[Target]) {
+        let numbers: RoaringBitmap = unbound.iter().map(|target| target.number).collect();
+        let (outcome, count) = (Err(Failure::Unbound), unbound.len() as u32);
+        let mut part = self.shared.index.of_message(batch.home);
+        let ended = part.end(batch.home, batch.seq, outcome, count, Numbers::Many(&numbers));
+        drop(part);
+        self.entries_ended(ended);
+        self.shared.streams.note_event(self.options.stream_of(batch.app.as_str()), batch.seq);
     }
 
     fn remember(&mut self, id: u128, remembered: Remembered, parts: usize) {

@@ -139,7 +139,13 @@ impl<D: Disk> Engine<D> {
             changed: *changed,
         }
         .encode(&mut self.scratch);
-        self.stage_event(record::DEVICE, about.app.as_str())?;
+        if changed & (NEW | ATTRIBUTES | SWITCH) == 0 {
+            // It tells nobody anything: nothing to be read.
+            self.stage(record::DEVICE)?;
+        } else {
+            self.stage_event(record::DEVICE, about.app.as_str())?;
+        }
+        self.shared.index.note_staged(who.key);
         self.shared.index.of_device(&who.key).know(who.key, who.number, *push_on, about.clone());
         if changed & NEW != 0 {
             self.devices += 1;

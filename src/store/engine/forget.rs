@@ -8,6 +8,7 @@
 
 use super::acks::{Who, receipt_bytes};
 use super::apply::Pointed;
+use super::expiry::RETRY_MS;
 use super::{Engine, StoreFailure};
 use crate::ids::DeviceKey;
 use crate::push::{Failure, Millis};
@@ -77,14 +78,18 @@ impl<D: Disk> Engine<D> {
                 break;
             }
         }
-        let parts = self.shared.index.len();
-        if !more && !full {
+        if full {
+            self.forget.next_at = Some(now + RETRY_MS);
+            return Ok(false);
+        }
+        if !more {
+            let parts = self.shared.index.len();
             self.forget.next_part = (part + 1) % parts;
+            // In step with time, but what was missed while there was no time for it isn't made up for.
+            let next_at = (at + (grain / parts as u64).max(1)).max(now.saturating_sub(grain));
+            self.forget.next_at = Some(next_at);
         }
-        if !more || full {
-            self.forget.next_at = Some(now + (grain / parts as u64).max(1));
-        }
-        Ok(!candidates.is_empty() && !full)
+        Ok(self.forget.next_at.is_some_and(|at| at <= now))
     }
 
     /// When the next part is due.

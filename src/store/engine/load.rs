@@ -18,7 +18,8 @@ use crate::store::index::Index;
 use crate::store::part::{About, Entry, Part, Spread};
 use crate::store::push_record::{MessageKey, PushRecord};
 use crate::store::record::device::take_binding;
-use crate::store::record::take_priority;
+use crate::store::record::{take_epoch, take_priority};
+use crate::store::stream::saved::SavedStreams;
 
 /// One copy of what stands with many devices.
 #[derive(Debug, Default)]
@@ -64,7 +65,7 @@ pub(super) struct Loaded {
     pub(super) device_floor: Vec<Seq>,
     pub(super) held: HashMap<Seq, Vec<Held>, Spread>,
     pub(super) next_number: u32,
-    pub(super) cursors: Vec<(String, Seq)>,
+    pub(super) streams: SavedStreams,
     pub(super) interned: Interned,
     /// Makes the digests of accounts.
     digest_key: DigestKey,
@@ -83,7 +84,7 @@ impl Loaded {
             device_floor: floors,
             held: HashMap::default(),
             next_number: 0,
-            cursors: Vec::new(),
+            streams: SavedStreams::default(),
             interned: Interned::default(),
             digest_key,
             batches: HashMap::default(),
@@ -112,10 +113,7 @@ impl Loaded {
         }
         let mut loaded = Self::empty(take.u32()? as usize, digest_key);
         loaded.next_number = take.u32()?;
-        for _ in 0..take.varint()? {
-            let name = take.text()?.to_owned();
-            loaded.cursors.push((name, Seq(take.u64()?)));
-        }
+        loaded.streams = SavedStreams::decode(&mut take)?;
         Ok(loaded)
     }
 
@@ -181,6 +179,10 @@ impl Loaded {
             }
             self.next_number = self.next_number.max(number.saturating_add(1));
             take_pending(take, &mut part, key, &self.batches, &mut self.held)?;
+        }
+        for _ in 0..take.varint()? {
+            let (device, revocation) = take_epoch(take)?;
+            part.revocations.insert(device, revocation);
         }
         Ok(())
     }

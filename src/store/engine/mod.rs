@@ -28,6 +28,7 @@ mod load;
 mod query;
 mod recover;
 mod replay;
+mod revoke;
 mod storage;
 mod streams;
 mod trim;
@@ -47,15 +48,19 @@ use super::journal::{Journal, JournalError, JournalReader, Place, ReadError};
 use super::options::StoreOptions;
 use super::stats::StoreStats;
 use super::stream::Streams;
-use super::{Command, CommitSink, Confirm, Pulled, QueryAnswer, StreamBounds, StreamError, StreamRead};
+use super::{
+    Command, CommitSink, Confirm, Pulled, QueryAnswer, RetireError, Retired, StreamBounds, StreamError,
+    StreamRead, StreamState,
+};
 use crate::binding::ChangeError;
+use crate::credential::Revocation;
 use crate::ids::{DeviceKey, Seq, SessionRef, ShardId};
-use crate::push::{Accepted, Failure, Millis, Reached, Rejection};
+use crate::push::{Accepted, Failure, Millis, Reached, ReceiptGap, Rejection};
 
 pub use recover::{OpenError, OpenReport};
 
 /// Kinds of work that [`Engine::maintain`] does.
-const DUTIES: usize = 5;
+const DUTIES: usize = 6;
 /// How often to look whether a full disk has room again.
 const REPLENISH_MS: Millis = 1_000;
 
@@ -82,7 +87,12 @@ enum Effect {
     Query(oneshot::Sender<(Seq, QueryAnswer)>, (Seq, QueryAnswer)),
     /// A stream, by its position.
     Cursor(usize, Seq),
+    Gap(usize, Box<ReceiptGap>),
+    StreamRetired(usize),
+    RetireAnswer(oneshot::Sender<Result<Retired, RetireError>>, Result<Retired, RetireError>),
     Flushed(oneshot::Sender<()>),
+    /// `Some`: the device has no valid credential any more.
+    Revoked(Option<DeviceKey>, oneshot::Sender<Result<Revocation, Rejection>>, Result<Revocation, Rejection>),
 }
 
 /// What the engine shares with other threads.
@@ -116,6 +126,8 @@ pub struct Engine<D: Disk> {
     /// The number of the next new device.
     next_number: u32,
     devices: u64,
+    /// Devices with a revocation.
+    revoked: u64,
     messages: u64,
     pending: u64,
     live_bytes: u64,
@@ -129,6 +141,8 @@ pub struct Engine<D: Disk> {
     duty: usize,
     checkpoints: checkpoint::State<D>,
     trim: trim::State,
+    /// The gap that is being made.
+    gap: Option<streams::GapScan>,
     forget: forget::State,
     /// Batches whose record can't be read; their entries are looked for part by part.
     damaged: VecDeque<storage::Sweep>,
@@ -159,11 +173,15 @@ impl<D: Disk> Engine<D> {
             Command::Sent(sent) => self.sent(now, &sent),
             Command::LastActive(active) => self.last_active(&active),
             Command::StreamAck { stream, cursor } => self.stream_ack(&stream, cursor),
+            Command::RetireStream { stream, force, reply } => self.retire_stream(&stream, force, reply),
             Command::Query { query, reply } => {
                 // As of the newest record staged: durable when the answer goes out.
                 let answer = (Seq(self.journal.next_seq().0 - 1), self.answer(&query));
                 self.effects.push(Effect::Query(reply, answer));
                 Ok(())
+            }
+            Command::RevokeCredentials { device, epoch, allow_registration, reply } => {
+                self.revoke(&device, epoch, allow_registration, reply)
             }
             Command::Flush { checkpoint, reply } => {
                 self.flush(now, checkpoint)?;
@@ -183,7 +201,7 @@ impl<D: Disk> Engine<D> {
             StoreStats::add(&self.shared.stats.commit_bytes, bytes);
             self.checkpoints.note_bytes(bytes);
             self.replenish(now)?;
-            self.measure_streams();
+            self.measure_streams(now);
         }
         let head = self.journal.head();
         self.shared.head.send_if_modified(|shown| std::mem::replace(shown, head) != head);
@@ -201,6 +219,11 @@ impl<D: Disk> Engine<D> {
         self.shared.index.pull(device, after, max, now, out);
     }
 
+    /// See [`super::Store::revocation`].
+    pub fn revocation(&self, device: &DeviceKey) -> Revocation {
+        self.shared.index.revocation(device)
+    }
+
     /// Reads a body, from memory or from the journal. The store's threads have a thread for that; this is for who has none.
     pub fn read_body(&self, batch: &Arc<Batch>) -> Result<Arc<[u8]>, ReadError> {
         batch.body().map_or_else(|| super::thread::read_body(&self.shared, batch), Ok)
@@ -211,6 +234,11 @@ impl<D: Disk> Engine<D> {
         self.shared.streams.bounds(&self.shared.reader, stream)
     }
 
+    /// See [`super::Store::streams`].
+    pub fn stream_states(&self) -> Vec<StreamState> {
+        self.shared.streams.states(&self.shared.reader)
+    }
+
     /// See [`super::Store::read_stream`].
     pub fn read_stream(
         &self,
@@ -219,7 +247,7 @@ impl<D: Disk> Engine<D> {
         max_events: usize,
         max_bytes: usize,
     ) -> Result<StreamRead, StreamError> {
-        self.shared.streams.read(&self.shared.reader, &self.options, stream, after, max_events, max_bytes)
+        self.shared.streams.read(&self.shared.reader, stream, after, max_events, max_bytes)
     }
 
     /// The store's figures.
@@ -255,6 +283,7 @@ impl<D: Disk> Engine<D> {
                 1 => self.sweep_damaged(now)?,
                 2 => self.checkpoint_slice(now)?,
                 3 => self.forget_slice(now)?,
+                4 => self.gap_slice()?,
                 _ => self.trim_slice(now)?,
             };
             if busy {
@@ -308,9 +337,21 @@ impl<D: Disk> Engine<D> {
                 }
                 Effect::Moved(batch, place, bytes) => self.moved(&batch, place, bytes),
                 Effect::Cursor(stream, cursor) => self.shared.streams.set_cursor(stream, cursor),
+                Effect::Gap(stream, gap) => self.shared.streams.insert_gap(stream, *gap),
+                Effect::StreamRetired(stream) => self.shared.streams.retire(stream),
+                // Who asked may have left.
+                Effect::RetireAnswer(reply, answer) => drop(reply.send(answer)),
                 // Who asked may have left.
                 Effect::Query(reply, answer) => drop(reply.send(answer)),
                 Effect::Flushed(reply) => drop(reply.send(())),
+                Effect::Revoked(device, reply, answer) => {
+                    // Its session first: who asked may rely on that it ends.
+                    if let Some(device) = device {
+                        self.sink.revoked(&device);
+                    }
+                    // Who asked may have left.
+                    reply.send(answer).ok();
+                }
             }
         }
     }

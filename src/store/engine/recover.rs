@@ -77,7 +77,6 @@ impl<D: Disk> Engine<D> {
             options,
             bodies: &bodies,
             masses: std::collections::HashMap::default(),
-            last_events: vec![Seq(0); options.streams.len()],
             malformed: 0,
         };
         let layout = JournalOptions {
@@ -90,21 +89,10 @@ impl<D: Disk> Engine<D> {
         replay.tidy();
         let held: u64 = replay.loaded.held.values().map(|held| held.len() as u64).sum();
         let left_out = replay.malformed + held;
-        let last_events = std::mem::take(&mut replay.last_events);
-        let Loaded { index, next_number, cursors, interned, .. } = replay.loaded;
+        let Loaded { index, next_number, mut streams, interned, .. } = replay.loaded;
         index.set_committed(recovery.head);
-        let streams = Streams::new(&options.streams);
-        for (name, cursor) in cursors {
-            // A stream that the configuration no longer names has no reader to wait for.
-            if let Some(stream) = streams.position(&name) {
-                streams.set_cursor(stream, cursor);
-            }
-        }
-        for (stream, last) in last_events.into_iter().enumerate() {
-            // What the checkpoint covers was not looked at: there may be events between.
-            let unseen = streams.cursor(stream) < covers;
-            streams.note_event(stream, if unseen { last.max(covers) } else { last });
-        }
+        let changes = streams.configure(options, journal.reader().oldest(), journal.next_seq());
+        let streams = Streams::new(streams, &options.streams);
         let shared = Shared {
             index,
             bodies,
@@ -130,6 +118,7 @@ impl<D: Disk> Engine<D> {
             replenish_at: 0,
             next_number,
             devices: 0,
+            revoked: 0,
             messages: 0,
             pending: 0,
             live_bytes: 0,
@@ -140,10 +129,12 @@ impl<D: Disk> Engine<D> {
             duty: 0,
             checkpoints: checkpoint::State::new(since, covers, oldest_kept),
             trim: trim::State::default(),
+            gap: None,
             forget: forget::State::new(options.forget_after_ms),
             damaged: VecDeque::new(),
         };
         engine.sum_up();
+        engine.configured(&changes, recovery.last_time).map_err(|failure| OpenError::Journal(failure.0))?;
         engine.replenish(0).map_err(|failure| OpenError::Journal(failure.0))?;
         engine.export();
         let report = OpenReport {
@@ -165,6 +156,7 @@ impl<D: Disk> Engine<D> {
         for part in 0..shared.index.len() {
             let part = shared.index.lock(part);
             self.devices += part.devices.len() as u64;
+            self.revoked += part.revocations.len() as u64;
             self.messages += part.messages.len() as u64;
             watermark = watermark.max(part.ids.watermark());
             for batch in part.batches.values() {

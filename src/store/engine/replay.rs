@@ -8,10 +8,11 @@ use roaring::RoaringBitmap;
 use super::deliver::{id_bounds, messages_of_part, recovered_batch};
 use super::load::Loaded;
 use crate::ids::{DeviceKey, Seq};
+use crate::push::Failure;
 use crate::store::batch::Batch;
 use crate::store::batch_ids::{Remembered, id_key};
 use crate::store::body_cache::BodyCache;
-use crate::store::codec::Malformed;
+use crate::store::codec::{Malformed, Take};
 use crate::store::fault::{self, Fault};
 use crate::store::journal::Record;
 use crate::store::options::StoreOptions;
@@ -21,7 +22,7 @@ use crate::store::push_record::{MessageKey, Numbers, take_bitmap};
 use crate::store::record::device::take_active;
 use crate::store::record::{
     self, BatchRecord, BindingRecord, DeviceRecord, ForgottenRecord, MassRecord, ReceiptRecord, Target,
-    has_ordinal, take_cursor, take_refused,
+    has_ordinal, take_epoch, take_refused,
 };
 
 /// The index, on its way to the journal's head.
@@ -31,8 +32,6 @@ pub(super) struct Replay<'a> {
     pub(super) bodies: &'a BodyCache,
     /// Ordinals that ended together, by batch. They leave the lists at the end, in one pass: whose they were stands in records that may be gone.
     pub(super) masses: HashMap<Seq, Vec<Vec<u8>>, Spread>,
-    /// The newest event of each stream.
-    pub(super) last_events: Vec<Seq>,
     /// Records that couldn't be understood.
     pub(super) malformed: u64,
 }
@@ -45,16 +44,17 @@ impl Replay<'_> {
             record::DEVICE => self.device(at),
             record::RECEIPT => self.receipt(at),
             record::MASS => self.mass(at),
-            record::CURSOR => self.cursor(at),
+            record::CURSOR | record::STREAM | record::ROUTE | record::GAP | record::RETIRED => {
+                self.loaded.streams.apply(at.kind, at.seq, at.payload)
+            }
+            record::EPOCH => self.epoch(at),
             record::BINDING => self.binding(at),
             record::FORGOTTEN => self.forgotten(at),
             record::ACTIVE => self.active(at),
             _ => Err(Malformed),
         };
-        if let Ok(Some(app)) = record::app_of(at.kind, at.payload)
-            && let Some(last) = self.last_events.get_mut(self.options.stream_of(app))
-        {
-            *last = at.seq;
+        if let Ok(Some(app)) = record::app_of(at.kind, at.payload) {
+            self.loaded.streams.note_event(app, at.seq);
         }
         if applied.is_err() {
             self.malformed += 1;
@@ -100,7 +100,8 @@ impl Replay<'_> {
         };
         // Not live at home: all its entries ended before the home's slice was cut, and their ends follow.
         let Some(batch) = batch else { return Ok(()) };
-        for target in &targets {
+        let listed = targets.iter().filter(|target| !has_ordinal(record.unbound, target.ordinal));
+        for target in listed {
             if self.is_new_at_device(&target.key, at.seq) {
                 let of_account = has_ordinal(record.of_account, target.ordinal);
                 let flags = if of_account { OF_ACCOUNT } else { 0 };
@@ -144,8 +145,15 @@ impl Replay<'_> {
             accepted: targets.len() as u32,
         };
         let max = messages_of_part(self.options, self.loaded.index.len());
-        self.loaded.index.of_message(home).accept(home, &what, live.clone(), max);
-        Ok(live)
+        let mut part = self.loaded.index.of_message(home);
+        part.accept(home, &what, live.clone(), max);
+        let unbound = targets.iter().filter(|target| has_ordinal(record.unbound, target.ordinal));
+        let numbers: RoaringBitmap = unbound.clone().map(|target| target.number).collect();
+        let count = unbound.count() as u32;
+        if count > 0 {
+            part.end(home, record.seq, Err(Failure::Unbound), count, Numbers::Many(&numbers));
+        }
+        Ok(live.filter(|batch| batch.is_live()))
     }
 
     fn point(&self, key: DeviceKey, entry: Entry) {
@@ -251,9 +259,15 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn cursor(&mut self, at: Record<'_>) -> Result<(), Malformed> {
-        let (stream, cursor) = take_cursor(at.payload)?;
-        self.loaded.cursors.push((stream.to_owned(), cursor));
+    fn epoch(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        let mut take = Take(at.payload);
+        let (key, revocation) = take_epoch(&mut take)?;
+        if !take.0.is_empty() {
+            return Err(Malformed);
+        }
+        if self.is_new_at_device(&key, at.seq) {
+            self.loaded.index.of_device(&key).revocations.insert(key, revocation);
+        }
         Ok(())
     }
 

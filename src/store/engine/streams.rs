@@ -1,11 +1,58 @@
-//! The streams' cursors, as the engine moves them.
+//! The streams, as the engine moves them: cursors, gaps at the hard bound, retirement.
+//!
+//! A gap is made like a checkpoint, a slice at a time between commits: the range is read and counted, then one record says all of it. Only
+//! when that is durable may the range be trimmed, and from then on readers get the gap instead.
+
+use std::ops::ControlFlow;
+
+use tokio::sync::oneshot;
 
 use super::{Effect, Engine, StoreFailure};
 use crate::ids::Seq;
+use crate::push::{Millis, ReceiptGap};
 use crate::store::disk::Disk;
-use crate::store::record::{self, put_cursor};
+use crate::store::journal::Place;
+use crate::store::record::{self, app_of, put_cursor, stream_events};
+use crate::store::stats::StoreStats;
+use crate::store::stream::gaps::joined;
+use crate::store::stream::saved::{Change, put_gap, put_retired};
+use crate::store::{RetireError, Retired};
+
+/// Bytes of records counted in one slice.
+const SLICE_BYTES: usize = 1024 * 1024;
+/// Bytes of a gap record, at most: a name and a number a kind of event.
+const GAP_BYTES: usize = 1024;
+
+type Reply = oneshot::Sender<Result<Retired, RetireError>>;
+
+/// A gap that is being made.
+#[derive(Debug)]
+pub(super) struct GapScan {
+    stream: usize,
+    /// What was looked at of it so far.
+    gap: ReceiptGap,
+    after: Seq,
+    position: Option<Place>,
+    /// An operator waits for it.
+    reply: Option<Reply>,
+}
 
 impl<D: Disk> Engine<D> {
+    /// Writes what the configuration changes. Without room for it the changes hold for this run, and the next start writes them.
+    pub(super) fn configured(&mut self, changes: &[Change], time: Millis) -> Result<(), StoreFailure> {
+        let bytes = 64 + crate::limits::LABEL_BYTES;
+        if !changes.is_empty() && !self.has_room(changes.len(), bytes) {
+            tracing::warn!("the disk is full: a change of streams is not durable");
+            return Ok(());
+        }
+        for change in changes {
+            self.scratch.clear();
+            let kind = change.encode(&mut self.scratch);
+            self.stage(kind)?;
+        }
+        self.commit(time)
+    }
+
     /// A router has everything up to the cursor. Only forward, and not beyond what is durable.
     pub(super) fn stream_ack(&mut self, stream: &str, cursor: Seq) -> Result<(), StoreFailure> {
         let streams = &self.shared.streams;
@@ -27,15 +74,159 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Which streams hold more of the journal than they may, by whole segments.
-    pub(super) fn measure_streams(&self) {
-        let segments = self.journal.segments();
-        for stream in 0..self.shared.streams.len() {
-            let cursor = self.shared.streams.cursor(stream);
-            let behind =
-                segments.iter().filter(|segment| segment.last > cursor && segment.first <= segment.last);
-            let bytes: u64 = behind.map(|segment| u64::from(segment.used)).sum();
-            let full = bytes > self.options.stream_soft_bytes && self.shared.streams.has_unread(stream);
-            self.shared.streams.set_full(stream, full);
+    pub(super) fn measure_streams(&self, now: Millis) {
+        self.shared.streams.measure(&self.journal.segments(), self.options.stream_soft_bytes, now);
+    }
+
+    /// One slice of a gap, if one is due. Answers whether there was anything to do.
+    pub(super) fn gap_slice(&mut self) -> Result<bool, StoreFailure> {
+        let Some(mut scan) = self.gap.take().or_else(|| self.due_gap()) else { return Ok(false) };
+        let pin = self.shared.streams.pin(scan.stream);
+        if pin.0 + 1 != scan.gap.first.0 {
+            // Its reader came meanwhile. What an operator wanted gone is gone, or is looked at again.
+            scan.gap = ReceiptGap::new(Seq(pin.0 + 1), scan.gap.last);
+            (scan.after, scan.position) = (pin, None);
+            if scan.reply.is_none() || pin >= scan.gap.last {
+                self.answer_drop(scan.reply);
+                return Ok(true);
+            }
         }
+        self.count_slice(&mut scan);
+        if scan.after < scan.gap.last {
+            self.gap = Some(scan);
+            return Ok(true);
+        }
+        self.stage_gap(scan)
+    }
+
+    /// The oldest closed segments of a stream over its hard bound.
+    fn due_gap(&self) -> Option<GapScan> {
+        let streams = &self.shared.streams;
+        let hard = self.options.stream_hard_bytes;
+        let stream =
+            (0..streams.len()).find(|&stream| streams.pins(stream) && streams.pinned(stream) > hard)?;
+        if !self.has_room(1, GAP_BYTES) {
+            return None;
+        }
+        let (pin, mut left) = (streams.pin(stream), streams.pinned(stream));
+        let mut last = None;
+        for segment in self.journal.segments().iter().filter(|segment| segment.last > pin) {
+            if segment.active || left <= hard {
+                break;
+            }
+            left = left.saturating_sub(u64::from(segment.used));
+            last = Some(segment.last);
+        }
+        Some(Self::scan_of(stream, pin, last?, None))
+    }
+
+    fn scan_of(stream: usize, after: Seq, last: Seq, reply: Option<Reply>) -> GapScan {
+        let gap = ReceiptGap::new(Seq(after.0 + 1), last);
+        GapScan { stream, gap, after, position: None, reply }
+    }
+
+    fn count_slice(&self, scan: &mut GapScan) {
+        let (mut looked_at, mut stopped, last) = (0, false, scan.gap.last);
+        let (gap, after) = (&mut scan.gap, &mut scan.after);
+        let scanned = self.shared.reader.scan(*after, &mut scan.position, &mut |record| {
+            if record.seq > last {
+                return ControlFlow::Break(());
+            }
+            *after = record.seq;
+            looked_at += record.payload.len();
+            if let Ok(Some(app)) = app_of(record.kind, record.payload)
+                && self.shared.streams.owns(scan.stream, app, record.seq)
+                && let Ok(events) = stream_events(record.kind, record.payload)
+            {
+                for event in &events {
+                    let (event, count) = event.counted();
+                    gap.count(event, count);
+                }
+            }
+            stopped = looked_at >= SLICE_BYTES;
+            if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        // What can't be read can't be counted either.
+        if scanned.is_err() || !stopped {
+            *after = last;
+        }
+    }
+
+    fn stage_gap(&mut self, scan: GapScan) -> Result<bool, StoreFailure> {
+        let streams = &self.shared.streams;
+        let GapScan { stream, gap, reply, .. } = scan;
+        let (cursor, pin) = (streams.cursor(stream), streams.pin(stream));
+        if gap.first > gap.last {
+            self.answer_drop(reply);
+            return Ok(true);
+        }
+        if gap.events == 0 && cursor == pin {
+            // Nothing of this stream lies there: that is no loss, and as durable as it was.
+            streams.set_cursor(stream, gap.last);
+            self.answer_drop(reply);
+            return Ok(true);
+        }
+        if !self.has_room(1, GAP_BYTES) {
+            if let Some(reply) = reply {
+                self.effects.push(Effect::RetireAnswer(reply, Err(RetireError::Full)));
+            }
+            return Ok(false);
+        }
+        StoreStats::add(&self.shared.stats.gap_events, gap.events);
+        let gap = match streams.growing_gap(stream) {
+            Some(before) if before.last.0 + 1 == gap.first.0 => joined(before, &gap),
+            _ => gap,
+        };
+        tracing::warn!(
+            stream = %streams.name(stream),
+            first = gap.first.0,
+            last = gap.last.0,
+            events = gap.events,
+            "events of a stream that is not read are dropped"
+        );
+        self.scratch.clear();
+        put_gap(&mut self.scratch, streams.id(stream), &gap);
+        self.stage(record::GAP)?;
+        self.effects.push(Effect::Gap(stream, Box::new(gap)));
+        self.answer_drop(reply);
+        Ok(true)
+    }
+
+    /// Tells the operator, once what is staged is durable.
+    fn answer_drop(&mut self, reply: Option<Reply>) {
+        let sequence = Seq(self.journal.next_seq().0 - 1);
+        if let Some(reply) = reply {
+            self.effects.push(Effect::RetireAnswer(reply, Ok(Retired { sequence, ended: false })));
+        }
+    }
+
+    /// See [`crate::store::Command::RetireStream`].
+    pub(super) fn retire_stream(
+        &mut self,
+        name: &str,
+        force: bool,
+        reply: Reply,
+    ) -> Result<(), StoreFailure> {
+        let streams = &self.shared.streams;
+        let verdict = match streams.position(name) {
+            None => Err(RetireError::Unknown),
+            Some(at) if streams.is_configured(at) => {
+                if force && self.gap.as_ref().is_none_or(|gap| gap.reply.is_none()) {
+                    self.gap = Some(Self::scan_of(at, streams.pin(at), self.journal.head(), Some(reply)));
+                    return Ok(());
+                }
+                Err(if force { RetireError::Busy } else { RetireError::Configured })
+            }
+            Some(_) if !self.has_room(1, 64) => Err(RetireError::Full),
+            Some(at) => {
+                self.scratch.clear();
+                put_retired(&mut self.scratch, streams.id(at));
+                let (sequence, _) = self.stage(record::RETIRED)?;
+                self.effects.push(Effect::StreamRetired(at));
+                Ok(Retired { sequence, ended: true })
+            }
+        };
+        self.effects.push(Effect::RetireAnswer(reply, verdict));
+        Ok(())
     }
 }

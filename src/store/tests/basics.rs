@@ -47,6 +47,20 @@ fn a_batch_is_seen_only_after_its_commit() {
 }
 
 #[test]
+fn a_device_is_current_only_when_what_it_said_is_durable() {
+    let (_disk, mut harness) = opened();
+    let is_current = |harness: &Harness<SimDisk>, n| harness.engine.shared().index.is_current(&seen(n));
+    assert!(is_current(&harness, 0) && !is_current(&harness, 9));
+    harness.see(9);
+    assert!(!is_current(&harness, 9), "a second session must not be welcome before the first one is");
+    assert!(is_current(&harness, 0));
+    harness.see(9);
+    harness.commit().expect("the disk works");
+    assert_eq!(harness.sink.take(), [Told::Seen(session(9)), Told::Seen(session(9))]);
+    assert!(is_current(&harness, 9));
+}
+
+#[test]
 fn what_is_pending_at_a_crash_comes_again_in_order_and_marked() {
     let (disk, mut harness) = opened();
     for message in 1..=3 {
@@ -159,6 +173,7 @@ fn acks_end_entries_once_and_late_ones_are_marked() {
                 format!("{:?} {}", receipt.kind, marks.join(" "))
             }
             StreamEvent::Mass(mass) => format!("Mass {:?} {:?}", mass.reason, mass.ordinals),
+            StreamEvent::Gap(gap) => panic!("{gap:?}"),
             StreamEvent::Device(_) => unreachable!("left out"),
         })
         .collect();
@@ -244,7 +259,7 @@ fn sent_is_reported_once_and_arrive_then_stands_for_itself() {
         .into_iter()
         .filter_map(|(_, event)| match event {
             StreamEvent::Receipt(receipt) => Some((receipt.kind, receipt.sent_at)),
-            StreamEvent::Mass(_) | StreamEvent::Device(_) => None,
+            StreamEvent::Mass(_) | StreamEvent::Gap(_) | StreamEvent::Device(_) => None,
         })
         .collect();
     assert_eq!(

@@ -8,4 +8,7 @@ mod forgetting;
 mod full;
 mod model;
 mod plan;
+mod revoke;
+mod streams;
+mod streams_model;
 mod support;

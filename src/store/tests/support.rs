@@ -10,14 +10,14 @@ use crate::ids::{
 };
 use crate::push::{
     Accepted, Acked, Attributes, Counts, Event, Failure, Millis, NewBatch, OfflinePolicy, Priority, Reached,
-    Rejection, Seen, StreamEvent,
+    ReceiptGap, Rejection, Seen, StreamEvent,
 };
 use crate::store::disk::Disk;
 use crate::store::engine::{Engine, OpenError, OpenReport, StoreFailure};
 use crate::store::options::StoreOptions;
 use crate::store::{
     Batch, Command, CommitSink, Confirm, DeviceAck, DeviceState, MessageState, Pulled, Query, QueryAnswer,
-    SentAlone, StreamError,
+    RetireError, Retired, SentAlone, StreamError, StreamState,
 };
 use tokio::sync::oneshot;
 
@@ -43,6 +43,7 @@ pub(super) enum Told {
     Changed(SessionRef, Result<(), ChangeError>),
     AckRefused(SessionRef),
     Ended(DeviceKey, Seq, Failure),
+    Revoked(DeviceKey),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -55,6 +56,14 @@ impl Sink {
 
     pub(super) fn take(&self) -> Vec<Told> {
         std::mem::take(&mut *self.0.lock().expect("not poisoned"))
+    }
+}
+
+impl Sink {
+    /// The devices that were told to be revoked.
+    pub(super) fn revoked(&self) -> Vec<DeviceKey> {
+        let revoked = |told| if let Told::Revoked(device) = told { Some(device) } else { None };
+        self.take().into_iter().filter_map(revoked).collect()
     }
 }
 
@@ -78,6 +87,9 @@ impl CommitSink for Sink {
     }
     fn ack_refused(&mut self, session: SessionRef) {
         self.tell(Told::AckRefused(session));
+    }
+    fn revoked(&mut self, device: &DeviceKey) {
+        self.tell(Told::Revoked(*device));
     }
     fn ended(&mut self, device: &DeviceKey, batch: Seq, reason: Failure) {
         self.tell(Told::Ended(*device, batch, reason));
@@ -129,10 +141,19 @@ pub(super) fn batch(id: &str, message: u64, targets: &[u32], now: Millis, keep_m
     }
 }
 
+/// What a gap says of messages.
+pub(super) fn of_messages(gap: &ReceiptGap) -> u64 {
+    let of_devices = DeviceChange::LABELS.iter().filter_map(|label| gap.by_event.get(*label));
+    gap.events - of_devices.sum::<u64>()
+}
+
+pub(super) fn account_digest(account: &str) -> AccountDigest {
+    AccountDigest::of(&DigestKey([7; 32]), &app(), account)
+}
+
 /// The same, each target resolved from this account.
 pub(super) fn of_account(account: &str, mut batch: NewBatch) -> NewBatch {
-    let digest = AccountDigest::of(&DigestKey([7; 32]), &app(), account);
-    batch.accounts = vec![Some(digest); batch.targets.len()];
+    batch.accounts = vec![Some(account_digest(account)); batch.targets.len()];
     batch
 }
 
@@ -295,9 +316,17 @@ impl<D: Disk> Harness<D> {
     }
 
     pub(super) fn try_stream(&self, after: Seq) -> Result<Vec<(Seq, StreamEvent)>, StreamError> {
+        self.try_stream_of("main", after)
+    }
+
+    pub(super) fn try_stream_of(
+        &self,
+        stream: &str,
+        after: Seq,
+    ) -> Result<Vec<(Seq, StreamEvent)>, StreamError> {
         let (mut events, mut cursor) = (Vec::new(), after);
         loop {
-            let read = self.engine.read_stream("main", cursor, 7, 4096)?;
+            let read = self.engine.read_stream(stream, cursor, 7, 4096)?;
             if read.cursor == cursor {
                 return Ok(events);
             }
@@ -307,8 +336,23 @@ impl<D: Disk> Harness<D> {
     }
 
     pub(super) fn ack_stream(&mut self, cursor: Seq) {
-        self.apply(Command::StreamAck { stream: "main".into(), cursor }).expect("the disk works");
+        self.ack_stream_of("main", cursor);
+    }
+
+    pub(super) fn ack_stream_of(&mut self, stream: &str, cursor: Seq) {
+        self.apply(Command::StreamAck { stream: stream.into(), cursor }).expect("the disk works");
         self.commit().expect("the disk works");
+    }
+
+    pub(super) fn stream_state(&self, stream: &str) -> Option<StreamState> {
+        self.engine.stream_states().into_iter().find(|state| &*state.name == stream)
+    }
+
+    pub(super) fn retire(&mut self, stream: &str, force: bool) -> Result<Retired, RetireError> {
+        let (reply, mut answer) = oneshot::channel();
+        self.apply(Command::RetireStream { stream: stream.into(), force, reply }).expect("the disk works");
+        self.settle().expect("the disk works");
+        answer.try_recv().expect("answered")
     }
 
     pub(super) fn head(&self) -> Seq {

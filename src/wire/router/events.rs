@@ -8,12 +8,13 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 
 use crate::binding::{Binding, DeviceChange, DeviceEvent};
 use crate::ids::Seq;
-use crate::push::{Failure, MassOutcome, Receipt, StreamEvent};
+use crate::push::{Failure, MassOutcome, Receipt, ReceiptGap, StreamEvent};
 use crate::store::StreamRead;
 
 const TO_ROUTER_STREAM: u32 = 4;
 const EVENT_RECEIPT: u32 = 2;
 const EVENT_MASS: u32 = 3;
+const EVENT_GAP: u32 = 4;
 const EVENT_DEVICE: u32 = 5;
 
 /// The events of one read as frames of about `max_bytes`, each with the cursor that acknowledges it. Events of one sequence stay in one
@@ -75,6 +76,10 @@ fn put_event(out: &mut Vec<u8>, inner: &mut Vec<u8>, seq: Seq, event: &StreamEve
             put_mass(inner, mass);
             put_message(out, EVENT_MASS, inner);
         }
+        StreamEvent::Gap(gap) => {
+            put_gap(inner, gap);
+            put_message(out, EVENT_GAP, inner);
+        }
         StreamEvent::Device(event) => {
             put_device(inner, event);
             put_message(out, EVENT_DEVICE, inner);
@@ -127,6 +132,19 @@ fn put_mass(out: &mut Vec<u8>, mass: &MassOutcome) {
     put_bytes(out, 6, &mass.ordinals);
     put_number(out, 7, u64::from(mass.count));
     put_bytes(out, 8, mass.job_key.as_bytes());
+}
+
+fn put_gap(out: &mut Vec<u8>, gap: &ReceiptGap) {
+    put_number(out, 1, gap.first.0);
+    put_number(out, 2, gap.last.0);
+    put_number(out, 3, gap.events);
+    let mut entry = Vec::new();
+    for (event, count) in &gap.by_event {
+        entry.clear();
+        put_bytes(&mut entry, 1, event.as_bytes());
+        put_number(&mut entry, 2, *count);
+        put_message(out, 4, &entry);
+    }
 }
 
 fn put_device(out: &mut Vec<u8>, event: &DeviceEvent) {

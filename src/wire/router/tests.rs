@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::ids::{AppKey, BatchId};
 use crate::push::{
-    Accepted, Attributes, Channel, Failure, MassOutcome, Receipt, ReceiptKind, Refusal, StreamEvent,
+    Accepted, Attributes, Channel, Failure, MassOutcome, Receipt, ReceiptGap, ReceiptKind, Refusal,
+    StreamEvent,
 };
 use crate::store::StreamRead;
 use crate::wire::frame::{ROUTER_HEAD, router_frame};
@@ -109,10 +110,21 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn gap()(first in any::<u64>(), last in any::<u64>(), by_event in vec(("[a-z_]{1,12}", any::<u32>()), 0..8)) -> ReceiptGap {
+        let mut gap = ReceiptGap::new(Seq(first), Seq(last));
+        for (event, count) in by_event {
+            gap.count(&event, count.into());
+        }
+        gap
+    }
+}
+
 fn event() -> impl Strategy<Value = StreamEvent> {
     prop_oneof![
         receipt().prop_map(|receipt| StreamEvent::Receipt(Box::new(receipt))),
         mass().prop_map(|mass| StreamEvent::Mass(Box::new(mass))),
+        gap().prop_map(|gap| StreamEvent::Gap(Box::new(gap))),
         device_event().prop_map(|event| StreamEvent::Device(Box::new(event))),
     ]
 }
@@ -130,6 +142,12 @@ fn expected(seq: Seq, event: &StreamEvent) -> pb::StreamEvent {
             ordinals: mass.ordinals.clone(),
             count: mass.count,
             job_key: mass.job_key.to_string(),
+        }),
+        StreamEvent::Gap(gap) => pb::stream_event::Event::Gap(pb::ReceiptGap {
+            first: gap.first.0,
+            last: gap.last.0,
+            events: gap.events,
+            by_event: gap.by_event.clone().into_iter().collect(),
         }),
         StreamEvent::Device(event) => pb::stream_event::Event::Device(expected_device(event)),
     };

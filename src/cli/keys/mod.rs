@@ -1,20 +1,25 @@
-//! `mooring keys`: app secrets, device credentials, and the certificates of a small CA for routers.
+//! `mooring keys`: everything that proves who somebody is. App secrets, device ids and credentials, registration tokens, and the
+//! certificates of a small CA for routers.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+mod devices;
+mod tokens;
+
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::credential::{self, Secret, SecretError};
+use super::output::Failure;
+use crate::config::ConfigErrors;
+use crate::credential::{CredentialError, Secret, SecretError};
 use crate::ids::AppKey;
-use crate::limits;
 use crate::pki::file::{Existing, Privacy};
 use crate::pki::{self, CA_DAYS, CERTIFICATE_DAYS, Pair, PkiError};
+use crate::token::{KeyError, TokenError};
 
-/// Make app secrets, device credentials and router certificates.
+/// Make and check app secrets, device credentials, registration tokens and certificates; revoke a device's credentials.
 ///
 /// Key files are readable by their owner only, and nothing is overwritten unless --force is given.
 #[derive(Debug, Parser)]
@@ -23,6 +28,10 @@ Examples:
   mooring keys app-secret --out app.secret
   mooring keys credential --app demo --device d-1 --secret app.secret
   mooring keys credential --app demo --from ids.txt --secret app.secret > credentials.tsv
+  mooring keys token-key --algorithm eddsa --out-dir keys
+  mooring keys token --app demo --key keys/token.key
+  mooring keys revoke demo d-1 --data-dir mooring-data
+  mooring keys epochs --config mooring.toml
   mooring keys ca --out-dir ca
   mooring keys router-certificate --name router-1 --ca ca/ca.pem --ca-key ca/ca.key --out-dir routers
   mooring keys server-certificate --host push.example.com --ca ca/ca.pem --ca-key ca/ca.key --out-dir edge")]
@@ -47,27 +56,21 @@ enum Make {
         out: Option<PathBuf>,
     },
     /// Credentials of devices: a line each, the device id, a tab, the credential in base64url.
-    #[command(after_help = "\
-Examples:
-  mooring keys credential --app demo --device d-1 --device d-2 --secret app.secret
-  seq -f 'd-%.0f' 1000 | mooring keys credential --app demo --from - --secret app.secret")]
-    Credential {
-        /// The app key.
-        #[arg(long, value_name = "KEY")]
-        app: String,
-        /// A device id; may be repeated.
-        #[arg(long, value_name = "ID", required_unless_present = "from")]
-        device: Vec<String>,
-        /// File of device ids, one a line; - for standard input.
-        #[arg(long, value_name = "FILE")]
-        from: Option<PathBuf>,
-        /// The app's secret file.
-        #[arg(long, value_name = "FILE", default_value = "app.secret")]
-        secret: PathBuf,
-        /// The epoch, as in the app's configuration.
-        #[arg(long, default_value_t = 1)]
-        epoch: u32,
-    },
+    Credential(devices::Credentials),
+    /// Whether a credential is right, and of which epoch.
+    CheckCredential(devices::CheckCredential),
+    /// The id of the device that registers with an install secret.
+    DeviceId(devices::DeviceId),
+    /// The epochs of the credentials that an edge takes.
+    Epochs(devices::EpochsOf),
+    /// Revoke the credentials of one device, at a running edge.
+    Revoke(devices::Revoke),
+    /// A key that an app's backend signs registration tokens with.
+    TokenKey(tokens::TokenKey),
+    /// A registration token, as the app's backend would make it.
+    Token(tokens::Token),
+    /// Whether a registration token is right, and what it says.
+    CheckToken(tokens::CheckToken),
     /// A CA: ca.pem and ca.key.
     #[command(after_help = "Example:\n  mooring keys ca --out-dir ca")]
     Ca {
@@ -130,6 +133,22 @@ enum KeysError {
     DeviceId { place: String, id: String },
     #[error("epochs begin at 1")]
     Epoch,
+    #[error("an install secret is 32 hexadecimal digits")]
+    InstallSecret,
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("no key pair: {0}")]
+    KeyPair(String),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    #[error(transparent)]
+    Edge(#[from] Failure),
     #[error("{}: {error}", path.display())]
     Read { path: PathBuf, error: io::Error },
     #[error("standard output: {0}")]
@@ -140,7 +159,12 @@ impl KeysError {
     /// 2: what was asked for makes no sense; 1: it failed.
     fn code(&self) -> u8 {
         match self {
-            Self::AppKey(_) | Self::Epoch | Self::Pki(PkiError::BadName { .. }) => 2,
+            Self::AppKey(_)
+            | Self::Epoch
+            | Self::InstallSecret
+            | Self::Config(_)
+            | Self::Edge(Failure::Usage(_))
+            | Self::Pki(PkiError::BadName { .. }) => 2,
             _ => 1,
         }
     }
@@ -165,15 +189,14 @@ fn make(args: &Args, out: &mut impl Write) -> Result<(), KeysError> {
     let existing = if args.force { Existing::Replace } else { Existing::Keep };
     match &args.make {
         Make::AppSecret { out: file } => app_secret(file.as_deref(), existing, args.json, out),
-        Make::Credential { app, device, from, secret, epoch } => {
-            let app = AppKey::parse(app).ok_or_else(|| KeysError::AppKey(app.clone()))?;
-            let epoch = if *epoch == 0 { return Err(KeysError::Epoch) } else { *epoch };
-            let issuing = Issuing { app, secret: Secret::load(secret)?, epoch, json: args.json };
-            for id in device {
-                issuing.write("--device", id, out)?;
-            }
-            from.as_deref().map_or(Ok(()), |file| issuing.write_all(file, out))
-        }
+        Make::Credential(of) => devices::credentials(of, args.json, out),
+        Make::CheckCredential(of) => devices::check_credential(of, args.json, out),
+        Make::DeviceId(of) => devices::device_id(of, args.json, out),
+        Make::Epochs(of) => devices::epochs(of, args.json, out),
+        Make::Revoke(of) => devices::revoke(of, args.json, out),
+        Make::TokenKey(of) => tokens::token_key(of, existing, args.json, out),
+        Make::Token(of) => tokens::token(of, args.json, out),
+        Make::CheckToken(of) => tokens::check_token(of, args.json, out),
         Make::Ca { out_dir, days } => say(&pki::make_ca(out_dir, *days, existing)?, args.json, out),
         Make::ServerCertificate { host, issuer: Issuer { ca, ca_key, out_dir, days } } => {
             say(&pki::make_server(host, ca, ca_key, *days, out_dir, existing)?, args.json, out)
@@ -206,46 +229,14 @@ fn app_secret(
     .map_err(KeysError::Write)
 }
 
-/// What all credentials of one call have in common.
-struct Issuing {
-    app: AppKey,
-    secret: Secret,
-    epoch: u32,
-    json: bool,
+/// An app key of the command line.
+fn app_key(text: &str) -> Result<AppKey, KeysError> {
+    AppKey::parse(text).ok_or_else(|| KeysError::AppKey(text.to_owned()))
 }
 
-impl Issuing {
-    fn write(&self, place: &str, id: &str, out: &mut impl Write) -> Result<(), KeysError> {
-        if !(1..=limits::DEVICE_ID_BYTES).contains(&id.len()) || id.chars().any(char::is_control) {
-            return Err(KeysError::DeviceId { place: place.into(), id: id.escape_debug().to_string() });
-        }
-        let credential = credential::to_text(&credential::issue(&self.secret, &self.app, id, self.epoch));
-        if self.json {
-            let line = json!({ "app_key": self.app.as_str(), "device_id": id, "epoch": self.epoch, "credential": credential });
-            writeln!(out, "{line}")
-        } else {
-            writeln!(out, "{id}\t{credential}")
-        }
-        .map_err(KeysError::Write)
-    }
-
-    /// One id a line; empty lines are skipped.
-    fn write_all(&self, file: &Path, out: &mut impl Write) -> Result<(), KeysError> {
-        let failed = |error| KeysError::Read { path: file.into(), error };
-        let input: Box<dyn BufRead> = if file == Path::new("-") {
-            Box::new(io::stdin().lock())
-        } else {
-            Box::new(BufReader::new(File::open(file).map_err(failed)?))
-        };
-        for (number, line) in input.lines().enumerate() {
-            let line = line.map_err(failed)?;
-            let id = line.trim();
-            if !id.is_empty() {
-                self.write(&format!("{}:{}", file.display(), number + 1), id, out)?;
-            }
-        }
-        Ok(())
-    }
+/// One answer: a JSON object, or text.
+fn say_line(out: &mut impl Write, json: bool, object: &Value, text: &str) -> Result<(), KeysError> {
+    if json { writeln!(out, "{object}") } else { writeln!(out, "{text}") }.map_err(KeysError::Write)
 }
 
 fn say(pair: &Pair, json: bool, out: &mut impl Write) -> Result<(), KeysError> {
@@ -260,6 +251,7 @@ fn say(pair: &Pair, json: bool, out: &mut impl Write) -> Result<(), KeysError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credential;
 
     fn keys(dir: &Path, line: &str) -> Result<String, KeysError> {
         let line = line.replace("DIR", dir.to_str().expect("text"));
@@ -326,5 +318,57 @@ mod tests {
         let bad = keys(dir, "credential --app a/b --device d --secret DIR/app.secret").expect_err("refused");
         assert_eq!(bad.code(), 2);
         assert_eq!(keys(dir, "app-secret").expect("made").trim().len(), 64);
+    }
+
+    #[test]
+    fn tokens_made_here_are_taken_and_say_why_if_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path();
+        keys(dir, "token-key --algorithm eddsa --out-dir DIR").expect("made");
+        keys(dir, "token-key --algorithm hs256 --out-dir DIR").expect("made");
+        assert!(keys(dir, "token-key --algorithm hs256 --out-dir DIR").is_err(), "kept");
+        let install = "--install-secret 3f1c0a5e9b7d42886e54c1f0a2b3948d";
+        for (signs, checks) in [("token.key", "token.pem"), ("token.secret", "token.secret")] {
+            let token = keys(dir, &format!("token --app demo --key DIR/{signs} {install}")).expect("signed");
+            let check = |app: &str, more: &str| {
+                keys(dir, &format!("check-token --app {app} --key DIR/{checks}{more} {}", token.trim()))
+            };
+            let said = check("demo", &format!(" {install}")).expect("valid");
+            assert!(said.starts_with("valid: {\"aud\":\"demo\""), "{said}");
+            assert!(matches!(check("other", ""), Err(KeysError::Token(TokenError::Audience))));
+            assert!(matches!(check("demo", " --max 10"), Err(KeysError::Token(TokenError::TooLong))));
+            let other = format!(" {}", install.replace("3f", "3e"));
+            assert!(matches!(check("demo", &other), Err(KeysError::Token(TokenError::OtherInstall))));
+        }
+        assert!(keys(dir, "token --app demo --key DIR/token.pem").is_err(), "a public key signs nothing");
+        assert!(keys(dir, "token --app demo --key DIR/token.key --install-secret 3f").is_err());
+    }
+
+    #[test]
+    fn ids_credentials_and_epochs_can_be_looked_at() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path();
+        keys(dir, "app-secret --out DIR/app.secret").expect("made");
+        let id =
+            "device-id --app demo --secret DIR/app.secret --install-secret 3f1c0a5e9b7d42886e54c1f0a2b3948d";
+        let id = keys(dir, id).expect("derived");
+        assert_eq!(id.trim().len(), 32);
+        let issue = format!("credential --app demo --device {} --secret DIR/app.secret --epoch 2", id.trim());
+        let line = keys(dir, &issue).expect("issued");
+        let credential = line.trim().split_once('\t').expect("a tab").1.to_owned();
+        let check = |epoch: u32| {
+            let of = format!("--app demo --device {} --secret DIR/app.secret", id.trim());
+            keys(dir, &format!("check-credential {of} --epoch {epoch} {credential}"))
+        };
+        assert_eq!(check(2).expect("valid"), "valid, of epoch 2\n");
+        assert!(check(3).expect("valid").contains("gets a new one"));
+        assert!(matches!(check(4), Err(KeysError::Credential(CredentialError::Revoked { .. }))));
+        let app = "[[apps]]\nkey = \"demo\"\nsecret_file = \"app.secret\"\nepoch = 3\n";
+        std::fs::write(dir.join("edge.toml"), app).expect("written");
+        let said = keys(dir, "epochs --config DIR/edge.toml").expect("read");
+        assert_eq!(said, "demo\tepoch 3; those of 2 are renewed, earlier ones refused\n");
+        assert_eq!(keys(dir, "epochs --config DIR/none.toml").expect_err("none").code(), 2);
+        let nowhere = keys(dir, "revoke demo d-1 --data-dir DIR").expect_err("no edge");
+        assert_eq!(nowhere.code(), 2, "{nowhere}");
     }
 }

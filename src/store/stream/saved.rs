@@ -1,0 +1,303 @@
+//! What is durable about streams: which there are, where each one's reader is, which apps map to it since when, and its gaps. It stands in
+//! the checkpoint's head, and the records of [`SavedStreams::apply`] change it.
+//!
+//! **Routes.** A record belongs to the stream that its app had at the record's sequence. So a change of the mapping is a record itself, and
+//! each app has a list of (from this sequence on, this stream); the name `""` stands for apps that have no list, or none that old. Rejected:
+//! the stream's number in each event (two bytes, but every kind of record would have to know of streams), and the present
+//! mapping for all records (a change strands what is unread: the new stream's cursor is past it already).
+//!
+//! A stream that the configuration no longer names stays, and holds back what its reader has not seen, until it is retired.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::gaps::Gaps;
+use crate::ids::Seq;
+use crate::push::ReceiptGap;
+use crate::store::codec::{Malformed, Take, put_bytes, put_u32, put_u64, put_varint};
+use crate::store::options::StoreOptions;
+use crate::store::record::{self, take_cursor};
+
+/// A stream's number; never used twice.
+pub(in crate::store) type StreamId = u32;
+
+/// One stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::store) struct SavedStream {
+    pub(in crate::store) id: StreamId,
+    pub(in crate::store) name: Arc<str>,
+    pub(in crate::store) cursor: Seq,
+    pub(in crate::store) last_event: Seq,
+    pub(in crate::store) gaps: Gaps,
+}
+
+/// Which stream an app's records belong to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(in crate::store) struct Routes(BTreeMap<String, Vec<(Seq, StreamId)>>);
+
+impl Routes {
+    /// Of an app's record with this sequence.
+    pub(in crate::store) fn of(&self, app: &str, seq: Seq) -> Option<StreamId> {
+        let at = |app| {
+            let list = self.0.get(app)?;
+            list.iter().rev().find(|(from, _)| *from <= seq).map(|(_, stream)| *stream)
+        };
+        at(app).or_else(|| at(""))
+    }
+
+    fn newest(&self, app: &str) -> Option<StreamId> {
+        self.0.get(app)?.last().map(|(_, stream)| *stream)
+    }
+
+    fn change(&mut self, app: &str, from: Seq, stream: StreamId) {
+        self.0.entry(app.to_owned()).or_default().push((from, stream));
+    }
+
+    /// Forgets what concerns only records before `oldest`.
+    fn forget(&mut self, oldest: Seq) {
+        for list in self.0.values_mut() {
+            let old = list.windows(2).take_while(|pair| pair[1].0 <= oldest).count();
+            list.drain(..old);
+        }
+    }
+}
+
+/// All of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(in crate::store) struct SavedStreams {
+    pub(in crate::store) next_id: StreamId,
+    pub(in crate::store) streams: Vec<SavedStream>,
+    pub(in crate::store) routes: Routes,
+}
+
+/// What the configuration changes, to be written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::store) enum Change {
+    /// A stream of this name.
+    Stream(StreamId, Arc<str>),
+    /// From here on the app maps to it.
+    Route(String, StreamId),
+}
+
+impl Change {
+    pub(in crate::store) fn encode(&self, out: &mut Vec<u8>) -> u8 {
+        match self {
+            Self::Stream(id, name) => {
+                put_u32(out, *id);
+                put_bytes(out, name.as_bytes());
+                record::STREAM
+            }
+            Self::Route(app, id) => {
+                put_u32(out, *id);
+                put_bytes(out, app.as_bytes());
+                record::ROUTE
+            }
+        }
+    }
+}
+
+/// The payload of a gap record.
+pub(in crate::store) fn put_gap(out: &mut Vec<u8>, stream: StreamId, gap: &ReceiptGap) {
+    put_u32(out, stream);
+    super::gaps::put(out, gap);
+}
+
+/// The payload of the record that retires a stream.
+pub(in crate::store) fn put_retired(out: &mut Vec<u8>, stream: StreamId) {
+    put_u32(out, stream);
+}
+
+impl SavedStreams {
+    /// A record about streams. Those of the checkpoint itself are not applied again: they have lower sequences than it covers.
+    pub(in crate::store) fn apply(&mut self, kind: u8, seq: Seq, payload: &[u8]) -> Result<(), Malformed> {
+        let mut take = Take(payload);
+        match kind {
+            record::CURSOR => {
+                let (name, cursor) = take_cursor(payload)?;
+                if let Some(stream) = self.streams.iter_mut().find(|stream| &*stream.name == name) {
+                    stream.cursor = stream.cursor.max(cursor);
+                }
+                return Ok(());
+            }
+            record::STREAM => {
+                let (id, name) = (take.u32()?, take.text()?);
+                self.add(id, name.into(), seq);
+            }
+            record::ROUTE => {
+                let id = take.u32()?;
+                self.routes.change(take.text()?, seq, id);
+            }
+            record::GAP => {
+                let id = take.u32()?;
+                let gap = super::gaps::take(&mut take)?;
+                if let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == id) {
+                    stream.gaps.insert(gap);
+                }
+            }
+            record::RETIRED => {
+                let id = take.u32()?;
+                self.streams.retain(|stream| stream.id != id);
+            }
+            _ => return Err(Malformed),
+        }
+        take.0.is_empty().then_some(()).ok_or(Malformed)
+    }
+
+    fn add(&mut self, id: StreamId, name: Arc<str>, seq: Seq) {
+        self.next_id = self.next_id.max(id + 1);
+        // Nothing before its record can be its own.
+        let cursor = Seq(seq.0.saturating_sub(1));
+        self.streams.retain(|stream| stream.id != id);
+        self.streams.push(SavedStream { id, name, cursor, last_event: Seq(0), gaps: Gaps::default() });
+    }
+
+    /// An event of an app.
+    pub(in crate::store) fn note_event(&mut self, app: &str, seq: Seq) {
+        let id = self.routes.of(app, seq);
+        if let Some(stream) = self.streams.iter_mut().find(|stream| Some(stream.id) == id) {
+            stream.last_event = stream.last_event.max(seq);
+        }
+    }
+
+    /// Takes in the configuration: streams of it come first, in its order. Answers what has to be written, in order, from `next` on.
+    pub(in crate::store) fn configure(
+        &mut self,
+        options: &StoreOptions,
+        oldest: Seq,
+        next: Seq,
+    ) -> Vec<Change> {
+        self.routes.forget(oldest);
+        let mut changes = Vec::new();
+        let seq = |changes: &Vec<Change>| Seq(next.0 + changes.len() as u64);
+        for name in &options.streams {
+            if self.streams.iter().all(|stream| stream.name != *name) {
+                let id = self.next_id;
+                self.add(id, name.clone(), seq(&changes));
+                changes.push(Change::Stream(id, name.clone()));
+            }
+        }
+        let place = |stream: &SavedStream| {
+            options.streams.iter().position(|name| *name == stream.name).unwrap_or(usize::MAX)
+        };
+        self.streams.sort_by_key(|stream| (place(stream), stream.id));
+        let apps = options.app_streams.keys().map(|app| app.as_str().to_owned());
+        let apps: BTreeSet<String> =
+            apps.chain(self.routes.0.keys().cloned()).chain([String::new()]).collect();
+        for app in apps {
+            let wanted = self.streams.get(options.stream_of(&app)).map(|stream| stream.id);
+            if let Some(id) = wanted.filter(|id| self.routes.newest(&app) != Some(*id)) {
+                self.routes.change(&app, seq(&changes), id);
+                changes.push(Change::Route(app, id));
+            }
+        }
+        changes
+    }
+
+    pub(in crate::store) fn encode(&self, out: &mut Vec<u8>) {
+        put_u32(out, self.next_id);
+        put_varint(out, self.streams.len() as u64);
+        for stream in &self.streams {
+            put_u32(out, stream.id);
+            put_bytes(out, stream.name.as_bytes());
+            put_u64(out, stream.cursor.0);
+            put_u64(out, stream.last_event.0);
+            stream.gaps.encode(out);
+        }
+        put_varint(out, self.routes.0.len() as u64);
+        for (app, list) in &self.routes.0 {
+            put_bytes(out, app.as_bytes());
+            put_varint(out, list.len() as u64);
+            for (from, stream) in list {
+                put_u64(out, from.0);
+                put_u32(out, *stream);
+            }
+        }
+    }
+
+    pub(in crate::store) fn decode(take: &mut Take<'_>) -> Result<Self, Malformed> {
+        let mut saved = Self { next_id: take.u32()?, ..Self::default() };
+        for _ in 0..take.varint()? {
+            saved.streams.push(SavedStream {
+                id: take.u32()?,
+                name: take.text()?.into(),
+                cursor: Seq(take.u64()?),
+                last_event: Seq(take.u64()?),
+                gaps: Gaps::decode(take)?,
+            });
+        }
+        for _ in 0..take.varint()? {
+            let app = take.text()?.to_owned();
+            for _ in 0..take.varint()? {
+                let from = Seq(take.u64()?);
+                saved.routes.change(&app, from, take.u32()?);
+            }
+        }
+        Ok(saved)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::AppKey;
+
+    fn options(streams: &[&str], apps: &[(&str, &str)]) -> StoreOptions {
+        let apps = apps.iter().map(|(app, stream)| (AppKey::parse(app).expect("valid"), (*stream).into()));
+        StoreOptions {
+            streams: streams.iter().map(|name| (*name).into()).collect(),
+            app_streams: apps.collect(),
+            ..StoreOptions::default()
+        }
+    }
+
+    #[test]
+    fn a_record_belongs_to_the_stream_that_its_app_had_then() {
+        let mut saved = SavedStreams::default();
+        let changes = saved.configure(&options(&["main"], &[("a", "main")]), Seq(1), Seq(1));
+        assert_eq!(
+            changes,
+            [Change::Stream(0, "main".into()), Change::Route(String::new(), 0), Change::Route("a".into(), 0)]
+        );
+        let moved = options(&["second", "main"], &[("a", "second"), ("b", "main")]);
+        let changes = saved.configure(&moved, Seq(1), Seq(10));
+        assert_eq!(
+            changes,
+            [
+                Change::Stream(1, "second".into()),
+                Change::Route(String::new(), 1),
+                Change::Route("a".into(), 1),
+                Change::Route("b".into(), 0)
+            ]
+        );
+        // Configured streams stand in the configuration's order.
+        let names: Vec<&str> = saved.streams.iter().map(|stream| &*stream.name).collect();
+        assert_eq!((names, saved.streams[0].cursor), (vec!["second", "main"], Seq(9)));
+        let of = |app, seq| saved.routes.of(app, Seq(seq));
+        assert_eq!(
+            (of("a", 11), of("a", 12), of("b", 5), of("b", 13), of("c", 5)),
+            (Some(0), Some(1), Some(0), Some(0), Some(0))
+        );
+        assert_eq!((of("c", 11), of("a", 2), of("a", 1)), (Some(1), Some(0), None));
+        assert!(saved.configure(&moved, Seq(1), Seq(20)).is_empty(), "the same again changes nothing");
+
+        let mut bytes = Vec::new();
+        saved.encode(&mut bytes);
+        assert_eq!(SavedStreams::decode(&mut Take(&bytes)).as_ref(), Ok(&saved));
+        for cut in 0..bytes.len() {
+            assert!(SavedStreams::decode(&mut Take(&bytes[..cut])).is_err(), "{cut}");
+        }
+        // What the records say is the same as what was configured.
+        let mut replayed = SavedStreams::default();
+        let first = SavedStreams::default().configure(&options(&["main"], &[("a", "main")]), Seq(1), Seq(1));
+        for (seq, change) in (1..).zip(&first).chain((10..).zip(&changes)) {
+            let mut payload = Vec::new();
+            let kind = change.encode(&mut payload);
+            replayed.apply(kind, Seq(seq), &payload).expect("understood");
+        }
+        replayed.streams.sort_by_key(|stream| std::cmp::Reverse(stream.id));
+        assert_eq!(replayed, saved);
+        // Lists don't grow for ever.
+        saved.routes.forget(Seq(50));
+        assert_eq!((saved.routes.of("a", Seq(10)), saved.routes.of("a", Seq(60))), (None, Some(1)));
+    }
+}
