@@ -65,6 +65,9 @@ impl DiskFile for NoFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.0)
     }
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
     fn sync(&self, _: SyncPoint) -> io::Result<()> {
         Ok(())
     }

@@ -167,6 +167,8 @@ pub enum Change {
     Bind(Binding),
     /// Bind no more.
     Unbind(Unbind),
+    /// It goes on from another address. Kept in memory only.
+    Moved(std::net::IpAddr),
 }
 
 /// Why nothing was changed.

@@ -52,8 +52,10 @@ pub const OUTBOX_BYTES: usize = 64 * 1024;
 
 /// Bytes that a QUIC device may send before they are read.
 pub const QUIC_RECEIVE_BYTES: u32 = 64 * 1024;
-/// Bytes of datagrams kept for one QUIC connection that waits to be taken in.
-pub const QUIC_INCOMING_BYTES: u64 = 16 * 1024;
+/// QUIC connections that wait to be taken in, on each shard; beyond, they are refused.
+pub const QUIC_INCOMING: usize = 1_024;
+/// Bytes of further datagrams kept for one of them.
+pub const QUIC_INCOMING_BYTES: u64 = 4 * 1024;
 
 /// Longest retention, milliseconds from acceptance: 72 hours.
 pub const RETENTION_MS: u64 = 72 * 3600 * 1000;
@@ -66,10 +68,17 @@ pub const TURN_FANOUT_MICROS: u64 = 1_000;
 pub const TURN_HANDSHAKE_STEPS: usize = 8;
 /// Acks of one command of a shard to the store; when so many wait, the shard reads nothing.
 pub const TURN_ACKS: usize = 4_096;
+/// Looks at sessions and at what they may have, for messages that were taken back, of one turn of a shard.
+pub const TURN_RECALLS: usize = 512;
 /// Hand-overs (sessions named) waiting in one shard's mailbox; beyond, the shard looks at all its sessions instead.
 pub const MAILBOX_SLOTS: usize = 1_000_000;
 /// Shards of one process.
 pub const SHARDS: usize = 256;
+
+/// Devices whose last change of presence is kept for followers, about 232 bytes each; beyond, whoever is behind gets a new snapshot.
+pub const PRESENCE_CHANGES: usize = 262_144;
+/// Marks of presence of one shard between two times of gathering, once a second; beyond, followers get a new snapshot.
+pub const PRESENCE_MARKS: usize = 65_536;
 
 /// Commands waiting for the journal.
 pub const STORE_COMMANDS: usize = 65_536;
@@ -90,6 +99,8 @@ pub const STREAM_WINDOW: usize = 16;
 pub const STREAM_BATCH_EVENTS: usize = 4_096;
 /// Bytes of one stream batch, about.
 pub const STREAM_BATCH_BYTES: usize = 1024 * 1024;
+/// Connections to a router listener that have shown no certificate yet; beyond, the oldest of the address that has the most is closed.
+pub const ROUTER_HANDSHAKES: usize = 64;
 /// Router links at a time.
 pub const ROUTER_LINKS: usize = 64;
 /// Calls at a time on one gRPC connection, those of health and reflection included.

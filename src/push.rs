@@ -247,6 +247,15 @@ pub struct Accepted {
     pub repeated: bool,
 }
 
+/// A message was taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Revoked {
+    /// The place of that in the journal. Doing it again names the same one.
+    pub seq: Seq,
+    /// Entries that were pending, and ended.
+    pub ended: u32,
+}
+
 /// Why a batch that passed the stateless checks is not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rejection {
@@ -369,6 +378,18 @@ pub struct Receipt {
     pub unmatched: bool,
     /// An arrive implied by a click or clean.
     pub implied: bool,
+}
+
+impl Receipt {
+    /// Whether it stands for `sent` too: what arrived was sent, also when a crash made the edge forget the time; and an end that says when the
+    /// message was written says that it was.
+    pub fn says_sent(&self) -> bool {
+        match self.kind {
+            ReceiptKind::Sent | ReceiptKind::Arrive => !self.unmatched,
+            ReceiptKind::SentFail => self.sent_at > 0,
+            ReceiptKind::Click | ReceiptKind::Clean => false,
+        }
+    }
 }
 
 /// The same end for many targets of one batch.

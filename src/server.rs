@@ -20,17 +20,18 @@ use tokio::sync::{oneshot, watch};
 use crate::admin::token::{Token, TokenError};
 use crate::admin::{self, Admin, Readiness, StoreAccess};
 use crate::clock::Clock;
-use crate::config::{Config, Scope};
+use crate::config::{self, Config, Scope};
 use crate::directory::Directory;
 use crate::ids::{DigestKey, ShardId};
 use crate::pki::{self, PkiError};
+use crate::presence::Presence;
 use crate::router::{self, Allowed, RouterContext};
 use crate::shard::{self, DeviceContext, Handover, Loaded, Mailbox, ShardFigures, quic};
 use crate::store::disk::Disk;
 use crate::store::disk::format::Format;
 use crate::store::embedded::{EmbeddedStore, Opened};
 use crate::store::engine::{OpenError, StoreFailure};
-use crate::store::options::StoreOptions;
+use crate::store::options::{Quota, StoreOptions};
 use crate::store::{Command, Store};
 use crate::telemetry::{self, Gauge, Renderer};
 use sockets::Sockets;
@@ -136,11 +137,12 @@ pub async fn serve<D: Disk>(
     // Set once, here.
     admin.store.set(access).ok();
 
+    let presence = presence(&base);
     let sockets = Sockets::bind(&base.config)?;
-    let context = device_context(&base, store.clone(), digest_key.clone(), &sockets)?;
+    let context = device_context(&base, store.clone(), presence.clone(), digest_key.clone(), &sockets)?;
     let [tls, quic, plain] = sockets.ports();
     let (mut shards, _group) = start_shards(sockets, &context)?;
-    let (phase, mut routers, (router, grpc)) = start_router(&base, store.clone(), digest_key)?;
+    let (phase, mut routers, (router, grpc)) = start_router(&base, store.clone(), presence, digest_key)?;
     let ports = Ports { tls, quic, plain, router, grpc, admin: admin_port };
     base.readiness.set(admin::Phase::Serving);
     ready(ports);
@@ -253,6 +255,10 @@ fn store_options(config: &Config, salt: u64, digest_key: DigestKey) -> StoreOpti
         max_pending_per_device: store.max_pending_per_device as usize,
         max_pending: store.max_pending,
         max_messages: store.max_messages,
+        record_kept_ms: u64::from(store.message_kept_days) * 24 * 3600 * 1000,
+        message_cache_bytes: store.message_cache_bytes as usize,
+        table_cache_bytes: store.table_cache_bytes as usize,
+        utc_offset_minutes: config.stats.utc_offset_minutes,
         max_devices: store.max_devices,
         body_cache_bytes: store.body_cache_bytes as usize,
         stream_soft_bytes: store.stream_soft_bytes,
@@ -260,13 +266,37 @@ fn store_options(config: &Config, salt: u64, digest_key: DigestKey) -> StoreOpti
         digest_key,
         streams: config.streams(),
         app_streams: config.apps.iter().map(|app| (app.key.clone(), app.stream.clone())).collect(),
+        app_quotas: config.apps.iter().map(|app| (app.key.clone(), quota(&app.pending, store))).collect(),
+        max_recalls: store.max_recalls,
         ..StoreOptions::default()
+    }
+}
+
+/// Once edge time is right: it makes the epoch.
+fn presence(base: &Foundation) -> Arc<Presence> {
+    let mailboxes = base.mailboxes.clone();
+    let ask = move |shard: ShardId, request| {
+        if let Some(mailbox) = mailboxes.get(usize::from(shard.0)) {
+            mailbox.slice(request);
+        }
+    };
+    let (directory, now) = (base.directory.clone(), base.clock.now());
+    Arc::new(Presence::new(directory, base.config.shards, now, Box::new(ask)))
+}
+
+/// Bounds of the app's own, else the store's.
+fn quota(app: &config::PendingBounds, store: &config::Store) -> Quota {
+    Quota {
+        max_entries: app.messages.unwrap_or(store.max_pending_per_device) as usize,
+        max_bytes: app.bytes.unwrap_or(u64::MAX),
+        drop_oldest: app.drop_oldest,
     }
 }
 
 fn device_context(
     base: &Foundation,
     store: Arc<dyn Store>,
+    presence: Arc<Presence>,
     digest_key: DigestKey,
     sockets: &Sockets,
 ) -> Result<Arc<DeviceContext>, ServeError> {
@@ -278,6 +308,9 @@ fn device_context(
     let quic = match (&tls, &sockets.quic) {
         (Some(tls), Some(group)) => {
             let keys = quic::Keys::of(&base.config.data_dir)?;
+            for shard in &base.figures[..group.endpoints()] {
+                shard.quic.store(true, Ordering::Relaxed);
+            }
             Some(quic::Settings::new(&config, tls, keys, group.endpoints())?)
         }
         _ => None,
@@ -289,6 +322,7 @@ fn device_context(
         digest_key,
         directory: base.directory.clone(),
         store,
+        presence,
         clock: base.clock.clone(),
         tls,
         quic,
@@ -321,6 +355,7 @@ type RouterThread = (watch::Sender<router::Phase>, Thread, (u16, Option<u16>));
 fn start_router(
     base: &Foundation,
     store: Arc<dyn Store>,
+    presence: Arc<Presence>,
     digest_key: DigestKey,
 ) -> Result<RouterThread, ServeError> {
     let config = &base.config.router;
@@ -347,7 +382,11 @@ fn start_router(
         credit_bytes: config.credit_bytes,
         batch_window_ms: base.config.store.batch_window_s * 1_000,
         is_connected: Box::new(move |device| directory.find(device).is_some()),
-        pace: router::Pace::default().leaving_within(left),
+        presence,
+        pace: router::Pace {
+            user_timeout: Duration::from_millis(config.user_timeout_ms.into()),
+            ..router::Pace::default().leaving_within(left)
+        },
         streams: router::StreamRegistry::default(),
     });
     let (phase, watched) = watch::channel(router::Phase::Serving);
@@ -355,14 +394,23 @@ fn start_router(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let listener = TcpListener::from_std(listener)?;
-            // A build without it has refused its listener.
-            #[cfg(feature = "grpc")]
-            if let Some((grpc, _)) = grpc {
-                let grpc = router::serve_grpc(TcpListener::from_std(grpc)?, context.clone(), watched.clone());
-                tokio::join!(router::serve(listener, context, watched), grpc);
-                return Ok(());
+            let (presence, clock) = (context.presence.clone(), context.clock.clone());
+            let links = async {
+                // A build without it has refused its listener.
+                #[cfg(feature = "grpc")]
+                if let Some((grpc, _)) = grpc {
+                    let grpc =
+                        router::serve_grpc(TcpListener::from_std(grpc)?, context.clone(), watched.clone());
+                    tokio::join!(router::serve(listener, context, watched), grpc);
+                    return Ok::<(), std::io::Error>(());
+                }
+                router::serve(listener, context, watched).await;
+                Ok(())
+            };
+            tokio::select! {
+                served = links => served?,
+                () = presence.keep(&clock) => {}
             }
-            router::serve(listener, context, watched).await;
             Ok(())
         })
     })?;

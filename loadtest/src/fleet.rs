@@ -18,6 +18,8 @@ use crate::target::Target;
 
 /// Devices that connect at a time.
 const CONNECTING: u64 = 128;
+/// Sockets of all devices that connect by QUIC.
+const QUIC_SOCKETS: u32 = 64;
 /// Sets of attributes, but for the utdid.
 const ATTRIBUTE_SETS: u32 = 500;
 /// Seconds without any progress after which waiting ends.
@@ -124,7 +126,8 @@ impl Fleet {
             unsettled: false,
             sessions: 0,
         };
-        let source = target.is_local().then(|| source(n));
+        let from = if target.shares_sockets() { n % QUIC_SOCKETS } else { n };
+        let source = target.is_local().then(|| source(from));
         let endpoint = target.device(source);
         let mut device = Device::new(endpoint, Machine::new(settings), app, Arc::clone(&self.clock));
         let mut stay = self.stay.subscribe();

@@ -36,7 +36,7 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  loadtest hold --transport tls
+  loadtest hold --transport quic
   loadtest hold --devices 3000 --seconds 10 --json
   loadtest hold --dev data --server-pid 4711";
 

@@ -6,32 +6,14 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use mooring::cli::output::Failure;
 use mooring::cli::peer::{Credentials, Edge, Issuer};
-use mooring::client::Endpoint;
 use mooring::client::local::{LocalEdge, Scratch, enough_descriptors};
+use mooring::client::{Endpoint, Transport, Way};
 use mooring::ids::AppKey;
 
 use crate::process::Process;
 
 /// Descriptors that are needed beside those of devices.
 const SPARE_DESCRIPTORS: u64 = 256;
-
-/// How devices connect.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum Transport {
-    /// Plain TCP.
-    Tcp,
-    /// TLS 1.3.
-    Tls,
-}
-
-impl Transport {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Tls => "tls",
-        }
-    }
-}
 
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -49,7 +31,7 @@ pub(crate) struct Args {
     pub(crate) target: Kind,
     /// How devices connect
     #[arg(long, value_enum, default_value = "tcp")]
-    pub(crate) transport: Transport,
+    pub(crate) transport: Way,
     /// How many devices
     #[arg(long, value_name = "N", default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(3..=15_000_000))]
     pub(crate) devices: u32,
@@ -133,7 +115,7 @@ impl Target {
             epoch: 1,
         };
         Ok(Self {
-            device: edge.device_endpoint(args.transport == Transport::Tcp, None),
+            device: edge.device_endpoint(args.transport, None),
             router: edge.router_endpoint(),
             app: edge.app().clone(),
             issuer: secret.issuer(&no_edge())?,
@@ -157,7 +139,7 @@ impl Target {
         let secret =
             Credentials { credential: None, credential_file: None, secret: args.secret.clone(), epoch: 1 };
         Ok(Self {
-            device: devices.device_endpoint(args.transport == Transport::Tcp, None)?,
+            device: devices.device_endpoint(args.transport, None)?,
             router: routers.router_endpoint(args.certificate.as_deref(), args.key.as_deref())?,
             app: devices.app()?,
             issuer: secret.issuer(&devices)?,
@@ -166,7 +148,12 @@ impl Target {
         })
     }
 
-    /// Where a device connects, from its own address.
+    /// Whether devices share sockets, as over QUIC they can.
+    pub(crate) fn shares_sockets(&self) -> bool {
+        matches!(self.device.transport, Transport::Quic(_))
+    }
+
+    /// Where a device connects, from this address.
     pub(crate) fn device(&self, source: Option<IpAddr>) -> Endpoint {
         Endpoint { source, ..self.device.clone() }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use mooring::cli::output::{self, Failure, note};
+use mooring::client::Way;
 use mooring::client::router::Router;
 use mooring::clock::Clock;
 use rand::rngs::SmallRng;
@@ -21,7 +22,7 @@ use crate::figures::{Figures, rounded};
 use crate::fleet::Fleet;
 use crate::floor;
 use crate::messages::{self, Messages};
-use crate::target::{self, Target, Transport};
+use crate::target::{self, Target};
 
 /// Messages in flight with `--rate 0`.
 const IN_FLIGHT: usize = 256;
@@ -172,7 +173,7 @@ async fn floor_cpu(args: &Args) -> Result<Option<f64>, Failure> {
     if !args.floor {
         return Ok(None);
     }
-    if args.target.transport == Transport::Tls {
+    if args.target.transport != Way::Tcp {
         note("the floor is plain TCP");
     }
     let run = floor::Run {

@@ -10,7 +10,7 @@ use crate::binding::Bindings;
 use crate::credential::Revocation;
 use crate::ids::{AppKey, MessageId};
 use crate::push::{Counts, Failure, Refusal};
-use crate::store::{DeviceState, MessageState, OnDevice};
+use crate::store::{DayStats, DeviceState, MessageState, OnDevice};
 use crate::wire::attributes;
 
 /// Why there is no answer.
@@ -43,7 +43,7 @@ impl IntoResponse for Problem {
             Self::NoSuchPath => (
                 StatusCode::NOT_FOUND,
                 "no such path",
-                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id} or /v1/shards; the README has those that change something",
+                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id}, /v1/stats/{app} or /v1/shards; the README has those that change something",
             ),
             Self::NoSuchMethod => (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -135,6 +135,35 @@ pub(super) fn totals(sequence: u64, all: &Counts) -> Value {
     let mut answer = counts(all);
     answer.insert("sequence".into(), json!(sequence));
     answer.into()
+}
+
+/// Today first. A day's counts don't add up by themselves: what is accepted on one day may arrive on the next.
+pub(super) fn stats(sequence: u64, app: &AppKey, days: &[DayStats]) -> Value {
+    let day = |day: &DayStats| {
+        let mut answer = counts(&day.counts);
+        for name in ["identity", "pending"] {
+            answer.remove(name);
+        }
+        answer.insert("day".into(), json!(date(day.day)));
+        answer.insert("registered".into(), json!(day.registered));
+        answer.insert("active".into(), json!(day.active));
+        Value::from(answer)
+    };
+    let days: Vec<Value> = days.iter().map(day).collect();
+    json!({ "sequence": sequence, "app_key": app.as_str(), "days": days })
+}
+
+/// The date of a day since 1970-01-01, by the proleptic Gregorian calendar: Howard Hinnant's `civil_from_days`.
+fn date(day: u32) -> String {
+    let shifted = u64::from(day) + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let of_month = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{of_month:02}")
 }
 
 /// `device`: the id that was asked for, and whether it is connected now. Ids are text, as JSON readers round large numbers.

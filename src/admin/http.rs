@@ -71,6 +71,9 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: impl Futu
     permits.acquire_many(CONNECTIONS).await.map(drop).ok();
 }
 
+/// Days of statistics, unless asked for more or fewer.
+const DEFAULT_DAYS: u32 = 7;
+
 fn routes(admin: Arc<Admin>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
@@ -79,6 +82,7 @@ fn routes(admin: Arc<Admin>) -> Router {
         .route("/v1/totals", get(totals))
         .route("/v1/message/{app}/{id}", get(message))
         .route("/v1/device/{app}/{device_id}", get(device))
+        .route("/v1/stats/{app}", get(stats))
         .route("/v1/shards", get(shards))
         .merge(writes::routes(admin.clone()))
         .fallback(async || Problem::NoSuchPath)
@@ -113,6 +117,23 @@ async fn totals(State(admin): State<Arc<Admin>>) -> Result<Response, Problem> {
     let (sequence, answer) = ask(&admin, Query::Totals).await?;
     let QueryAnswer::Totals(counts) = answer else { return Err(Problem::Unanswered) };
     json(answer::totals(sequence, &counts))
+}
+
+#[derive(serde::Deserialize)]
+struct Days {
+    days: Option<u32>,
+}
+
+async fn stats(
+    State(admin): State<Arc<Admin>>,
+    Path(app): Path<String>,
+    UrlQuery(asked): UrlQuery<Days>,
+) -> Result<Response, Problem> {
+    let app = AppKey::parse(&app).ok_or(Problem::NoAppKey)?;
+    let days = asked.days.unwrap_or(DEFAULT_DAYS);
+    let (sequence, answer) = ask(&admin, Query::Stats { app: app.clone(), days }).await?;
+    let QueryAnswer::Stats(days) = answer else { return Err(Problem::Unanswered) };
+    json(answer::stats(sequence, &app, &days))
 }
 
 #[derive(serde::Deserialize)]

@@ -8,6 +8,7 @@
 //! | `/v1/totals` | everything since the data directory was made |
 //! | `/v1/message/{app}/{id}?device=` | a message's counts, and what became of it on one device |
 //! | `/v1/device/{app}/{device_id}` | what is known of a device: known, push on, connected are three answers |
+//! | `/v1/stats/{app}?days=` | the newest days of an app, today first: what was accepted, refused, arrived, failed; devices |
 //! | `/v1/shards` | sessions, handshakes in flight and deliveries of each shard |
 //!
 //! POST changes something, and needs `Authorization: Bearer` with the token of [`token::TOKEN_FILE`]; bodies are JSON:

@@ -15,8 +15,8 @@ use crate::credential::Revocation;
 use crate::ids::{DigestKey, Seq, SessionRef};
 use crate::push::{Attributes, Counts, Millis, Reached, Seen};
 use crate::store::{
-    Batch, Busy, DeviceState, MessageState, OnDevice as OnDeviceState, Pulled, Refused, Store, StreamBounds,
-    StreamError, StreamRead,
+    Batch, Busy, DayStats, DeviceState, MessageState, OnDevice as OnDeviceState, Pulled, Refused, Store,
+    StreamBounds, StreamError, StreamRead,
 };
 use crate::telemetry;
 
@@ -50,6 +50,16 @@ impl FakeStore {
                 QueryAnswer::Message(Some(Box::new(state)))
             }
             Query::Message { .. } => QueryAnswer::Message(None),
+            Query::Stats { days, .. } => QueryAnswer::Stats(
+                (0..*days)
+                    .map(|back| DayStats {
+                        day: 20_779 - back,
+                        counts: counts.clone(),
+                        registered: 5,
+                        active: 6,
+                    })
+                    .collect(),
+            ),
             Query::Devices(keys) => QueryAnswer::Devices(
                 keys.iter()
                     .map(|key| {

@@ -17,7 +17,7 @@ use super::peer::{Credentials, Edge, Identities};
 use crate::client::device::{
     Device, End, Handler, Installation, Leave, Machine, Reaction, Settings, Stopped, Tally,
 };
-use crate::client::{Backoff, ClientError};
+use crate::client::{Backoff, ClientError, Endpoint, Transport, Way};
 use crate::clock::Clock;
 use crate::limits;
 use crate::wire::pb::device::{Attributes, DeviceType, EventType, Kind, Push, PushState};
@@ -49,9 +49,12 @@ pub struct Args {
     /// Directory of what registered devices keep; with --dev by default a directory beside the edge's
     #[arg(long, value_name = "DIR", requires = "register")]
     state: Option<PathBuf>,
-    /// Plain TCP instead of TLS, where the edge has it switched on
-    #[arg(long)]
-    plain: bool,
+    /// How to connect
+    #[arg(long, value_enum, default_value = "tls")]
+    transport: Way,
+    /// Over QUIC: go on from a new port every so many seconds, as phones do that change networks
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    rebind: Option<u64>,
     /// The source address to connect from
     #[arg(long, value_name = "IP")]
     source: Option<std::net::IpAddr>,
@@ -96,10 +99,11 @@ Examples:
   mooring device --dev data --device d-1       a device of the edge that runs with
                                                `serve --dev --data-dir data`
   mooring device --dev data --count 1000 --click-rate 0.1
-  mooring device --dev data --plain --messages 1 --json
+  mooring device --dev data --transport tcp --messages 1 --json
   mooring device --dev data --register --device phone-{n} --count 3
   mooring device --address edge.example:7443 --ca ca.pem --app 23456789 --register \\
       --device phone --state phones --token phone.token
+  mooring device --dev data --transport quic --rebind 5 --json
   mooring device --address edge.example:7443 --ca ca.pem --app 23456789 --device 4f2a \\
       --credential-file 4f2a.credential
 
@@ -139,7 +143,8 @@ async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
     } else {
         Identities::Issued(args.credentials.issuer(&args.edge)?)
     };
-    let endpoint = args.edge.device_endpoint(args.plain, args.source)?;
+    let endpoint = args.edge.device_endpoint(args.transport, args.source)?;
+    let moving = moving(args, &endpoint)?;
     let clock = Arc::new(Clock::new(0));
     let attributes = Arc::new(attributes(args));
     let (leave, leaving) = watch::channel(Leave::Stay);
@@ -178,7 +183,28 @@ async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
         });
     }
     drop(leaving);
-    follow(args, &leave, counted, devices).await
+    tokio::select! {
+        ended = follow(args, &leave, counted, devices) => ended,
+        failure = moving => Err(failure),
+    }
+}
+
+/// Changes the port from time to time, if that is wanted; ends only if that fails.
+fn moving(args: &Args, endpoint: &Endpoint) -> Result<impl Future<Output = Failure> + use<>, Failure> {
+    let client = match (&endpoint.transport, args.rebind) {
+        (Transport::Quic(client), Some(seconds)) => Some((Arc::clone(client), Duration::from_secs(seconds))),
+        (_, None) => None,
+        (_, Some(_)) => return Err(Failure::usage("--rebind needs --transport quic")),
+    };
+    Ok(async move {
+        let Some((client, every)) = client else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(every).await;
+            if let Err(error) = client.rebind() {
+                return Failure::failed(format!("no new port: {error}"));
+            }
+        }
+    })
 }
 
 /// Waits for the end: of the devices, of the time, of the messages, or by the user.
@@ -222,6 +248,7 @@ fn summary(args: &Args, ends: &[(String, Stopped, Tally)]) -> Result<(), Failure
         ("redelivered", sum(|t| t.redelivered)),
         ("expired", sum(|t| t.expired)),
         ("arrived", sum(|t| t.arrived)),
+        ("revoked", sum(|t| t.revoked)),
         ("clicked", sum(|t| t.clicked)),
         ("cleaned", sum(|t| t.cleaned)),
         ("confirmed", sum(|t| t.confirmed)),
@@ -299,6 +326,14 @@ impl Handler for Printer {
         Some(Reaction { event, delay: self.rng.random_range(0..REACTION_MS) })
     }
 
+    fn revoke(&mut self, message_id: u64) {
+        if self.json {
+            let value = json!({"event": "revoke", "device": self.id, "message_id": message_id.to_string()});
+            return line(&value.to_string());
+        }
+        line(&format!("{} #{message_id} revoked", self.id));
+    }
+
     fn keep(&mut self, device_id: &str, credential: &[u8]) {
         let kept = self.installation.as_mut().map(|installation| installation.keep(device_id, credential));
         let how = match kept {
@@ -340,13 +375,18 @@ impl Handler for Printer {
     }
 }
 
+fn priority(push: &Push) -> String {
+    push.priority().as_str_name().trim_start_matches("PRIORITY_").to_lowercase()
+}
+
 impl Printer {
     fn print(&self, push: &Push) {
         let kind = push.kind().as_str_name().trim_start_matches("KIND_").to_lowercase();
         if self.json {
             let value = json!({
                 "event": "push", "device": self.id, "message_id": push.message_id.to_string(), "kind": kind, "title": push.title,
-                "body": push.body, "extras": push.extras, "silent": push.silent, "redelivered": push.redelivered,
+                "body": push.body, "extras": push.extras, "priority": priority(push), "collapse_key": push.collapse_key,
+                "silent": push.silent, "redelivered": push.redelivered,
                 "expires_milliseconds": push.expires_milliseconds,
             });
             return line(&value.to_string());
@@ -356,6 +396,9 @@ impl Printer {
         for part in parts.into_iter().filter(|p| !p.is_empty()) {
             text.push_str(" | ");
             text.push_str(&output::printable(part));
+        }
+        if push.priority() == crate::wire::pb::device::Priority::High {
+            text.push_str(" (high)");
         }
         if push.silent {
             text.push_str(" (silent)");

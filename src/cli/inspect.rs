@@ -47,6 +47,17 @@ enum What {
     /// Everything since the data directory was made
     #[command(after_help = "Examples:\n  mooring inspect totals")]
     Totals,
+    /// What happened to an app's messages and devices each day
+    #[command(
+        after_help = "Examples:\n  mooring inspect stats demo --days 3\n  mooring inspect stats demo --days 30 --json"
+    )]
+    Stats {
+        /// The app key
+        app: String,
+        /// So many days, today first
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=30))]
+        days: u32,
+    },
     /// Sessions and deliveries of each shard
     #[command(after_help = "Examples:\n  mooring inspect shards")]
     Shards,
@@ -57,6 +68,7 @@ Examples:
   mooring inspect message demo 868947123456789
   mooring inspect message demo 868947123456789 --device d-1
   mooring inspect device demo d-1 --admin edge-1:7480
+  mooring inspect stats demo --days 7
   mooring inspect totals --dev data --json";
 
 /// Runs `inspect`.
@@ -68,6 +80,8 @@ fn start(args: &Args) -> Result<(), Failure> {
     let answer = args.edge.get(&path(&args.what)?)?;
     if args.json {
         line(&answer.to_string());
+    } else if let Some(days) = answer["days"].as_array() {
+        days_lines(days).iter().for_each(|text| line(text));
     } else {
         line(&output::table(&rows(&answer)));
     }
@@ -82,13 +96,42 @@ fn path(what: &What) -> Result<String, Failure> {
             format!("/v1/message/{}/{id}?device={}", app(key)?, escaped(device))
         }
         What::Device { app: key, id } => format!("/v1/device/{}/{}", app(key)?, escaped(id)),
+        What::Stats { app: key, days } => format!("/v1/stats/{}?days={days}", app(key)?),
         What::Totals => "/v1/totals".into(),
         What::Shards => "/v1/shards".into(),
     })
 }
 
+/// One line a day; what was refused and failed is summed over the reasons.
+fn days_lines(days: &[Value]) -> Vec<String> {
+    const COLUMNS: [&str; 12] = [
+        "day",
+        "targets",
+        "refused",
+        "accepted",
+        "sent",
+        "arrived",
+        "failed",
+        "clicked",
+        "cleaned",
+        "late",
+        "registered",
+        "active",
+    ];
+    let cell = |day: &Value, name: &str| match &day[name] {
+        Value::Object(reasons) => reasons.values().filter_map(Value::as_u64).sum::<u64>().to_string(),
+        Value::String(text) => output::printable(text),
+        other => other.to_string(),
+    };
+    let row =
+        |cells: Vec<String>| cells.iter().map(|cell| format!("{cell:>10}")).collect::<Vec<_>>().join(" ");
+    let head = row(COLUMNS.iter().map(|name| (*name).to_owned()).collect());
+    let rows = days.iter().map(|day| row(COLUMNS.iter().map(|name| cell(day, name)).collect()));
+    std::iter::once(head).chain(rows).collect()
+}
+
 /// Names and values, nested ones with the name of what they are in; counts of zero by reason are left out.
-fn rows(answer: &Value) -> Vec<(String, String)> {
+pub(super) fn rows(answer: &Value) -> Vec<(String, String)> {
     let mut rows = Vec::new();
     flatten("", answer, &mut rows);
     rows

@@ -12,7 +12,10 @@ pub mod inspect;
 pub mod keys;
 pub mod output;
 pub mod peer;
+pub mod presence;
 pub mod push;
+pub mod query;
+pub mod revoke;
 pub mod serve;
 
 /// The long-connection edge server of a self-built mobile push channel.
@@ -42,7 +45,13 @@ pub enum Command {
     Device(device::Args),
     /// Push a message, as a router does, and follow what becomes of it
     Push(push::Args),
-    /// Ask an edge what became of a message, or what it knows of a device
+    /// Follow who is connected, as a router does
+    Presence(presence::Args),
+    /// Take a message back, as a router does
+    Revoke(revoke::Args),
+    /// Ask as a router does what became of a message, or what is known of devices
+    Query(query::Args),
+    /// Ask an edge's admin port what became of a message, or what it knows of a device
     Inspect(inspect::Args),
     /// Make app secrets, credentials and certificates
     Keys(keys::Args),
@@ -55,6 +64,9 @@ pub fn run() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Device(args) => device::run(&args),
         Command::Push(args) => push::run(&args),
+        Command::Presence(args) => presence::run(&args),
+        Command::Query(args) => query::run(&args),
+        Command::Revoke(args) => revoke::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Keys(args) => keys::run(&args),
     }

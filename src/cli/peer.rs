@@ -9,7 +9,8 @@ use rustls::pki_types::ServerName;
 use super::output::Failure;
 use crate::client::device::Installation;
 use crate::client::local::Ports;
-use crate::client::{Endpoint, Transport};
+use crate::client::quic::QuicClient;
+use crate::client::{Endpoint, Transport, Way};
 use crate::credential::{self, Secret};
 use crate::ids::{AppKey, is_name};
 use crate::{limits, pki};
@@ -59,7 +60,7 @@ impl Edge {
 
     fn ca(&self) -> Result<PathBuf, Failure> {
         let ca = self.ca.clone().or_else(|| self.dev_file("ca.pem"));
-        ca.ok_or_else(|| Failure::usage("--ca FILE is needed (or --dev DATA_DIR, or --plain)"))
+        ca.ok_or_else(|| Failure::usage("--ca FILE is needed (or --dev DATA_DIR, or --transport tcp)"))
     }
 
     fn server_name(&self, address: &str) -> Result<ServerName<'static>, Failure> {
@@ -70,15 +71,22 @@ impl Edge {
     }
 
     /// Where devices connect.
-    pub fn device_endpoint(&self, plain: bool, source: Option<IpAddr>) -> Result<Endpoint, Failure> {
+    pub fn device_endpoint(&self, way: Way, source: Option<IpAddr>) -> Result<Endpoint, Failure> {
         let ports = self.ports()?;
-        let port = if plain { ports.plain.unwrap_or(7444) } else { ports.tls.unwrap_or(7443) };
+        let port = match way {
+            Way::Tls => ports.tls.unwrap_or(7443),
+            Way::Quic => ports.quic.unwrap_or(7443),
+            Way::Tcp => ports.plain.unwrap_or(7444),
+        };
         let address = self.address.clone().unwrap_or_else(|| format!("127.0.0.1:{port}"));
-        let transport = if plain {
-            Transport::Plain
-        } else {
-            let config = pki::client_config_device(&self.ca()?).map_err(Failure::usage)?;
-            Transport::Tls(config, self.server_name(&address)?)
+        let tls = || pki::client_config_device(&self.ca()?).map_err(Failure::usage);
+        let transport = match way {
+            Way::Tcp => Transport::Plain,
+            Way::Tls => Transport::Tls(tls()?, self.server_name(&address)?),
+            Way::Quic => {
+                let client = QuicClient::new(&*tls()?, &self.server_name(&address)?);
+                Transport::Quic(client.map_err(Failure::usage)?)
+            }
         };
         Ok(Endpoint { address: address.into(), transport, source })
     }
@@ -100,6 +108,24 @@ impl Edge {
         let config = pki::client_config_router(&self.ca()?, &certificate, &key).map_err(Failure::usage)?;
         let transport = Transport::Tls(config, self.server_name(&address)?);
         Ok(Endpoint { address: address.into(), transport, source: None })
+    }
+}
+
+/// How a router proves who it is.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RouterIdentity {
+    /// The router's certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+}
+
+impl RouterIdentity {
+    /// Where routers connect, with this identity.
+    pub fn endpoint(&self, edge: &Edge) -> Result<Endpoint, Failure> {
+        edge.router_endpoint(self.certificate.as_deref(), self.key.as_deref())
     }
 }
 

@@ -9,19 +9,23 @@ use clap::{Args as ClapArgs, ValueEnum};
 use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::sync::watch;
 
 use super::output::{self, Failure, line, note};
-use super::peer::Edge;
+use super::peer::{Edge, RouterIdentity};
 use crate::client::Backoff;
-use crate::client::router::{Options, Progress, Router, Stop, Tally};
+use crate::client::router::{AskError, Asker, Options, Progress, Router, Stop, Tally};
 use crate::clock::Clock;
-use crate::ids::{self, DigestKey};
+use crate::ids::{self, AppKey, DigestKey};
 use crate::limits;
 use crate::wire::pb::device as pb;
-use crate::wire::pb::router::{DeliverBatch, PushSource, Target};
+use crate::wire::pb::router::{DeliverBatch, MessageState, OfflinePolicy, PushSource, Target};
 
 /// Milliseconds without a link after which `push` gives up.
 const PATIENCE_MS: u64 = 30_000;
+/// Milliseconds between two questions what became of the message: at first, and later on.
+const ASK_FIRST_MS: u64 = 50;
+const ASK_MS: u64 = 1_000;
 /// Bytes of one line of a list of targets.
 const LINE_BYTES: u64 = 4_096;
 
@@ -53,6 +57,15 @@ pub struct Args {
     /// How long it is kept for devices that are not connected, seconds, at most 259,200; 0: only who is connected
     #[arg(long, value_name = "SECONDS")]
     retention: Option<u32>,
+    /// Which messages it goes ahead of
+    #[arg(long, value_enum, default_value = "normal")]
+    priority: Priority,
+    /// It takes the place of older pending messages with this key
+    #[arg(long, value_name = "KEY", default_value = "")]
+    collapse_key: String,
+    /// Keep it for devices that are not connected, or return those as refused
+    #[arg(long, value_enum, default_value = "store")]
+    offline: Offline,
     /// A label that every receipt carries
     #[arg(long, value_name = "KEY", default_value = "")]
     job_key: String,
@@ -62,10 +75,10 @@ pub struct Args {
     /// Targets of one batch
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     batch_size: u32,
-    /// The stream that reports outcomes. It is read here instead of by its usual reader while this runs
-    #[arg(long, value_name = "NAME", default_value = "main")]
-    stream: String,
-    /// Don't wait for outcomes, and leave the stream alone: done when all batches are accepted
+    /// Read this stream for the outcomes, instead of asking what became of the message. Its usual reader loses it
+    #[arg(long, value_name = "STREAM", num_args = 0..=1, default_missing_value = "main", conflicts_with = "no_follow")]
+    follow_stream: Option<String>,
+    /// Don't wait for outcomes: done when all batches are accepted
     #[arg(long)]
     no_follow: bool,
     /// Follow for at most so many seconds
@@ -79,12 +92,8 @@ pub struct Args {
     log: String,
     #[command(flatten)]
     edge: Edge,
-    /// The router's certificate, PEM
-    #[arg(long, value_name = "FILE")]
-    certificate: Option<PathBuf>,
-    /// Its key, PEM
-    #[arg(long, value_name = "FILE")]
-    key: Option<PathBuf>,
+    #[command(flatten)]
+    identity: RouterIdentity,
 }
 
 /// Notification or message.
@@ -94,16 +103,32 @@ enum Kind {
     Message,
 }
 
+/// High goes ahead of normal that was not sent yet.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Priority {
+    Normal,
+    High,
+}
+
+/// What to do for those who are not connected.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Offline {
+    Store,
+    Return,
+}
+
 const EXAMPLES: &str = "\
 Examples:
   mooring push --dev data --device d-1 --title Hello --body 'Your parcel is here'
   mooring push --dev data --targets devices.txt --title Sale --retention 3600 --job-key spring
   cat ids | mooring push --dev data --targets - --kind message --body '{}' --silent --json
+  mooring push --dev data --device d-1 --title Rain --priority high --collapse-key weather
   mooring push --address edge.example:7400 --ca ca.pem --certificate router.pem \\
       --key router.key --app 23456789 --device 4f2a --title Hello --no-follow
 
-A stream has one reader, and what it acknowledged doesn't come again: beside a production
-router use --no-follow, or an app whose stream nobody else reads.";
+What becomes of the message is asked with the counts of the message over all its batches, and
+takes nothing from anybody. With --follow-stream the stream is read instead: it has one reader,
+and what that acknowledged doesn't come again.";
 
 /// Runs `push`.
 pub fn run(args: &Args) -> ExitCode {
@@ -137,15 +162,16 @@ async fn push(args: &Args) -> Result<(), Failure> {
     let mut key = [0; 32];
     key.copy_from_slice(digest);
     let options = Options {
-        endpoint: args.edge.router_endpoint(args.certificate.as_deref(), args.key.as_deref())?,
+        endpoint: args.identity.endpoint(&args.edge)?,
         name: "mooring push".into(),
-        streams: if args.no_follow { Vec::new() } else { vec![args.stream.clone()] },
+        streams: args.follow_stream.iter().cloned().collect(),
         backoff: Backoff::fast(),
         patience: PATIENCE_MS,
         seed: rand::random(),
     };
     let template = template(args, app.as_str(), clock.now());
     let message_id = template.message_id;
+    let mut asker = Asker::new(options.endpoint.clone(), "mooring push");
     let router = Router::start(options, Arc::clone(&clock), DigestKey(key), Box::new(|_| {}));
     let bar = output::bar(0, "{bar:40} {pos}/{len} ended  {msg}  {elapsed}", args.json);
     let mut progress = router.progress();
@@ -178,17 +204,68 @@ async fn push(args: &Args) -> Result<(), Failure> {
     let done = |p: &Progress| {
         let all = p.tally.batches == sent && p.tally.unanswered() == 0;
         show(&bar, p);
-        all && (args.no_follow || p.tally.is_settled())
+        all && (args.follow_stream.is_none() || p.tally.is_settled())
+    };
+    let mut followed = None;
+    let follow = async {
+        // An error means that the router has ended; closing it says why.
+        progress.wait_for(done).await.ok();
+        if args.follow_stream.is_none() && !args.no_follow {
+            follow_message(&mut asker, &app, message_id, &mut progress, &bar, &mut followed).await?;
+        }
+        Ok(())
     };
     tokio::select! {
-        _ = progress.wait_for(done) => {}
+        result = follow => result?,
         () = tokio::time::sleep(until.min(Duration::from_secs(u64::from(u32::MAX)))) => {}
         signal = tokio::signal::ctrl_c() => signal.map_err(Failure::failed)?,
     }
     bar.finish_and_clear();
-    let last = progress.borrow().clone();
+    let mut last = router.progress().borrow().clone();
+    if let Some(state) = &followed {
+        last.tally.take_message(state);
+    }
     let (_, closed) = router.close().await;
     summary(args, message_id, &last, closed)
+}
+
+/// Asks until every accepted target has ended; an edge that can't be asked for a while is asked again.
+async fn follow_message(
+    asker: &mut Asker,
+    app: &AppKey,
+    message_id: u64,
+    progress: &mut watch::Receiver<Progress>,
+    bar: &ProgressBar,
+    followed: &mut Option<MessageState>,
+) -> Result<(), Failure> {
+    let accepted = progress.borrow_and_update().tally.accepted;
+    let (mut pause, mut failures) = (ASK_FIRST_MS, 0);
+    if accepted == 0 {
+        return Ok(());
+    }
+    loop {
+        match asker.message(app, message_id, None).await {
+            Ok((_, state)) => {
+                let mut shown = progress.borrow().clone();
+                shown.tally.take_message(&state);
+                show(bar, &shown);
+                let is_settled = state.pending == 0 && state.accepted >= accepted;
+                (*followed, failures) = (Some(state), 0);
+                if is_settled {
+                    return Ok(());
+                }
+            }
+            Err(error @ AskError::Refused { .. }) => return Err(Failure::failed(error)),
+            Err(AskError::Link(error)) => {
+                failures += 1;
+                if failures * ASK_MS >= PATIENCE_MS {
+                    return Err(Failure::failed(error));
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        pause = (pause * 2).min(ASK_MS);
+    }
 }
 
 fn show(bar: &ProgressBar, progress: &Progress) {
@@ -219,6 +296,15 @@ fn template(args: &Args, app: &str, now: u64) -> DeliverBatch {
         }),
         retention_seconds: args.retention,
         job_key: args.job_key.clone(),
+        priority: match args.priority {
+            Priority::Normal => pb::Priority::Normal.into(),
+            Priority::High => pb::Priority::High.into(),
+        },
+        collapse_key: args.collapse_key.clone(),
+        offline_policy: match args.offline {
+            Offline::Store => OfflinePolicy::Store.into(),
+            Offline::Return => OfflinePolicy::Return.into(),
+        },
         source: PushSource::Api.into(),
         target_type: "device".into(),
         ..DeliverBatch::default()

@@ -163,6 +163,9 @@ fn print_commands(data_dir: &std::path::Path, dev: &DevSet, ports: Ports) {
     let metrics = ports.admin;
     println!("Development edge: app \"demo\", certificates and secret in {}", dev.dir.display());
     println!("  connect a device:  mooring device --dev {dir} --device phone-1");
+    if let (Some(tls), Some(quic)) = (ports.tls, ports.quic) {
+        println!("  devices connect:   TLS on port {tls}, QUIC on UDP port {quic} (--transport quic)");
+    }
     println!("  push to it:        mooring push --dev {dir} --device phone-1 --title Hello --body World");
     if let Some(port) = ports.grpc {
         println!(

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use serde::Deserialize;
 use tokio::process::{Child, Command};
 
 use super::admin::{self, AdminError};
-use super::{Endpoint, Transport};
+use super::quic::QuicClient;
+use super::{Endpoint, Transport, Way};
 use crate::credential::{self, Secret};
 use crate::ids::AppKey;
 use crate::pki::{self, DevSet};
@@ -80,6 +81,9 @@ pub enum LocalError {
 pub struct Ports {
     /// Devices, TLS.
     pub tls: Option<u16>,
+    /// Devices, QUIC.
+    #[serde(default)]
+    pub quic: Option<u16>,
     /// Devices, plain TCP.
     pub plain: Option<u16>,
     /// Routers.
@@ -114,6 +118,8 @@ pub struct LocalEdge {
     secret: Secret,
     app: AppKey,
     tls: Arc<ClientConfig>,
+    /// One for all devices.
+    quic: Arc<QuicClient>,
     router_tls: Arc<ClientConfig>,
     ports: [u16; 4],
     child: Option<Child>,
@@ -136,6 +142,9 @@ impl LocalEdge {
         let config = dir.join("edge.toml");
         std::fs::write(&config, config_text(&data, &dev, shards, ports))
             .map_err(|source| LocalError::Io { what: config.display().to_string(), source })?;
+        let tls = pki::client_config_device(&dev.ca)?;
+        let quic = QuicClient::new(&tls, &localhost())
+            .map_err(|source| LocalError::Io { what: "QUIC".into(), source })?;
         Ok(Self {
             program: program.to_owned(),
             dir: dir.to_owned(),
@@ -146,7 +155,8 @@ impl LocalEdge {
                 what: "the development app".into(),
                 source: io::ErrorKind::InvalidInput.into(),
             })?,
-            tls: pki::client_config_device(&dev.ca)?,
+            tls,
+            quic,
             router_tls: pki::client_config_router(&dev.ca, &dev.router_certificate, &dev.router_key)?,
             dev,
             ports,
@@ -239,12 +249,12 @@ impl LocalEdge {
     }
 
     /// Where devices connect.
-    pub fn device_endpoint(&self, plain: bool, source: Option<IpAddr>) -> Endpoint {
-        let [tls, plain_port, ..] = self.ports;
-        let (port, transport) = if plain {
-            (plain_port, Transport::Plain)
-        } else {
-            (tls, Transport::Tls(Arc::clone(&self.tls), localhost()))
+    pub fn device_endpoint(&self, way: Way, source: Option<IpAddr>) -> Endpoint {
+        let [tls, plain, ..] = self.ports;
+        let (port, transport) = match way {
+            Way::Tls => (tls, Transport::Tls(Arc::clone(&self.tls), localhost())),
+            Way::Quic => (tls, Transport::Quic(Arc::clone(&self.quic))),
+            Way::Tcp => (plain, Transport::Plain),
         };
         Endpoint { address: format!("127.0.0.1:{port}").into(), transport, source }
     }
@@ -336,14 +346,17 @@ fn variable(key: &str) -> String {
     format!("MOORING_{}", key.replace('.', "_").to_uppercase())
 }
 
-/// A port that nobody has. Ports of one process differ; two processes begin at random places.
-fn free_port() -> Result<u16, LocalError> {
+/// A port number that nobody has, neither for TCP nor for UDP. Ports of one process differ; two processes begin at random places.
+pub fn free_port() -> Result<u16, LocalError> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let size = PORTS.end - PORTS.start;
     NEXT.compare_exchange(0, 1 + rand::random::<u16>() % size, Ordering::Relaxed, Ordering::Relaxed).ok();
     for _ in 0..size {
         let port = PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % size;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        // QUIC has the number of TLS.
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+            && UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+        {
             return Ok(port);
         }
     }

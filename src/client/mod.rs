@@ -13,7 +13,7 @@ pub mod quic;
 pub mod router;
 
 pub use backoff::Backoff;
-pub use net::{Endpoint, Transport};
+pub use net::{Endpoint, Transport, Way};
 
 use crate::wire::frame::FrameError;
 

@@ -23,7 +23,29 @@ pub const CONNECT_SECONDS: u64 = 10;
 /// Seconds in which something that is written must go out.
 pub const WRITE_SECONDS: u64 = 30;
 
-/// How bytes travel.
+/// The ways in which bytes can travel, as they are named on command lines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Way {
+    /// TLS 1.3 over TCP.
+    Tls,
+    /// QUIC, over UDP.
+    Quic,
+    /// Plain TCP, where the edge has it switched on.
+    Tcp,
+}
+
+impl Way {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Quic => "quic",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// How bytes travel, with what that takes.
 #[derive(Clone, Debug)]
 pub enum Transport {
     /// TLS 1.3 over TCP; the name is checked against the edge's certificate.

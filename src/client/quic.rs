@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
@@ -18,6 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes that the edge may send before they are read.
 const RECEIVE_BYTES: u32 = 64 * 1024;
+
+/// How long a stream that was ended waits for the edge to have all of it.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Where QUIC connections start from.
 pub struct QuicClient {
@@ -67,6 +71,12 @@ impl QuicClient {
         Ok(QuicStream { endpoint, connection, send, recv, finished: None })
     }
 
+    /// All connections go on from new ports, as those of a phone do when NAT forgets it or it changes networks.
+    pub fn rebind(&self) -> io::Result<()> {
+        let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoints.iter().try_for_each(|(from, endpoint)| endpoint.rebind(UdpSocket::bind(from)?))
+    }
+
     fn endpoint(&self, to: SocketAddr, source: Option<IpAddr>) -> io::Result<Endpoint> {
         let any = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let from = SocketAddr::new(source.unwrap_or(any), 0);
@@ -101,6 +111,18 @@ impl QuicStream {
     /// Goes on from another address, as a phone does that changes networks. The other connections of its [`QuicClient`] go along.
     pub fn rebind(&self, socket: UdpSocket) -> io::Result<()> {
         self.endpoint.rebind(socket)
+    }
+
+    /// Refuses what the edge still sends.
+    pub fn stop_reading(&mut self) {
+        // Stopped before, or all read: then it is so already.
+        self.recv.stop(VarInt::from_u32(0)).ok();
+    }
+
+    /// Takes back what was written and did not arrive, and writes nothing more.
+    pub fn abandon(&mut self) {
+        // Finished before: then it is so already.
+        self.send.reset(VarInt::from_u32(0)).ok();
     }
 
     /// The connection beneath, for what is no stream of frames.
@@ -138,7 +160,8 @@ impl AsyncWrite for QuicStream {
             this.send.finish().ok();
             let stopped = this.send.stopped();
             Box::pin(async move {
-                stopped.await.ok();
+                // Either way it is over: an edge that is gone can't say that it has everything.
+                tokio::time::timeout(LAST_WORDS, stopped).await.ok();
             })
         });
         finished.as_mut().poll(cx).map(Ok)

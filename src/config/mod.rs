@@ -23,7 +23,7 @@ pub use self::error::{ConfigError, ConfigErrors, Origin};
 pub use self::reader::Overrides;
 use self::reader::{Reader, Section, suggest};
 pub use self::registration::{Registration, RegistrationPolicy};
-pub use self::sections::{Admin, Device, Leave, Log, Router, Store};
+pub use self::sections::{Admin, Device, Leave, Log, Router, Stats, Store};
 use self::value::{Raw, Value, within};
 use crate::credential::Secret;
 use crate::ids::{AppKey, is_name};
@@ -49,6 +49,8 @@ pub struct Config {
     pub apps: Vec<App>,
     /// `[store]`.
     pub store: Store,
+    /// `[stats]`.
+    pub stats: Stats,
     /// `[leave]`.
     pub leave: Leave,
     /// `[log]`.
@@ -76,6 +78,19 @@ pub struct App {
     pub registration: Registration,
     /// The stream that its receipts and outcomes go to.
     pub stream: Arc<str>,
+    /// What one of its devices may have pending.
+    pub pending: PendingBounds,
+}
+
+/// What one device may have pending.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PendingBounds {
+    /// Messages; `None`: as `store.max_pending_per_device` says.
+    pub messages: Option<u32>,
+    /// Bytes of their encodings; `None`: any.
+    pub bytes: Option<u64>,
+    /// Beyond, the oldest end, instead of the newest being refused.
+    pub drop_oldest: bool,
 }
 
 /// What a router may do.
@@ -143,6 +158,7 @@ impl Config {
             }),
             admin: whole(root.section("admin"), Admin::read),
             store: whole(root.section("store"), Store::read),
+            stats: whole(root.section("stats"), Stats::read),
             leave: whole(root.section("leave"), Leave::read),
             log: whole(root.section("log"), Log::read),
             apps,
@@ -257,6 +273,7 @@ fn read_app(section: &mut Section<'_, '_>) -> Option<App> {
     let registration = Registration::read(section);
     let stream =
         section.value("stream", String::from("main"), |stream: &String| name(stream, limits::LABEL_BYTES));
+    let pending = read_pending(section);
     let parsed = key.as_deref().map(AppKey::parse);
     if parsed == Some(None) {
         let text = format!("must be 1 to {} letters, digits, - _ . :", limits::APP_KEY_BYTES);
@@ -271,7 +288,23 @@ fn read_app(section: &mut Section<'_, '_>) -> Option<App> {
         }
     };
     let (key, stream) = (parsed??, stream.into());
-    Some(App { key, app_id, packages, secret_file, secret, epoch, registration, stream })
+    Some(App { key, app_id, packages, secret_file, secret, epoch, registration, stream, pending })
+}
+
+/// 0 stands for no bound of the app's own.
+fn read_pending(section: &mut Section<'_, '_>) -> PendingBounds {
+    let messages = section.value("max_pending_per_device", 0u32, |most| within(most, &(0..=100_000)));
+    let bytes = section.value("max_pending_bytes_per_device", 0u64, |most| within(most, &(0..=1 << 40)));
+    let over =
+        section.value("over_quota", String::from("refuse_newest"), |over: &String| match over.as_str() {
+            "refuse_newest" | "drop_oldest" => Ok(()),
+            _ => Err("must be \"refuse_newest\" or \"drop_oldest\"".into()),
+        });
+    PendingBounds {
+        messages: (messages > 0).then_some(messages),
+        bytes: (bytes > 0).then_some(bytes),
+        drop_oldest: over == "drop_oldest",
+    }
 }
 
 fn read_routers(router: &mut Section<'_, '_>, apps: &[App]) -> Vec<RouterRights> {

@@ -74,6 +74,8 @@ sections! {
         hello_deadline_ms: u64 = 10_000, 100..=60_000;
         /// From writing a push until it leaves the window unacknowledged, milliseconds.
         ack_deadline_ms: u64 = 30_000, 100..=600_000;
+        /// From writing a push until its device is told to routers as suspect if nothing was read since, milliseconds.
+        suspect_after_ms: u64 = 10_000, 100..=600_000;
         /// How long a push of retention 0 has to arrive, milliseconds.
         online_window_ms: u64 = 10_000, 100..=60_000;
         /// How long an outbox may stand still before its session is closed, milliseconds.
@@ -104,6 +106,8 @@ sections! {
         credit_targets: u64 = limits::CREDIT_TARGETS, limits::BATCH_TARGETS as u64..=100_000_000;
         /// Bytes of batches in flight on one link, unanswered.
         credit_bytes: u64 = limits::CREDIT_BYTES, limits::ROUTER_FRAME_BYTES as u64..=4_096 * MIB;
+        /// `TCP_USER_TIMEOUT`: how long the kernel waits for an acknowledgement of what it sent, milliseconds.
+        user_timeout_ms: u32 = 30_000, 1_000..=600_000;
         /// How far a router's clock may be ahead of the edge's, milliseconds.
         max_clock_skew_ms: u64 = 300_000, 0..=3_600_000;
     } + {
@@ -137,14 +141,28 @@ sections! {
         max_pending: u64 = 100_000_000, 1_000..=10_000_000_000;
         /// Push records in all, at most.
         max_messages: u64 = 1_000_000, 1_000..=1_000_000_000;
+        /// How long a push record is kept after its acceptance, days.
+        message_kept_days: u32 = 14, 1..=90;
+        /// Bytes of push records in memory; the others are in the tables.
+        message_cache_bytes: u64 = 256 * MIB, MIB..=1_024 * 1_024 * MIB;
+        /// Bytes of the tables' pages in memory.
+        table_cache_bytes: u64 = 64 * MIB, MIB..=1_024 * 1_024 * MIB;
         /// Devices known, at most.
         max_devices: u64 = 20_000_000, 1..=1_000_000_000;
+        /// Messages taken back that are remembered, at most.
+        max_recalls: u64 = 10_000, 1..=1_000_000;
         /// Seconds unseen after which a device is forgotten; 0: never.
         forget_after_s: u64 = 90 * 86_400, 0..=315_360_000;
         /// Bytes of recent bodies kept in memory.
         body_cache_bytes: u64 = 256 * MIB, MIB..=1_024 * 1_024 * MIB;
         /// Bytes of journal that one unread stream may pin before its apps' batches are refused.
         stream_soft_bytes: u64 = 4_096 * MIB, MIB..=1_024 * 1_024 * MIB;
+    }
+
+    /// `[stats]`: daily statistics.
+    Stats {
+        /// A day begins at midnight so many minutes east of UTC.
+        utc_offset_minutes: i32 = 480, -720..=840;
     }
 
     /// `[leave]`: SIGTERM.

@@ -249,3 +249,20 @@ fn registration_is_open_unless_said_and_tokens_need_a_key() {
 fn no_listener_is_an_error() {
     has(&errors(&[LEAST, "[device]\ntls = \"off\"\n"].concat()), 5, "device.tls", "no device could connect");
 }
+
+#[test]
+fn quic_is_on_or_off_and_has_a_heartbeat_of_its_own() {
+    let (_dir, file) = place();
+    let device = |text: &str| [LEAST, "[device]\n", text].concat();
+    let config = parse(LEAST).expect("valid");
+    assert!(config.device.quic && config.device.quic_steering);
+    assert!(config.device.quic_heartbeat_max_s < config.device.heartbeat_default_s);
+    assert!(!parse(&device("quic = false\n")).expect("valid").device.quic);
+    let overrides = Overrides::from_env([("MOORING_DEVICE_QUIC".into(), "false".into())]);
+    assert!(!Config::parse(LEAST, &file, &overrides).expect("valid").device.quic);
+    let errors = errors(&device("quic = \"yes\"\nquic_heartbeat_min_s = 30\nquic_heartbeat_max_s = 20\n"));
+    let text = format!("{errors:?}");
+    assert!(text.contains("must be true or false, is text"), "{text}");
+    assert!(text.contains("must be at most quic_heartbeat_default_s (25)"), "{text}");
+    assert!(text.contains("must be at least quic_heartbeat_default_s (25)"), "{text}");
+}

@@ -120,6 +120,17 @@ macro_rules! integers {
 }
 integers!(u32, u64, usize);
 
+impl Value for i32 {
+    fn read(raw: Raw<'_>, _: &Context<'_>) -> Result<Self, String> {
+        let parsed = match raw {
+            Raw::Toml(DeValue::Integer(number)) => Self::from_str_radix(number.as_str(), number.radix()).ok(),
+            Raw::Toml(other) => return Err(format!("must be a whole number, is {}", kind(other))),
+            Raw::Text(text) => text.trim().parse().ok(),
+        };
+        parsed.ok_or_else(|| "must be a whole number".into())
+    }
+}
+
 impl Value for String {
     fn read(raw: Raw<'_>, _: &Context<'_>) -> Result<Self, String> {
         raw.text().map(str::to_owned)

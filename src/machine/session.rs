@@ -67,6 +67,8 @@ pub struct Session<E> {
     in_window: u16,
     /// There may be entries behind the cursor.
     newer: bool,
+    /// What is in flight is unacknowledged for so long that the device may be gone.
+    suspect: bool,
 }
 
 impl<E: Entry> Session<E> {
@@ -81,6 +83,7 @@ impl<E: Entry> Session<E> {
             heartbeat_s,
             in_window: 0,
             newer: true,
+            suspect: false,
         }
     }
 
@@ -92,6 +95,23 @@ impl<E: Entry> Session<E> {
     /// When bytes last came.
     pub fn last_read(&self) -> Millis {
         self.last_read
+    }
+
+    /// When the device becomes suspect: nothing came for so long since a push was written that is not acknowledged. `None`: nothing is in flight,
+    /// or it is suspect already.
+    pub fn suspect_at(&self, patience_ms: u64) -> Option<Millis> {
+        let oldest = self.in_flight.iter().map(|f| f.first_sent).min().filter(|_| !self.suspect)?;
+        Some(oldest.max(self.last_read) + patience_ms)
+    }
+
+    /// The device is suspect, or no longer.
+    pub fn handle_suspect(&mut self, suspect: bool) {
+        self.suspect = suspect;
+    }
+
+    /// Whether the device is suspect.
+    pub fn is_suspect(&self) -> bool {
+        self.suspect
     }
 
     /// The list has something newer.
@@ -164,6 +184,13 @@ impl<E: Entry> Session<E> {
     /// When a message that is in flight was accepted.
     pub fn accepted_at(&self, message: MessageId) -> Option<Millis> {
         self.in_flight.iter().find(|f| f.entry.message() == message).map(|f| f.entry.accepted_at())
+    }
+
+    /// An entry in flight, and when it was last written.
+    pub fn last_sent(&self, seq: Seq, ack_deadline_ms: u64) -> Option<(&E, Millis)> {
+        let f = self.in_flight.iter().find(|f| f.entry.seq() == seq)?;
+        let last = if f.overdue { f.deadline.saturating_sub(ack_deadline_ms) } else { f.first_sent };
+        Some((&f.entry, last))
     }
 
     /// Removes a message from the window (any event implies arrive); when it was first written.
@@ -466,6 +493,25 @@ mod tests {
         assert_eq!(session.silent_at(), 160_000);
         session.handle_read(1_000);
         assert_eq!(session.silent_at(), 161_000);
+    }
+
+    #[test]
+    fn a_device_is_suspect_when_nothing_comes_after_a_push() {
+        const PATIENCE_MS: u64 = 10_000;
+        let mut session = Session::<Fake>::new(0, 240);
+        assert_eq!(session.suspect_at(PATIENCE_MS), None, "nothing is in flight");
+        for seq in 1..=2 {
+            session.handle_sent(seq * 1_000, ACK_MS, fake(seq, u64::MAX));
+        }
+        assert_eq!(session.suspect_at(PATIENCE_MS), Some(11_000));
+        session.handle_read(5_000);
+        assert_eq!(session.suspect_at(PATIENCE_MS), Some(15_000), "it was there then");
+        session.handle_suspect(true);
+        assert_eq!((session.suspect_at(PATIENCE_MS), session.is_suspect()), (None, true));
+        session.handle_suspect(false);
+        let acks = [1, 2].map(|seq| (MessageId(seq * 10), Event::Arrive, 0));
+        assert!(session.handle_ack(1, acks.to_vec()).is_ok());
+        assert_eq!(session.suspect_at(PATIENCE_MS), None, "all is acknowledged");
     }
 
     #[test]

@@ -122,6 +122,17 @@ fn invalid(field: &str, text: &str) -> Rejected {
     reject(Reject::Invalid, field, text)
 }
 
+/// Checks what a router wants taken back.
+pub(super) fn revocable(
+    app_key: &str,
+    message: MessageId,
+    rights: &Rights,
+    rules: &Rules,
+) -> Result<AppKey, Rejected> {
+    let app = app(app_key, rights, rules)?;
+    if message.0 == 0 { Err(invalid("message_id", "message_id: 0 is no message id")) } else { Ok(app) }
+}
+
 /// An app that this edge doesn't have and one that isn't the router's get the same answer.
 fn app(app_key: &str, rights: &Rights, rules: &Rules) -> Result<AppKey, Rejected> {
     AppKey::parse(app_key).filter(|app| rules.apps.contains(app) && rights.apps.allows(app)).ok_or_else(

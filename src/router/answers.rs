@@ -11,7 +11,7 @@ use super::outbox::Outbox;
 use super::{Phase, RouterContext, admission, reached};
 use crate::ids::{DeviceKey, Seq};
 use crate::limits;
-use crate::push::{Accepted, Rejection};
+use crate::push::{Accepted, Rejection, Revoked};
 use crate::store::QueryAnswer;
 use crate::telemetry::{self, BatchResult, Counter, TargetResult, Timer};
 use crate::wire::router::{self as wire, BatchName, LinkError, Reject, Rejected};
@@ -33,6 +33,12 @@ pub(super) enum Work {
         request_id: u64,
         asked: Asked,
         reply: oneshot::Receiver<(Seq, QueryAnswer)>,
+        room: OwnedSemaphorePermit,
+    },
+    /// A message to be taken back.
+    Revoke {
+        request_id: u64,
+        reply: oneshot::Receiver<Result<Revoked, Rejection>>,
         room: OwnedSemaphorePermit,
     },
 }
@@ -90,6 +96,11 @@ async fn answer(work: Work, context: &RouterContext, credit: &Credit) -> Vec<u8>
             };
             drop(room);
             frame
+        }
+        Work::Revoke { request_id, reply, room } => {
+            let answer = reply.await.unwrap_or(Err(Rejection::Unavailable));
+            drop(room);
+            wire::revoked(request_id, &answer.map_err(admission::rejected))
         }
     }
 }

@@ -16,9 +16,10 @@ use super::outbox::{self, Outbox};
 use super::reader::Reader;
 use super::receipts::{self, Reading};
 use super::transport::Transport;
-use super::{LinkEnd, Phase, Rights, RouterContext, answers, reached};
+use super::{LinkEnd, Phase, Rights, RouterContext, answers, presence, reached};
 use crate::ids::Seq;
 use crate::limits;
+use crate::presence::Follower;
 use crate::store::{StreamBounds, StreamError};
 use crate::telemetry::{self, Counter, Gauge, RouterTransport};
 use crate::wire::router::{self as wire, FromRouter, LinkError, Open, OpenStream, OpenedStream};
@@ -86,9 +87,10 @@ async fn linked<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             () = reached(phase, Phase::Closing) => Err(LinkEnd::Left),
         };
         match opened {
-            Ok(opened) => {
+            Ok(mut opened) => {
                 let _counted = Counted::new(kind);
-                run(&mut frames, context, &opened, &outbox, phase).await
+                let presence = opened.presence.take();
+                run(&mut frames, context, &opened, presence, &outbox, phase).await
             }
             Err(end) => end,
         }
@@ -106,6 +108,7 @@ async fn linked<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
 struct Opened {
     rights: Arc<Rights>,
     streams: Vec<Arc<Reading>>,
+    presence: Option<Follower>,
     answer: Vec<u8>,
 }
 
@@ -129,9 +132,7 @@ async fn open<R: AsyncRead + Unpin>(
     if open.version != 1 {
         return Err(LinkError::Version(open.version).into());
     }
-    if open.presence {
-        tracing::info!(router = who.router, "presence was asked for: this edge does not send it yet");
-    }
+    let scope = open.presence.as_ref().map(|asked| presence::scope(asked, rights, context)).transpose()?;
     let streams = open_streams(&open, rights, context)?;
     let answer = wire::opened(&wire::Welcome {
         edge: &context.edge,
@@ -143,8 +144,10 @@ async fn open<R: AsyncRead + Unpin>(
         streams: &streams.iter().map(|(_, opened)| opened.clone()).collect::<Vec<_>>(),
     });
     who.opened = true;
+    let follow = |(asked, scope): (&wire::OpenPresence, _)| context.presence.follow(scope, Some(asked.point));
+    let presence = open.presence.as_ref().zip(scope).map(follow);
     let streams = streams.into_iter().map(|(reading, _)| reading).collect();
-    Ok(Opened { rights: Arc::new(rights.clone()), streams, answer })
+    Ok(Opened { rights: Arc::new(rights.clone()), streams, presence, answer })
 }
 
 /// All are checked before the first is taken from the one who reads it now.
@@ -213,6 +216,7 @@ async fn run<R: AsyncRead + Unpin>(
     frames: &mut FrameReader<R>,
     context: &Arc<RouterContext>,
     opened: &Opened,
+    presence: Option<Follower>,
     outbox: &Outbox,
     phase: &watch::Receiver<Phase>,
 ) -> LinkEnd {
@@ -235,6 +239,7 @@ async fn run<R: AsyncRead + Unpin>(
         while each.next().await.is_some() {}
         reached(phase, Phase::Closing).await;
     };
+    let presence = presence::run(presence, outbox, phase);
     let go_away = async {
         reached(phase, Phase::Leaving).await;
         outbox.send(wire::go_away("this edge is leaving")).await;
@@ -253,7 +258,7 @@ async fn run<R: AsyncRead + Unpin>(
         }
         end
     };
-    let drained = async { tokio::join!(answers, streams, go_away) };
+    let drained = async { tokio::join!(answers, streams, presence, go_away) };
     let too_late = async {
         reached(phase, Phase::Closing).await;
         sleep(context.pace.drain).await;

@@ -10,12 +10,14 @@
 mod admission;
 mod answers;
 mod credit;
+mod door;
 mod framed;
 mod frames;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod link;
 mod outbox;
+mod presence;
 mod reader;
 mod receipts;
 mod rights;
@@ -28,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use admission::{Rules, admit};
@@ -41,6 +43,7 @@ pub use rights::{Allowed, Rights};
 use crate::clock::Clock;
 use crate::ids::DeviceKey;
 use crate::limits;
+use crate::presence::Presence;
 use crate::store::Store;
 use crate::telemetry::RouterLinkEnd;
 use crate::wire::router::LinkError;
@@ -70,6 +73,8 @@ pub struct RouterContext {
     pub batch_window_ms: u64,
     /// Whether the device has a session now.
     pub is_connected: IsConnected,
+    /// Who is connected, as a stream.
+    pub presence: Arc<Presence>,
     /// Deadlines.
     pub pace: Pace,
     /// Who reads which stream.
@@ -87,6 +92,8 @@ impl std::fmt::Debug for RouterContext {
 pub struct Pace {
     /// From accept to the end of the TLS handshake.
     pub handshake: Duration,
+    /// `TCP_USER_TIMEOUT`: how long the kernel waits for the peer's acknowledgement of what was written.
+    pub user_timeout: Duration,
     /// From there to Open.
     pub open: Duration,
     /// The longest time without a whole frame from the router.
@@ -108,7 +115,8 @@ pub struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            handshake: Duration::from_secs(10),
+            handshake: Duration::from_secs(5),
+            user_timeout: Duration::from_secs(30),
             open: Duration::from_secs(10),
             silence: Duration::from_millis(limits::ROUTER_SILENCE_MS),
             stall: Duration::from_secs(30),
@@ -158,6 +166,12 @@ enum LinkEnd {
     /// The TLS handshake failed: no valid certificate, for instance.
     #[error("TLS handshake: {0}")]
     Tls(std::io::Error),
+    /// Its place was needed for another before it had shown a certificate.
+    #[error("too many connections that have shown no certificate: the oldest makes room")]
+    Evicted,
+    /// As many links as may be.
+    #[error("as many router links as may be are open: {}", limits::ROUTER_LINKS)]
+    Full,
     /// No TLS handshake in time.
     #[error("no TLS handshake within the deadline")]
     HandshakeDeadline,
@@ -186,6 +200,8 @@ impl LinkEnd {
         match self {
             Self::Closed => RouterLinkEnd::Closed,
             Self::Tls(_) => RouterLinkEnd::Tls,
+            Self::Evicted => RouterLinkEnd::Evicted,
+            Self::Full => RouterLinkEnd::Exhausted,
             Self::HandshakeDeadline => RouterLinkEnd::Deadline,
             Self::Stalled => RouterLinkEnd::Stalled,
             Self::Io(_) => RouterLinkEnd::Error,
@@ -205,32 +221,25 @@ impl LinkEnd {
     }
 }
 
-/// Accepts connections until the edge leaves, then waits until all have ended. `live` is one, from accept to its end.
+/// Accepts connections until the edge leaves, then waits until all have ended. `live` is one, from accept to its end; as long as it holds
+/// its place it counts.
 async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
     phase: &watch::Receiver<Phase>,
-    live: impl Fn(TcpStream, SocketAddr) -> F,
+    live: impl Fn(TcpStream, SocketAddr, door::Place) -> F,
 ) {
-    let room = Arc::new(Semaphore::new(limits::ROUTER_LINKS));
+    let door = door::Door::new();
     let mut connections = JoinSet::new();
     loop {
-        let next = async {
-            // The permit comes first: beyond the limit, routers wait in the listener's backlog.
-            let permit = Arc::clone(&room).acquire_owned().await;
-            (permit, listener.accept().await)
-        };
-        let (permit, accepted) = tokio::select! {
-            next = next => next,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = reached(phase, Phase::Leaving) => break,
         };
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((socket, peer)) => {
-                let connection = live(socket, peer);
-                connections.spawn(async move {
-                    connection.await;
-                    drop(permit);
-                });
+                let place = door.enter(peer.ip().to_canonical());
+                connections.spawn(live(socket, peer, place));
             }
             Err(error) => {
                 tracing::warn!(%error, "a router link can't be accepted");

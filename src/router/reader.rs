@@ -11,7 +11,7 @@ use super::frames::{Frame, FrameReader};
 use super::outbox::Outbox;
 use super::receipts::Reading;
 use super::{LinkEnd, Phase, Rights, RouterContext, admission};
-use crate::ids::{AppKey, DeviceKey, Seq};
+use crate::ids::{AppKey, DeviceKey, MessageId, Seq};
 use crate::limits;
 use crate::push::{Millis, NewBatch};
 use crate::store::{Command, Query};
@@ -34,6 +34,7 @@ enum Incoming {
     Batch { name: BatchName, targets: u64, bytes: u64, admitted: Result<Box<NewBatch>, Rejected> },
     Ack { stream: String, cursor: Seq },
     Query(wire::Query),
+    Revoke { request_id: u64, of: Result<(AppKey, MessageId), Rejected> },
     Say(Vec<u8>),
     Nothing,
 }
@@ -71,6 +72,7 @@ impl Reader<'_> {
             }
             Incoming::Ack { stream, cursor } => self.acknowledge(&stream, cursor)?,
             Incoming::Query(query) => self.ask(query).await,
+            Incoming::Revoke { request_id, of } => self.revoke(request_id, of).await,
             Incoming::Say(frame) => self.outbox.send(frame).await,
             Incoming::Nothing => {}
         }
@@ -138,6 +140,22 @@ impl Reader<'_> {
         }
     }
 
+    async fn revoke(&self, request_id: u64, of: Result<(AppKey, MessageId), Rejected>) {
+        // Never closed while the reader lives.
+        let Ok(room) = Arc::clone(&self.queries).acquire_owned().await else { return };
+        let (reply, answer) = oneshot::channel();
+        let asked = of.and_then(|(app, message)| {
+            self.context.store.submit(Command::Revoke { app, message, reply }).map_err(|_refused| {
+                let text = "the queue to the journal is full";
+                admission::try_again(Reject::ResourceExhausted, text, admission::RETRY_SOON_MS)
+            })
+        });
+        match asked {
+            Ok(()) => self.hand_over(Work::Revoke { request_id, reply: answer, room }).await,
+            Err(why) => self.outbox.send(wire::revoked(request_id, &Err(why))).await,
+        }
+    }
+
     fn question(&self, query: wire::Query) -> Result<(Asked, Query), LinkError> {
         let rules = &self.context.rules;
         let app = AppKey::parse(&query.app_key)
@@ -179,7 +197,10 @@ fn examine(
         },
         FromRouter::StreamAck { stream, cursor } => Incoming::Ack { stream, cursor },
         FromRouter::Query(query) => Incoming::Query(query),
-        FromRouter::Revoke { request_id } => Incoming::Say(wire::revoke_unimplemented(request_id)),
+        FromRouter::Revoke { request_id, app_key, message } => Incoming::Revoke {
+            request_id,
+            of: admission::revocable(&app_key, message, rights, &context.rules).map(|app| (app, message)),
+        },
         FromRouter::Ping { nonce } => Incoming::Say(wire::pong(nonce, now)),
         FromRouter::Unknown => Incoming::Nothing,
         FromRouter::Open(_) => return Err(LinkError::OpenExpected("Open comes once")),

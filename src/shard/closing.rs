@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::state::{ConnRef, Phase, Shard};
 use crate::error::DeviceError;
+use crate::presence::State;
 use crate::store::SentAlone;
 use crate::telemetry::{self, Counter, Gauge, HandshakeResult, SessionEnd};
 use crate::wire::device as wire;
@@ -69,7 +70,9 @@ impl Shard {
         if was_live {
             let transport = self.connection(conn).map(|c| c.transport());
             tracing::debug!(app = %live.app, device = %live.device_id, %error, "session ends");
-            self.context.directory.leave(&live.device, live.generation);
+            if self.context.directory.leave(&live.device, live.generation) {
+                self.mark_presence(&live, State::Disconnected);
+            }
             self.last_active.push((live.device, live.session.last_read()));
             for (entry, sent_at, deadline) in live.session.handle_end() {
                 let sent = SentAlone { device: live.device, batch: entry.0.seq, sent_at };

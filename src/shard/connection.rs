@@ -146,6 +146,7 @@ impl Shard {
         let is_tls = connection.tls.is_some();
         if let Phase::Live(live) = &mut connection.phase {
             live.session.handle_read(now);
+            self.no_longer_suspect(conn);
         }
         let mut closed = false;
         if is_tls {

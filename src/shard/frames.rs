@@ -44,6 +44,7 @@ impl Shard {
         events: Vec<(MessageId, Event, Millis)>,
     ) -> Result<(), DeviceError> {
         let (now, shard) = (self.now(), self.id);
+        self.note_move(conn);
         let Some(connection) = self.connection(conn) else { return Ok(()) };
         let Phase::Live(live) = &mut connection.phase else { return Ok(()) };
         for (message, event, _) in &events {
@@ -61,6 +62,21 @@ impl Shard {
         self.mark_dirty(conn);
         self.work.notify_one();
         Ok(())
+    }
+
+    /// A device that goes on from another address, as QUIC allows: its receipts say so from here on.
+    fn note_move(&mut self, conn: ConnRef) {
+        let (shard, store) = (self.id, self.context.store.clone());
+        let Some(connection) = self.connection(conn) else { return };
+        let moved = connection.stream.moved_to().filter(|address| address.ip() != connection.peer.ip());
+        let (Some(address), Phase::Live(live)) = (moved, &connection.phase) else { return };
+        let change = Box::new(Change::Moved(address.ip().to_canonical()));
+        // No slot has this number: nobody waits for an answer.
+        let session = SessionRef { generation: live.generation, slot: u32::MAX, shard };
+        // A store that is busy is told with the next Ack.
+        if store.submit(Command::Change { device: live.device, session, change }).is_ok() {
+            connection.peer = address;
+        }
     }
 
     /// A request: answered once, when it is durable, in the order of asking.

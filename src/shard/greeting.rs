@@ -9,6 +9,7 @@ use crate::config;
 use crate::error::DeviceError;
 use crate::ids::SessionRef;
 use crate::machine::session::Session;
+use crate::presence::State;
 use crate::push::{Acked, Event, Millis, Seen};
 use crate::store::{Command, DeviceAck};
 use crate::telemetry::{self, Counter, Gauge, HandshakeResult, RegistrationResult, Timer};
@@ -35,8 +36,8 @@ impl Shard {
         let config = &context.config;
         let bounds = heartbeat_bounds(config, transport);
         let heartbeat_s = match hello.heartbeat_s {
-            0 => bounds.default_s,
-            wish => wish.clamp(bounds.min_s, bounds.max_s),
+            0 => bounds.default,
+            wish => wish.clamp(bounds.min, bounds.max),
         };
         let now = self.now();
         let live = Box::new(Live {
@@ -63,8 +64,10 @@ impl Shard {
             client_ip,
             state_lost: hello.state_lost,
         };
+        // Asked for before the Hello itself counts.
+        let last_active = context.store.last_active(&device);
         if context.store.is_current(&seen) {
-            return self.attach(conn, live, grant, out);
+            return self.attach(conn, live, last_active, grant, out);
         }
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard: self.id };
         if context.store.submit(Command::Seen { device: Box::new(seen), session }).is_err() {
@@ -73,7 +76,7 @@ impl Shard {
         }
         let deadline = now + REGISTER_MS;
         if let Some(connection) = self.connection(conn) {
-            let registering = Registering { live, grant, deadline };
+            let registering = Registering { live, last_active, grant, deadline };
             connection.phase = Phase::Registering(Box::new(registering));
         }
         Ok(())
@@ -90,7 +93,8 @@ impl Shard {
         let closing = Phase::Greeting { deadline: 0 };
         match std::mem::replace(&mut connection.phase, closing) {
             Phase::Registering(registering) if taken => {
-                self.attach(conn, registering.live, registering.grant, out)
+                let Registering { live, last_active, grant, .. } = *registering;
+                self.attach(conn, live, last_active, grant, out)
             }
             other => {
                 let is_live = matches!(other, Phase::Live(_));
@@ -106,6 +110,7 @@ impl Shard {
         &mut self,
         conn: ConnRef,
         live: Box<Live>,
+        last_active: Option<Millis>,
         grant: Grant,
         out: &mut Vec<u8>,
     ) -> Result<(), DeviceError> {
@@ -133,6 +138,7 @@ impl Shard {
                 return Err(DeviceError::Replaced);
             }
         }
+        self.mark_presence_of(conn, State::Connected);
         self.count_session(transport, conn);
         // A revocation that came while it wasn't in the directory has found nobody to end.
         if context.store.revocation(&device).ends(epoch) {
@@ -144,10 +150,11 @@ impl Shard {
         self.acks.extend(received);
         self.last_active.push((device, now));
         let bounds = heartbeat_bounds(&context.config, transport);
-        let heartbeat_bounds_s = (bounds.min_s, bounds.max_s);
+        let heartbeat_bounds_s = (bounds.min, bounds.max);
         let Grant { device_id, credential } = grant;
         let welcome = Welcome { device_id, credential, heartbeat_s, heartbeat_bounds_s, now };
         wire::put_welcome(out, welcome);
+        self.catch_up_from(conn, last_active);
         self.mark_dirty(conn);
         self.work.notify_one();
         Ok(())
@@ -179,27 +186,24 @@ impl Shard {
     }
 }
 
-/// Seconds between two signs of life.
-struct Heartbeat {
-    default_s: u32,
-    min_s: u32,
-    max_s: u32,
+/// Between two signs of life, in seconds.
+struct HeartbeatSeconds {
+    default: u32,
+    min: u32,
+    max: u32,
 }
 
 /// NAT forgets UDP sooner than TCP.
-fn heartbeat_bounds(config: &config::Device, transport: telemetry::Transport) -> Heartbeat {
-    if transport == telemetry::Transport::Quic {
-        return Heartbeat {
-            default_s: config.quic_heartbeat_default_s,
-            min_s: config.quic_heartbeat_min_s,
-            max_s: config.quic_heartbeat_max_s,
-        };
-    }
-    Heartbeat {
-        default_s: config.heartbeat_default_s,
-        min_s: config.heartbeat_min_s,
-        max_s: config.heartbeat_max_s,
-    }
+fn heartbeat_bounds(config: &config::Device, transport: telemetry::Transport) -> HeartbeatSeconds {
+    let (default, min, max) = match transport {
+        telemetry::Transport::Quic => {
+            (config.quic_heartbeat_default_s, config.quic_heartbeat_min_s, config.quic_heartbeat_max_s)
+        }
+        telemetry::Transport::Tls | telemetry::Transport::Tcp => {
+            (config.heartbeat_default_s, config.heartbeat_min_s, config.heartbeat_max_s)
+        }
+    };
+    HeartbeatSeconds { default, min, max }
 }
 
 /// The ids of Hello as one Ack that needs no confirmation.

@@ -22,6 +22,9 @@ use crate::wire::device::{Hello, Identity};
 /// Lines a second and app about devices that were refused.
 const REFUSAL_LINES: u32 = 5;
 
+/// The line about a device that may not register, whoever it is.
+const CLOSED: &str = "not registered";
+
 /// What bounds the strangers of each app, over all shards.
 #[derive(Debug)]
 pub struct Gates {
@@ -126,7 +129,7 @@ impl Caller<'_> {
     ) -> Result<Identified, DeviceError> {
         let registration = &app.registration;
         if registration.policy == RegistrationPolicy::Off {
-            self.say(None, &"registers, but `registration` is off");
+            self.say(CLOSED, None, &"`registration` is off");
             return Err(DeviceError::RegistrationClosed);
         }
         self.check_package(app, "")?;
@@ -144,7 +147,7 @@ impl Caller<'_> {
         };
         let gate = self.context.gates.by_app.get(&app.key);
         if gate.is_some_and(|gate| !gate.registrations.take(self.now)) {
-            self.say(Some(&device_id), &"registers, but `registrations_per_s` is reached");
+            self.say(CLOSED, Some(&device_id), &"`registrations_per_s` is reached");
             return Err(DeviceError::Exhausted);
         }
         let credential = credential::issue(&app.secret, &app.key, &device_id, epoch);
@@ -162,17 +165,17 @@ impl Caller<'_> {
     }
 
     fn refuse(&self, device_id: Option<&str>, reason: &dyn fmt::Display) -> DeviceError {
-        self.say(device_id, reason);
+        self.say("unauthenticated", device_id, reason);
         DeviceError::Unauthenticated
     }
 
-    fn say(&self, device_id: Option<&str>, reason: &dyn fmt::Display) {
+    fn say(&self, what: &str, device_id: Option<&str>, reason: &dyn fmt::Display) {
         let gates = &self.context.gates;
         let lines = gates.by_app.get(&self.hello.app).map_or(&gates.unknown, |gate| &gate.lines);
         if let Some(suppressed) = lines.allows(self.now) {
             let (peer, app) = (self.peer, &self.hello.app);
             let device_id = device_id.unwrap_or_default();
-            tracing::info!(%peer, %app, device_id, %reason, suppressed, "unauthenticated");
+            tracing::info!(%peer, %app, device_id, %reason, suppressed, "{what}");
         }
     }
 }

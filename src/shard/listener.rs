@@ -119,3 +119,21 @@ fn tune(stream: &TcpStream, config: &config::Device) -> io::Result<()> {
     socket.set_send_buffer_size(config.send_buffer_bytes)?;
     socket.set_tcp_user_timeout(Some(Duration::from_millis(config.user_timeout_ms.into())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_gives_up_on_a_device_that_is_gone_after_the_configured_time() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let stream = far.expect("accepted").0;
+        let config = config::Device { user_timeout_ms: 7_000, ..config::Device::default() };
+        tune(&stream, &config).expect("tuned");
+        let set = SockRef::from(&stream).tcp_user_timeout().expect("set");
+        assert_eq!(set, Some(Duration::from_secs(7)));
+        drop(near);
+    }
+}

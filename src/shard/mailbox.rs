@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use crate::binding::ChangeError;
 use crate::ids::{Seq, SessionRef};
 use crate::limits;
+use crate::presence::SliceRequest;
 use crate::push::{Failure, Priority};
 use crate::store::Confirm;
 
@@ -43,6 +44,10 @@ pub struct Mail {
     pub revoked: Vec<SessionRef>,
     /// Entries that ended without the device's doing.
     pub ended: Vec<(SessionRef, Seq, Failure)>,
+    /// Parts of snapshots of presence that are asked for.
+    pub slices: Vec<SliceRequest>,
+    /// Messages were taken back.
+    pub recalled: bool,
     /// Leave, spread over so many milliseconds.
     pub leave: Option<u64>,
 }
@@ -121,6 +126,16 @@ impl Mailbox {
                 mail.ended.push((session, batch, reason));
             }
         });
+    }
+
+    /// A part of the sessions is asked for. Bounded: one a router link.
+    pub fn slice(&self, request: SliceRequest) {
+        self.put(|mail| mail.slices.push(request));
+    }
+
+    /// A message was taken back: the store knows which.
+    pub fn recalled(&self) {
+        self.put(|mail| mail.recalled = true);
     }
 
     /// The edge leaves: sessions are sent away within `window_ms`.

@@ -13,8 +13,10 @@ mod listener;
 pub mod mailbox;
 mod outbox;
 mod output;
+mod presence;
 mod pump;
 pub mod quic;
+mod recalls;
 mod state;
 mod stream;
 mod timers;
@@ -34,6 +36,7 @@ use crate::config;
 use crate::directory::Directory;
 use crate::ids::{AppKey, DeviceKey, DigestKey, Seq, SessionRef, ShardId};
 use crate::machine::fanout::ByShard;
+use crate::presence::Presence;
 use crate::push::Failure;
 use crate::store::{Batch, BodySink, CommitSink, Confirm, Store};
 use crate::telemetry::{self, Counter, Timer};
@@ -57,6 +60,8 @@ pub struct DeviceContext {
     pub directory: Arc<Directory>,
     /// Where messages are kept.
     pub store: Arc<dyn Store>,
+    /// Who of them is told to routers.
+    pub presence: Arc<Presence>,
     /// Edge time.
     pub clock: Arc<Clock>,
     /// TLS of the device listeners.
@@ -80,7 +85,7 @@ pub struct ShardFigures {
     pub handshakes: AtomicUsize,
     /// Pushes written since the start.
     pub deliveries: AtomicU64,
-    /// Whether it has a QUIC endpoint.
+    /// Whether it has a QUIC endpoint; set before it starts.
     pub quic: AtomicBool,
 }
 
@@ -105,7 +110,6 @@ pub fn run(id: ShardId, context: Arc<DeviceContext>, mut listeners: Listeners) -
             (Some(settings), Some(socket)) => Some(quic::start(&shard, id, settings, socket)?),
             _ => None,
         };
-        context.figures(id).quic.store(endpoint.is_some(), Ordering::Relaxed);
         listener::start(&shard, listeners)?;
         turn::run(&shard).await;
         if let Some(endpoint) = endpoint {
@@ -176,6 +180,12 @@ impl CommitSink for Handover {
     fn ack_refused(&mut self, session: SessionRef) {
         if let Some(mailbox) = self.mailbox(session.shard) {
             mailbox.ack_refused(session);
+        }
+    }
+
+    fn recalled(&mut self, _seq: Seq) {
+        for mailbox in self.mailboxes.iter() {
+            mailbox.recalled();
         }
     }
 

@@ -3,7 +3,6 @@
 //! Invariants: its size is the pump's and the reader's to bound (`limits::OUTBOX_BYTES`, one frame may go over); since when it
 //! stands still is known, and until when everything in it may be written: an expired message never is.
 
-use crate::ids::Seq;
 use crate::push::Millis;
 use crate::telemetry::{self, Gauge};
 
@@ -13,12 +12,12 @@ pub(super) struct Outbox(Option<Box<Waiting>>);
 
 struct Waiting {
     bytes: Vec<u8>,
+    /// When the first of them came.
+    since: Millis,
     /// When the first of them came, or some were written last.
     moved_at: Millis,
     /// The earliest expiry of the pushes among them.
     expires_at: Millis,
-    /// Pushes that may be among them: those since it was empty. As few as a session may have in flight.
-    pushes: Vec<Seq>,
 }
 
 impl Outbox {
@@ -41,12 +40,7 @@ impl Outbox {
         }
         let waiting = self.0.get_or_insert_with(|| {
             telemetry::adjust(Gauge::Outboxes, 1);
-            Box::new(Waiting {
-                bytes: Vec::new(),
-                moved_at: now,
-                expires_at: Millis::MAX,
-                pushes: Vec::new(),
-            })
+            Box::new(Waiting { bytes: Vec::new(), since: now, moved_at: now, expires_at: Millis::MAX })
         });
         waiting.bytes.extend_from_slice(bytes);
         telemetry::adjust(Gauge::OutboxBytes, bytes.len() as i64);
@@ -71,21 +65,14 @@ impl Outbox {
         }
     }
 
-    /// These pushes may be among the bytes.
-    pub(super) fn note_pushes(&mut self, pushes: &[Seq]) {
-        if let Some(waiting) = &mut self.0 {
-            waiting.pushes.extend_from_slice(pushes);
-        }
-    }
-
-    /// Whether this push may be among the bytes.
-    pub(super) fn holds(&self, push: Seq) -> bool {
-        self.0.as_ref().is_some_and(|waiting| waiting.pushes.contains(&push))
-    }
-
     /// Something in it has expired: none of it may be written any more, as frames can't be taken out of a stream of bytes.
     pub(super) fn is_expired(&self, now: Millis) -> bool {
         self.0.as_ref().is_some_and(|waiting| waiting.expires_at <= now)
+    }
+
+    /// Whether what was sent at this time, or some of it, may wait in it.
+    pub(super) fn may_hold(&self, sent_at: Millis) -> bool {
+        self.0.as_ref().is_some_and(|waiting| waiting.since <= sent_at)
     }
 
     /// Since when it stands still; `None`: it is empty.
@@ -123,13 +110,12 @@ mod tests {
         assert_eq!((outbox.bytes(), outbox.still_since()), (&b"abcdef"[..], Some(10)));
         outbox.written(30, 2);
         assert_eq!((outbox.bytes(), outbox.still_since()), (&b"cdef"[..], Some(30)));
-        outbox.note_pushes(&[Seq(7)]);
         assert!(!outbox.is_expired(99) && outbox.is_expired(100));
-        assert!(outbox.holds(Seq(7)) && !outbox.holds(Seq(8)));
         outbox.written(40, 4);
-        assert!(outbox.is_empty() && !outbox.is_expired(Millis::MAX) && !outbox.holds(Seq(7)));
+        assert!(outbox.is_empty() && !outbox.is_expired(Millis::MAX));
         outbox.push(50, b"g");
         assert!(!outbox.is_expired(1_000), "of earlier bytes nothing is left");
+        assert!(outbox.may_hold(50) && !outbox.may_hold(49));
     }
 
     #[test]

@@ -54,19 +54,17 @@ impl Shard {
     /// Counts them. What the socket didn't take expires; if it took everything, there may be room for more.
     fn after_pushes(&mut self, conn: ConnRef, pushes: u64, expires_at: Millis) {
         telemetry::add(Counter::Deliveries(self.id), pushes);
+        self.arm_suspect(conn);
         let figures = self.context.figures(self.id);
         figures.deliveries.fetch_add(pushes, std::sync::atomic::Ordering::Relaxed);
-        let encoded = std::mem::take(&mut self.encoded);
         let Some(connection) = self.connection(conn) else { return };
         connection.outbox.expires(expires_at);
-        connection.outbox.note_pushes(&encoded);
         if let Phase::Live(live) = &connection.phase
             && live.session.poll_pull(connection.outbox.len()) > 0
             && !connection.flags.waits_for_body
         {
             self.mark_dirty(conn);
         }
-        self.encoded = encoded;
     }
 
     /// Appends pushes to `out`: how many, and when the first of them expires.
@@ -74,8 +72,6 @@ impl Shard {
         let (now, shard) = (self.now(), self.id);
         let context = self.context.clone();
         let mut pulled = std::mem::take(&mut self.pulled);
-        let mut encoded = std::mem::take(&mut self.encoded);
-        encoded.clear();
         let Some(connection) = self.connection(conn) else { return (0, Millis::MAX) };
         let Phase::Live(live) = &mut connection.phase else { return (0, Millis::MAX) };
         let (mut pushes, mut expires_at, mut missing) = (0, Millis::MAX, None);
@@ -94,7 +90,8 @@ impl Shard {
                 && let Some(entry) = entries.next()
             {
                 let listed = InList(entry.batch.clone());
-                if entry.batch.expires_at <= now || live.received.contains(&entry.batch.message) {
+                let is_over = entry.batch.expires_at <= now || entry.batch.is_revoked();
+                if is_over || live.received.contains(&entry.batch.message) {
                     live.session.handle_skipped(&listed);
                     continue;
                 }
@@ -110,7 +107,6 @@ impl Shard {
                 };
                 wire::put_push(out, &body, entry.redelivered);
                 expires_at = expires_at.min(entry.batch.expires_at);
-                encoded.push(listed.0.seq);
                 live.session.handle_sent(now, context.config.ack_deadline_ms, listed);
                 pushes += 1;
                 room -= 1;
@@ -133,7 +129,6 @@ impl Shard {
         }
         self.arm_overdue(conn, overdue_at);
         self.pulled = pulled;
-        self.encoded = encoded;
         (pushes, expires_at)
     }
 
@@ -166,8 +161,6 @@ impl Shard {
         let context = self.context.clone();
         let shard = self.id;
         let mut reports = Vec::new();
-        let mut encoded = std::mem::take(&mut self.encoded);
-        encoded.clear();
         let Some(connection) = self.connection(conn) else { return (0, Millis::MAX) };
         connection.flags.overdue_armed = false;
         let Phase::Live(live) = &mut connection.phase else { return (0, Millis::MAX) };
@@ -175,6 +168,11 @@ impl Shard {
         loop {
             let mut body = None;
             if let Some(entry) = live.session.peek_again(now) {
+                if entry.0.is_revoked() {
+                    let ended = entry.0.seq;
+                    live.session.handle_ended(ended);
+                    continue;
+                }
                 if connection.outbox.len() + out.len() >= limits::OUTBOX_BYTES {
                     // The device doesn't read: the first copy may be waiting there still.
                     retry = Some(now + RETRY_MS);
@@ -194,7 +192,6 @@ impl Shard {
                 Overdue::SendAgain { entry, first_sent } => {
                     if let Some(body) = body {
                         wire::put_push(out, &body, true);
-                        encoded.push(entry.0.seq);
                         expires_at = expires_at.min(entry.0.expires_at);
                         again += 1;
                     }
@@ -205,7 +202,6 @@ impl Shard {
             reports.push(SentAlone { device: live.device, batch: entry.0.seq, sent_at });
         }
         let next = retry.or(live.session.overdue_at());
-        self.encoded = encoded;
         self.sent_alone.append(&mut reports);
         self.arm_overdue(conn, next);
         (again, expires_at)

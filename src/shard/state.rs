@@ -15,11 +15,13 @@ use tokio::task::AbortHandle;
 use super::DeviceContext;
 use super::identify::Grant;
 use super::outbox::Outbox;
+use super::recalls::Recalls;
 use super::stream::Stream;
 use super::tls::Tls;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
 use crate::machine::session::{Entry, Session};
 use crate::machine::wheel::Wheel;
+use crate::presence::SliceRequest;
 use crate::push::{Millis, Priority};
 use crate::store::{Batch, DeviceAck, Pulled, SentAlone};
 use crate::telemetry::{self, Gauge, Transport};
@@ -44,6 +46,10 @@ pub(super) struct Shard {
     pub overdue: Wheel<ConnRef>,
     /// Stall deadlines: one entry a connection whose outbox was not empty.
     pub stalls: Wheel<ConnRef>,
+    /// When sessions with something in flight become suspect: one entry each.
+    pub suspects: Wheel<ConnRef>,
+    /// Parts of snapshots of presence that are asked for, one a router link at most.
+    pub slices: VecDeque<SliceRequest>,
     /// Sessions to send away.
     pub leaving: Option<Leaving>,
     /// Sessions with something to pull, in the order in which they were told.
@@ -57,6 +63,8 @@ pub(super) struct Shard {
     /// As many as are pending, at most.
     pub unreported: Wheel<SentAlone>,
     pub last_active: Vec<(DeviceKey, Millis)>,
+    /// Whom to tell of messages that were taken back.
+    pub recalls: Recalls,
     /// Connections that are not read because `acks` is full.
     pub paused: Vec<ConnRef>,
     /// Sessions whose body read was refused as busy.
@@ -74,8 +82,6 @@ pub(super) struct Shard {
     pub scratch: Scratch,
     /// Entries on their way from the store to one session; empty between.
     pub pulled: Vec<Pulled>,
-    /// What was just encoded for one session; looked at only if its socket didn't take it all.
-    pub encoded: Vec<Seq>,
     now: Millis,
 }
 
@@ -134,10 +140,14 @@ pub(super) struct Flags {
     pub overdue_armed: bool,
     /// An entry is in the wheel of stall deadlines.
     pub stall_armed: bool,
+    /// An entry is in the wheel of suspects.
+    pub suspect_armed: bool,
     /// Whole frames were read that could not be handled yet.
     pub held: bool,
     /// Waits for a body.
     pub waits_for_body: bool,
+    /// Reads for itself of messages that were taken back.
+    pub behind_on_recalls: bool,
     /// Stands among the paused.
     pub paused: bool,
     /// The write side is shut; what still comes is thrown away.
@@ -161,6 +171,8 @@ pub(super) enum Phase {
 /// A Hello that waits until it is durable.
 pub(super) struct Registering {
     pub live: Box<Live>,
+    /// When the device was last active before.
+    pub last_active: Option<Millis>,
     pub grant: Grant,
     pub deadline: Millis,
 }
@@ -224,12 +236,13 @@ impl Shard {
         let now = context.clock.now();
         Self {
             id,
-            context,
             connections: Slab::new(),
             next_serial: 0,
             keepalive: Wheel::new(now),
             overdue: Wheel::new(now),
             stalls: Wheel::new(now),
+            suspects: Wheel::new(now),
+            slices: VecDeque::new(),
             leaving: None,
             dirty: VecDeque::new(),
             urgent: VecDeque::new(),
@@ -237,6 +250,7 @@ impl Shard {
             sent_alone: Vec::new(),
             unreported: Wheel::new(now),
             last_active: Vec::new(),
+            recalls: Recalls::new(*context.store.head().borrow()),
             paused: Vec::new(),
             want_body: Vec::new(),
             handshake_steps: crate::limits::TURN_HANDSHAKE_STEPS,
@@ -247,8 +261,8 @@ impl Shard {
             gate: Rc::new(Notify::new()),
             scratch: Scratch::default(),
             pulled: Vec::new(),
-            encoded: Vec::new(),
             now,
+            context,
         }
     }
 

@@ -28,6 +28,11 @@ impl Shard {
         for conn in due.drain(..) {
             self.check_stall(conn, now);
         }
+        self.suspects.advance(now, &mut due);
+        for conn in due.drain(..) {
+            self.check_suspect(conn, now);
+        }
+        self.recalls.retry();
         self.unreported.advance(now, &mut self.sent_alone);
         for conn in std::mem::take(&mut self.want_body) {
             if let Some(connection) = self.connection(conn) {

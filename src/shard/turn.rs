@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::state::{ConnRef, Leaving, Phase, Shard, Shared};
 use crate::binding::ChangeError;
 use crate::error::DeviceError;
-use crate::ids::{Seq, SessionRef};
+use crate::ids::SessionRef;
 use crate::limits;
 use crate::machine::wheel::Wheel;
-use crate::push::{Failure, Millis};
+use crate::push::Millis;
 use crate::store::{Command, Confirm};
 use crate::telemetry;
 use crate::wire::device as wire;
@@ -65,7 +65,7 @@ fn turn(owner: &Shared, timers: bool) -> bool {
     if timers {
         shard.fire();
     }
-    let more = shard.fan_out();
+    let more = shard.tell_recalls() | shard.fan_out() | shard.answer_slice();
     shard.submit();
     more || !shard.deferred.is_empty()
 }
@@ -88,7 +88,9 @@ impl Shard {
         }
         // Before anything that may write, and before the replies to what ended them.
         for (session, batch, reason) in mail.ended {
-            self.take_ended(session, batch, reason);
+            if let Some(conn) = self.session(session) {
+                self.forget_entry(conn, batch, reason);
+            }
         }
         for (session, taken) in mail.seen {
             self.take_seen(session, taken);
@@ -121,6 +123,11 @@ impl Shard {
                 self.take_urgent(conn);
             }
         }
+        if mail.recalled {
+            self.recalls.note();
+        }
+        // Behind what was replaced: a session that has lost its place is in no snapshot.
+        self.slices.extend(mail.slices);
         if let Some(window_ms) = mail.leave {
             self.start_leaving(window_ms);
         }
@@ -168,20 +175,6 @@ impl Shard {
         if was_full {
             self.resume(conn);
         }
-    }
-
-    /// An entry ended without the device's doing: the session forgets it.
-    fn take_ended(&mut self, session: SessionRef, batch: Seq, reason: Failure) {
-        let Some(conn) = self.session(session) else { return };
-        let Some(connection) = self.connection(conn) else { return };
-        let Phase::Live(live) = &mut connection.phase else { return };
-        live.session.handle_ended(batch);
-        live.unwritten.retain(|entry| entry.batch.seq != batch);
-        if reason == Failure::Unbound && connection.outbox.holds(batch) {
-            // The phone may have its next user, and frames can't be taken out of a stream of bytes.
-            return self.fail(conn, DeviceError::Stalled);
-        }
-        self.mark_dirty(conn);
     }
 
     /// Durable Acks: a session is told its highest number once a turn.

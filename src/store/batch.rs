@@ -49,6 +49,8 @@ pub struct Batch {
     pub(super) collapse_key: Box<str>,
     /// Bytes of the encoded push.
     pub(super) body_bytes: u32,
+    /// Its message was taken back: no session gets it any more.
+    pub(super) revoked: AtomicBool,
 }
 
 impl Batch {
@@ -66,6 +68,16 @@ impl Batch {
     /// Whether entries of it are pending.
     pub fn is_live(&self) -> bool {
         self.live.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether its message was taken back.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Relaxed)
+    }
+
+    /// Its message was taken back.
+    pub(super) fn revoke(&self) {
+        self.revoked.store(true, Ordering::Relaxed);
     }
 
     /// The body, if it is in memory.

@@ -65,6 +65,11 @@ impl CheckpointError {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
     }
 
+    /// There is no space for something else that it needs.
+    pub(super) fn full(doing: &str) -> Self {
+        Self::Io { doing: doing.to_owned(), source: io::ErrorKind::StorageFull.into() }
+    }
+
     fn io(doing: &str, name: &str) -> impl FnOnce(io::Error) -> Self + use<> {
         let doing = format!("{doing} {name}");
         move |source| Self::Io { doing, source }

@@ -31,6 +31,10 @@ pub enum SyncPoint {
     CheckpointContent,
     /// The directory, after a checkpoint got its final name and before what it replaces is removed.
     CheckpointEntry,
+    /// A transaction of the tables, before the journal that it stands for may go.
+    TablesContent,
+    /// The directory, after the tables' file was made and before anything rests on it.
+    TablesEntry,
     /// The content of the data directory's format file, before it gets its final name.
     FormatContent,
     /// The directory, after the format file got its final name and before its key is used.
@@ -39,13 +43,15 @@ pub enum SyncPoint {
 
 impl SyncPoint {
     /// All of them.
-    pub const ALL: [SyncPoint; 8] = [
+    pub const ALL: [SyncPoint; 10] = [
         SyncPoint::GroupCommit,
         SyncPoint::SegmentEntry,
         SyncPoint::RecoveryTail,
         SyncPoint::RecoveryEntries,
         SyncPoint::CheckpointContent,
         SyncPoint::CheckpointEntry,
+        SyncPoint::TablesContent,
+        SyncPoint::TablesEntry,
         SyncPoint::FormatContent,
         SyncPoint::FormatEntry,
     ];
@@ -91,6 +97,9 @@ pub trait DiskFile: Send + Sync + Debug + 'static {
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
+
+    /// Cuts the file, or makes it longer by zeros whose space is not reserved. Durable, like a write, after the next sync.
+    fn set_len(&self, len: u64) -> io::Result<()>;
 
     /// Makes everything written so far durable (fdatasync). After an error, what was written may be lost for good, although reads still show it.
     fn sync(&self, point: SyncPoint) -> io::Result<()>;

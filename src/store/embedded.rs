@@ -12,8 +12,8 @@ use super::options::StoreOptions;
 use super::stats::StoreStats;
 use super::thread::{self, Inbox, Wanted};
 use super::{
-    BodySink, Busy, Command, CommitSink, Pulled, Refused, Store, StreamBounds, StreamError, StreamRead,
-    StreamState,
+    BodySink, Busy, Command, CommitSink, Pulled, Recall, Refused, Store, StreamBounds, StreamError,
+    StreamRead, StreamState,
 };
 use crate::clock::Clock;
 use crate::credential::Revocation;
@@ -50,9 +50,12 @@ impl<D: Disk> EmbeddedStore<D> {
         bodies: Arc<dyn BodySink>,
         is_connected: IsConnected,
     ) -> Result<(Arc<Self>, Opened), OpenError> {
-        let (engine, report) = Engine::open(disk, &options, sink, is_connected)?;
+        let (mut engine, report) = Engine::open(disk, &options, sink, is_connected)?;
         clock.raise(report.journal.last_time);
-        let (shared, inbox, wanted) = (engine.shared().clone(), Arc::default(), Arc::default());
+        let (shared, wanted) = (engine.shared().clone(), Arc::default());
+        let inbox: Arc<Inbox> = Arc::default();
+        let woken = Arc::clone(&inbox);
+        let tables = engine.start_tables(move || woken.wake())?;
         let (failing, failed) = oneshot::channel();
         let store = Arc::new(Self {
             shared: shared.clone(),
@@ -72,7 +75,7 @@ impl<D: Disk> EmbeddedStore<D> {
             thread::run(engine, &inbox, &clock, failing);
             wanted.close();
         })?;
-        store.threads.lock().unwrap_or_else(PoisonError::into_inner).extend([writer, reader]);
+        store.threads.lock().unwrap_or_else(PoisonError::into_inner).extend([writer, reader, tables]);
         Ok((store, Opened { report, failed }))
     }
 
@@ -124,6 +127,18 @@ impl<D: Disk> Store for EmbeddedStore<D> {
 
     fn want_body(&self, batch: &Arc<Batch>, session: SessionRef) -> Result<(), Busy> {
         self.wanted.put(batch.clone(), session)
+    }
+
+    fn recalls(&self, after: Seq, since: Millis, max: usize) -> Vec<Arc<Recall>> {
+        self.shared.recalls.read(after, since, max)
+    }
+
+    fn may_have(&self, device: &DeviceKey, recall: &Recall) -> bool {
+        self.shared.index.may_have(device, recall, self.shared.opened_at)
+    }
+
+    fn last_active(&self, device: &DeviceKey) -> Option<Millis> {
+        self.shared.index.last_active(device)
     }
 
     fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError> {

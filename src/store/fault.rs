@@ -11,8 +11,16 @@ pub(super) enum Fault {
     OrderByPlace,
     /// Applies every record that is replayed to every part, also to those that reflect it.
     IgnoreFloors,
+    /// Applies every record that is replayed to the tables, also to those that reflect it.
+    IgnoreApplied,
+    /// Lets changed push records leave memory before they are written.
+    ForgetChanged,
+    /// Names checkpoints before the tables hold what they reflect.
+    NameEarly,
     /// Drops entries of a checkpoint whose batch is younger than its home's slice.
     DropHeld,
+    /// Forgets at a start which messages were taken back.
+    ForgetRecalls,
     /// Leaves what was resolved from an account in the list when that account goes.
     KeepUnbound,
 }

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::Pulled;
 use super::part::{Entry, Part, Spread};
 use super::push_record::MessageKey;
+use super::recalls::Recall;
 use crate::credential::Revocation;
 use crate::ids::{DeviceKey, Seq};
 use crate::push::{Millis, Reached, Seen};
@@ -18,7 +19,7 @@ use crate::push::{Millis, Reached, Seen};
 fn take(entry: &mut Entry, now: Millis) -> Option<Pulled> {
     let batch = &entry.batch;
     let redelivered = entry.written_at().is_some() || batch.recovered;
-    if batch.expires_at <= now || batch.online_only && redelivered {
+    if batch.expires_at <= now || batch.is_revoked() || batch.online_only && redelivered {
         return None;
     }
     let pulled = Pulled { batch: batch.clone(), ordinal: entry.ordinal, redelivered };
@@ -121,6 +122,27 @@ impl Index {
                 }
             }
         }
+    }
+
+    /// See [`super::Store::may_have`]. One part is locked at a time: the device's first.
+    pub(super) fn may_have(&self, key: &DeviceKey, recall: &Recall, opened_at: Millis) -> bool {
+        let number = {
+            let part = self.of_device(key);
+            let Some(device) = part.devices.get(key) else { return false };
+            if let Some(entry) = device.entry(recall.message)
+                && (entry.written_at().is_some() || entry.batch.recovered)
+            {
+                return true;
+            }
+            device.number
+        };
+        let part = self.of_message(recall.home);
+        part.messages.get(&recall.home).is_some_and(|record| record.may_be_on(number, opened_at))
+    }
+
+    /// See [`super::Store::last_active`].
+    pub(super) fn last_active(&self, key: &DeviceKey) -> Option<Millis> {
+        self.of_device(key).devices.get(key).map(|device| device.about.last_active)
     }
 
     /// See [`super::Store::is_current`].

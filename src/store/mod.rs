@@ -12,32 +12,37 @@ use crate::binding::{Bindings, Change, ChangeError};
 use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
-    Accepted, Acked, Attributes, Counts, Failure, Millis, NewBatch, Reached, ReceiptGap, Rejection, Seen,
-    StreamEvent,
+    Accepted, Acked, Attributes, Counts, Failure, Millis, NewBatch, Reached, ReceiptGap, Rejection, Revoked,
+    Seen, StreamEvent,
 };
 
 /// A committed batch as sessions see it: immutable, shared by all entries that point to it.
 pub use self::batch::Batch;
+pub use self::recalls::Recall;
 
 pub mod batch;
 mod batch_ids;
 mod body_cache;
 pub mod checkpoint;
 mod codec;
+mod counts;
 pub mod disk;
 pub mod embedded;
 pub mod engine;
 mod fault;
 mod index;
 pub mod journal;
+mod ledger;
 mod metrics;
 pub mod options;
 mod part;
 mod part_messages;
 mod push_record;
+mod recalls;
 mod record;
 pub mod stats;
 mod stream;
+pub mod tables;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -85,6 +90,15 @@ pub enum Command {
         stream: Arc<str>,
         /// Up to here, inclusive.
         cursor: Seq,
+    },
+    /// Take a message back where it is pending, and what comes of it later. Answered when nothing of it is pending.
+    Revoke {
+        /// The app.
+        app: AppKey,
+        /// The message.
+        message: MessageId,
+        /// The answer, once durable.
+        reply: oneshot::Sender<Result<Revoked, Rejection>>,
     },
     /// Ends a stream that the configuration no longer names, with what is unread of it; or, with `force`, drops what is unread of one that it
     /// does name: a gap takes its place.
@@ -172,6 +186,13 @@ pub enum Query {
     Devices(Vec<DeviceKey>),
     /// Everything since this data directory was made.
     Totals,
+    /// The newest days of an app.
+    Stats {
+        /// The app.
+        app: AppKey,
+        /// How many, at most 30.
+        days: u32,
+    },
 }
 
 /// The answer to a [`Query`].
@@ -183,6 +204,21 @@ pub enum QueryAnswer {
     Devices(Vec<Option<DeviceState>>),
     /// Of everything.
     Totals(Box<Counts>),
+    /// Of days, today first, those without anything too.
+    Stats(Vec<DayStats>),
+}
+
+/// What happened to an app's messages and devices on one day. An event counts on its own day.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DayStats {
+    /// Days since 1970-01-01 in the configured zone.
+    pub day: u32,
+    /// But for `pending`, which is no day's: always 0.
+    pub counts: Counts,
+    /// Devices that became known.
+    pub registered: u64,
+    /// Devices that said Hello with something new, acknowledged something, or ended a session.
+    pub active: u64,
 }
 
 /// The push record of a message.
@@ -214,6 +250,8 @@ pub struct OnDevice {
     pub clicked: bool,
     /// It was dismissed.
     pub cleaned: bool,
+    /// While it is pending: when it was first written, if it was.
+    pub sent_at: Option<Millis>,
 }
 
 /// What is known of a device.
@@ -373,6 +411,21 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// on the next timer.
     fn want_body(&self, batch: &Arc<Batch>, session: SessionRef) -> Result<(), Busy>;
 
+    /// Messages that were taken back behind `after` and at or after `since`, oldest first, at most `max`. A store that takes nothing back has none.
+    fn recalls(&self, _after: Seq, _since: Millis, _max: usize) -> Vec<Arc<Recall>> {
+        Vec::new()
+    }
+
+    /// Whether the device may have the message that was taken back: it was written to it, or arrived. Rather once too often than too seldom.
+    fn may_have(&self, _device: &DeviceKey, _recall: &Recall) -> bool {
+        false
+    }
+
+    /// When the device was last active, as far as known; `None`: it isn't known.
+    fn last_active(&self, _device: &DeviceKey) -> Option<Millis> {
+        None
+    }
+
     /// Where a stream stands.
     fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError>;
 
@@ -415,6 +468,10 @@ pub trait CommitSink: Send {
     /// There is no room for an Ack. A later Ack's confirmation would cover it, so this session has to end: the device says it again on its next one.
     fn ack_refused(&mut self, session: SessionRef) {
         tracing::warn!(?session, "an Ack can't be kept: the disk is full, and the reserve used up");
+    }
+    /// A message was taken back: [`Store::recalls`] has it from now on, and sessions whose device has the message are to be told.
+    fn recalled(&mut self, seq: Seq) {
+        tracing::debug!(%seq, "a message was taken back");
     }
     /// The device's credentials were revoked, durably: a session with one has to end. For a sink without sessions there is nothing to do.
     fn revoked(&mut self, _device: &DeviceKey) {}

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::tables::TableKind;
 use crate::ids::{AppKey, DigestKey};
 use crate::push::Millis;
 
@@ -31,6 +32,16 @@ pub struct StoreOptions {
     pub max_pending: u64,
     /// Push records.
     pub max_messages: u64,
+    /// Milliseconds that a push record is kept after its acceptance; one with pending entries stays.
+    pub record_kept_ms: Millis,
+    /// Bytes of push records in memory, about; those that have changed stay until they are written.
+    pub message_cache_bytes: usize,
+    /// What the tables are made of.
+    pub tables: TableKind,
+    /// Bytes of the tables' pages in memory.
+    pub table_cache_bytes: usize,
+    /// Days of statistics begin at midnight so many minutes east of UTC.
+    pub utc_offset_minutes: i32,
     /// Known devices.
     pub max_devices: u64,
     /// Bytes of bodies in memory.
@@ -49,6 +60,21 @@ pub struct StoreOptions {
     pub streams: Vec<Arc<str>>,
     /// Which stream an app belongs to.
     pub app_streams: HashMap<AppKey, Arc<str>>,
+    /// What one device of an app may have pending, where that isn't [`StoreOptions::max_pending_per_device`] alone.
+    pub app_quotas: HashMap<AppKey, Quota>,
+    /// Messages taken back that are remembered.
+    pub max_recalls: u64,
+}
+
+/// What one device may have pending.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quota {
+    /// Messages.
+    pub max_entries: usize,
+    /// Bytes of their encodings; `u64::MAX`: any.
+    pub max_bytes: u64,
+    /// The oldest end for a newer one, instead of the newest being refused.
+    pub drop_oldest: bool,
 }
 
 impl Default for StoreOptions {
@@ -65,6 +91,11 @@ impl Default for StoreOptions {
             max_pending_per_device: 1_000,
             max_pending: 50_000_000,
             max_messages: 5_000_000,
+            record_kept_ms: 14 * 24 * 3600 * 1000,
+            message_cache_bytes: 256 * 1024 * 1024,
+            tables: TableKind::Library,
+            table_cache_bytes: 64 * 1024 * 1024,
+            utc_offset_minutes: 8 * 60,
             max_devices: 10_000_000,
             body_cache_bytes: 256 * 1024 * 1024,
             stream_soft_bytes: 8 * 1024 * 1024 * 1024,
@@ -74,11 +105,20 @@ impl Default for StoreOptions {
             digest_key: DigestKey([0; 32]),
             streams: vec!["main".into()],
             app_streams: HashMap::new(),
+            app_quotas: HashMap::new(),
+            max_recalls: 10_000,
         }
     }
 }
 
 impl StoreOptions {
+    /// What one device of an app may have pending.
+    pub(super) fn quota_of(&self, app: &AppKey) -> Quota {
+        let default =
+            Quota { max_entries: self.max_pending_per_device, max_bytes: u64::MAX, drop_oldest: false };
+        self.app_quotas.get(app).copied().unwrap_or(default)
+    }
+
     /// The position of an app's stream among [`StoreOptions::streams`].
     pub(super) fn stream_of(&self, app: &str) -> usize {
         AppKey::parse(app)

@@ -16,11 +16,12 @@ use super::batch::Batch;
 use super::batch_ids::BatchIds;
 use super::fault::{self, Fault};
 use super::push_record::{MessageKey, PushRecord};
+use super::recalls::Recall;
 use super::record::ReceiptRecord;
 use crate::binding::{Binding, Bindings, Step};
 use crate::credential::Revocation;
 use crate::ids::{AccountDigest, AppKey, DeviceKey, DigestKey, MessageId, Seq};
-use crate::push::{Attributes, Counts, Millis, Priority, ReceiptKind};
+use crate::push::{Attributes, Millis, Priority, ReceiptKind};
 
 /// Keys are digests: their own bytes are the hash.
 #[derive(Clone, Copy, Debug, Default)]
@@ -196,20 +197,57 @@ impl Device {
     }
 }
 
+/// A push record that is in the tables only: 16 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Cold {
+    /// Its row: the sequence of its first batch.
+    pub(super) row: Seq,
+    /// When it was accepted, and in the low bit whether entries are pending.
+    mark: u64,
+}
+
+impl Cold {
+    pub(super) fn new(row: Seq, accepted_at: Millis, pending: bool) -> Self {
+        Self { row, mark: accepted_at << 1 | u64::from(pending) }
+    }
+
+    pub(super) fn at(self, row: Seq) -> Self {
+        Self { row, ..self }
+    }
+
+    pub(super) fn accepted_at(self) -> Millis {
+        self.mark >> 1
+    }
+
+    pub(super) fn is_pending(self) -> bool {
+        self.mark & 1 == 1
+    }
+}
+
 /// One part.
 #[derive(Debug, Default)]
 pub(super) struct Part {
     pub(super) devices: HashMap<DeviceKey, Device, Spread>,
     /// Devices of which credentials were revoked. Apart from `devices`: they are few, and a device that is forgotten stays revoked.
     pub(super) revocations: HashMap<DeviceKey, Revocation, Spread>,
+    /// Push records in memory: what has changed, and what was touched lately.
     pub(super) messages: HashMap<MessageKey, PushRecord, Spread>,
-    /// Keys of `messages`, the first accepted first.
+    /// Those that are in the tables only.
+    pub(super) cold: HashMap<MessageKey, Cold, Spread>,
+    /// Keys of both, the first accepted first.
     pub(super) message_order: VecDeque<MessageKey>,
     /// Live batches whose message is here.
     pub(super) batches: HashMap<Seq, Arc<Batch>, Spread>,
     pub(super) ids: BatchIds,
-    /// Of all messages that were ever here.
-    pub(super) totals: Counts,
+    /// Messages of this part that were taken back.
+    pub(super) recalls: HashMap<MessageKey, Arc<Recall>, Spread>,
+}
+
+impl Part {
+    /// Push records, wherever they are.
+    pub(super) fn known_messages(&self) -> usize {
+        self.messages.len() + self.cold.len()
+    }
 }
 
 #[cfg(test)]
@@ -218,7 +256,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_sixteen_bytes_and_a_device_forty_eight() {
-        assert_eq!(size_of::<Entry>(), 16);
+        assert_eq!((size_of::<Entry>(), size_of::<Cold>()), (16, 16));
         assert_eq!(size_of::<Device>(), 48);
     }
 }

@@ -1,22 +1,23 @@
-//! A part's push records: how each journal record changes them. The same code runs when a record is made and when it is
-//! replayed.
+//! A part's push records and live batches: how each journal record changes them. The same code runs when a record is made and when it is
+//! replayed. A record that is looked for must be in memory: see [`super::engine`]'s tables.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::batch::Batch;
+use super::ledger::Ledger;
 use super::part::Part;
 use super::push_record::{MessageKey, Numbers, PushRecord};
-use crate::ids::Seq;
+use crate::ids::{AppKey, Seq};
 use crate::push::{Failure, Millis, Receipt, ReceiptKind, Refusal};
 
-/// Push records are kept this long: 14 days.
-const RECORD_KEPT_MS: Millis = 14 * 24 * 3600 * 1000;
 /// Unfinished push records that are passed over in the search for one that may go.
 const PASSED_OVER: usize = 16;
 
-/// What a batch record says to its message's part.
+/// What a batch record says to its message's push record.
 pub(super) struct Acceptance<'a> {
+    pub(super) app: &'a AppKey,
+    pub(super) seq: Seq,
     pub(super) body_digest: [u8; 16],
     pub(super) accepted_at: Millis,
     pub(super) expires_at: Millis,
@@ -27,120 +28,165 @@ pub(super) struct Acceptance<'a> {
     pub(super) accepted: u32,
 }
 
+/// How many push records a part keeps, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RecordBounds {
+    pub(super) max: usize,
+    pub(super) kept_ms: Millis,
+}
+
+/// An end of entries, for the push record.
+pub(super) struct End<'a> {
+    pub(super) app: &'a AppKey,
+    pub(super) at: Millis,
+    pub(super) outcome: Result<(), Failure>,
+    pub(super) count: u32,
+    pub(super) numbers: Numbers<'a>,
+}
+
 impl Part {
-    /// A batch was accepted; `batch`, if it has targets.
+    /// A batch was accepted: its push record and the statistics.
     pub(super) fn accept(
         &mut self,
         key: MessageKey,
         what: &Acceptance<'_>,
-        batch: Option<Arc<Batch>>,
-        max_messages: usize,
+        bounds: RecordBounds,
+        ledger: &mut Ledger,
     ) {
         if !self.messages.contains_key(&key) {
-            self.forget_messages(what.accepted_at, max_messages);
+            self.forget_messages(what.accepted_at, bounds, ledger);
             self.message_order.push_back(key);
+            let mut record =
+                PushRecord::new(what.body_digest, what.accepted_at, what.expires_at, what.job_key.clone());
+            record.row = what.seq;
+            ledger.hot_bytes += record.bytes as usize;
+            ledger.hot.push_back(key);
+            self.messages.insert(key, record);
         }
-        let record = self.messages.entry(key).or_insert_with(|| {
-            PushRecord::new(what.body_digest, what.accepted_at, what.expires_at, what.job_key.clone())
-        });
-        let totals = &mut self.totals;
+        if let Some(recall) = self.recalls.get(&key) {
+            recall.extend(what.expires_at);
+        }
+        let Some(record) = self.messages.get_mut(&key) else { return };
+        let (named, accepted) = (u64::from(what.named), u64::from(what.accepted));
         record.expires_at = record.expires_at.max(what.expires_at);
         record.batches += 1;
-        record.named += u64::from(what.named);
-        record.accepted += u64::from(what.accepted);
-        record.pending += u64::from(what.accepted);
+        record.named += named;
+        record.accepted += accepted;
+        record.pending += accepted;
         record.targets.add(&what.numbers);
-        totals.batches += 1;
-        totals.targets += u64::from(what.named);
-        totals.accepted += u64::from(what.accepted);
-        totals.pending += u64::from(what.accepted);
         for &(_, reason) in what.refused {
             record.add_refused(reason);
-            totals.refused[reason as usize - 1] += 1;
         }
-        if let Some(batch) = batch {
-            self.batches.insert(batch.seq, batch);
-        }
+        changed(record, key, ledger);
+        ledger.count_pending(accepted, 0);
+        ledger.count(what.app, what.accepted_at, |counts| {
+            counts.batches += 1;
+            counts.targets += named;
+            counts.accepted += accepted;
+            for &(_, reason) in what.refused {
+                counts.refused[reason as usize - 1] += 1;
+            }
+        });
     }
 
     /// Makes room for a push record: the first accepted goes if it is old, or if there are too many, but never one with pending entries.
-    fn forget_messages(&mut self, now: Millis, max_messages: usize) {
+    fn forget_messages(&mut self, now: Millis, bounds: RecordBounds, ledger: &mut Ledger) {
         for _ in 0..PASSED_OVER {
-            let full = self.messages.len() >= max_messages;
+            let full = self.known_messages() >= bounds.max;
             let Some(oldest) = self.message_order.front().copied() else { return };
-            let Some(record) = self.messages.get(&oldest) else {
+            let hot =
+                self.messages.get(&oldest).map(|record| (record.row, record.accepted_at, record.pending > 0));
+            let cold =
+                || self.cold.get(&oldest).map(|cold| (cold.row, cold.accepted_at(), cold.is_pending()));
+            let Some((row, accepted_at, pending)) = hot.or_else(cold) else {
                 self.message_order.pop_front();
                 continue;
             };
-            if !full && record.accepted_at.saturating_add(RECORD_KEPT_MS) > now {
+            if !full && accepted_at.saturating_add(bounds.kept_ms) > now {
                 return;
             }
             self.message_order.pop_front();
-            if record.pending == 0 {
-                self.messages.remove(&oldest);
-                if full {
-                    return;
-                }
-            } else {
+            if pending {
                 self.message_order.push_back(oldest);
+                continue;
+            }
+            self.cold.remove(&oldest);
+            if let Some(record) = self.messages.remove(&oldest) {
+                ledger.hot_bytes -= record.bytes as usize;
+            }
+            ledger.gone.push(row);
+            if full {
+                return;
             }
         }
     }
 
     /// Whether a push record could go to make room for another.
     pub(super) fn may_forget(&self) -> bool {
-        let finished = |key| self.messages.get(key).is_none_or(|record| record.pending == 0);
+        let finished = |key: &MessageKey| match self.messages.get(key) {
+            Some(record) => record.pending == 0,
+            None => self.cold.get(key).is_none_or(|cold| !cold.is_pending()),
+        };
         self.message_order.iter().take(PASSED_OVER).any(finished)
     }
 
-    /// `count` entries of a batch ended. Answers the batch, if these were its last; `None` also if it isn't known, which only a damaged
-    /// journal can cause: then nothing changes, so that the sums stay right.
-    pub(super) fn end(
-        &mut self,
-        key: MessageKey,
-        seq: Seq,
-        outcome: Result<(), Failure>,
-        count: u32,
-        numbers: Numbers<'_>,
-    ) -> Ended {
+    /// `count` entries of a batch ended. Answers the batch, if these were its last; [`Ended::Unknown`] if it isn't known, which only a damaged
+    /// journal can cause: then nothing should change, so that the sums stay right.
+    pub(super) fn end(&mut self, seq: Seq, count: u32) -> Ended {
         let Some(batch) = self.batches.get(&seq) else { return Ended::Unknown };
-        let Some(record) = self.messages.get_mut(&key) else { return Ended::Unknown };
         // Never more than are left, whatever a damaged journal says.
         let count = count.min(batch.live.load(Ordering::Relaxed));
-        let (count64, totals) = (u64::from(count), &mut self.totals);
-        record.pending -= count64;
-        totals.pending -= count64;
-        match outcome {
-            Ok(()) => {
-                record.arrived += count64;
-                record.arrived_on.add(&numbers);
-                totals.arrived += count64;
-            }
-            Err(reason) => {
-                let (failed, devices) = record.failed_by(reason);
-                *failed += count64;
-                devices.add(&numbers);
-                totals.failed[reason as usize - 1] += count64;
-            }
-        }
         if batch.live.fetch_sub(count, Ordering::Relaxed) > count {
             return Ended::Some(count);
         }
         self.batches.remove(&seq).map_or(Ended::Unknown, |batch| Ended::All(count, batch))
     }
 
-    /// A receipt's effect beside the end of its entry.
-    pub(super) fn count_receipt(&mut self, key: MessageKey, receipt: &Receipt, number: u32) {
+    /// The same for the push record and the statistics.
+    pub(super) fn count_end(&mut self, key: MessageKey, end: &End<'_>, ledger: &mut Ledger) {
         let Some(record) = self.messages.get_mut(&key) else { return };
-        let totals = &mut self.totals;
-        // What arrived was sent, also when a crash made the edge forget the time.
-        let written = matches!(receipt.kind, ReceiptKind::Sent | ReceiptKind::Arrive) && !receipt.unmatched;
-        if written && record.sent_to.insert(number) {
-            totals.sent += 1;
+        let count = u64::from(end.count).min(record.pending);
+        record.pending -= count;
+        match end.outcome {
+            Ok(()) => {
+                record.arrived += count;
+                record.arrived_on.add(&end.numbers);
+            }
+            Err(reason) => {
+                let (failed, devices) = record.failed_by(reason);
+                *failed += count;
+                devices.add(&end.numbers);
+            }
+        }
+        changed(record, key, ledger);
+        ledger.count_pending(0, count);
+        ledger.count(end.app, end.at, |counts| match end.outcome {
+            Ok(()) => counts.arrived += count,
+            Err(reason) => counts.failed[reason as usize - 1] += count,
+        });
+    }
+
+    /// A receipt's effect beside the end of its entry.
+    pub(super) fn count_receipt(
+        &mut self,
+        key: MessageKey,
+        receipt: &Receipt,
+        number: u32,
+        ledger: &mut Ledger,
+    ) {
+        let Some(record) = self.messages.get_mut(&key) else { return };
+        let app = &receipt.app;
+        if receipt.says_sent() && record.sent_to.insert(number) {
+            let at = if receipt.sent_at == 0 { receipt.event_time } else { receipt.sent_at };
+            ledger.count(app, at, |counts| counts.sent += 1);
         }
         match receipt.kind {
-            ReceiptKind::Click if record.clicked.insert(number) => totals.clicked += 1,
-            ReceiptKind::Clean if record.cleaned.insert(number) => totals.cleaned += 1,
+            ReceiptKind::Click if record.clicked.insert(number) => {
+                ledger.count(app, receipt.event_time, |counts| counts.clicked += 1);
+            }
+            ReceiptKind::Clean if record.cleaned.insert(number) => {
+                ledger.count(app, receipt.event_time, |counts| counts.cleaned += 1);
+            }
             ReceiptKind::Arrive if receipt.late => {
                 record.arrived_late.insert(number);
             }
@@ -148,8 +194,16 @@ impl Part {
         }
         if receipt.late {
             record.late += 1;
-            totals.late += 1;
+            ledger.count(app, receipt.event_time, |counts| counts.late += 1);
         }
+        changed(record, key, ledger);
+    }
+}
+
+/// It has to be written.
+fn changed(record: &mut PushRecord, key: MessageKey, ledger: &mut Ledger) {
+    if !std::mem::replace(&mut record.dirty, true) {
+        ledger.changed.push(key);
     }
 }
 
@@ -162,4 +216,14 @@ pub(super) enum Ended {
     Some(u32),
     /// So many ended, and nothing is left.
     All(u32, Arc<Batch>),
+}
+
+impl Ended {
+    /// How many.
+    pub(super) fn count(&self) -> Option<u32> {
+        match self {
+            Self::Unknown => None,
+            Self::Some(count) | Self::All(count, _) => Some(*count),
+        }
+    }
 }

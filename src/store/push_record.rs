@@ -8,7 +8,7 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 
 use super::codec::{Malformed, Take, put_bytes, put_u32, put_u64, put_varint};
-use crate::ids::{AppKey, MessageId};
+use crate::ids::{AppKey, MessageId, Seq};
 use crate::push::{Counts, Failure, Millis, Refusal};
 
 /// A message under its app: the key of its push record.
@@ -145,6 +145,9 @@ pub(super) fn take_bitmap(bytes: &[u8]) -> Result<RoaringBitmap, Malformed> {
     RoaringBitmap::deserialize_from(bytes).map_err(|_| Malformed)
 }
 
+/// Bytes of a new record, about.
+const NEW_BYTES: u32 = 160;
+
 /// The push record of a message. `accepted = arrived + failed + pending` at all times.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct PushRecord {
@@ -168,6 +171,14 @@ pub(super) struct PushRecord {
     pub(super) clicked: NumberSet,
     pub(super) cleaned: NumberSet,
     pub(super) arrived_late: NumberSet,
+    /// Its row in the tables: the sequence of its first batch.
+    pub(super) row: Seq,
+    /// Bytes of the row when it was last written or read.
+    pub(super) bytes: u32,
+    /// It has changed since.
+    pub(super) dirty: bool,
+    /// It was looked at since there was last a look for what may leave memory.
+    pub(super) touched: bool,
 }
 
 impl PushRecord {
@@ -196,6 +207,10 @@ impl PushRecord {
             clicked: NumberSet::Empty,
             cleaned: NumberSet::Empty,
             arrived_late: NumberSet::Empty,
+            row: Seq(0),
+            bytes: NEW_BYTES,
+            dirty: false,
+            touched: true,
         }
     }
 
@@ -219,6 +234,16 @@ impl PushRecord {
     /// Why it failed on the device, as far as known.
     pub(super) fn failure_on(&self, number: u32) -> Option<Failure> {
         self.failed.iter().find(|(_, _, devices)| devices.contains(number)).map(|(reason, ..)| *reason)
+    }
+
+    /// Whether it may be on the device, of what was known at `opened_at` or later: it was written, it arrived, or it was taken back while nobody
+    /// knew whether a session before the last start had written it.
+    pub(super) fn may_be_on(&self, number: u32, opened_at: Millis) -> bool {
+        self.targets.contains(number)
+            && (self.sent_to.contains(number)
+                || self.arrived_on.contains(number)
+                || self.arrived_late.contains(number)
+                || self.accepted_at <= opened_at && self.failure_on(number) == Some(Failure::Revoked))
     }
 
     pub(super) fn counts(&self) -> Counts {

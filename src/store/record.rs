@@ -17,6 +17,7 @@
 //! | 21 route | from here on an app's records belong to this stream | the streams |
 //! | 22 gap | what a stream lost at its hard bound | the stream |
 //! | 23 retired | a stream is no more | the streams |
+//! | 24 recall | a message was taken back, and is remembered until then | the message's part |
 //!
 //! Receipts, mass ends and what is said of devices are self-contained, so that a stream is read straight from the journal without a look-up,
 //! and an event can't disagree with the outcome or the change that it is. Each begins with its app, which says whose stream it belongs to.
@@ -49,6 +50,7 @@ pub(super) const STREAM: u8 = 20;
 pub(super) const ROUTE: u8 = 21;
 pub(super) const GAP: u8 = 22;
 pub(super) const RETIRED: u8 = 23;
+pub(super) const RECALL: u8 = 24;
 
 /// An accepted target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -238,6 +240,31 @@ pub(super) fn take_refused(bytes: &[u8]) -> Result<Vec<(u32, Refusal)>, Malforme
         refused.push((ordinal, Refusal::from_number(take.u8()?).ok_or(Malformed)?));
     }
     Ok(refused)
+}
+
+/// Kind 24.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct RecallRecord<'a> {
+    pub(super) app: &'a str,
+    pub(super) message: MessageId,
+    pub(super) at: Millis,
+    pub(super) until: Millis,
+}
+
+impl<'a> RecallRecord<'a> {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_bytes(out, self.app.as_bytes());
+        put_u64(out, self.message.0);
+        put_u64(out, self.at);
+        put_u64(out, self.until);
+    }
+
+    pub(super) fn decode(payload: &'a [u8]) -> Result<Self, Malformed> {
+        let mut take = Take(payload);
+        let record =
+            Self { app: take.text()?, message: MessageId(take.u64()?), at: take.u64()?, until: take.u64()? };
+        take.0.is_empty().then_some(record).ok_or(Malformed)
+    }
 }
 
 /// Kind 6.

@@ -62,6 +62,10 @@ figures! {
     checkpoints,
     /// Checkpoints given up.
     checkpoints_failed,
+    /// Transactions of the tables.
+    table_writes,
+    /// Push records read back from the tables.
+    table_reads,
     /// Bytes copied to the head so that old segments could go.
     copied_bytes,
     /// Segments removed.

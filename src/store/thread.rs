@@ -1,4 +1,4 @@
-//! The store's two threads. One owns the engine: it takes everything that has queued up, makes it one commit group, and tells
+//! The store's threads; the one that writes the tables is in [`super::tables`]. One owns the engine: it takes everything that has queued up, makes it one commit group, and tells
 //! what became of it; so the longer a sync takes, the more commands share the next one. The other reads bodies back, so that
 //! neither a session nor a commit waits for it.
 
@@ -55,13 +55,16 @@ fn weight(command: &Command) -> usize {
             Command::Seen { device, .. } => device.attributes.0.len() + FIXED,
             Command::Change { change, .. } => match &**change {
                 Change::Attributes { attributes, .. } => attributes.0.len(),
-                Change::Push(_) | Change::Bind(_) | Change::Unbind(_) => limits::BINDING_BYTES,
+                Change::Push(_) | Change::Moved(_) | Change::Bind(_) | Change::Unbind(_) => {
+                    limits::BINDING_BYTES
+                }
             },
             Command::Acks { acks, .. } => acks.iter().map(|ack| FIXED + ack.events.len() * 48).sum::<usize>(),
             Command::Sent(sent) => sent.len() * 32,
             Command::LastActive(active) => active.len() * 24,
             Command::Query { query: super::Query::Devices(keys), .. } => keys.len() * 16,
             Command::StreamAck { .. }
+            | Command::Revoke { .. }
             | Command::Query { .. }
             | Command::RetireStream { .. }
             | Command::RevokeCredentials { .. }
@@ -97,6 +100,11 @@ impl Inbox {
             queue.damaged.push(batch);
         }
         drop(queue);
+        self.filled.notify_one();
+    }
+
+    /// Something that the engine waits for has happened.
+    pub(super) fn wake(&self) {
         self.filled.notify_one();
     }
 
@@ -197,6 +205,7 @@ fn is_urgent(command: &Command) -> bool {
     match command {
         Command::Deliver { .. }
         | Command::Seen { .. }
+        | Command::Revoke { .. }
         | Command::Change { .. }
         | Command::Query { .. }
         | Command::RetireStream { .. }

@@ -154,6 +154,10 @@ labels! {
         Cursor = "cursor",
         /// The edge's own fault.
         Internal = "internal",
+        /// It showed no certificate, and its place was needed for another.
+        Evicted = "evicted",
+        /// As many links as may be were open.
+        Exhausted = "exhausted",
         /// The router didn't read.
         Stalled = "stalled",
         /// The socket failed.

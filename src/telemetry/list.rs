@@ -103,6 +103,10 @@ families! {
         BodiesRead = "mooring_bodies_read_total",
         #[doc = "Times that a shard's mailbox was full and the shard looked at all its sessions instead."]
         MailboxOverflows = "mooring_mailbox_overflows_total",
+        #[doc = "Changes of presence gathered for routers that follow it."]
+        PresenceChanges = "mooring_presence_changes_total",
+        #[doc = "Snapshots of presence begun."]
+        PresenceSnapshots = "mooring_presence_snapshots_total",
         #[doc = "Journal records found damaged."]
         DamagedRecords = "mooring_damaged_records_total",
         #[doc = "Events dropped because a stream was at its hard bound; its reader gets a gap in their place."]
@@ -141,6 +145,8 @@ families! {
         StoreRoom = "mooring_store_room",
         #[doc = "Router links open."]
         RouterLinks(transport: RouterTransport) = "mooring_router_links",
+        #[doc = "Router links that follow presence."]
+        PresenceFollowers = "mooring_presence_followers",
         #[doc = "QUIC endpoints: one a shard, or 1 where the kernel can't steer datagrams to their shards."]
         QuicEndpoints = "mooring_quic_endpoints",
         #[doc = "Shards."]

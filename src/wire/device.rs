@@ -315,6 +315,11 @@ fn reply_text(code: pb::ErrorCode) -> &'static str {
     }
 }
 
+/// Appends a Revoke: the message is taken back.
+pub fn put_revoke(out: &mut Vec<u8>, message: MessageId) {
+    put(out, pb::to_device::Frame::Revoke(pb::Revoke { message_id: message.0 }));
+}
+
 /// Appends a `GoAway`.
 pub fn put_go_away(out: &mut Vec<u8>, reason: pb::GoAwayReason, delay_ms: u32) {
     put(

@@ -15,13 +15,14 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 
 pub use answers::{
     AnswerTooLarge, BatchName, OpenedStream, Welcome, accepted, devices_answer, failed_answer, go_away,
-    link_error, message_answer, opened, pong, rejected, revoke_unimplemented, stream_closed,
+    link_error, message_answer, opened, pong, presence, rejected, revoked, stream_closed,
 };
 pub use events::{empty_stream_batch, stream_batches};
 
 use super::pb::router as pb;
 use crate::ids::{MessageId, Seq};
 use crate::limits;
+use crate::presence::Point;
 
 /// What ends a link with an Error frame: the router did something that the protocol or its certificate doesn't allow.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -156,6 +157,10 @@ pub enum FromRouter<'a> {
     Revoke {
         /// The answer carries it.
         request_id: u64,
+        /// The app, unchecked.
+        app_key: String,
+        /// The message, unchecked.
+        message: MessageId,
     },
     /// A question.
     Query(Query),
@@ -178,7 +183,16 @@ pub struct Open {
     /// The streams to read.
     pub streams: Vec<OpenStream>,
     /// It asked for presence.
-    pub presence: bool,
+    pub presence: Option<OpenPresence>,
+}
+
+/// Presence to follow, and from where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OpenPresence {
+    /// The apps, unchecked; none: all that it may.
+    pub app_keys: Vec<String>,
+    /// What it knows already.
+    pub point: Point,
 }
 
 /// A stream to read, and from where.
@@ -291,7 +305,11 @@ fn small(tag: u32, inner: &[u8]) -> Result<FromRouter<'static>, prost::DecodeErr
             let ack = pb::StreamAck::decode(inner)?;
             FromRouter::StreamAck { stream: ack.stream, cursor: Seq(ack.cursor) }
         }
-        4 => FromRouter::Revoke { request_id: pb::Revoke::decode(inner)?.request_id },
+        4 => {
+            let revoke = pb::Revoke::decode(inner)?;
+            let message = MessageId(revoke.message_id);
+            FromRouter::Revoke { request_id: revoke.request_id, app_key: revoke.app_key, message }
+        }
         5 => FromRouter::Query(query(pb::Query::decode(inner)?)),
         _ => FromRouter::Ping { nonce: pb::Ping::decode(inner)?.nonce },
     })
@@ -309,7 +327,10 @@ fn open(open: pb::Open) -> Open {
     Open {
         version: open.version,
         streams: streams.collect(),
-        presence: open.presence.is_some(),
+        presence: open.presence.map(|asked| OpenPresence {
+            point: Point { epoch: asked.epoch, sequence: asked.sequence },
+            app_keys: asked.app_keys,
+        }),
         name: open.name,
     }
 }

@@ -169,9 +169,20 @@ impl Device {
     pub(crate) async fn has_nothing(&mut self) {
         assert_eq!(self.kept.front(), None);
         self.link.send(to_edge::Frame::Ping(mooring::wire::pb::device::Ping {})).await.expect("sent");
-        match self.next().await {
-            to_device::Frame::Pong(_) => {}
-            other => panic!("{} came: {other:?}", frame_name(&other)),
+        loop {
+            match self.next().await {
+                to_device::Frame::Pong(_) => return,
+                to_device::Frame::Revoke(revoke) => self.revoked.push(revoke.message_id),
+                other => panic!("{} came: {other:?}", frame_name(&other)),
+            }
+        }
+    }
+
+    /// Waits until this message is taken back; nothing else comes before.
+    pub(crate) async fn is_revoked(&mut self, message_id: u64) {
+        while !self.revoked.contains(&message_id) {
+            let push = self.step().await;
+            assert_eq!(push.map(|push| push.message_id), None);
         }
     }
 

@@ -84,6 +84,10 @@ impl DiskFile for TroubledFile {
         self.real.len()
     }
 
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.real.set_len(len)
+    }
+
     fn sync(&self, point: SyncPoint) -> io::Result<()> {
         if point == SyncPoint::GroupCommit && self.trouble.failing.load(Ordering::SeqCst) {
             return Err(io::Error::other("the medium is worn out"));

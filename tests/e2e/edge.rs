@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mooring::client::quic::QuicClient;
 use mooring::client::{Endpoint, Transport, admin};
-use mooring::credential::{self, Secret};
+use mooring::credential::{self, InstallSecret, Secret};
 use mooring::ids::AppKey;
 use mooring::pki::{self, DevSet};
 use mooring::server::Ports;
@@ -29,6 +29,17 @@ pub(crate) const LOOK: Duration = Duration::from_millis(10);
 pub(crate) const APP_OF_EPOCH_3: &str = "epochs";
 /// It ships under `com.example.main` and `com.example.channel` only.
 pub(crate) const APP_WITH_PACKAGES: &str = "packed";
+
+/// Devices register with a token of its backend only: HS256 with the bytes of the app's secret, or `EdDSA` with `token.key`.
+pub(crate) const APP_WITH_TOKENS: &str = "tokens";
+/// No device registers.
+pub(crate) const APP_CLOSED: &str = "closed";
+/// One device a second registers.
+pub(crate) const APP_SLOW: &str = "slow";
+/// Its devices keep three messages, the newest.
+pub(crate) const APP_DROPPING_THE_OLDEST: &str = "dropping";
+/// Its devices keep 1,000 bytes.
+pub(crate) const APP_OF_FEW_BYTES: &str = "few-bytes";
 
 /// How a device's bytes travel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,6 +172,11 @@ impl Edge {
         Endpoint { address: address.into(), transport, source: None }
     }
 
+    /// The settings of devices' TLS, for those that change them.
+    pub(crate) fn device_tls(&self) -> ClientConfig {
+        (*self.device_tls).clone()
+    }
+
     /// QUIC from a socket of its own; the edge may send so many bytes before they are read.
     pub(crate) fn quic(&self, bytes: u32) -> Transport {
         Transport::Quic(QuicClient::taking(&self.device_tls, &localhost(), bytes).expect("QUIC"))
@@ -171,6 +187,28 @@ impl Edge {
         let transport = Transport::Tls(self.router_tls.clone(), localhost());
         let address = format!("127.0.0.1:{}", self.ports.router);
         Endpoint { address: address.into(), transport, source: None }
+    }
+
+    /// Runs a subcommand, which must do what it was asked; what it printed.
+    pub(crate) async fn cli(&self, line: &str) -> String {
+        let output = self.cli_command(line).output().await.expect("it runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "mooring {line}: {error}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// A subcommand; DIR stands for the test's directory.
+    pub(crate) fn cli_command(&self, line: &str) -> Command {
+        let line = line.replace("DIR", self.dir.path().to_str().expect("text"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mooring"));
+        command.args(line.split(' ')).stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    /// The id of the device that registers with this install secret.
+    pub(crate) fn registered_id(&self, app: &str, install_secret: [u8; 16]) -> String {
+        let install = InstallSecret::from_bytes(&install_secret).expect("16 bytes");
+        credential::device_id(&self.secret, &AppKey::parse(app).expect("an app"), &install)
     }
 
     /// A genuine credential.
@@ -238,7 +276,7 @@ impl Edge {
     }
 }
 
-fn localhost() -> ServerName<'static> {
+pub(crate) fn localhost() -> ServerName<'static> {
     ServerName::try_from("localhost").expect("a name")
 }
 
@@ -262,12 +300,11 @@ fn configuration(dir: &Path, dev: &DevSet, settings: &[(&str, &str)]) -> String 
         }
     };
     in_section(&mut text, "", &[("shards", "2")]);
-    write!(
-        text,
-        "[device]\ntls = \"127.0.0.1:0\"\nplain = \"127.0.0.1:0\"\ncertificate = {certificate}\nkey = {key}\n"
-    )
-    .expect("a string");
-    in_section(&mut text, "device", &[("heartbeat_min_s", "1"), ("quic_heartbeat_min_s", "1")]);
+    write!(text, "[device]\ncertificate = {certificate}\nkey = {key}\n").expect("a string");
+    let any = ("\"127.0.0.1:0\"", "1");
+    let device =
+        [("tls", any.0), ("plain", any.0), ("heartbeat_min_s", any.1), ("quic_heartbeat_min_s", any.1)];
+    in_section(&mut text, "device", &device);
     text += "[store]\n";
     in_section(&mut text, "store", &[("segment_bytes", "\"4MiB\""), ("reserve_segments", "1")]);
     text += "[leave]\n";
@@ -277,18 +314,31 @@ fn configuration(dir: &Path, dev: &DevSet, settings: &[(&str, &str)]) -> String 
     write!(
         text,
         "[admin]\nlisten = \"127.0.0.1:0\"\n\
-         [router]\nlisten = \"127.0.0.1:0\"\ngrpc = \"{grpc}\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n\
-         [[router.routers]]\nname = \"{router}\"\napps = \"*\"\nstreams = \"*\"\n",
+         [router]\nlisten = \"127.0.0.1:0\"\ngrpc = \"{grpc}\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n",
         grpc = if cfg!(feature = "grpc") { "127.0.0.1:0" } else { "off" },
         ca = quoted(&dev.ca),
-        router = pki::DEV_ROUTER,
     )
     .expect("a string");
+    in_section(&mut text, "router", &[]);
+    let router = pki::DEV_ROUTER;
+    write!(text, "[[router.routers]]\nname = \"{router}\"\napps = \"*\"\nstreams = \"*\"\n")
+        .expect("a string");
     let secret = quoted(&dev.app_secret);
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
+    std::fs::write(dir.join("token.key"), pair.serialize_pem()).expect("written");
+    std::fs::write(dir.join("token.pem"), pair.public_key_pem()).expect("written");
+    let tokens = format!(
+        "registration = \"token\"\ntoken_secret_file = {secret}\ntoken_public_key_file = \"token.pem\""
+    );
     for (app, more) in [
         (pki::DEV_APP, ""),
         (APP_OF_EPOCH_3, "epoch = 3"),
         (APP_WITH_PACKAGES, "packages = [\"com.example.main\", \"com.example.channel\"]"),
+        (APP_WITH_TOKENS, &tokens),
+        (APP_CLOSED, "registration = \"off\""),
+        (APP_SLOW, "registrations_per_s = 1"),
+        (APP_DROPPING_THE_OLDEST, "max_pending_per_device = 3\nover_quota = \"drop_oldest\""),
+        (APP_OF_FEW_BYTES, "max_pending_bytes_per_device = 1000"),
     ] {
         write!(text, "[[apps]]\nkey = \"{app}\"\nsecret_file = {secret}\n{more}\n").expect("a string");
     }

@@ -1,10 +1,12 @@
 //! Every accepted message has one end: expiry, retention 0, and what comes too late.
 
 use mooring::wire::pb::device::EventType;
-use mooring::wire::pb::router::{DeliverBatch, FailReason, OfflinePolicy, ReceiptEvent, RefuseReason};
+use mooring::wire::pb::router::{
+    DeliverBatch, FailReason, OfflinePolicy, ReceiptEvent, RefuseReason, RejectCode,
+};
 
 use super::edge::{Edge, Way};
-use super::router::{End, batch, refused};
+use super::router::{End, batch, now, refused};
 
 fn kept_for(seconds: u32, message_id: u64, device_ids: &[&str]) -> DeliverBatch {
     DeliverBatch { retention_seconds: Some(seconds), ..batch(message_id, device_ids) }
@@ -131,4 +133,64 @@ async fn what_is_not_acknowledged_in_time_is_sent_once_more_marked_and_reported_
     assert_eq!(router.count(1, "d", ReceiptEvent::Sent), 1);
     let totals = edge.totals().await;
     assert_eq!((&totals["arrived"], &totals["sent"]), (&1.into(), &1.into()));
+}
+
+#[tokio::test]
+async fn retention_0_ends_with_the_online_window_for_who_went_away_meanwhile_and_counts_as_sent() {
+    let edge = Edge::start_with(&[("device.online_window_ms", "1500")]).await;
+    let mut router = edge.router().await;
+    let mut device = edge.device(Way::Tls, "d").await;
+    router.accepts(kept_for(0, 1, &["d"]), 1).await;
+    assert_eq!(device.push().await.message_id, 1);
+    device.leave(&edge, "d").await;
+    assert_eq!(router.end("b-1", 0).await, End::Failed(FailReason::Unacknowledged));
+    // The window is shorter than the deadline of an ack: the end itself says when it was sent.
+    let failed = router.receipt(1, "d", ReceiptEvent::SentFail).await;
+    assert!(failed.sent_time > 0);
+    edge.device(Way::Plain, "d").await.has_nothing().await;
+    let totals = edge.totals().await;
+    assert_eq!((&totals["failed"]["unacknowledged"], &totals["sent"]), (&1.into(), &1.into()));
+}
+
+#[tokio::test]
+async fn one_message_may_come_in_many_batches_and_their_counts_sum() {
+    let edge = Edge::start().await;
+    edge.register(&["d-1", "d-2"]).await;
+    let mut router = edge.router().await;
+    let part = |id: &str, devices: &[&str]| DeliverBatch { batch_id: id.into(), ..batch(1, devices) };
+    router.accepts(part("a", &["d-1"]), 1).await;
+    // Who still has it pending, and who stands there twice, is a duplicate.
+    let answer = router.accepts(part("b", &["d-1", "d-2", "d-2"]), 1).await;
+    assert_eq!(refused(&answer, RefuseReason::Duplicate), [0, 2]);
+    let mut device = edge.device(Way::Tls, "d-1").await;
+    device.takes(1).await;
+    assert_eq!(router.end("a", 0).await, End::Arrived);
+    // It has arrived there: a later batch delivers it again, and the device drops it.
+    router.accepts(part("c", &["d-1"]), 1).await;
+    device.takes(1).await;
+    assert_eq!(router.end("c", 0).await, End::Arrived);
+    for mut other in [part("e", &["d-2"]), part("f", &["d-2"])] {
+        match other.batch_id.as_str() {
+            "e" => other.body.as_mut().expect("a body").title.push('!'),
+            _ => other.priority = mooring::wire::pb::device::Priority::High.into(),
+        }
+        router.rejects(other, RejectCode::MessageConflict, "message_id").await;
+    }
+    let totals = edge.totals().await;
+    assert_eq!((&totals["batches"], &totals["targets"]), (&3.into(), &5.into()));
+    assert_eq!((&totals["accepted"], &totals["pending"]), (&3.into(), &1.into()));
+    assert_eq!(totals["refused"]["duplicate"], 2);
+}
+
+#[tokio::test]
+async fn a_batch_from_the_future_is_refused_and_one_a_little_ahead_is_not() {
+    let edge = Edge::start_with(&[("router.max_clock_skew_ms", "60000")]).await;
+    edge.register(&["d"]).await;
+    let mut router = edge.router().await;
+    let created = |message, ahead| DeliverBatch { created_at: now() + ahead, ..batch(message, &["d"]) };
+    let answer = router.rejects(created(1, 3_600_000), RejectCode::Invalid, "created_at").await;
+    assert!(answer.text.contains("clock"), "{}", answer.text);
+    let ahead = created(2, 30_000);
+    router.accepts(ahead.clone(), 1).await;
+    assert!(router.accepts(ahead, 1).await.repeated);
 }

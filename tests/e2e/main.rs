@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bindings;
+mod collapse;
 mod crash;
 mod delivery;
 mod device;
@@ -16,9 +17,14 @@ mod grpc;
 #[path = "../router_link_grpc/call.rs"]
 mod grpc_call;
 mod leaving;
+mod presence;
 mod priority;
+mod query;
 mod quic;
+mod quota;
 mod registration;
+mod revocation;
+mod revoke;
 mod rough;
 mod router;
 mod routers;

@@ -8,8 +8,8 @@ use mooring::pki::DEV_APP;
 use mooring::wire::pb::device;
 use mooring::wire::pb::router::{
     BatchAccepted, BatchRejected, DeliverBatch, DeviceEvent, FailReason, Open, OpenStream, Outcome, Receipt,
-    ReceiptEvent, RefuseReason, RejectCode, StreamAck, Target, binding, device_event, from_router,
-    open_stream, stream_event, to_router,
+    ReceiptEvent, RefuseReason, RejectCode, Revoke, Revoked, StreamAck, Target, binding, device_event,
+    from_router, open_stream, stream_event, to_router,
 };
 
 use super::device::SECONDS;
@@ -34,6 +34,7 @@ pub(crate) struct Router {
     pub(crate) ends: HashMap<(String, u32), Vec<End>>,
     pub(crate) cursor: u64,
     pub(crate) goes_away: bool,
+    pub(crate) revoked: HashMap<u64, Revoked>,
 }
 
 /// Milliseconds since 1970.
@@ -93,6 +94,7 @@ impl Edge {
             ends: HashMap::new(),
             cursor: 0,
             goes_away: false,
+            revoked: HashMap::new(),
         }
     }
 }
@@ -189,6 +191,17 @@ impl Router {
         self.receipts.iter().filter(right).count()
     }
 
+    /// Has a message taken back.
+    pub(crate) async fn revoke(&mut self, app_key: &str, message_id: u64) -> Revoked {
+        let revoke = Revoke { request_id: message_id, app_key: app_key.into(), message_id };
+        self.revoked.remove(&message_id);
+        self.sender.send(from_router::Frame::Revoke(revoke)).await.expect("sent");
+        while !self.revoked.contains_key(&message_id) {
+            self.step().await;
+        }
+        self.revoked[&message_id].clone()
+    }
+
     /// One frame.
     pub(crate) async fn step(&mut self) {
         let frame = self.receiver.recv(SECONDS).await.expect("a frame");
@@ -213,6 +226,9 @@ impl Router {
                 self.sender.send(from_router::Frame::StreamAck(ack)).await.expect("acknowledged");
             }
             to_router::Frame::GoAway(_) => self.goes_away = true,
+            to_router::Frame::Revoked(answer) => {
+                self.revoked.insert(answer.request_id, answer);
+            }
             to_router::Frame::Pong(_) => {}
             other => panic!("{} came: {other:?}", frame_name(&other)),
         }

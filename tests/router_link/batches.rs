@@ -210,12 +210,21 @@ async fn a_message_and_devices_can_be_asked_about() {
 }
 
 #[tokio::test]
-async fn revoke_is_said_to_be_missing_and_unknown_frames_are_skipped() {
+async fn a_revoke_without_rights_is_refused_and_unknown_frames_are_skipped() {
     let edge = Edge::start().await;
     let (mut router, _) = edge.open(vec![]).await;
-    router.say(Frame::Revoke(pb::Revoke { request_id: 3, ..Default::default() })).await;
-    let to_router::Frame::Revoked(revoked) = router.hear().await else { panic!("no answer") };
-    assert_eq!((revoked.request_id, revoked.code()), (3, RejectCode::Unimplemented));
+    for (app_key, message_id, code) in [
+        ("nobody", 5, RejectCode::UnknownApp),
+        ("demo", 0, RejectCode::Invalid),
+        ("demo", 5, RejectCode::Unspecified),
+        ("demo", 404, RejectCode::ResourceExhausted),
+    ] {
+        let revoke = pb::Revoke { request_id: 3, app_key: app_key.into(), message_id };
+        router.say(Frame::Revoke(revoke)).await;
+        let to_router::Frame::Revoked(revoked) = router.hear().await else { panic!("no answer") };
+        assert_eq!((revoked.request_id, revoked.code()), (3, code), "{app_key} {message_id}");
+        assert_eq!(revoked.text.is_empty(), code == RejectCode::Unspecified);
+    }
     // Field 100 of FromRouter: three bytes.
     router.say_bytes(&[0, 0, 0, 0, 6, 0xa2, 0x06, 3, 1, 2, 3]).await;
     router.nothing_more_comes(4).await;

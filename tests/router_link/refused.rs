@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mooring::limits;
 use mooring::router::{Pace, Phase};
 use mooring::telemetry;
 use mooring::wire::pb::router as pb;
@@ -148,4 +149,41 @@ async fn a_router_that_leaves_within_a_frame_disturbs_nobody() {
     router.say(deliver("whole", 1)).await;
     assert_eq!(router.hear_accepted().await.batch_id, "whole");
     assert_eq!(edge.store.submitted_ids(), ["whole"]);
+}
+
+#[tokio::test]
+async fn peers_without_a_certificate_never_take_a_routers_place() {
+    // They could stay for as long as they like.
+    let pace = Pace { handshake: NEVER, ..Pace::default() };
+    let edge = Edge::start_with(|context| context.pace = pace).await;
+    let mut silent = Vec::new();
+    for _ in 0..limits::ROUTER_HANDSHAKES + 16 {
+        silent.push(edge.connect_tcp().await);
+    }
+    let (mut router, _) = edge.open(vec![]).await;
+    router.nothing_more_comes(1).await;
+    // The oldest ones had to go; the newest are still there, and another router gets in all the same.
+    let mut rest = Vec::new();
+    let closed = timeout(NEVER, silent[0].read_to_end(&mut rest)).await.expect("closed");
+    assert!(closed.is_err() || rest.is_empty());
+    let (mut other, _) = edge.open(vec![]).await;
+    other.nothing_more_comes(2).await;
+    router.nothing_more_comes(3).await;
+}
+
+#[tokio::test]
+async fn no_more_links_than_may_be() {
+    let edge = Edge::start().await;
+    let mut links = Vec::new();
+    for _ in 0..limits::ROUTER_LINKS {
+        links.push(edge.open(vec![]).await.0);
+    }
+    let refused = match edge.connect_as(Some(edge.ca.issue("r1")), None).await {
+        Ok(mut router) => router.try_hear().await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    assert!(refused.is_err());
+    for link in &mut links {
+        link.nothing_more_comes(1).await;
+    }
 }

@@ -7,7 +7,7 @@ use mooring::credential::Revocation;
 use mooring::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef};
 use mooring::push::{
     Accepted, Attributes, Channel, Counts, Millis, NewBatch, Reached, Receipt, ReceiptKind, Refusal,
-    Rejection, Seen, StreamEvent,
+    Rejection, Revoked, Seen, StreamEvent,
 };
 use mooring::store::{
     Batch, Busy, Command, DeviceState, MessageState, Pulled, Query, QueryAnswer, Refused, Store,
@@ -145,6 +145,7 @@ fn answer(query: &Query) -> QueryAnswer {
         }))),
         Query::Devices(keys) => QueryAnswer::Devices(keys.iter().map(|key| known(*key)).collect()),
         Query::Totals => QueryAnswer::Totals(Box::default()),
+        Query::Stats { .. } => QueryAnswer::Stats(Vec::new()),
     }
 }
 
@@ -209,6 +210,11 @@ impl Store for FakeStore {
             Command::Query { query, reply } => {
                 let answer = answer(&query);
                 reply.send((*self.head.borrow(), answer)).ok();
+            }
+            Command::Revoke { message, reply, .. } => {
+                let full = message == MessageId(404);
+                let taken = Revoked { seq: Seq(7), ended: 2 };
+                reply.send(if full { Err(Rejection::Exhausted) } else { Ok(taken) }).ok();
             }
             other => panic!("a router link submits no {other:?}"),
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mooring::clock::Clock;
 use mooring::ids::{AppKey, DigestKey};
+use mooring::presence::Presence;
 use mooring::router::{Allowed, Pace, Phase, Rights, RouterContext, Rules, StreamRegistry};
 use mooring::wire::pb::{device, router as pb};
 use pb::{from_router, to_router};
@@ -158,6 +159,7 @@ fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
         credit_bytes: 64 * 1024 * 1024,
         batch_window_ms: 86_400_000,
         is_connected: Box::new(|key| key.0[0].is_multiple_of(2)),
+        presence: Arc::new(Presence::new(Arc::default(), 0, 1, Box::new(|_, _| {}))),
         pace: Pace { gather: Duration::from_millis(1), ..Pace::default() },
         streams: StreamRegistry::default(),
     }

@@ -11,9 +11,9 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use crate::client::Backoff;
 use crate::client::device::{Device, End, Handler, Leave, Machine, Reaction, Settings, Stopped, Tally};
 use crate::client::local::LocalEdge;
+use crate::client::{Backoff, Way};
 use crate::clock::Clock;
 use crate::wire::pb::device::{Attributes, DeviceType, EventType, Kind, Push};
 
@@ -150,7 +150,7 @@ pub(super) struct Devices {
 }
 
 impl Fleet {
-    pub(super) fn start(edge: &LocalEdge, devices: u32, seed: u64, clock: &Arc<Clock>) -> Self {
+    pub(super) fn start(edge: &LocalEdge, devices: u32, ways: &[Way], seed: u64, clock: &Arc<Clock>) -> Self {
         let (stay, staying) = watch::channel(Leave::Stay);
         let (first_stay, first_staying) = watch::channel(Leave::Stay);
         let (come_back, coming_back) = watch::channel(false);
@@ -158,7 +158,8 @@ impl Fleet {
         let mut tasks = JoinSet::new();
         let online = devices - devices / 4;
         for n in 0..devices {
-            let device = device(edge, n, seed, clock, &shared);
+            let way = ways.get(n as usize % ways.len().max(1)).copied().unwrap_or(Way::Tls);
+            let device = device(edge, n, way, seed, clock, &shared);
             let wait = Duration::from_millis(u64::from(n) * 1_000 / CONNECTS_PER_SECOND);
             let mut lives = vec![staying.clone()];
             if n >= online {
@@ -226,7 +227,14 @@ fn add(sum: &mut Tally, one: &Tally) {
     sum.sessions += one.sessions;
 }
 
-fn device(edge: &LocalEdge, n: u32, seed: u64, clock: &Arc<Clock>, shared: &Arc<Shared>) -> Device<App> {
+fn device(
+    edge: &LocalEdge,
+    n: u32,
+    way: Way,
+    seed: u64,
+    clock: &Arc<Clock>,
+    shared: &Arc<Shared>,
+) -> Device<App> {
     let id = device_id(n);
     let brands = ["vivo", "OPPO", "Xiaomi", "HUAWEI", "HONOR"];
     let attributes = Attributes {
@@ -252,7 +260,7 @@ fn device(edge: &LocalEdge, n: u32, seed: u64, clock: &Arc<Clock>, shared: &Arc<
     // Never 127.0.0.1: a source address of its own keeps devices' ports apart from those of others.
     let [.., low] = (2 + n / 2 % SOURCES).to_be_bytes();
     let source = IpAddr::V4(Ipv4Addr::new(127, 0, 0, low));
-    let endpoint = edge.device_endpoint(n.is_multiple_of(2), Some(source));
+    let endpoint = edge.device_endpoint(way, Some(source));
     let app = App {
         got: Vec::new(),
         rng: SmallRng::seed_from_u64(settings.seed),

@@ -16,6 +16,7 @@ use clap::Args as ClapArgs;
 use self::report::Report;
 use self::stage::Stage;
 use super::output::{self, Failure, line, note};
+use crate::client::Way;
 use crate::client::local::{self, Scratch};
 
 /// Descriptors that are needed beside those of devices.
@@ -25,9 +26,12 @@ const SPARE_DESCRIPTORS: u64 = 256;
 #[derive(Debug, ClapArgs)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// How many devices; half connect by TLS, half by plain TCP, and a quarter is offline for most of the time
+    /// How many devices; a quarter is offline for most of the time
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(40..=1_000_000))]
     devices: u32,
+    /// How they connect, one after the other
+    #[arg(long, value_enum, value_delimiter = ',', num_args = 1.., default_value = "tls,quic")]
+    transport: Vec<Way>,
     /// Shards of the edge
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
     shards: u32,
@@ -49,6 +53,7 @@ const EXAMPLES: &str = "\
 Examples:
   mooring demo
   mooring demo --devices 10000 --shards 4 --json
+  mooring demo --transport tls,quic,tcp
 
 Exit code 1 if a message was lost or handed to an app twice, if what edge, router and devices
 counted differs, if accepted = arrived + failed + pending did not hold at a check, or if a

@@ -55,7 +55,14 @@ impl Stage {
         let started = clock.now();
         let program = std::env::current_exe().map_err(Failure::failed)?;
         // A short goodbye: nobody balances load here.
-        let settings = [("leave.drain_lead_ms", "0"), ("leave.window_ms", "200"), ("log.filter", "info")];
+        let settings = [
+            ("leave.drain_lead_ms", "0"),
+            ("leave.window_ms", "200"),
+            ("log.filter", "info"),
+            // After a crash a device over QUIC learns of it when it says something.
+            ("device.quic_heartbeat_min_s", "1"),
+            ("device.quic_heartbeat_default_s", "1"),
+        ];
         let mut edge =
             LocalEdge::prepare(&program, dir, args.shards as usize, &settings).map_err(Failure::failed)?;
         edge.start().await.map_err(Failure::failed)?;
@@ -71,7 +78,7 @@ impl Stage {
         };
         let router = Router::start(options, Arc::clone(&clock), DigestKey(digest), Box::new(|_| {}));
         Ok(Self {
-            fleet: Fleet::start(&edge, args.devices, seed, &clock),
+            fleet: Fleet::start(&edge, args.devices, &args.transport, seed, &clock),
             progress: router.progress(),
             plan: Plan::new(edge.app().as_str(), seed),
             edge,

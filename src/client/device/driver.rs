@@ -60,7 +60,7 @@ pub trait Handler: Send {
         Vec::new()
     }
 
-    /// Take a message back.
+    /// A message was taken back: remove it if it is shown. One that was stored and not handed over yet never will be.
     fn revoke(&mut self, _message_id: u64) {}
 
     /// An attempt or a session failed; the device goes on by itself.
@@ -226,7 +226,11 @@ impl<H: Handler> Device<H> {
                 stored.push(*push);
             }
             Asked::Keep => self.handler.keep(self.machine.device_id(), self.machine.credential()),
-            Asked::Revoke(message_id) => self.handler.revoke(message_id),
+            Asked::Revoke(message_id) => {
+                // What the app has not got yet it never gets.
+                stored.retain(|push| push.message_id != message_id);
+                self.handler.revoke(message_id);
+            }
             Asked::End(end) => return Some(end),
         }
         None

@@ -61,6 +61,8 @@ pub struct Tally {
     pub redelivered: u64,
     /// Pushes that came after their expiry: acknowledged, not handed to the app.
     pub expired: u64,
+    /// Messages taken back by the edge.
+    pub revoked: u64,
     /// Arrive events sent, repeats after a reconnect not counted.
     pub arrived: u64,
     /// Events that the edge confirmed as durable.
@@ -212,7 +214,10 @@ impl Machine {
                 self.confirm(confirm.number);
                 Asked::Nothing
             }
-            to_device::Frame::Revoke(revoke) => Asked::Revoke(revoke.message_id),
+            to_device::Frame::Revoke(revoke) => {
+                self.revoke(now, revoke.message_id);
+                Asked::Revoke(revoke.message_id)
+            }
             to_device::Frame::GoAway(away) => Asked::End(go_away(away)),
             to_device::Frame::Error(error) => Asked::End(refused(&error)),
             to_device::Frame::Pong(_) | to_device::Frame::Reply(_) => Asked::Nothing,
@@ -262,6 +267,14 @@ impl Machine {
         }
         self.tally.received += 1;
         Asked::Deliver(Box::new(push))
+    }
+
+    /// The message was taken back: if it comes all the same, over another channel perhaps, it is acknowledged and not shown; and what is gone
+    /// can't be tapped or dismissed.
+    fn revoke(&mut self, now: Millis, message_id: u64) {
+        self.tally.revoked += 1;
+        self.seen.insert(message_id, now);
+        self.later.retain(|(_, id, _)| *id != message_id);
     }
 
     fn confirm(&mut self, number: u64) {

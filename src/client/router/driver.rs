@@ -7,21 +7,24 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::revokes::{Asked, Revokes};
 use super::{Ledger, Receiver, Rejection, Sender, Tally, link};
 use crate::client::{Backoff, ClientError, Endpoint};
 use crate::clock::Clock;
 use crate::ids::DigestKey;
 use crate::push::Millis;
 use crate::wire::pb::router::{
-    DeliverBatch, LinkErrorCode, Open, OpenStream, Opened, Ping, StreamAck, StreamBatch, from_router,
-    to_router,
+    DeliverBatch, LinkErrorCode, Open, OpenStream, Opened, Ping, Revoked, StreamAck, StreamBatch,
+    from_router, to_router,
 };
 
 /// Batches between the caller and the link.
 const BATCHES: usize = 64;
+/// Messages to be taken back between the caller and the link.
+const REVOKES: usize = 64;
 /// Batches that the ledger holds unsent; beyond, the caller waits.
 const UNSENT: usize = 256;
 /// Frames between the link and its writer.
@@ -94,6 +97,7 @@ pub type OnEvents = Box<dyn FnMut(&StreamBatch) + Send>;
 #[derive(Debug)]
 pub struct Router {
     batches: mpsc::Sender<DeliverBatch>,
+    revokes: mpsc::Sender<Asked>,
     progress: watch::Receiver<Progress>,
     /// The task ends when this is dropped.
     life: watch::Sender<()>,
@@ -104,6 +108,7 @@ impl Router {
     /// Starts a router on the current runtime. `on_events` keeps events before they are acknowledged.
     pub fn start(options: Options, clock: Arc<Clock>, digest: DigestKey, on_events: OnEvents) -> Self {
         let (batches, incoming) = mpsc::channel(BATCHES);
+        let (revokes, asked) = mpsc::channel(REVOKES);
         let (report, progress) = watch::channel(Progress::default());
         let (life, end) = watch::channel(());
         let driver = Driver {
@@ -112,16 +117,24 @@ impl Router {
             clock,
             ledger: Ledger::new(digest),
             incoming,
+            revokes: Revokes::new(asked),
             end,
             report,
             on_events,
         };
-        Self { batches, progress, life, task: tokio::spawn(driver.run()) }
+        Self { batches, revokes, progress, life, task: tokio::spawn(driver.run()) }
     }
 
     /// Gives it a batch; waits while too many are unsent. `false`: the router has ended.
     pub async fn deliver(&self, batch: DeliverBatch) -> bool {
         self.batches.send(batch).await.is_ok()
+    }
+
+    /// Has a message taken back, and waits for the answer, over as many links as it takes. `None`: the router has ended.
+    pub async fn revoke(&self, app_key: &str, message_id: u64) -> Option<Revoked> {
+        let (reply, answer) = oneshot::channel();
+        self.revokes.send(Asked { app_key: app_key.to_owned(), message_id, reply }).await.ok()?;
+        answer.await.ok()
     }
 
     /// How it gets on; changes are signalled.
@@ -145,6 +158,7 @@ struct Driver {
     rng: SmallRng,
     ledger: Ledger,
     incoming: mpsc::Receiver<DeliverBatch>,
+    revokes: Revokes,
     /// Errs when the handle is gone.
     end: watch::Receiver<()>,
     report: watch::Sender<Progress>,
@@ -244,6 +258,7 @@ impl Driver {
     {
         self.options.backoff.reset();
         self.ledger.handle_opened(opened.credit_targets, opened.credit_bytes);
+        self.revokes.handle_opened();
         self.report.send_modify(|p| p.links += 1);
         let (writer, frames) = mpsc::channel(FRAMES);
         let writing = tokio::spawn(write(sender, frames));
@@ -271,7 +286,7 @@ impl Driver {
     ) -> Option<Ended> {
         let now = self.clock.now();
         if session.next.is_none() {
-            session.next = session.poll_send(now, &mut self.ledger);
+            session.next = session.poll_send(now, &mut self.ledger, &mut self.revokes);
         }
         let wake = session.next_timeout().min(self.ledger.next_timeout().unwrap_or(Millis::MAX));
         let wake = Duration::from_millis(wake.saturating_sub(now));
@@ -294,6 +309,10 @@ impl Driver {
                 }
                 None => Some(Ended::Asked),
             },
+            Some(asked) = self.revokes.incoming.recv() => {
+                self.revokes.ask(asked);
+                None
+            }
             _ = self.end.changed() => Some(Ended::Asked),
             () = tokio::time::sleep(wake) => session.silent(self.clock.now()),
         }
@@ -331,6 +350,7 @@ impl Driver {
             to_router::Frame::StreamClosed(closed) => {
                 return Some(Ended::Stop(Stop::StreamClosed { stream: closed.stream, text: closed.text }));
             }
+            to_router::Frame::Revoked(answer) => self.revokes.handle_revoked(answer),
             to_router::Frame::GoAway(_) => session.leaving = true,
             to_router::Frame::Error(e) => {
                 let error = ClientError::Link { code: e.code(), text: e.text };
@@ -339,7 +359,6 @@ impl Driver {
             }
             to_router::Frame::Opened(_)
             | to_router::Frame::Presence(_)
-            | to_router::Frame::Revoked(_)
             | to_router::Frame::Answer(_)
             | to_router::Frame::Pong(_) => {}
         }
@@ -361,9 +380,16 @@ impl Session {
         Self { next: None, acks: VecDeque::new(), last_sent: now, pinged: None, leaving: false }
     }
 
-    fn poll_send(&mut self, now: Millis, ledger: &mut Ledger) -> Option<from_router::Frame> {
+    fn poll_send(
+        &mut self,
+        now: Millis,
+        ledger: &mut Ledger,
+        revokes: &mut Revokes,
+    ) -> Option<from_router::Frame> {
         let frame = if let Some(ack) = self.acks.pop_front() {
             Some(from_router::Frame::StreamAck(ack))
+        } else if let Some(revoke) = revokes.poll_send() {
+            Some(from_router::Frame::Revoke(revoke))
         } else if let Some(batch) = (!self.leaving).then(|| ledger.poll_send(now)).flatten() {
             Some(from_router::Frame::Deliver((*batch).clone()))
         } else if self.pinged.is_none() && now >= self.last_sent + PING_MS {
@@ -408,7 +434,7 @@ async fn write<W: AsyncWrite + Unpin>(
 }
 
 /// Whether trying again can't help: an operator has to change something.
-fn is_final(error: &ClientError) -> bool {
+pub(super) fn is_final(error: &ClientError) -> bool {
     use LinkErrorCode as Code;
     let ClientError::Link { code, .. } = error else { return false };
     match code {

@@ -80,6 +80,7 @@ fn driver(on_events: OnEvents) -> (Driver, Handle, watch::Receiver<Progress>) {
         clock: Arc::new(Clock::new(0)),
         ledger: Ledger::new(DigestKey([1; 32])),
         incoming,
+        revokes: Revokes::new(mpsc::channel(1).1),
         end,
         report,
         on_events,

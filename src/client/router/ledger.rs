@@ -267,11 +267,10 @@ impl Ledger {
             self.tally.events_repeated += 1;
             return;
         }
-        // What arrived was sent, in time or late.
-        if event == ReceiptEvent::Arrive
-            && !receipt.unmatched
-            && self.first((receipt.message_id, device, ReceiptEvent::Sent as u8))
-        {
+        // What arrived was sent, in time or late; and an end that says when it was written says that it was.
+        let arrived = event == ReceiptEvent::Arrive && !receipt.unmatched;
+        let written = event == ReceiptEvent::SentFail && receipt.sent_time > 0;
+        if (arrived || written) && self.first((receipt.message_id, device, ReceiptEvent::Sent as u8)) {
             self.tally.sent += 1;
         }
         if receipt.late || receipt.unmatched {

@@ -7,9 +7,14 @@
 mod driver;
 mod ledger;
 mod link;
+mod presence;
+mod query;
+mod revokes;
 mod tally;
 
 pub use driver::{OnEvents, Options, Progress, Router, Stop};
 pub use ledger::{Fate, Ledger, Rejection};
 pub use link::{Receiver, Sender, frame_name, open};
+pub use presence::{PresenceMap, PresenceNews, PresenceOptions, follow_presence};
+pub use query::{AskError, Asker};
 pub use tally::Tally;

@@ -1,6 +1,7 @@
 //! What a router counted, in the words of the accounting.
 
 use crate::push::{Failure, Refusal};
+use crate::wire::pb::router::MessageState;
 
 /// Counts since the router started. Repeats after a reconnect are counted once.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -52,6 +53,22 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// What the edge says of a message, in the place of what was counted: over all its batches.
+    pub fn take_message(&mut self, state: &MessageState) {
+        let count = |counts: &mut [u64], reason: i32, count: u64| {
+            if let Some(slot) = usize::try_from(reason - 1).ok().and_then(|at| counts.get_mut(at)) {
+                *slot = count;
+            }
+        };
+        (self.targets, self.accepted) = (state.targets + self.targets_rejected, state.accepted);
+        (self.refused, self.failed, self.arrived) = ([0; 5], [0; 11], state.arrived);
+        state.refused.iter().for_each(|r| count(&mut self.refused, r.reason, r.count));
+        state.failed.iter().for_each(|f| count(&mut self.failed, f.reason, f.count));
+        (self.sent, self.arrive, self.click, self.clean) =
+            (state.sent, state.arrived, state.clicked, state.cleaned);
+        self.late = state.late;
+    }
+
     /// Batches without an answer.
     pub fn unanswered(&self) -> u64 {
         self.batches - self.batches_accepted - self.batches_rejected

@@ -32,6 +32,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use self::call::{Call, Calls};
+use super::door::Place;
 use super::{LinkEnd, Phase, RouterContext, accept, link, reached, tls};
 use crate::limits;
 use crate::telemetry::RouterTransport;
@@ -71,7 +72,10 @@ pub async fn serve(listener: TcpListener, context: Arc<RouterContext>, phase: wa
         reached(&phase, Phase::Leaving).await;
         say(&health, ServingStatus::NotServing).await;
     };
-    tokio::join!(accept(listener, &phase, |socket, peer| live(socket, peer, Arc::clone(&shared))), leaving);
+    tokio::join!(
+        accept(listener, &phase, |socket, peer, place| live(socket, peer, place, Arc::clone(&shared))),
+        leaving
+    );
 }
 
 /// What can be called.
@@ -97,9 +101,9 @@ async fn say(health: &HealthReporter, status: ServingStatus) {
 }
 
 /// A connection, from accept to the end of its last link.
-async fn live(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+async fn live(socket: TcpStream, peer: SocketAddr, mut place: Place, shared: Arc<Shared>) {
     let Shared { context, phase, .. } = &*shared;
-    let stream = match tls::handshake(socket, &shared.tls, &context.pace, phase).await {
+    let stream = match tls::handshake(socket, &mut place, &shared.tls, &context.pace, phase).await {
         Ok(stream) => stream,
         Err(end) => return link::Who::new(RouterTransport::Grpc, peer).ended(&end),
     };

@@ -1,7 +1,7 @@
 //! QUIC: an endpoint a shard, on the shard's own thread, so that a session's packets, state and timers all belong to one thread.
 //!
-//! The sockets share one address; a small kernel program hands each datagram to the socket of its shard ([`sockets`]) by the connection id, which
-//! carries the shard ([`ids`]). So a device whose address changes keeps its session. Above the stream that a device opens everything is the
+//! The sockets share one address; a small kernel program hands each datagram to the socket of its shard (`sockets`) by the connection id, which
+//! carries the shard (`ids`). So a device whose address changes keeps its session. Above the stream that a device opens everything is the
 //! same as over TCP: `connection` runs it.
 //!
 //! Rejected: one socket whose datagrams are passed between threads (a hop and a wake for each), and the kernel's own choice by address, which
@@ -68,9 +68,9 @@ impl Settings {
         server
             .transport_config(Arc::new(transport(device)))
             .validation_token_config(none)
-            .max_incoming(device.max_handshakes)
+            .max_incoming(limits::QUIC_INCOMING)
             .incoming_buffer_size(limits::QUIC_INCOMING_BYTES)
-            .incoming_buffer_size_total(limits::QUIC_INCOMING_BYTES * device.max_handshakes as u64);
+            .incoming_buffer_size_total(limits::QUIC_INCOMING_BYTES * limits::QUIC_INCOMING as u64);
         Ok(Self { server, keys, endpoints: endpoints as u16 })
     }
 }
@@ -89,6 +89,8 @@ fn transport(device: &config::Device) -> TransportConfig {
         .receive_window(VarInt::from_u32(limits::QUIC_RECEIVE_BYTES))
         .send_window(device.send_buffer_bytes as u64)
         .mtu_discovery_config(None)
+        // With it quinn keeps room for up to ten datagrams in every session, and a push is one.
+        .enable_segmentation_offload(false)
         .max_idle_timeout(Some(IdleTimeout::from(idle)));
     transport
 }
@@ -119,26 +121,30 @@ pub(super) async fn leave(endpoint: &Endpoint) {
 }
 
 async fn accept(shard: Shared, endpoint: Endpoint) {
-    loop {
-        gate(&shard).await;
-        let Some(incoming) = endpoint.accept().await else { return };
-        take_a_step(&shard).await;
-        let (is_leaving, is_busy) = {
-            let shard = shard.borrow();
-            (shard.leaving.is_some(), shard.handshakes * 2 >= shard.context.config.max_handshakes)
-        };
-        if is_leaving {
-            // Told at once, so that the device tries the next edge.
-            incoming.refuse();
-        } else if is_busy && !incoming.remote_address_validated() {
-            // Whoever can't be reached at its address takes no place from others.
+    while let Some(incoming) = endpoint.accept().await {
+        if is_busy(&shard) && !incoming.remote_address_validated() {
+            // Whoever can't be reached at its address takes no place from others, nor makes them wait.
             if let Err(error) = incoming.retry() {
                 tracing::debug!(%error, "retry");
             }
+            tokio::task::yield_now().await;
+            continue;
+        }
+        gate(&shard).await;
+        take_a_step(&shard).await;
+        if shard.borrow().leaving.is_some() {
+            // Told at once, so that the device tries the next edge.
+            incoming.refuse();
         } else {
             take_in(&shard, incoming);
         }
     }
+}
+
+/// Half of the handshakes that may be in flight are.
+fn is_busy(shard: &Shared) -> bool {
+    let shard = shard.borrow();
+    shard.handshakes * 2 >= shard.context.config.max_handshakes
 }
 
 /// Handshakes have a share of each turn.
@@ -157,34 +163,34 @@ async fn take_a_step(shard: &Shared) {
 }
 
 fn take_in(shard: &Shared, incoming: Incoming) {
-    let peer = incoming.remote_address();
-    let connecting = match incoming.accept() {
-        Ok(connecting) => connecting,
-        Err(error) => {
-            tracing::debug!(%peer, %error, "QUIC");
-            return;
-        }
-    };
-    let conn = shard.borrow_mut().add(Stream::Quic(Box::default()), peer, None);
+    let conn = shard.borrow_mut().add(Stream::Quic(Box::default()), incoming.remote_address(), None);
     started(shard, conn);
-    tokio::task::spawn_local(run(shard.clone(), conn, connecting));
+    match incoming.accept() {
+        Ok(connecting) => {
+            tokio::task::spawn_local(run(shard.clone(), conn, connecting));
+        }
+        Err(error) => end(shard, conn, &error),
+    }
 }
 
 /// A QUIC connection: its handshake, its stream, and then a session like any other.
 async fn run(shard: Shared, conn: ConnRef, connecting: quinn::Connecting) {
     match open(&shard, conn, connecting).await {
-        Some(Ok(())) => return connection::run(shard, conn).await,
-        Some(Err(error)) => {
-            let mut shard = shard.borrow_mut();
-            shard.begin();
-            if let Some(connection) = shard.connection(conn) {
-                tracing::debug!(peer = %connection.peer, %error, "QUIC");
-            }
-            shard.fail(conn, end_of(&error));
-        }
-        None => {}
+        Some(Ok(())) => connection::run(shard, conn).await,
+        Some(Err(error)) => end(&shard, conn, &error),
+        None => shard.borrow_mut().remove(conn),
     }
-    shard.borrow_mut().remove(conn);
+}
+
+/// It ends before it was a session.
+fn end(shard: &Shared, conn: ConnRef, error: &ConnectionError) {
+    let mut shard = shard.borrow_mut();
+    shard.begin();
+    if let Some(connection) = shard.connection(conn) {
+        tracing::debug!(peer = %connection.peer, %error, "QUIC");
+    }
+    shard.fail(conn, end_of(error));
+    shard.remove(conn);
 }
 
 /// The handshake, then the stream. `None`: the connection was ended from here, for its deadline mostly.

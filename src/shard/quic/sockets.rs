@@ -39,43 +39,36 @@ impl Group {
 
 /// Binds one socket a shard to this address, and has datagrams steered by connection id; or one socket for all, if that is not wanted or the
 /// kernel refuses.
-pub fn bind(address: SocketAddr, shards: usize, steer: bool) -> io::Result<Group> {
-    if shards > 1 && steer {
-        match bind_group(address, shards) {
-            Ok(sockets) => return Ok(Group { sockets, refused: None }),
-            Err(Failed::Steering(error)) => {
-                return Ok(Group { sockets: vec![bind_one(address)?], refused: Some(error) });
-            }
-            Err(Failed::Socket(error)) => return Err(error),
+pub fn bind(address: SocketAddr, shards: usize, steered: bool) -> io::Result<Group> {
+    let mut refused = None;
+    if shards > 1 && steered {
+        match bind_group(address, shards, steer)? {
+            Ok(sockets) => return Ok(Group { sockets, refused }),
+            Err(error) => refused = Some(error),
         }
     }
-    Ok(Group { sockets: vec![bind_one(address)?], refused: None })
+    Ok(Group { sockets: vec![bind_one(address)?], refused })
 }
 
-/// What failed.
-enum Failed {
-    Socket(io::Error),
-    Steering(io::Error),
-}
-
-impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Self {
-        Self::Socket(error)
-    }
-}
-
-fn bind_group(address: SocketAddr, shards: usize) -> Result<Vec<UdpSocket>, Failed> {
+/// The inner error is `steer`'s: the kernel doesn't do it.
+fn bind_group(
+    address: SocketAddr,
+    shards: usize,
+    steer: fn(&Socket, u32) -> io::Result<()>,
+) -> io::Result<io::Result<Vec<UdpSocket>>> {
     let mut sockets = Vec::with_capacity(shards);
     for shard in 0..shards {
         let socket = new_socket(address)?;
         socket.set_reuse_port(true)?;
-        if shard == 0 {
-            steer(&socket, shards as u32).map_err(Failed::Steering)?;
+        if shard == 0
+            && let Err(error) = steer(&socket, shards as u32)
+        {
+            return Ok(Err(error));
         }
         socket.bind(&address.into())?;
         sockets.push(socket.into());
     }
-    Ok(sockets)
+    Ok(Ok(sockets))
 }
 
 fn bind_one(address: SocketAddr) -> io::Result<UdpSocket> {
@@ -155,9 +148,19 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_that_refuses_leaves_nothing_bound() {
+        let address = any();
+        // As a kernel without this option answers, and as this one does for a socket that shares nothing.
+        let refused = bind_group(address, 4, |_, _| Err(io::ErrorKind::Unsupported.into())).expect("sockets");
+        assert_eq!(refused.expect_err("refused").kind(), io::ErrorKind::Unsupported);
+        assert!(steer(&new_socket(address).expect("a socket"), 4).is_err());
+        bind_one(address).expect("the address is free");
+    }
+
+    #[test]
     fn without_steering_there_is_one_socket() {
-        for (shards, steer) in [(4, false), (1, true)] {
-            let group = bind(any(), shards, steer).expect("bound");
+        for (shards, steered) in [(4, false), (1, true)] {
+            let group = bind(any(), shards, steered).expect("bound");
             assert_eq!((group.endpoints(), group.refused.is_none()), (1, true));
             assert!(group.socket(0).expect("cloned").is_some());
             assert!(group.socket(1).expect("cloned").is_none());

@@ -357,6 +357,17 @@ impl DiskFile for SimFile {
         self.with(false, |state, id| Ok(inode(state, id)?.seen.len))
     }
 
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.with(true, |state, id| {
+            let grows = len.saturating_sub(inode(state, id)?.seen.len);
+            state.fits(grows)?;
+            let (inode, change) = (inode(state, id)?, Change::SetLen { len });
+            inode.seen.apply(&change);
+            inode.pending.push(change);
+            Ok(())
+        })
+    }
+
     fn sync(&self, point: SyncPoint) -> io::Result<()> {
         self.with(true, |state, id| {
             if state.skipped.contains(&point) {

@@ -1,6 +1,7 @@
 //! What devices acknowledge: the end of an entry, a receipt, or nothing new.
 
 use super::apply::{Pointed, channel, receipt_of};
+use super::tables::part_with;
 use super::{Effect, Engine, StoreFailure};
 use crate::ids::{DeviceKey, MessageId, Seq, ShardId};
 use crate::push::{Acked, Event, Failure, Millis, Receipt, ReceiptKind};
@@ -40,6 +41,9 @@ enum Standing {
     /// No push record, or not a target.
     Unmatched,
 }
+
+/// With it when the message was accepted, and the sender's label.
+type Found = (Standing, Option<(Millis, std::sync::Arc<str>)>);
 
 /// A known device, as receipts have it.
 pub(super) struct Who {
@@ -151,7 +155,7 @@ impl<D: Disk> Engine<D> {
         });
         self.stage_receipt(&ReceiptRecord { receipt: arrive, key: who.key, number: who.number, batch })?;
         let Some(receipt) = tapped else { return Ok(()) };
-        if self.standing(who, pointed.batch.home, acked.event).0 == Standing::Arrived {
+        if self.standing(who, pointed.batch.home, acked.event)?.0 == Standing::Arrived {
             let record = ReceiptRecord { receipt, key: who.key, number: who.number, batch: Seq(0) };
             self.stage_receipt(&record)?;
         }
@@ -159,16 +163,11 @@ impl<D: Disk> Engine<D> {
     }
 
     /// What the push record says of an event without a pending entry; with it when the message was accepted, and the sender's label.
-    fn standing(
-        &self,
-        who: &Who,
-        key: MessageKey,
-        event: Event,
-    ) -> (Standing, Option<(Millis, std::sync::Arc<str>)>) {
-        let part = self.shared.index.of_message(key);
+    fn standing(&mut self, who: &Who, key: MessageKey, event: Event) -> Result<Found, StoreFailure> {
+        let part = part_with(&self.shared.index, &*self.tables.tables, &mut self.ledger, key)?;
         let Some(record) = part.messages.get(&key).filter(|record| record.targets.contains(who.number))
         else {
-            return (Standing::Unmatched, None);
+            return Ok((Standing::Unmatched, None));
         };
         let arrived = record.arrived_on.contains(who.number);
         let said = match event {
@@ -181,12 +180,12 @@ impl<D: Disk> Engine<D> {
             (false, true) => Standing::Arrived,
             (false, false) => Standing::Late(record.failure_on(who.number)),
         };
-        (standing, Some((record.accepted_at, record.job_key.clone())))
+        Ok((standing, Some((record.accepted_at, record.job_key.clone()))))
     }
 
     fn not_pending(&mut self, now: Millis, who: &Who, acked: &Acked) -> Result<(), StoreFailure> {
         let key = MessageKey::of(&who.about.app, acked.message);
-        let (standing, record) = self.standing(who, key, acked.event);
+        let (standing, record) = self.standing(who, key, acked.event)?;
         let (accepted_at, job_key) = record.unwrap_or_else(|| (0, "".into()));
         let mut receipt = Receipt {
             message: MessageId(acked.message.0),

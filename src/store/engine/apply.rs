@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering;
 
 use roaring::RoaringBitmap;
 
+use super::ends::Cost;
+use super::tables::part_with;
 use super::{Effect, Engine, StoreFailure};
 use crate::ids::{DeviceKey, Seq};
 use crate::push::{Channel, Failure, Millis, Receipt, ReceiptKind};
@@ -12,7 +14,7 @@ use crate::store::batch::Batch;
 use crate::store::disk::Disk;
 use crate::store::journal::{Place, RECORD_OVERHEAD};
 use crate::store::part::About;
-use crate::store::part_messages::Ended;
+use crate::store::part_messages::{End, Ended};
 use crate::store::push_record::{MessageKey, Numbers, bitmap_bytes};
 use crate::store::record::{self, MassRecord, ReceiptRecord};
 
@@ -25,6 +27,12 @@ pub(super) struct Pointed {
     pub(super) ordinal: u32,
     pub(super) written_at: Option<Millis>,
     pub(super) sent_reported: bool,
+}
+
+/// Bytes of a mass record about so many targets, at most.
+pub(super) fn mass_bytes(targets: usize, highest: u32) -> usize {
+    // Names and numbers; the ordinals' bits; and a bitmap of numbers costs most where each has a container of its own.
+    320 + highest as usize / 8 + targets * 10
 }
 
 /// Which way a message went.
@@ -77,6 +85,22 @@ impl<D: Disk> Engine<D> {
         u64::from(self.options.reserve_segments) * u64::from(self.options.segment_bytes) / 2
     }
 
+    /// The same for records of various sizes.
+    pub(super) fn has_room_for(&self, cost: Cost) -> bool {
+        self.fits_at(self.journal.room().total, cost)
+    }
+
+    /// The same for what comes from outside.
+    pub(super) fn has_room_for_beside_ends(&self, cost: Cost) -> bool {
+        self.fits_at(self.journal.room().total.saturating_sub(self.kept_for_ends()), cost)
+    }
+
+    fn fits_at(&self, room: u64, cost: Cost) -> bool {
+        let segments = (room / u64::from(self.options.segment_bytes).max(1) + 2) as usize;
+        let lost = segments * (cost.largest + RECORD_OVERHEAD);
+        room >= (cost.bytes + cost.records * RECORD_OVERHEAD + lost) as u64
+    }
+
     fn fits_into(&self, room: u64, records: usize, bytes: usize) -> bool {
         // The end of a segment that a record doesn't fit into is lost: one record's size a segment, and there are few of them.
         let segments = room / u64::from(self.options.segment_bytes).max(1) + 2;
@@ -94,11 +118,11 @@ impl<D: Disk> Engine<D> {
         record.encode(&mut self.scratch);
         let (seq, _) = self.stage(record::RECEIPT)?;
         self.shared.streams.note_event(self.options.stream_of(record.receipt.app.as_str()), seq);
-        self.apply_receipt(record);
+        self.apply_receipt(record)?;
         Ok(seq)
     }
 
-    fn apply_receipt(&mut self, record: &ReceiptRecord) {
+    fn apply_receipt(&mut self, record: &ReceiptRecord) -> Result<(), StoreFailure> {
         let receipt = &record.receipt;
         if record.batch != Seq(0) {
             let mut part = self.shared.index.of_device(&record.key);
@@ -106,19 +130,28 @@ impl<D: Disk> Engine<D> {
                 device.apply_receipt(record);
             }
         }
+        if matches!(receipt.kind, ReceiptKind::Arrive | ReceiptKind::Click | ReceiptKind::Clean) {
+            self.ledger.active(&receipt.app, record.number, receipt.event_time);
+        }
         if receipt.unmatched {
-            return;
+            return Ok(());
         }
         let key = MessageKey::of(&receipt.app, receipt.message);
-        let mut part = self.shared.index.of_message(key);
-        part.count_receipt(key, receipt, record.number);
-        let Some(outcome) = receipt.outcome else { return };
-        let ended = part.end(key, record.batch, outcome, 1, Numbers::One(record.number));
+        let mut part = part_with(&self.shared.index, &*self.tables.tables, &mut self.ledger, key)?;
+        part.count_receipt(key, receipt, record.number, &mut self.ledger);
+        let Some(outcome) = receipt.outcome else { return Ok(()) };
+        let ended = part.end(record.batch, 1);
+        if let Some(count) = ended.count() {
+            let numbers = Numbers::One(record.number);
+            let end = End { app: &receipt.app, at: receipt.event_time, outcome, count, numbers };
+            part.count_end(key, &end, &mut self.ledger);
+        }
         drop(part);
         self.entries_ended(ended);
+        Ok(())
     }
 
-    pub(super) fn entries_ended(&mut self, ended: Ended) {
+    fn entries_ended(&mut self, ended: Ended) {
         match ended {
             Ended::Unknown => {}
             Ended::Some(count) => self.pending -= u64::from(count),
@@ -198,23 +231,36 @@ impl<D: Disk> Engine<D> {
                 device.take(batch.seq);
             }
         }
-        let outcome = self.shared.index.of_message(batch.home).end(
-            batch.home,
-            batch.seq,
-            Err(reason),
-            count,
-            Numbers::Many(&numbers),
-        );
-        self.entries_ended(outcome);
+        self.count_failed(now, batch, reason, &numbers, count)?;
         let keys = ended.iter().map(|target| target.key).collect();
         self.effects.push(Effect::Ended(keys, batch.seq, reason));
         Ok(())
     }
 
-    /// Bytes of a mass record about so many targets, at most.
+    /// So many entries of a batch failed: at home, and in the push record.
+    pub(super) fn count_failed(
+        &mut self,
+        now: Millis,
+        batch: &Arc<Batch>,
+        reason: Failure,
+        numbers: &RoaringBitmap,
+        count: u32,
+    ) -> Result<(), StoreFailure> {
+        let mut part = part_with(&self.shared.index, &*self.tables.tables, &mut self.ledger, batch.home)?;
+        let outcome = part.end(batch.seq, count);
+        if let Some(count) = outcome.count() {
+            let numbers = Numbers::Many(numbers);
+            let end = End { app: &batch.app, at: now, outcome: Err(reason), count, numbers };
+            part.count_end(batch.home, &end, &mut self.ledger);
+        }
+        drop(part);
+        self.entries_ended(outcome);
+        Ok(())
+    }
+
+    /// See [`mass_bytes`].
     pub(super) fn mass_bytes(targets: usize, highest: u32) -> usize {
-        // Names and numbers; the ordinals' bits; and a bitmap of numbers costs most where each has a container of its own.
-        320 + highest as usize / 8 + targets * 10
+        mass_bytes(targets, highest)
     }
 
     /// A live batch by its sequence.

@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! head      version, parts, next device number, the streams
-//! homes     one a part: push records, live batches, batch ids, totals, and the sequence as of which
+//! homes     one a part: live batches, batch ids, recalls, and the sequence as of which
 //! devices   one a part: devices with their lists, what is revoked of devices, and the sequence as of which
 //! ```
 //! Each slice is of its own time; at a recovery a record is applied to what a slice holds only if it is newer than that. All homes stand before all
 //! devices, so that the batches that a list names are there when the list is read, unless they are younger than their home's slice: those entries
 //! are held back until the batch's record is replayed.
+//!
+//! Push records, totals and statistics are in the tables, as of the sequence that these name. A checkpoint gets its name only when the tables have
+//! reached what its slices reflect: so a start never has to bring them further than what it reads of the journal anyway.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,17 +19,18 @@ use std::sync::atomic::Ordering;
 use super::{Engine, StoreFailure};
 use crate::binding::{Binding, Bindings};
 use crate::ids::Seq;
-use crate::push::{Counts, Millis};
+use crate::push::Millis;
 use crate::store::batch::Batch;
 use crate::store::checkpoint::{CheckpointError, CheckpointWriter, remove_older};
 use crate::store::codec::{put_bytes, put_ip, put_u32, put_u64, put_varint};
 use crate::store::disk::Disk;
+use crate::store::fault::{self, Fault};
 use crate::store::part::Part;
 use crate::store::record::device::put_binding;
 use crate::store::record::put_epoch;
 use crate::store::stats::StoreStats;
 
-pub(super) const VERSION: u8 = 2;
+pub(super) const VERSION: u8 = 3;
 pub(super) const HEAD: u8 = 0;
 pub(super) const HOME: u8 = 1;
 pub(super) const DEVICES: u8 = 2;
@@ -42,6 +46,17 @@ enum Squeeze {
     Spares,
     /// The older checkpoint's too.
     Older,
+}
+
+/// How far a checkpoint has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    /// A piece was written.
+    Written,
+    /// It is whole but for its name, and waits for the tables.
+    Waits,
+    /// It is the newest.
+    Finished,
 }
 
 /// What is known of checkpoints.
@@ -64,6 +79,8 @@ struct Writing<D: Disk> {
     /// Slices of parts written.
     written: usize,
     covers: Seq,
+    /// The newest sequence that a slice reflects.
+    reflects: Seq,
 }
 
 impl<D: Disk> State<D> {
@@ -93,8 +110,9 @@ impl<D: Disk> Engine<D> {
             return Ok(false);
         }
         match self.checkpoint_step() {
-            Ok(false) => {}
-            Ok(true) => self.end_squeeze(now)?,
+            Ok(Step::Written) => {}
+            Ok(Step::Waits) => return Ok(false),
+            Ok(Step::Finished) => self.end_squeeze(now)?,
             Err(error) => self.give_up_checkpoint(now, &error)?,
         }
         Ok(true)
@@ -133,12 +151,19 @@ impl<D: Disk> Engine<D> {
         }
         self.commit(now)?;
         if self.checkpoints.writing.is_none() && self.journal.head() <= self.checkpoints.covers {
-            return Ok(());
+            // What doesn't rest on records is worth keeping too.
+            return self.write_tables(now).map(drop);
         }
         loop {
             match self.checkpoint_step() {
-                Ok(true) => return self.end_squeeze(now),
-                Ok(false) => {}
+                Ok(Step::Finished) => return self.end_squeeze(now),
+                Ok(Step::Written) => {}
+                Ok(Step::Waits) => {
+                    if !self.write_tables(now)? {
+                        self.give_up_checkpoint(now, &CheckpointError::full("waiting for the tables"))?;
+                        return Ok(());
+                    }
+                }
                 Err(error) => {
                     self.give_up_checkpoint(now, &error)?;
                     if self.checkpoints.squeeze == Squeeze::None {
@@ -196,7 +221,7 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Segments at the oldest end that a newer checkpoint lets go without any copying.
-    fn dead_segments(&self) -> usize {
+    pub(super) fn dead_segments(&self) -> usize {
         let cursor = self.shared.streams.oldest_cursor();
         let segments = self.journal.segments();
         let dead = segments.iter().take_while(|segment| {
@@ -215,8 +240,8 @@ impl<D: Disk> Engine<D> {
         Ok(())
     }
 
-    /// Begins, writes one slice, or finishes. Answers whether it is finished.
-    fn checkpoint_step(&mut self) -> Result<bool, CheckpointError> {
+    /// Begins, writes one slice, or finishes.
+    fn checkpoint_step(&mut self) -> Result<Step, CheckpointError> {
         let parts = self.shared.index.len();
         let Some(mut writing) = self.checkpoints.writing.take() else {
             let mut writer = CheckpointWriter::begin(self.disk.clone())?;
@@ -224,17 +249,22 @@ impl<D: Disk> Engine<D> {
             self.put_head();
             let head = writer.slice(&self.scratch);
             let covers = self.journal.head();
-            self.checkpoints.writing = Some(Writing { writer, written: 0, covers });
+            self.checkpoints.writing = Some(Writing { writer, written: 0, covers, reflects: covers });
             self.checkpoints.bytes = 0;
             head?;
-            return Ok(false);
+            return Ok(Step::Written);
         };
         if writing.written == 2 * parts {
+            if self.tables.applied < writing.reflects && !fault::is(Fault::NameEarly) {
+                self.tables.awaited = true;
+                self.checkpoints.writing = Some(writing);
+                return Ok(Step::Waits);
+            }
             let finished = writing.writer.finish(writing.covers)?;
             self.checkpoints.covers = finished.covers;
             self.checkpoints.oldest_kept = finished.oldest_kept;
             StoreStats::add(&self.shared.stats.checkpoints, 1);
-            return Ok(true);
+            return Ok(Step::Finished);
         }
         let (homes, number) = (writing.written < parts, writing.written % parts);
         self.scratch.clear();
@@ -246,10 +276,11 @@ impl<D: Disk> Engine<D> {
             if homes { part.put_home(&mut self.scratch) } else { part.put_devices(&mut self.scratch) }
         }
         writing.written += 1;
+        writing.reflects = self.journal.head();
         let slice = writing.writer.slice(&self.scratch);
         self.checkpoints.writing = Some(writing);
         slice?;
-        Ok(false)
+        Ok(Step::Written)
     }
 
     fn put_head(&mut self) {
@@ -264,20 +295,19 @@ impl<D: Disk> Engine<D> {
 
 impl Part {
     fn put_home(&self, out: &mut Vec<u8>) {
-        put_varint(out, self.messages.len() as u64);
-        // In their order, which is the order of forgetting.
-        for key in &self.message_order {
-            if let Some(record) = self.messages.get(key) {
-                out.extend_from_slice(&key.0.to_le_bytes());
-                record.encode(out);
-            }
-        }
         put_varint(out, self.batches.len() as u64);
         for batch in self.batches.values() {
             put_batch(out, batch);
         }
         self.ids.encode(out);
-        put_counts(out, &self.totals);
+        put_varint(out, self.recalls.len() as u64);
+        for one in self.recalls.values() {
+            put_bytes(out, one.app.as_str().as_bytes());
+            put_u64(out, one.message.0);
+            put_u64(out, one.seq.0);
+            put_u64(out, one.at);
+            put_u64(out, one.until.load(Ordering::Relaxed));
+        }
     }
 
     fn put_devices(&self, out: &mut Vec<u8>) {
@@ -351,12 +381,4 @@ fn put_batch(out: &mut Vec<u8>, batch: &Batch) {
     out.push(batch.priority as u8);
     put_bytes(out, batch.collapse_key.as_bytes());
     put_u32(out, batch.body_bytes);
-}
-
-fn put_counts(out: &mut Vec<u8>, counts: &Counts) {
-    let numbers = [counts.batches, counts.targets, counts.accepted, counts.arrived, counts.pending];
-    let receipts = [counts.sent, counts.clicked, counts.cleaned, counts.late];
-    for number in numbers.iter().chain(&receipts).chain(&counts.refused).chain(&counts.failed) {
-        put_varint(out, *number);
-    }
 }

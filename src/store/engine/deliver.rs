@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use roaring::RoaringBitmap;
 use tokio::sync::oneshot;
 
+use super::collapse::Displaced;
+use super::quota::{Newcomer, make_way};
 use super::{Effect, Engine, StoreFailure};
 use crate::ids::{AccountDigest, DeviceKey};
 use crate::push::{Accepted, Failure, Millis, NewBatch, OfflinePolicy, Refusal, Rejection};
@@ -16,9 +18,9 @@ use crate::store::batch_ids::{IdBounds, Remembered, id_key};
 use crate::store::disk::Disk;
 use crate::store::options::StoreOptions;
 use crate::store::part::{Entry, OF_ACCOUNT, Spread};
-use crate::store::part_messages::Acceptance;
+use crate::store::part_messages::{Acceptance, RecordBounds};
 use crate::store::push_record::{MessageKey, Numbers};
-use crate::store::record::{self, BatchRecord, Target, put_refused, put_targets, set_ordinal};
+use crate::store::record::{self, BatchRecord, Target, has_ordinal, put_refused, put_targets, set_ordinal};
 use crate::store::stats::StoreStats;
 
 /// Bytes of a batch record beside body, label and targets, at most.
@@ -55,9 +57,12 @@ pub(super) fn id_bounds(options: &StoreOptions, parts: usize) -> IdBounds {
     IdBounds { window_ms: options.batch_window_ms, max: options.max_batch_ids.div_ceil(parts) }
 }
 
-/// Push records of one part before finished ones are forgotten.
-pub(super) fn messages_of_part(options: &StoreOptions, parts: usize) -> usize {
-    options.max_messages.div_ceil(parts as u64) as usize
+/// The same for push records: before finished ones are forgotten.
+pub(super) fn record_bounds(options: &StoreOptions, parts: usize) -> RecordBounds {
+    RecordBounds {
+        max: options.max_messages.div_ceil(parts as u64) as usize,
+        kept_ms: options.record_kept_ms,
+    }
 }
 
 impl<D: Disk> Engine<D> {
@@ -70,12 +75,15 @@ impl<D: Disk> Engine<D> {
     ) -> Result<(), StoreFailure> {
         let key = id_key(&batch.app, &batch.id);
         let home = MessageKey::of(&batch.app, batch.message);
-        let verdict = match self.recall(now, key, &batch) {
+        let verdict = match self.answered_before(now, key, &batch) {
             Some(verdict) => verdict,
-            None => match self.admit(now, home, &batch) {
-                Some(rejection) => Err(rejection),
-                None => return self.accept(now, key, home, batch, reply),
-            },
+            None => {
+                self.warm(home)?;
+                match self.admit(now, home, &batch) {
+                    Ok(displaced) => return self.accept(now, key, home, batch, displaced, reply),
+                    Err(rejection) => Err(rejection),
+                }
+            }
         };
         let stats = &self.shared.stats;
         StoreStats::add(if verdict.is_ok() { &stats.repeats } else { &stats.rejected }, 1);
@@ -84,7 +92,12 @@ impl<D: Disk> Engine<D> {
     }
 
     /// What a batch id that was used, or may have been, is answered with.
-    fn recall(&self, now: Millis, key: u128, batch: &NewBatch) -> Option<Result<Accepted, Rejection>> {
+    fn answered_before(
+        &self,
+        now: Millis,
+        key: u128,
+        batch: &NewBatch,
+    ) -> Option<Result<Accepted, Rejection>> {
         let part = self.shared.index.lock(self.shared.index.part_of_id(key));
         let Some(known) = part.ids.get(key) else {
             let forgotten = batch.created_at <= part.ids.watermark();
@@ -98,38 +111,44 @@ impl<D: Disk> Engine<D> {
         Some(known.answer().map_err(|_| Rejection::TooOld))
     }
 
-    /// Why the whole batch can't be taken.
-    fn admit(&self, now: Millis, home: MessageKey, batch: &NewBatch) -> Option<Rejection> {
+    /// Why the whole batch can't be taken, or what goes for it.
+    fn admit(&self, now: Millis, home: MessageKey, batch: &NewBatch) -> Result<Displaced, Rejection> {
         if batch.expires_at <= now {
-            return Some(Rejection::Expired);
+            return Err(Rejection::Expired);
         }
         {
             let part = self.shared.index.of_message(home);
             match part.messages.get(&home) {
                 Some(record) if record.body_digest != batch.body_digest => {
-                    return Some(Rejection::MessageConflict);
+                    return Err(Rejection::MessageConflict);
                 }
                 None if self.messages >= self.options.max_messages && !part.may_forget() => {
-                    return Some(Rejection::Exhausted);
+                    return Err(Rejection::Exhausted);
                 }
                 _ => {}
             }
         }
-        if self.pending + batch.targets.len() as u64 > self.options.max_pending {
-            return Some(Rejection::Exhausted);
+        if self.pending + batch.targets.len() as u64 > self.options.max_pending
+            || self.ledger.changed.len() >= super::tables::TOO_MANY
+        {
+            return Err(Rejection::Exhausted);
         }
         if self.shared.streams.is_full(self.options.stream_of(batch.app.as_str())) {
-            return Some(Rejection::StreamFull);
+            return Err(Rejection::StreamFull);
         }
         let targets = batch.targets.len();
         let mut bytes = BATCH_HEAD_BYTES + batch.body.len() + batch.job_key.len() + targets * TARGET_BYTES;
         bytes += 2 * batch.accounts.len().div_ceil(8);
-        if batch.online_only {
+        let revoked = self.is_revoked(now, home);
+        if batch.online_only || revoked {
             bytes += Self::mass_bytes(targets, targets as u32);
         }
         let fits = self.journal.fits(bytes, false);
         StoreStats::set(&self.shared.stats.disk_full, u64::from(!fits));
-        (!fits).then_some(Rejection::Unavailable)
+        if !fits {
+            return Err(Rejection::Unavailable);
+        }
+        if revoked { Ok(Displaced::default()) } else { self.displace(batch, bytes) }
     }
 
     fn accept(
@@ -138,6 +157,7 @@ impl<D: Disk> Engine<D> {
         id: u128,
         home: MessageKey,
         new: NewBatch,
+        displaced: Displaced,
         reply: oneshot::Sender<Result<Accepted, Rejection>>,
     ) -> Result<(), StoreFailure> {
         let seq = self.journal.next_seq();
@@ -161,6 +181,7 @@ impl<D: Disk> Engine<D> {
             priority: new.priority,
             collapse_key: new.collapse_key.clone(),
             body_bytes: new.body.len() as u32,
+            revoked: AtomicBool::new(self.is_revoked(now, home)),
         });
         let decided = self.decide(&new, &batch);
         let refused = self.stage_batch(&new, &batch, &decided)?;
@@ -191,11 +212,21 @@ impl<D: Disk> Engine<D> {
         }
         StoreStats::add(&self.shared.stats.batches, 1);
         self.effects.push(Effect::Answer(reply, Ok(answer)));
+        if !decided.unbound.is_empty() {
+            self.ended_unbound(now, &batch, &decided.unbound)?;
+        }
+        if batch.is_revoked() {
+            let mut listed = decided.accepted;
+            listed.retain(|target| !has_ordinal(&decided.unbound_bits, target.ordinal));
+            return if listed.is_empty() {
+                Ok(())
+            } else {
+                self.fail_many(now, &batch, Failure::Revoked, &listed)
+            };
+        }
+        self.end_displaced(now, displaced, &decided.told)?;
         if !decided.told.is_empty() {
             self.effects.push(Effect::Batch(batch.clone(), decided.told));
-        }
-        if !decided.unbound.is_empty() {
-            self.ended_unbound(&batch, &decided.unbound);
         }
         if !decided.offline.is_empty() {
             self.fail_many(now, &batch, Failure::Offline, &decided.offline)?;
@@ -215,6 +246,7 @@ impl<D: Disk> Engine<D> {
             unbound_bits: Vec::new(),
             of_account: Vec::new(),
         };
+        let newcomer = self.newcomer(new);
         // Of targets that are in no list: who stands twice meets itself here.
         let mut settled: HashSet<DeviceKey, Spread> = HashSet::default();
         for (ordinal, key) in (0u32..).zip(&new.targets) {
@@ -224,7 +256,7 @@ impl<D: Disk> Engine<D> {
             let verdict = if !settled.is_empty() && settled.contains(key) {
                 Err(Refusal::Duplicate)
             } else {
-                self.admit_target(key, ordinal, account, connected || new.online_only, batch)
+                self.admit_target(key, ordinal, account, connected || new.online_only, batch, &newcomer)
             };
             match verdict {
                 Ok(Admitted { number, unbound }) => {
@@ -259,6 +291,7 @@ impl<D: Disk> Engine<D> {
         account: Option<AccountDigest>,
         reachable: bool,
         batch: &Arc<Batch>,
+        newcomer: &Newcomer<'_>,
     ) -> Result<Admitted, Refusal> {
         let mut part = self.shared.index.of_device(key);
         let device = part.devices.get_mut(key).ok_or(Refusal::DeviceUnknown)?;
@@ -272,9 +305,8 @@ impl<D: Disk> Engine<D> {
         if account.is_some() && account != device.account {
             return Ok(Admitted { number: device.number, unbound: true });
         }
-        if device.pending.len() >= self.options.max_pending_per_device {
-            return Err(Refusal::OverQuota);
-        }
+        // What goes for it was found before, and goes once it is staged.
+        make_way(device, newcomer)?;
         if !reachable {
             return Err(Refusal::Offline);
         }
@@ -324,14 +356,15 @@ impl<D: Disk> Engine<D> {
     }
 
     /// The batch's record says that these ended: so it is their outcome too.
-    fn ended_unbound(&mut self, batch: &Arc<Batch>, unbound: &[Target]) {
+    fn ended_unbound(
+        &mut self,
+        now: Millis,
+        batch: &Arc<Batch>,
+        unbound: &[Target],
+    ) -> Result<(), StoreFailure> {
         let numbers: RoaringBitmap = unbound.iter().map(|target| target.number).collect();
-        let (outcome, count) = (Err(Failure::Unbound), unbound.len() as u32);
-        let mut part = self.shared.index.of_message(batch.home);
-        let ended = part.end(batch.home, batch.seq, outcome, count, Numbers::Many(&numbers));
-        drop(part);
-        self.entries_ended(ended);
         self.shared.streams.note_event(self.options.stream_of(batch.app.as_str()), batch.seq);
+        self.count_failed(now, batch, Failure::Unbound, &numbers, unbound.len() as u32)
     }
 
     fn remember(&mut self, id: u128, remembered: Remembered, parts: usize) {
@@ -358,6 +391,8 @@ impl<D: Disk> Engine<D> {
             Numbers::Many(&many)
         };
         let what = Acceptance {
+            app: &new.app,
+            seq: answer.seq,
             body_digest: new.body_digest,
             accepted_at: answer.accepted_at,
             expires_at: new.expires_at,
@@ -367,11 +402,13 @@ impl<D: Disk> Engine<D> {
             numbers,
             accepted: answer.accepted,
         };
-        let live = (answer.accepted > 0).then(|| batch.clone());
         let mut part = self.shared.index.of_message(home);
-        let before = part.messages.len();
-        part.accept(home, &what, live, messages_of_part(&self.options, parts));
-        self.messages = self.messages + part.messages.len() as u64 - before as u64;
+        let before = part.known_messages();
+        part.accept(home, &what, record_bounds(&self.options, parts), &mut self.ledger);
+        if answer.accepted > 0 {
+            part.batches.insert(batch.seq, batch.clone());
+        }
+        self.messages = self.messages + part.known_messages() as u64 - before as u64;
     }
 }
 
@@ -401,5 +438,6 @@ pub(super) fn recovered_batch(
         priority: record.priority,
         collapse_key: record.collapse_key.into(),
         body_bytes: record.body.len() as u32,
+        revoked: AtomicBool::new(false),
     })
 }

@@ -147,6 +147,8 @@ impl<D: Disk> Engine<D> {
         }
         self.shared.index.note_staged(who.key);
         self.shared.index.of_device(&who.key).know(who.key, who.number, *push_on, about.clone());
+        self.ledger.registered(&about.app, who.number, now);
+        self.ledger.active(&about.app, who.number, now);
         if changed & NEW != 0 {
             self.devices += 1;
             self.next_number += 1;
@@ -188,6 +190,13 @@ impl<D: Disk> Engine<D> {
                 let update = self.described(now, who, None, Some(*on));
                 self.update_if_any(now, &update)?
             }
+            (Some(_), Change::Moved(address)) => {
+                // Phones change their address with every network: worth knowing, not worth a record each time.
+                if let Some(device) = self.shared.index.of_device(key).devices.get_mut(key) {
+                    device.about.client_ip = Some(*address);
+                }
+                Ok(())
+            }
             (Some(who), Change::Bind(binding)) => self.bind(now, &who, binding)?,
             (Some(who), Change::Unbind(what)) => self.unbind(now, &who, what)?,
         };
@@ -209,7 +218,13 @@ impl<D: Disk> Engine<D> {
         let grain = forget::grain_ms(self.options.forget_after_ms);
         let mut news = Vec::new();
         for (key, at) in active {
-            let before = self.shared.index.of_device(key).was_active(key, *at);
+            let before = {
+                let mut part = self.shared.index.of_device(key);
+                if let Some(device) = part.devices.get(key) {
+                    self.ledger.active(&device.about.app, device.number, *at);
+                }
+                part.was_active(key, *at)
+            };
             // Not all at the same time: each device has its own beginning of a grain.
             let grain_of = |at: Millis| at.saturating_add(key.spread() % grain) / grain;
             if before.is_some_and(|before| grain_of(before) < grain_of(*at)) {

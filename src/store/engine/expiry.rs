@@ -1,13 +1,16 @@
-//! What ends when its time comes: all that is pending of a batch at once, in one record.
+//! What ends when its time comes: all that is pending of a batch at once.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use super::acks::receipt_bytes;
+use super::ends::Got;
 use super::{Engine, StoreFailure};
+use crate::ids::DeviceKey;
 use crate::push::{Failure, Millis};
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
 use crate::store::journal::ReadError;
+use crate::store::part::{Device, Entry};
 use crate::store::record::{BATCH, BatchRecord, COPY, Target};
 
 /// Targets looked at in one slice. A single larger batch is a slice of its own: its end is one record.
@@ -22,6 +25,18 @@ pub(super) const RETRY_MS: Millis = 1_000;
 pub(super) struct Live {
     pub(super) target: Target,
     pub(super) written: bool,
+    /// Written and not reported as sent: bytes of the receipt that would say so, at most. Else 0.
+    pub(super) receipt_bytes: usize,
+}
+
+impl Live {
+    /// An entry of this device.
+    pub(super) fn of(key: DeviceKey, device: &Device, entry: &Entry) -> Self {
+        let written = entry.written_at().is_some();
+        let receipt_bytes = if written && !entry.sent_reported() { receipt_bytes(&device.about) } else { 0 };
+        let target = Target { ordinal: entry.ordinal, key, number: device.number };
+        Self { target, written, receipt_bytes }
+    }
 }
 
 impl<D: Disk> Engine<D> {
@@ -68,8 +83,7 @@ impl<D: Disk> Engine<D> {
             let device = part.devices.get(&key)?;
             let entry = device.pending.iter().find(|entry| entry.batch.seq == batch.seq)?;
             let right = expected.is_none_or(|ordinal| ordinal == entry.ordinal);
-            let target = Target { ordinal: entry.ordinal, key, number: device.number };
-            right.then_some(Live { target, written: entry.written_at().is_some() })
+            right.then_some(Live::of(key, device, entry))
         };
         if let Some(key) = batch.only {
             return Ok(live(key, None).into_iter().collect());
@@ -84,31 +98,16 @@ impl<D: Disk> Engine<D> {
         Ok(targets.iter().filter_map(|target| live(target.key, Some(target.ordinal))).collect())
     }
 
-    /// Ends these entries of an expired batch. `false`: there is no room for the record.
+    /// Ends these entries of an expired batch. `false`: there is no room for the records.
     fn end_expired(&mut self, now: Millis, batch: &Arc<Batch>, live: &[Live]) -> Result<bool, StoreFailure> {
-        let highest = live.last().map_or(0, |last| last.target.ordinal);
-        if !self.has_room(3, Self::mass_bytes(live.len(), highest)) {
-            return Ok(false);
-        }
-        let missing = batch.live.load(Ordering::Relaxed).saturating_sub(live.len() as u32);
-        // After a recovery nobody knows who got it; it had been accepted for who was connected.
-        let tried = |live: &&Live| batch.recovered || live.written;
-        let all: Vec<Target> = live.iter().map(|live| live.target).collect();
-        let (written, unwritten): (Vec<&Live>, Vec<&Live>) = live.iter().partition(tried);
-        let targets = |live: Vec<&Live>| live.into_iter().map(|live| live.target).collect::<Vec<_>>();
-        let ends = if batch.online_only {
-            vec![(Failure::Unacknowledged, targets(written)), (Failure::Offline, targets(unwritten))]
-        } else {
-            vec![(Failure::Expired, all)]
-        };
-        for (reason, ended) in ends {
-            if !ended.is_empty() {
-                self.fail_many(now, batch, reason, &ended)?;
+        let reason = |live: &Live| {
+            // After a recovery nobody knows who got it; it had been accepted for who was connected.
+            match (batch.online_only, batch.recovered || live.written) {
+                (false, _) => Failure::Expired,
+                (true, true) => Failure::Unacknowledged,
+                (true, false) => Failure::Offline,
             }
-        }
-        if missing > 0 {
-            self.fail_missing(now, batch, missing)?;
-        }
-        Ok(true)
+        };
+        Ok(self.end_live(now, batch, live, reason)? != Got::NoRoom)
     }
 }

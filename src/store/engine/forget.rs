@@ -71,16 +71,17 @@ impl<D: Disk> Engine<D> {
         candidates.retain(|key| !(self.is_connected)(key));
         let more = candidates.len() > SLICE_DEVICES;
         candidates.truncate(SLICE_DEVICES);
-        let mut full = false;
+        let (mut any, mut full) = (false, false);
         for key in &candidates {
             if !self.forget(now, key, unseen_since)? {
                 full = true;
                 break;
             }
+            any = true;
         }
         if full {
             self.forget.next_at = Some(now + RETRY_MS);
-            return Ok(false);
+            return Ok(any);
         }
         if !more {
             let parts = self.shared.index.len();
@@ -89,7 +90,8 @@ impl<D: Disk> Engine<D> {
             let next_at = (at + (grain / parts as u64).max(1)).max(now.saturating_sub(grain));
             self.forget.next_at = Some(next_at);
         }
-        Ok(self.forget.next_at.is_some_and(|at| at <= now))
+        // What was staged is for the next commit: nothing else is done before.
+        Ok(any || self.forget.next_at.is_some_and(|at| at <= now))
     }
 
     /// When the next part is due.

@@ -8,7 +8,7 @@ use super::checkpoint::{DEVICES, HEAD, HOME, VERSION};
 use super::recover::OpenError;
 use crate::binding::Step;
 use crate::ids::{AppKey, BatchId, DeviceKey, DigestKey, MessageId, Seq};
-use crate::push::{Attributes, Counts};
+use crate::push::Attributes;
 use crate::store::batch::Batch;
 use crate::store::batch_ids::BatchIds;
 use crate::store::checkpoint::CheckpointReader;
@@ -16,7 +16,8 @@ use crate::store::codec::{Malformed, Take};
 use crate::store::disk::Disk;
 use crate::store::index::Index;
 use crate::store::part::{About, Entry, Part, Spread};
-use crate::store::push_record::{MessageKey, PushRecord};
+use crate::store::push_record::MessageKey;
+use crate::store::recalls::Recall;
 use crate::store::record::device::take_binding;
 use crate::store::record::{take_epoch, take_priority};
 use crate::store::stream::saved::SavedStreams;
@@ -59,7 +60,7 @@ pub(super) struct Held {
 /// The index as a checkpoint has it: each half of each part as of a sequence of its own.
 pub(super) struct Loaded {
     pub(super) index: Index,
-    /// Records up to here are in the part's push records, batches and ids.
+    /// Records up to here are in the part's batches and ids.
     pub(super) home_floor: Vec<Seq>,
     /// Records up to here are in the part's devices and lists.
     pub(super) device_floor: Vec<Seq>,
@@ -142,17 +143,17 @@ impl Loaded {
     fn read_home(&mut self, take: &mut Take<'_>, number: usize) -> Result<(), Malformed> {
         let mut part = self.index.lock(number);
         for _ in 0..take.varint()? {
-            let key = MessageKey(u128::from_le_bytes(take.array()?));
-            part.messages.insert(key, PushRecord::decode(take)?);
-            part.message_order.push_back(key);
-        }
-        for _ in 0..take.varint()? {
             let batch = Arc::new(take_batch(take, &mut self.interned)?);
             part.batches.insert(batch.seq, batch.clone());
             self.batches.insert(batch.seq, batch);
         }
         part.ids = BatchIds::decode(take)?;
-        part.totals = take_counts(take)?;
+        for _ in 0..take.varint()? {
+            let app = self.interned.app(take.text()?)?;
+            let (message, seq) = (MessageId(take.u64()?), Seq(take.u64()?));
+            let one = Arc::new(Recall::new(seq, app, message, take.u64()?, take.u64()?));
+            part.recalls.insert(one.home, one);
+        }
         Ok(())
     }
 
@@ -230,20 +231,6 @@ fn take_batch(take: &mut Take<'_>, interned: &mut Interned) -> Result<Batch, Mal
         priority: take_priority(take.u8()?)?,
         collapse_key: take.text()?.into(),
         body_bytes: take.u32()?,
+        revoked: AtomicBool::new(false),
     })
-}
-
-fn take_counts(take: &mut Take<'_>) -> Result<Counts, Malformed> {
-    let mut counts = Counts::default();
-    {
-        let Counts { batches, targets, accepted, arrived, pending, sent, clicked, cleaned, late, .. } =
-            &mut counts;
-        for number in [batches, targets, accepted, arrived, pending, sent, clicked, cleaned, late] {
-            *number = take.varint()?;
-        }
-    }
-    for number in counts.refused.iter_mut().chain(&mut counts.failed) {
-        *number = take.varint()?;
-    }
-    Ok(counts)
 }

@@ -20,17 +20,22 @@ mod acks;
 mod apply;
 mod bindings;
 mod checkpoint;
+mod collapse;
 mod deliver;
 mod devices;
+mod ends;
 mod expiry;
 mod forget;
 mod load;
 mod query;
+mod quota;
+mod recall;
 mod recover;
 mod replay;
 mod revoke;
 mod storage;
 mod streams;
+mod tables;
 mod trim;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -45,9 +50,12 @@ use super::disk::Disk;
 use super::fault::{self, Fault};
 use super::index::Index;
 use super::journal::{Journal, JournalError, JournalReader, Place, ReadError};
+use super::ledger::Ledger;
 use super::options::StoreOptions;
+use super::recalls::{Recall, Recalls};
 use super::stats::StoreStats;
 use super::stream::Streams;
+use super::tables::TablesError;
 use super::{
     Command, CommitSink, Confirm, Pulled, QueryAnswer, RetireError, Retired, StreamBounds, StreamError,
     StreamRead, StreamState,
@@ -55,12 +63,12 @@ use super::{
 use crate::binding::ChangeError;
 use crate::credential::Revocation;
 use crate::ids::{DeviceKey, Seq, SessionRef, ShardId};
-use crate::push::{Accepted, Failure, Millis, Reached, ReceiptGap, Rejection};
+use crate::push::{Accepted, Failure, Millis, Reached, ReceiptGap, Rejection, Revoked};
 
 pub use recover::{OpenError, OpenReport};
 
 /// Kinds of work that [`Engine::maintain`] does.
-const DUTIES: usize = 6;
+const DUTIES: usize = 8;
 /// How often to look whether a full disk has room again.
 const REPLENISH_MS: Millis = 1_000;
 
@@ -69,8 +77,14 @@ pub type IsConnected = Box<dyn Fn(&DeviceKey) -> bool + Send>;
 
 /// The store can't go on: what it said is durable, the rest is for the next start to find out.
 #[derive(Debug, thiserror::Error)]
-#[error("the journal failed, nothing more can be made durable: {0}")]
-pub struct StoreFailure(#[from] JournalError);
+pub enum StoreFailure {
+    /// The journal.
+    #[error("the journal failed, nothing more can be made durable: {0}")]
+    Journal(#[from] JournalError),
+    /// The tables.
+    #[error("the tables failed, so that the journal could never be trimmed again: {0}")]
+    Tables(#[from] TablesError),
+}
 
 /// What is told after the commit, in order.
 #[derive(Debug)]
@@ -84,6 +98,9 @@ enum Effect {
     AckRefused(SessionRef),
     Ended(Vec<DeviceKey>, Seq, Failure),
     Moved(Arc<Batch>, Place, u32),
+    /// A message was taken back, and nothing of it is pending any more.
+    Recalled(Arc<Recall>),
+    RecallAnswer(recall::Reply, Result<Revoked, Rejection>),
     Query(oneshot::Sender<(Seq, QueryAnswer)>, (Seq, QueryAnswer)),
     /// A stream, by its position.
     Cursor(usize, Seq),
@@ -101,6 +118,9 @@ pub(super) struct Shared<D: Disk> {
     pub(super) index: Index,
     pub(super) bodies: BodyCache,
     pub(super) streams: Streams,
+    pub(super) recalls: Recalls,
+    /// The newest time in the journal at the start: what was accepted by then may have been written without anybody knowing.
+    pub(super) opened_at: Millis,
     pub(super) stats: StoreStats,
     pub(super) reader: JournalReader<D>,
     pub(super) head: watch::Sender<Seq>,
@@ -137,6 +157,8 @@ pub struct Engine<D: Disk> {
     /// Attributes in `interned` after it was last tidied.
     attributes_kept: usize,
     unmatched: acks::Limiter,
+    ledger: Ledger,
+    tables: tables::State,
     /// Whose turn it is in [`Engine::maintain`].
     duty: usize,
     checkpoints: checkpoint::State<D>,
@@ -146,6 +168,13 @@ pub struct Engine<D: Disk> {
     forget: forget::State,
     /// Batches whose record can't be read; their entries are looked for part by part.
     damaged: VecDeque<storage::Sweep>,
+    /// Messages that were taken back and have pending entries still.
+    recalling: VecDeque<recall::Recalling>,
+    /// The disk had no room for their ends: not before this time again.
+    recall_retry_at: Millis,
+    /// Recalls remembered, and until when all places are taken.
+    recalls: u64,
+    recalls_full_until: Millis,
 }
 
 impl<D: Disk> std::fmt::Debug for Engine<D> {
@@ -173,10 +202,11 @@ impl<D: Disk> Engine<D> {
             Command::Sent(sent) => self.sent(now, &sent),
             Command::LastActive(active) => self.last_active(&active),
             Command::StreamAck { stream, cursor } => self.stream_ack(&stream, cursor),
+            Command::Revoke { app, message, reply } => self.recall(now, &app, message, reply),
             Command::RetireStream { stream, force, reply } => self.retire_stream(&stream, force, reply),
             Command::Query { query, reply } => {
                 // As of the newest record staged: durable when the answer goes out.
-                let answer = (Seq(self.journal.next_seq().0 - 1), self.answer(&query));
+                let answer = (Seq(self.journal.next_seq().0 - 1), self.answer(now, &query)?);
                 self.effects.push(Effect::Query(reply, answer));
                 Ok(())
             }
@@ -281,9 +311,11 @@ impl<D: Disk> Engine<D> {
             busy = match duty {
                 0 => self.expire(now)?,
                 1 => self.sweep_damaged(now)?,
-                2 => self.checkpoint_slice(now)?,
-                3 => self.forget_slice(now)?,
-                4 => self.gap_slice()?,
+                2 => self.recall_slice(now)?,
+                3 => self.checkpoint_slice(now)?,
+                4 => self.tables_slice(now)?,
+                5 => self.gap_slice()?,
+                6 => self.forget_slice(now)?,
                 _ => self.trim_slice(now)?,
             };
             if busy {
@@ -298,8 +330,14 @@ impl<D: Disk> Engine<D> {
     /// When [`Engine::maintain`] is due, if nothing else happens before.
     pub fn next_wakeup(&self) -> Option<Millis> {
         let replenish = (self.replenish_at > 0).then_some(self.replenish_at);
-        let due = [self.next_expiry(), self.retry_checkpoint_at(), self.next_forget(), replenish];
-        due.into_iter().flatten().min()
+        let retries = self
+            .retry_checkpoint_at()
+            .into_iter()
+            .chain(self.next_recalling())
+            .chain(self.next_forget())
+            .chain(replenish)
+            .chain(self.next_transaction());
+        self.next_expiry().into_iter().chain(retries).min()
     }
 
     /// Spare segments, as far as the disk and the configured maximum have room. While they have none it is tried again now and then: so a
@@ -309,6 +347,7 @@ impl<D: Disk> Engine<D> {
         let max = self.options.max_bytes;
         if now < self.replenish_at
             || self.checkpoints.borrows()
+            || self.tables.borrows
             || max != 0 && self.journal.file_bytes() + segment > max
         {
             return Ok(());
@@ -337,11 +376,16 @@ impl<D: Disk> Engine<D> {
                 }
                 Effect::Moved(batch, place, bytes) => self.moved(&batch, place, bytes),
                 Effect::Cursor(stream, cursor) => self.shared.streams.set_cursor(stream, cursor),
+                Effect::Recalled(recall) => {
+                    self.shared.recalls.add(recall.at, &recall);
+                    self.sink.recalled(recall.seq);
+                }
                 Effect::Gap(stream, gap) => self.shared.streams.insert_gap(stream, *gap),
                 Effect::StreamRetired(stream) => self.shared.streams.retire(stream),
                 // Who asked may have left.
                 Effect::RetireAnswer(reply, answer) => drop(reply.send(answer)),
                 // Who asked may have left.
+                Effect::RecallAnswer(reply, answer) => drop(reply.send(answer)),
                 Effect::Query(reply, answer) => drop(reply.send(answer)),
                 Effect::Flushed(reply) => drop(reply.send(())),
                 Effect::Revoked(device, reply, answer) => {
@@ -380,6 +424,7 @@ impl<D: Disk> Engine<D> {
         set(&stats.pending, self.pending);
         set(&stats.devices, self.devices);
         set(&stats.messages, self.messages);
+        set(&stats.table_reads, self.ledger.reads);
         set(&stats.live_batches, self.expiry.len() as u64);
         set(&stats.live_bytes, self.live_bytes);
         set(&stats.journal_bytes, self.journal.file_bytes());

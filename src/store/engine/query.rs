@@ -1,51 +1,60 @@
 //! Questions, answered as of the group that they stand in.
 
-use super::Engine;
+use super::tables::part_with;
+use super::{Engine, StoreFailure};
 use crate::ids::{AppKey, DeviceKey, MessageId};
-use crate::push::Counts;
+use crate::push::{Counts, Millis};
 use crate::store::disk::Disk;
+use crate::store::part::Entry;
 use crate::store::push_record::MessageKey;
 use crate::store::{DeviceState, MessageState, OnDevice, Query, QueryAnswer};
 
 impl<D: Disk> Engine<D> {
-    pub(super) fn answer(&self, query: &Query) -> QueryAnswer {
-        match query {
+    pub(super) fn answer(&mut self, now: Millis, query: &Query) -> Result<QueryAnswer, StoreFailure> {
+        Ok(match query {
             Query::Message { app, message, device } => {
-                QueryAnswer::Message(self.message(app, *message, device.as_ref()).map(Box::new))
+                QueryAnswer::Message(self.message(app, *message, device.as_ref())?.map(Box::new))
             }
             Query::Devices(keys) => QueryAnswer::Devices(keys.iter().map(|key| self.device(key)).collect()),
             Query::Totals => QueryAnswer::Totals(Box::new(self.totals())),
-        }
+            Query::Stats { app, days } => QueryAnswer::Stats(self.ledger.days(app, *days, now)),
+        })
     }
 
-    fn message(&self, app: &AppKey, message: MessageId, device: Option<&DeviceKey>) -> Option<MessageState> {
+    fn message(
+        &mut self,
+        app: &AppKey,
+        message: MessageId,
+        device: Option<&DeviceKey>,
+    ) -> Result<Option<MessageState>, StoreFailure> {
         let index = &self.shared.index;
         // One part is locked at a time: the device's first.
         let on_device = device.map(|key| {
             let part = index.of_device(key);
             let device = part.devices.get(key)?;
-            Some((device.number, device.entry(message).is_some()))
+            Some((device.number, device.entry(message).map(Entry::written_at)))
         });
         let key = MessageKey::of(app, message);
-        let part = index.of_message(key);
-        let record = part.messages.get(&key)?;
+        let part = part_with(index, &*self.tables.tables, &mut self.ledger, key)?;
+        let Some(record) = part.messages.get(&key) else { return Ok(None) };
         let on_device = on_device.map(|known| match known {
             None => OnDevice::default(),
             Some((number, pending)) => OnDevice {
                 target: record.targets.contains(number),
-                pending,
+                pending: pending.is_some(),
+                sent_at: pending.flatten(),
                 arrived: record.arrived_on.contains(number),
                 clicked: record.clicked.contains(number),
                 cleaned: record.cleaned.contains(number),
             },
         });
-        Some(MessageState {
+        Ok(Some(MessageState {
             counts: record.counts(),
             accepted_at: record.accepted_at,
             expires_at: record.expires_at,
             job_key: record.job_key.clone(),
             on_device,
-        })
+        }))
     }
 
     fn device(&self, key: &DeviceKey) -> Option<DeviceState> {
@@ -63,10 +72,6 @@ impl<D: Disk> Engine<D> {
 
     /// Everything since the data directory was made.
     pub(in crate::store) fn totals(&self) -> Counts {
-        let mut sum = Counts::default();
-        for part in 0..self.shared.index.len() {
-            sum.add(&self.shared.index.lock(part).totals);
-        }
-        sum
+        self.ledger.totals.clone()
     }
 }

@@ -7,7 +7,8 @@ use tokio::sync::watch;
 
 use super::load::Loaded;
 use super::replay::Replay;
-use super::{Engine, IsConnected, Shared, acks, checkpoint, forget, trim};
+use super::tables::{State, read_index};
+use super::{Engine, IsConnected, Shared, StoreFailure, acks, checkpoint, forget, trim};
 use crate::ids::Seq;
 use crate::store::CommitSink;
 use crate::store::body_cache::BodyCache;
@@ -15,9 +16,12 @@ use crate::store::checkpoint::{CheckpointError, CheckpointReader, oldest_kept_co
 use crate::store::codec::Malformed;
 use crate::store::disk::Disk;
 use crate::store::journal::{Journal, JournalError, JournalOptions, Recovery};
+use crate::store::ledger::Ledger;
 use crate::store::options::StoreOptions;
+use crate::store::recalls::Recalls;
 use crate::store::stats::StoreStats;
 use crate::store::stream::Streams;
+use crate::store::tables::{self, TablesError};
 
 /// Why a store can't be opened. Nothing was changed that a program that can open it would miss.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +35,31 @@ pub enum OpenError {
     /// A checkpoint passes its checksums and isn't understood.
     #[error("the newest checkpoint isn't of this version: {0}")]
     Malformed(#[from] Malformed),
+    /// The tables can't be used.
+    #[error(transparent)]
+    Tables(#[from] TablesError),
     /// A thread couldn't be started.
     #[error("no thread for the store: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+impl From<StoreFailure> for OpenError {
+    fn from(failure: StoreFailure) -> Self {
+        match failure {
+            StoreFailure::Journal(error) => error.into(),
+            StoreFailure::Tables(error) => error.into(),
+        }
+    }
+}
+
+/// What it means for the tables that the journal can't be replayed from where they end.
+fn behind(applied: Seq, covers: Seq) -> impl FnOnce(JournalError) -> OpenError {
+    move |error| match error {
+        JournalError::Missing { to, .. } if applied < covers => {
+            TablesError::Behind { applied, oldest: to }.into()
+        }
+        error => error.into(),
+    }
 }
 
 /// What a start found.
@@ -71,13 +97,22 @@ impl<D: Disk> Engine<D> {
             }
         };
         let oldest_kept = oldest_kept_covers(&disk)?;
+        let tables = tables::open(&disk, options.tables, options.table_cache_bytes)?;
+        let malformed = read_index(&*tables, &loaded.index)?;
+        let ledger = Ledger::read(&*tables, options.utc_offset_minutes)?;
+        // Tables that hold less than the checkpoint were made anew, or are another time's: the journal may still have what they lack.
+        let after = covers.min(tables.applied());
         let bodies = BodyCache::new(options.body_cache_bytes);
         let mut replay = Replay {
             loaded,
             options,
             bodies: &bodies,
+            tables: &*tables,
+            ledger,
+            failed: None,
+            covers,
             masses: std::collections::HashMap::default(),
-            malformed: 0,
+            malformed,
         };
         let layout = JournalOptions {
             segment_bytes: options.segment_bytes,
@@ -85,10 +120,18 @@ impl<D: Disk> Engine<D> {
             salt: options.salt,
         };
         let (journal, recovery) =
-            Journal::recover(disk.clone(), layout, covers, &mut |record| replay.apply(record))?;
+            Journal::recover(disk.clone(), layout, after, &mut |record| replay.apply(record))
+                .map_err(behind(tables.applied(), covers))?;
+        if tables.applied() > recovery.head {
+            return Err(TablesError::Ahead { applied: tables.applied(), head: recovery.head }.into());
+        }
+        if let Some(error) = replay.failed.take() {
+            return Err(error.into());
+        }
         replay.tidy();
         let held: u64 = replay.loaded.held.values().map(|held| held.len() as u64).sum();
         let left_out = replay.malformed + held;
+        let ledger = replay.ledger;
         let Loaded { index, next_number, mut streams, interned, .. } = replay.loaded;
         index.set_committed(recovery.head);
         let changes = streams.configure(options, journal.reader().oldest(), journal.next_seq());
@@ -97,6 +140,8 @@ impl<D: Disk> Engine<D> {
             index,
             bodies,
             streams,
+            recalls: Recalls::default(),
+            opened_at: recovery.last_time,
             stats: StoreStats::default(),
             reader: journal.reader(),
             head: watch::Sender::new(recovery.head),
@@ -127,15 +172,22 @@ impl<D: Disk> Engine<D> {
             interned,
             unmatched: acks::Limiter::default(),
             duty: 0,
+            ledger,
+            tables: State::new(tables),
             checkpoints: checkpoint::State::new(since, covers, oldest_kept),
             trim: trim::State::default(),
             gap: None,
             forget: forget::State::new(options.forget_after_ms),
             damaged: VecDeque::new(),
+            recalling: VecDeque::new(),
+            recall_retry_at: 0,
+            recalls: 0,
+            recalls_full_until: 0,
         };
         engine.sum_up();
-        engine.configured(&changes, recovery.last_time).map_err(|failure| OpenError::Journal(failure.0))?;
-        engine.replenish(0).map_err(|failure| OpenError::Journal(failure.0))?;
+        engine.configured(&changes, recovery.last_time).map_err(OpenError::from)?;
+        engine.resume_recalling();
+        engine.replenish(0).map_err(OpenError::from)?;
         engine.export();
         let report = OpenReport {
             journal: recovery,
@@ -157,7 +209,7 @@ impl<D: Disk> Engine<D> {
             let part = shared.index.lock(part);
             self.devices += part.devices.len() as u64;
             self.revoked += part.revocations.len() as u64;
-            self.messages += part.messages.len() as u64;
+            self.messages += part.known_messages() as u64;
             watermark = watermark.max(part.ids.watermark());
             for batch in part.batches.values() {
                 self.begin(batch);

@@ -1,35 +1,45 @@
 //! Replay: what a record had decided is applied to every part that doesn't reflect it yet.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use roaring::RoaringBitmap;
 
-use super::deliver::{id_bounds, messages_of_part, recovered_batch};
+use super::deliver::{id_bounds, record_bounds, recovered_batch};
 use super::load::Loaded;
-use crate::ids::{DeviceKey, Seq};
-use crate::push::Failure;
+use super::tables::part_with;
+use crate::ids::{AppKey, DeviceKey, Seq};
+use crate::push::{Failure, ReceiptKind};
 use crate::store::batch::Batch;
 use crate::store::batch_ids::{Remembered, id_key};
 use crate::store::body_cache::BodyCache;
 use crate::store::codec::{Malformed, Take};
 use crate::store::fault::{self, Fault};
 use crate::store::journal::Record;
+use crate::store::ledger::Ledger;
 use crate::store::options::StoreOptions;
-use crate::store::part::{About, Entry, OF_ACCOUNT, Spread};
-use crate::store::part_messages::Acceptance;
+use crate::store::part::{About, Entry, OF_ACCOUNT, Part, Spread};
+use crate::store::part_messages::{Acceptance, End};
 use crate::store::push_record::{MessageKey, Numbers, take_bitmap};
+use crate::store::recalls::Recall;
 use crate::store::record::device::take_active;
 use crate::store::record::{
-    self, BatchRecord, BindingRecord, DeviceRecord, ForgottenRecord, MassRecord, ReceiptRecord, Target,
-    has_ordinal, take_epoch, take_refused,
+    self, BatchRecord, BindingRecord, DeviceRecord, ForgottenRecord, MassRecord, RecallRecord, ReceiptRecord,
+    Target, has_ordinal, take_epoch, take_refused,
 };
+use crate::store::tables::{Tables, TablesError};
 
 /// The index, on its way to the journal's head.
 pub(super) struct Replay<'a> {
     pub(super) loaded: Loaded,
     pub(super) options: &'a StoreOptions,
     pub(super) bodies: &'a BodyCache,
+    pub(super) tables: &'a dyn Tables,
+    pub(super) ledger: Ledger,
+    /// The tables couldn't be read.
+    pub(super) failed: Option<TablesError>,
+    /// What the checkpoint covers. Older records are replayed only for tables that lack them.
+    pub(super) covers: Seq,
     /// Ordinals that ended together, by batch. They leave the lists at the end, in one pass: whose they were stands in records that may be gone.
     pub(super) masses: HashMap<Seq, Vec<Vec<u8>>, Spread>,
     /// Records that couldn't be understood.
@@ -44,16 +54,24 @@ impl Replay<'_> {
             record::DEVICE => self.device(at),
             record::RECEIPT => self.receipt(at),
             record::MASS => self.mass(at),
+            record::CURSOR | record::STREAM | record::ROUTE | record::GAP | record::RETIRED
+                if at.seq <= self.covers =>
+            {
+                Ok(())
+            }
             record::CURSOR | record::STREAM | record::ROUTE | record::GAP | record::RETIRED => {
                 self.loaded.streams.apply(at.kind, at.seq, at.payload)
             }
             record::EPOCH => self.epoch(at),
+            record::RECALL => self.recall(at),
             record::BINDING => self.binding(at),
             record::FORGOTTEN => self.forgotten(at),
             record::ACTIVE => self.active(at),
             _ => Err(Malformed),
         };
-        if let Ok(Some(app)) = record::app_of(at.kind, at.payload) {
+        if at.seq > self.covers
+            && let Ok(Some(app)) = record::app_of(at.kind, at.payload)
+        {
             self.loaded.streams.note_event(app, at.seq);
         }
         if applied.is_err() {
@@ -62,7 +80,23 @@ impl Replay<'_> {
         }
     }
 
-    /// Whether the part's push records, batches and ids don't reflect it.
+    /// Whether push records and statistics don't reflect it.
+    fn is_new_to_tables(&self, seq: Seq) -> bool {
+        seq > self.tables.applied() || fault::is(Fault::IgnoreApplied)
+    }
+
+    /// The message's part with its push record in memory.
+    fn part_with(&mut self, key: MessageKey) -> Option<(MutexGuard<'_, Part>, &mut Ledger)> {
+        match part_with(&self.loaded.index, self.tables, &mut self.ledger, key) {
+            Ok(part) => Some((part, &mut self.ledger)),
+            Err(error) => {
+                self.failed.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// Whether the part's batches and ids don't reflect it.
     fn is_new_at_home(&self, part: usize, seq: Seq) -> bool {
         seq > self.loaded.home_floor[part] || fault::is(Fault::IgnoreFloors)
     }
@@ -93,13 +127,24 @@ impl Replay<'_> {
             self.loaded.index.lock(id_part).ids.insert(key, remembered, id_bounds(self.options, parts));
         }
         let home_part = self.loaded.index.part_of_message(home);
+        if self.is_new_to_tables(at.seq) {
+            self.accepted_again(&record, &targets, &app, at.seq)?;
+        }
         let batch = if self.is_new_at_home(home_part, at.seq) {
-            self.accepted_again(&record, &targets, home, at)?
+            self.live_again(&record, &targets, home, at)?
         } else {
             self.loaded.index.lock(home_part).batches.get(&at.seq).cloned()
         };
-        // Not live at home: all its entries ended before the home's slice was cut, and their ends follow.
-        let Some(batch) = batch else { return Ok(()) };
+        let unbound = targets.iter().filter(|target| has_ordinal(record.unbound, target.ordinal));
+        let numbers: RoaringBitmap = unbound.map(|target| target.number).collect();
+        if !numbers.is_empty() {
+            let (count, outcome) = (numbers.len() as u32, Err(Failure::Unbound));
+            let numbers = Numbers::Many(&numbers);
+            let end = End { app: &app, at: record.accepted_at, outcome, count, numbers };
+            self.ended(home, at.seq, at.seq, end);
+        }
+        // Not live at home: all its entries ended before the home's slice was cut, and their ends follow; or they ended at once.
+        let Some(batch) = batch.filter(|batch| batch.is_live()) else { return Ok(()) };
         let listed = targets.iter().filter(|target| !has_ordinal(record.unbound, target.ordinal));
         for target in listed {
             if self.is_new_at_device(&target.key, at.seq) {
@@ -118,23 +163,34 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn accepted_again(
-        &mut self,
+    fn live_again(
+        &self,
         record: &BatchRecord<'_>,
         targets: &[Target],
         home: MessageKey,
         at: Record<'_>,
     ) -> Result<Option<Arc<Batch>>, Malformed> {
+        if targets.is_empty() {
+            return Ok(None);
+        }
+        let batch = Arc::new(recovered_batch(record, targets)?);
+        batch.moved_to(at.place, at.payload.len() as u32);
+        self.loaded.index.of_message(home).batches.insert(at.seq, batch.clone());
+        Ok(Some(batch))
+    }
+
+    fn accepted_again(
+        &mut self,
+        record: &BatchRecord<'_>,
+        targets: &[Target],
+        app: &AppKey,
+        seq: Seq,
+    ) -> Result<(), Malformed> {
         let refused = take_refused(record.refused)?;
-        let live = if targets.is_empty() {
-            None
-        } else {
-            let batch = recovered_batch(record, targets)?;
-            batch.moved_to(at.place, at.payload.len() as u32);
-            Some(Arc::new(batch))
-        };
         let numbers: RoaringBitmap = targets.iter().map(|target| target.number).collect();
         let what = Acceptance {
+            app,
+            seq,
             body_digest: record.body_digest,
             accepted_at: record.accepted_at,
             expires_at: record.expires_at,
@@ -144,16 +200,26 @@ impl Replay<'_> {
             numbers: Numbers::Many(&numbers),
             accepted: targets.len() as u32,
         };
-        let max = messages_of_part(self.options, self.loaded.index.len());
-        let mut part = self.loaded.index.of_message(home);
-        part.accept(home, &what, live.clone(), max);
-        let unbound = targets.iter().filter(|target| has_ordinal(record.unbound, target.ordinal));
-        let numbers: RoaringBitmap = unbound.clone().map(|target| target.number).collect();
-        let count = unbound.count() as u32;
-        if count > 0 {
-            part.end(home, record.seq, Err(Failure::Unbound), count, Numbers::Many(&numbers));
+        let bounds = record_bounds(self.options, self.loaded.index.len());
+        let home = MessageKey::of(app, record.message);
+        if let Some((mut part, ledger)) = self.part_with(home) {
+            part.accept(home, &what, bounds, ledger);
         }
-        Ok(live.filter(|batch| batch.is_live()))
+        Ok(())
+    }
+
+    /// Entries of a batch ended: at home, and in the push record.
+    fn ended(&mut self, key: MessageKey, batch: Seq, seq: Seq, mut end: End<'_>) {
+        if self.is_new_at_home(self.loaded.index.part_of_message(key), seq) {
+            let ended = self.loaded.index.of_message(key).end(batch, end.count);
+            let Some(count) = ended.count() else { return };
+            end.count = count;
+        }
+        if self.is_new_to_tables(seq)
+            && let Some((mut part, ledger)) = self.part_with(key)
+        {
+            part.count_end(key, &end, ledger);
+        }
     }
 
     fn point(&self, key: DeviceKey, entry: Entry) {
@@ -181,11 +247,16 @@ impl Replay<'_> {
     fn device(&mut self, at: Record<'_>) -> Result<(), Malformed> {
         let record = DeviceRecord::decode(at.payload)?;
         self.loaded.next_number = self.loaded.next_number.max(record.number.saturating_add(1));
+        let app = self.loaded.interned.app(record.app)?;
+        if self.is_new_to_tables(at.seq) {
+            self.ledger.registered(&app, record.number, record.last_active);
+            self.ledger.active(&app, record.number, record.last_active);
+        }
         if !self.is_new_at_device(&record.key, at.seq) {
             return Ok(());
         }
         let about = About {
-            app: self.loaded.interned.app(record.app)?,
+            app,
             device_id: record.device_id.into(),
             attributes: self.loaded.interned.attributes(record.attributes),
             client_ip: record.client_ip,
@@ -234,14 +305,21 @@ impl Replay<'_> {
             device.apply_receipt(&record);
         }
         let receipt = &record.receipt;
-        let home = MessageKey::of(&receipt.app, receipt.message);
-        if receipt.unmatched || !self.is_new_at_home(index.part_of_message(home), at.seq) {
+        let new = self.is_new_to_tables(at.seq);
+        if new && matches!(receipt.kind, ReceiptKind::Arrive | ReceiptKind::Click | ReceiptKind::Clean) {
+            self.ledger.active(&receipt.app, record.number, receipt.event_time);
+        }
+        if receipt.unmatched {
             return Ok(());
         }
-        let mut part = index.of_message(home);
-        part.count_receipt(home, receipt, record.number);
+        let home = MessageKey::of(&receipt.app, receipt.message);
+        if new && let Some((mut part, ledger)) = self.part_with(home) {
+            part.count_receipt(home, receipt, record.number, ledger);
+        }
         if let Some(outcome) = receipt.outcome {
-            part.end(home, record.batch, outcome, 1, Numbers::One(record.number));
+            let numbers = Numbers::One(record.number);
+            let end = End { app: &receipt.app, at: receipt.event_time, outcome, count: 1, numbers };
+            self.ended(home, record.batch, at.seq, end);
         }
         Ok(())
     }
@@ -250,12 +328,22 @@ impl Replay<'_> {
         let record = MassRecord::decode(at.payload)?;
         let mass = record.mass;
         let home = MessageKey::of(&mass.app, mass.message);
-        if self.is_new_at_home(self.loaded.index.part_of_message(home), at.seq) {
-            let numbers = take_bitmap(&record.numbers)?;
-            let mut part = self.loaded.index.of_message(home);
-            part.end(home, record.batch, Err(mass.reason), mass.count, Numbers::Many(&numbers));
-        }
+        let numbers = take_bitmap(&record.numbers)?;
+        let (outcome, numbers) = (Err(mass.reason), Numbers::Many(&numbers));
+        let end = End { app: &mass.app, at: mass.event_time, outcome, count: mass.count, numbers };
+        self.ended(home, record.batch, at.seq, end);
         self.masses.entry(record.batch).or_default().push(mass.ordinals);
+        Ok(())
+    }
+
+    fn recall(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        let record = RecallRecord::decode(at.payload)?;
+        let app = self.loaded.interned.app(record.app)?;
+        let one = Arc::new(Recall::new(at.seq, app, record.message, record.at, record.until));
+        let part = self.loaded.index.part_of_message(one.home);
+        if self.is_new_at_home(part, at.seq) && !fault::is(Fault::ForgetRecalls) {
+            self.loaded.index.lock(part).recalls.insert(one.home, one);
+        }
         Ok(())
     }
 

@@ -73,6 +73,7 @@ impl<D: Disk> Engine<D> {
     fn may_go(&self, oldest: &SegmentState) -> bool {
         !oldest.active
             && oldest.last <= self.checkpoints.oldest_kept()
+            && oldest.last <= self.tables.applied
             && oldest.last <= self.shared.streams.oldest_cursor()
             && self.damaged.is_empty()
     }

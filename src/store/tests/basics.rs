@@ -209,6 +209,7 @@ fn retention_zero_is_for_who_is_connected_and_never_redelivered() {
     );
     assert_eq!(harness.pulled(0), [(1, false)]);
     assert!(harness.pull(0).is_empty() && harness.pull(2).is_empty());
+    harness.settle().expect("the disk works");
     harness.now += 10_000;
     assert_eq!(harness.engine.next_wakeup(), Some(harness.now));
     harness.settle().expect("the disk works");

@@ -3,6 +3,7 @@
 mod basics;
 mod bindings;
 mod bounds;
+mod delivery;
 mod embedded;
 mod forgetting;
 mod full;
@@ -12,3 +13,4 @@ mod revoke;
 mod streams;
 mod streams_model;
 mod support;
+mod tables;

@@ -11,15 +11,16 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::plan::{CONNECTED, DEVICES, History, MESSAGES, Promised, Step, placed, plan};
-use super::support::{Harness, account_digest, batch, device};
+use super::support::{Harness, account_digest, app, batch, device};
 use crate::binding::{self, Bindings, DeviceChange};
 use crate::ids::{DeviceKey, Seq};
-use crate::push::{Accepted, Event, Failure, Priority, ReceiptKind, Rejection, StreamEvent};
+use crate::push::{Accepted, Event, Failure, NewBatch, Priority, ReceiptKind, Rejection, StreamEvent};
 use crate::store::disk::SyncPoint;
 use crate::store::disk::crash::{CrashTest, everywhere};
 use crate::store::disk::sim::{Loss, SimDisk};
 use crate::store::fault::{self, Fault};
-use crate::store::options::StoreOptions;
+use crate::store::options::{Quota, StoreOptions};
+use crate::store::tables::TableKind;
 use crate::store::{DeviceAck, Pulled, Query, QueryAnswer};
 
 macro_rules! ensure {
@@ -29,6 +30,9 @@ macro_rules! ensure {
         }
     };
 }
+
+/// Few enough that it is reached.
+const QUOTA: Quota = Quota { max_entries: 4, max_bytes: 1_000, drop_oldest: true };
 
 #[derive(Debug)]
 struct Model {
@@ -42,6 +46,9 @@ impl Model {
             segment_bytes: 4 * 1024,
             checkpoint_bytes: 6 * 1024,
             unmatched_per_second: u32::MAX,
+            app_quotas: [(app(), QUOTA)].into(),
+            // One or two push records fit: the others are read back whenever something happens to them.
+            message_cache_bytes: 400,
             forget_after_ms: 3_000,
             ..super::support::small()
         };
@@ -186,8 +193,41 @@ fn verify(
     let pending = check_lists(harness, promised)?;
     check_devices(harness, promised, &history)?;
     check_targets(promised, answered, &outcomes, &pending)?;
+    check_gone(promised, &pending)?;
     check_promises(harness, promised, &history, &outcomes)?;
     check_counts(harness, &history, complete.then_some(answered))
+}
+
+/// Whether it takes the older one's place on this device, if it is accepted there.
+fn takes_place(newer: &NewBatch, older: &NewBatch, key: &DeviceKey) -> bool {
+    !newer.collapse_key.is_empty()
+        && newer.collapse_key == older.collapse_key
+        && newer.message != older.message
+        && newer.targets.contains(key)
+}
+
+/// What was answered holds: nothing that was taken back is pending, nor what a newer message took the place of.
+fn check_gone(promised: &Promised, pending: &BTreeSet<(String, u32, DeviceKey)>) -> Result<(), String> {
+    for (id, ordinal, key) in pending {
+        let Some(batch) = promised.tried.get(id) else { continue };
+        let revoked = promised.revoked.contains(&batch.message.0);
+        ensure!(!revoked, "{id} {ordinal}: its message was taken back");
+        let Some(own) = promised.answered.get(id) else { continue };
+        for (newer_id, answer) in &promised.answered {
+            let Some(newer) = promised.tried.get(newer_id) else { continue };
+            // These may have ended at once.
+            let ended = newer.online_only
+                || promised.tried_revokes.contains(&newer.message.0)
+                || newer.accounts.iter().any(Option::is_some);
+            if answer.seq <= own.seq || ended || !takes_place(newer, batch, key) {
+                continue;
+            }
+            let at = newer.targets.iter().position(|target| target == key);
+            let refused = answer.refused.iter().any(|(refused, _)| at == Some(*refused as usize));
+            ensure!(refused, "{id} {ordinal}: {newer_id} took its place");
+        }
+    }
+    Ok(())
 }
 
 /// Lists are in order, without doubles, and their bodies can be read.
@@ -250,6 +290,12 @@ fn check_targets(
                         Ok(()) => promised.tried_acks.contains(&(n, batch.message.0)),
                         Err(Failure::Expired) => !batch.online_only && batch.expires_at <= promised.now,
                         Err(Failure::Offline | Failure::Unacknowledged) => batch.online_only,
+                        Err(Failure::Revoked) => promised.tried_revokes.contains(&batch.message.0),
+                        Err(Failure::Replaced) => {
+                            promised.tried.values().any(|newer| takes_place(newer, batch, key))
+                        }
+                        // Somebody newer got it.
+                        Err(Failure::OverQuota) => true,
                         Err(Failure::PushDisabled) => promised.tried_switches.contains(&(n, false)),
                         Err(Failure::Unbound) => {
                             batch.accounts.get(ordinal as usize).is_some_and(Option::is_some)
@@ -391,8 +437,7 @@ fn check_counts(
                     said.clicked += u64::from(receipt.kind == ReceiptKind::Click);
                     said.cleaned += u64::from(receipt.kind == ReceiptKind::Clean);
                     said.late += u64::from(receipt.late);
-                    let written = matches!(receipt.kind, ReceiptKind::Sent | ReceiptKind::Arrive);
-                    if written {
+                    if receipt.says_sent() {
                         sent.insert(receipt.device_id.clone());
                     }
                 }
@@ -406,6 +451,10 @@ fn check_counts(
     let totals = harness.totals();
     ensure!(totals.identity_holds(), "{totals:?}");
     ensure!(totals == sum, "in total {totals:?}, over the messages {sum:?}");
+    let days = harness.days(30);
+    let mut over_days = crate::push::Counts { pending: totals.pending, ..Default::default() };
+    days.iter().for_each(|day| over_days.add(&day.counts));
+    ensure!(totals == over_days, "in total {totals:?}, over the days {over_days:?}");
     if let Some(answered) = answered {
         let accepted: u64 = answered.values().map(|answer| u64::from(answer.accepted)).sum();
         ensure!(accepted == totals.accepted, "{accepted} were answered, {} are counted", totals.accepted);
@@ -436,7 +485,9 @@ fn promises_hold_wherever_it_crashes_3() {
 
 #[test]
 fn a_run_does_everything_that_is_to_be_proved() {
-    let (mut changes, mut ends) = (BTreeSet::new(), BTreeSet::new());
+    const ENDS: [Failure; 4] = [Failure::Revoked, Failure::Replaced, Failure::OverQuota, Failure::Expired];
+    let mut ends = [0; 4];
+    let (mut changes, mut reasons) = (BTreeSet::new(), BTreeSet::new());
     for seed in 1..=3 {
         let model = Model::new(seed, 300);
         let disk = SimDisk::new();
@@ -444,13 +495,26 @@ fn a_run_does_everything_that_is_to_be_proved() {
         let mut harness = model.harness(&disk, promised.now).expect("opens");
         for step in &model.steps {
             promised.step(&mut harness, step).expect("the disk works");
+            let most = (0..DEVICES).map(|n| list(&harness, n).len()).max();
+            assert!(most <= Some(QUOTA.max_entries), "no list is longer than the quota");
+        }
+        for (ends, reason) in ends.iter_mut().zip(ENDS) {
+            *ends += harness.totals().failed[reason as usize - 1];
         }
         println!("seed {seed}: {:?}", harness.engine.stats().all());
         let figure = |name| {
             let all = harness.engine.stats().all();
             all.into_iter().find(|figure| figure.0 == name).map_or(0, |figure| figure.1)
         };
-        for name in ["checkpoints", "copied_bytes", "segments_removed", "batches", "repeats"] {
+        for name in [
+            "checkpoints",
+            "table_writes",
+            "table_reads",
+            "copied_bytes",
+            "segments_removed",
+            "batches",
+            "repeats",
+        ] {
             assert!(figure(name) > 1, "seed {seed}: {name}");
         }
         for event in history(&harness, &promised).expect("a history").values() {
@@ -458,9 +522,9 @@ fn a_run_does_everything_that_is_to_be_proved() {
                 StreamEvent::Device(event) => {
                     changes.insert(DeviceChange::LABELS[event.change.index()]);
                 }
-                StreamEvent::Receipt(receipt) => ends.extend(receipt.outcome.and_then(Result::err)),
+                StreamEvent::Receipt(receipt) => reasons.extend(receipt.outcome.and_then(Result::err)),
                 StreamEvent::Mass(mass) => {
-                    ends.insert(mass.reason);
+                    reasons.insert(mass.reason);
                 }
                 StreamEvent::Gap(gap) => panic!("{gap:?}"),
             }
@@ -470,8 +534,9 @@ fn a_run_does_everything_that_is_to_be_proved() {
         assert!(changes.contains(change), "{change}: {changes:?}");
     }
     for reason in [Failure::Unbound, Failure::Reinstalled, Failure::Forgotten, Failure::PushDisabled] {
-        assert!(ends.contains(&reason), "{reason:?}: {ends:?}");
+        assert!(reasons.contains(&reason), "{reason:?}: {reasons:?}");
     }
+    assert!(ends.iter().all(|count| *count > 1), "{ENDS:?}: {ends:?}");
 }
 
 /// The mistake is found by one of some seeds.
@@ -502,8 +567,41 @@ fn applying_records_twice_is_found() {
 }
 
 #[test]
+fn counting_what_the_tables_reflect_is_found() {
+    is_found(Fault::IgnoreApplied);
+}
+
+#[test]
+fn forgetting_what_is_not_written_is_found() {
+    is_found(Fault::ForgetChanged);
+}
+
+#[test]
 fn dropping_held_entries_is_found() {
     is_found(Fault::DropHeld);
+}
+
+/// The tables' own syncs matter as well: what is trimmed rests on them.
+#[test]
+fn leaving_out_the_tables_sync_is_found() {
+    let disk = SimDisk::new();
+    disk.skip(SyncPoint::TablesContent);
+    let found = (1..=3).find_map(|seed| everywhere(seed, &disk, &Model::new(seed, 160)).err());
+    println!("{}", found.expect("a lost sync breaks a promise"));
+}
+
+/// The library itself, its file on the disk that crashes: fewer steps, as a transaction is many operations.
+#[test]
+fn promises_hold_wherever_it_crashes_with_the_library() {
+    let mut model = Model::new(4, 40);
+    model.options.tables = TableKind::Library;
+    let boundaries = everywhere(4, &SimDisk::new(), &model).unwrap_or_else(|violation| panic!("{violation}"));
+    println!("{boundaries} boundaries");
+}
+
+#[test]
+fn forgetting_what_was_taken_back_is_found() {
+    is_found(Fault::ForgetRecalls);
 }
 
 #[test]

@@ -6,10 +6,10 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
-use super::support::{Harness, Told, account_digest, ack, batch, seen, session};
+use super::support::{Harness, Told, account_digest, ack, app, batch, seen, session};
 use crate::binding::{Binding, Change, ChangeError, Unbind};
-use crate::ids::{AccountDigest, DeviceKey, Seq, ShardId};
-use crate::push::{Accepted, Event, Failure, Millis, NewBatch, Priority, Rejection, StreamEvent};
+use crate::ids::{AccountDigest, DeviceKey, MessageId, Seq, ShardId};
+use crate::push::{Accepted, Event, Failure, Millis, NewBatch, Priority, Rejection, Revoked, StreamEvent};
 use crate::store::disk::sim::SimDisk;
 use crate::store::engine::StoreFailure;
 use crate::store::{Command, Confirm, DeviceAck, Pulled, SentAlone};
@@ -38,6 +38,7 @@ pub(super) enum Step {
     ReadStream,
     AckStream,
     Checkpoint,
+    Revoke(u64),
 }
 
 /// So many steps of a seed.
@@ -85,6 +86,7 @@ pub(super) fn plan(seed: u64, length: usize) -> Vec<Step> {
             76..81 => Step::ReadStream,
             81..86 => Step::AckStream,
             86 => Step::Checkpoint,
+            87 => Step::Revoke(rng.random_range(1..=MESSAGES)),
             _ => Step::Commit,
         });
     }
@@ -114,6 +116,8 @@ fn new_batch(rng: &mut SmallRng, number: u64, now: Millis) -> NewBatch {
     new.online_only = rng.random_bool(0.1);
     // One message has one of each: they are part of its body.
     new.priority = if new.message.0.is_multiple_of(3) { Priority::High } else { Priority::Normal };
+    let collapses = new.message.0 % 4 == 1;
+    new.collapse_key = if collapses { "weather".into() } else { "".into() };
     if rng.random_bool(0.5) {
         let account = |rng: &mut SmallRng| ACCOUNTS.get(rng.random_range(0..ACCOUNTS.len() + 1)).copied();
         new.accounts = targets.iter().map(|_| account(rng).map(account_digest)).collect();
@@ -144,6 +148,9 @@ pub(super) struct Promised {
     pub(super) events: History,
     pub(super) read_to: Seq,
     pub(super) acked_to: Seq,
+    pub(super) tried_revokes: BTreeSet<u64>,
+    pub(super) revoked: BTreeSet<u64>,
+    recalling: Vec<(u64, oneshot::Receiver<Result<Revoked, Rejection>>)>,
     waiting: BTreeMap<String, Vec<oneshot::Receiver<Result<Accepted, Rejection>>>>,
     sent_acks: BTreeMap<u64, DeviceAck>,
     sent_changes: BTreeMap<u32, VecDeque<Change>>,
@@ -251,6 +258,12 @@ impl Promised {
                 harness.apply(Command::StreamAck { stream: "main".into(), cursor: self.read_to })
             }
             Step::Checkpoint => harness.checkpoint(),
+            Step::Revoke(message) => {
+                let (reply, answer) = oneshot::channel();
+                self.tried_revokes.insert(*message);
+                self.recalling.push((*message, answer));
+                harness.apply(Command::Revoke { app: app(), message: MessageId(*message), reply })
+            }
         }
     }
 
@@ -311,6 +324,11 @@ impl Promised {
                 Told::Changed(session, result) => self.told_change(session.slot, result),
                 Told::Ended(device, seq, reason) => self.ended.push((device, seq, reason)),
                 Told::Batch(..) | Told::Refused(_) | Told::AckRefused(_) | Told::Revoked(_) => {}
+            }
+        }
+        for (message, answer) in &mut self.recalling {
+            if let Ok(Ok(_)) = answer.try_recv() {
+                self.revoked.insert(*message);
             }
         }
         for (id, waiting) in &mut self.waiting {

@@ -15,9 +15,10 @@ use crate::push::{
 use crate::store::disk::Disk;
 use crate::store::engine::{Engine, OpenError, OpenReport, StoreFailure};
 use crate::store::options::StoreOptions;
+use crate::store::tables::TableKind;
 use crate::store::{
-    Batch, Command, CommitSink, Confirm, DeviceAck, DeviceState, MessageState, Pulled, Query, QueryAnswer,
-    RetireError, Retired, SentAlone, StreamError, StreamState,
+    Batch, Command, CommitSink, Confirm, DayStats, DeviceAck, DeviceState, MessageState, Pulled, Query,
+    QueryAnswer, RetireError, Retired, SentAlone, StreamError, StreamState,
 };
 use tokio::sync::oneshot;
 
@@ -105,6 +106,7 @@ pub(super) fn small() -> StoreOptions {
         segment_bytes: 16 * 1024,
         reserve_segments: 1,
         checkpoint_bytes: u64::MAX,
+        tables: TableKind::Log,
         ..StoreOptions::default()
     }
 }
@@ -252,6 +254,13 @@ impl<D: Disk> Harness<D> {
     pub(super) fn totals(&mut self) -> Counts {
         match self.query(Query::Totals) {
             QueryAnswer::Totals(counts) => *counts,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn days(&mut self, days: u32) -> Vec<DayStats> {
+        match self.query(Query::Stats { app: app(), days }) {
+            QueryAnswer::Stats(days) => days,
             other => panic!("{other:?}"),
         }
     }

@@ -7,7 +7,8 @@ use prost::Message;
 use super::{LinkError, Rejected, pb};
 use crate::ids::Seq;
 use crate::limits;
-use crate::push::{Accepted, Counts, Failure, Millis, Refusal};
+use crate::presence::Update;
+use crate::push::{Accepted, Counts, Failure, Millis, Refusal, Revoked};
 use crate::store::{DeviceState, MessageState, OnDevice, StreamBounds};
 use crate::wire::frame::{ROUTER_HEAD, put_router_frame};
 use crate::wire::pb::device;
@@ -130,19 +131,40 @@ pub fn rejected(name: &BatchName, why: &Rejected) -> Vec<u8> {
     }))
 }
 
-/// This edge takes no message back yet.
-pub fn revoke_unimplemented(request_id: u64) -> Vec<u8> {
-    whole(Frame::Revoked(pb::Revoked {
-        request_id,
-        code: pb::RejectCode::Unimplemented.into(),
-        text: "this edge does not revoke".into(),
-        ..Default::default()
-    }))
+/// A message was taken back, or why not.
+pub fn revoked(request_id: u64, answer: &Result<Revoked, Rejected>) -> Vec<u8> {
+    let answer = match answer {
+        Ok(taken) => {
+            pb::Revoked { request_id, sequence: taken.seq.0, ended: taken.ended, ..Default::default() }
+        }
+        Err(why) => {
+            let code = i32::from(why.code as u8);
+            pb::Revoked { request_id, code, text: why.text.clone(), ..Default::default() }
+        }
+    };
+    whole(Frame::Revoked(answer))
 }
 
 /// This link reads the stream no more.
 pub fn stream_closed(stream: &str, text: &str) -> Vec<u8> {
     whole(Frame::StreamClosed(pb::StreamClosed { stream: stream.to_owned(), text: text.to_owned() }))
+}
+
+/// Who is connected.
+pub fn presence(update: &Update) -> Vec<u8> {
+    let changes = update.changes.iter().map(|change| pb::PresenceChange {
+        app_key: change.app.to_string(),
+        device_id: change.device_id.to_string(),
+        state: i32::from(change.state as u8),
+        time: change.time,
+    });
+    whole(Frame::Presence(pb::Presence {
+        epoch: update.point.epoch,
+        sequence: update.point.sequence,
+        snapshot: update.snapshot,
+        snapshot_end: update.snapshot_end,
+        changes: changes.collect(),
+    }))
 }
 
 /// The answer to Ping.
@@ -218,7 +240,7 @@ fn on_device(state: OnDevice) -> pb::MessageOnDevice {
         pending: state.pending,
         clicked: state.clicked,
         cleaned: state.cleaned,
-        sent_time: 0,
+        sent_time: state.sent_at.unwrap_or(0),
     }
 }
 

@@ -36,6 +36,7 @@ pub(super) struct Content {
 pub(super) enum Change {
     Write { offset: u64, bytes: Vec<u8> },
     Allocate { len: u64 },
+    SetLen { len: u64 },
 }
 
 impl Content {
@@ -52,6 +53,10 @@ impl Content {
         match change {
             Change::Write { offset, bytes } => self.write(*offset, bytes),
             Change::Allocate { len } => self.len = self.len.max(*len),
+            Change::SetLen { len } => {
+                self.bytes.truncate(*len as usize);
+                self.len = *len;
+            }
         }
     }
 
@@ -85,7 +90,7 @@ fn survive(content: &mut Content, change: &Change, loss: Loss, rng: &mut impl Rn
     match (fate, change) {
         (0, _) => content.apply(change),
         (1, _) => {}
-        (_, Change::Allocate { .. }) => {
+        (_, Change::Allocate { .. } | Change::SetLen { .. }) => {
             if rng.random() {
                 content.apply(change);
             }

@@ -1,0 +1,150 @@
+//! Ends that come without an acknowledgement: what they cost, and the records that they are.
+//!
+//! Ends of one batch for one reason share a record. But an entry that was written to a connection and not reported as `sent` yet ends by a
+//! receipt of its own, which says when it was written: else nobody upstream would learn that it was. If the disk has no room for that, all end
+//! in one record: an end matters more.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::apply::Pointed;
+use super::expiry::Live;
+use super::{Engine, StoreFailure};
+use crate::push::{Failure, Millis};
+use crate::store::batch::Batch;
+use crate::store::disk::Disk;
+use crate::store::record::Target;
+
+/// Entries that end by receipts of their own in one slice.
+const SLICE_RECEIPTS: usize = 4_096;
+
+/// What records will take of the journal.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Cost {
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+    pub(super) largest: usize,
+}
+
+impl Cost {
+    /// One more record of at most so many bytes.
+    pub(super) fn add(&mut self, bytes: usize) {
+        self.records += 1;
+        self.bytes += bytes;
+        self.largest = self.largest.max(bytes);
+    }
+}
+
+/// How far the ends of a batch got.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Got {
+    /// There is no room for any.
+    NoRoom,
+    /// So many have ended, others are left for the next slice.
+    Part(u32),
+    /// So many have ended, and nothing is left.
+    All(u32),
+}
+
+impl<D: Disk> Engine<D> {
+    /// What the end of these entries of one batch for one reason takes.
+    fn cost_of<'a>(ended: impl Iterator<Item = &'a Live>, apart: bool) -> Cost {
+        let mut cost = Cost::default();
+        let (mut together, mut highest) = (0, 0);
+        for live in ended {
+            if apart && live.receipt_bytes > 0 {
+                cost.add(live.receipt_bytes);
+            } else {
+                together += 1;
+                highest = highest.max(live.target.ordinal);
+            }
+        }
+        if together > 0 {
+            cost.add(Self::mass_bytes(together, highest));
+        }
+        cost
+    }
+
+    /// Ends what is live of a batch, or as much as one slice takes. Ascending by ordinal.
+    pub(super) fn end_live(
+        &mut self,
+        now: Millis,
+        batch: &Arc<Batch>,
+        live: &[Live],
+        reason: impl Fn(&Live) -> Failure,
+    ) -> Result<Got, StoreFailure> {
+        let written = || live.iter().filter(|live| live.receipt_bytes > 0);
+        if written().nth(SLICE_RECEIPTS).is_some()
+            && self.has_room_for(Self::cost_of(written().take(SLICE_RECEIPTS), true))
+        {
+            for live in written().take(SLICE_RECEIPTS) {
+                self.end_by_receipt(now, batch, reason(live), &live.target)?;
+            }
+            return Ok(Got::Part(SLICE_RECEIPTS as u32));
+        }
+        let mut cost = Self::cost_of(live.iter(), true);
+        // A second reason, and entries that no list has.
+        let highest = live.last().map_or(0, |last| last.target.ordinal);
+        cost.add(Self::mass_bytes(live.len(), highest));
+        cost.add(Self::mass_bytes(0, 0));
+        let apart = self.has_room_for(cost);
+        if !apart && !self.has_room(3, Self::mass_bytes(live.len(), highest)) {
+            return Ok(Got::NoRoom);
+        }
+        let missing = batch.live.load(Ordering::Relaxed).saturating_sub(live.len() as u32);
+        let mut reasons: Vec<Failure> = Vec::new();
+        for live in live {
+            let reason = reason(live);
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
+        }
+        for failure in reasons {
+            let ended: Vec<Live> = live.iter().filter(|live| reason(live) == failure).copied().collect();
+            self.end_entries(now, batch, failure, &ended, apart)?;
+        }
+        if missing > 0 {
+            self.fail_missing(now, batch, missing)?;
+        }
+        Ok(Got::All(live.len() as u32))
+    }
+
+    /// Ends these entries of a batch, with `apart` those written by receipts of their own. There is room.
+    pub(super) fn end_entries(
+        &mut self,
+        now: Millis,
+        batch: &Arc<Batch>,
+        reason: Failure,
+        ended: &[Live],
+        apart: bool,
+    ) -> Result<(), StoreFailure> {
+        let (single, together): (Vec<&Live>, Vec<&Live>) =
+            ended.iter().partition(|live| apart && live.receipt_bytes > 0);
+        for live in single {
+            self.end_by_receipt(now, batch, reason, &live.target)?;
+        }
+        if together.is_empty() {
+            return Ok(());
+        }
+        let together: Vec<Target> = together.into_iter().map(|live| live.target).collect();
+        self.fail_many(now, batch, reason, &together)
+    }
+
+    fn end_by_receipt(
+        &mut self,
+        now: Millis,
+        batch: &Arc<Batch>,
+        reason: Failure,
+        target: &Target,
+    ) -> Result<(), StoreFailure> {
+        let found = {
+            let part = self.shared.index.of_device(&target.key);
+            part.devices.get(&target.key).and_then(|device| {
+                let entry = device.pending.iter().find(|entry| entry.batch.seq == batch.seq)?;
+                Some(((*device.about).clone(), Pointed::from(entry)))
+            })
+        };
+        let Some((about, pointed)) = found else { return Ok(()) };
+        self.fail_one(now, target.key, target.number, &about, &pointed, reason)
+    }
+}

@@ -1,0 +1,291 @@
+//! What goes into the tables and comes from them.
+//!
+//! # How it works
+//! Push records, totals and statistics change in memory as records are staged. Now and then, between two groups, everything that has changed
+//! is encoded and goes to the tables in one transaction with the journal's head, on a thread of its own. Until that is durable a changed
+//! record stays in memory, so that whoever looks finds the newest there, and only then in the tables. A start applies a record to them
+//! exactly if it is newer than the sequence that they name.
+//!
+//! # Invariants
+//! - A transaction is cut when nothing is staged: it holds exactly the effects of what is durable.
+//! - A checkpoint gets its name only when the tables hold everything that any of its slices reflects; trimming never passes what they hold.
+//! - A record that isn't in the tables as it is never leaves memory.
+//!
+//! # Rejected
+//! Waiting for the tables at each commit: a transaction costs two syncs. Writing changed records one by one: then what they add up to
+//! would be of many sequences.
+
+use std::sync::{Arc, MutexGuard};
+
+use super::{Engine, StoreFailure};
+use crate::ids::Seq;
+use crate::push::Millis;
+use crate::store::codec::Take;
+use crate::store::disk::Disk;
+use crate::store::fault::{self, Fault};
+use crate::store::index::Index;
+use crate::store::ledger::Ledger;
+use crate::store::part::{Cold, Part};
+use crate::store::push_record::{MessageKey, PushRecord};
+use crate::store::stats::StoreStats;
+use crate::store::tables::{Job, Table, Tables, TablesError, Writer, Writes};
+
+/// Milliseconds between two transactions, at least; and so many times what the last one took, at most.
+const PAUSE_MS: Millis = 200;
+const PAUSE_TIMES: Millis = 10;
+const PAUSE_MAX_MS: Millis = 5_000;
+/// Changed push records that don't wait for the pause to end.
+const MANY: usize = 20_000;
+/// Changed push records at which batches are refused until some are written.
+pub(super) const TOO_MANY: usize = 1_000_000;
+/// How long to wait for space.
+const RETRY_MS: Millis = 1_000;
+/// Push records looked at in one slice of making room.
+const LOOKED_AT: usize = 4_096;
+
+/// What is known of the tables.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) tables: Arc<dyn Tables>,
+    pub(super) writer: Writer,
+    /// Everything up to here is durable in them.
+    pub(super) applied: Seq,
+    /// What found no space.
+    again: Writes,
+    began_at: Millis,
+    next_at: Millis,
+    /// A checkpoint waits for them.
+    pub(super) awaited: bool,
+    /// They have spare segments' space, which must not be taken back meanwhile.
+    pub(super) borrows: bool,
+    /// Push records that are still looked at to make room.
+    looks: usize,
+}
+
+impl State {
+    pub(super) fn new(tables: Arc<dyn Tables>) -> Self {
+        Self {
+            writer: Writer::new(tables.clone()),
+            applied: tables.applied(),
+            tables,
+            again: Writes::new(),
+            began_at: 0,
+            next_at: 0,
+            awaited: false,
+            borrows: false,
+            looks: 0,
+        }
+    }
+}
+
+/// The message's part, with its record in memory if there is one. The tables are read while no part is locked.
+pub(super) fn part_with<'a>(
+    index: &'a Index,
+    tables: &dyn Tables,
+    ledger: &mut Ledger,
+    key: MessageKey,
+) -> Result<MutexGuard<'a, Part>, TablesError> {
+    let row = {
+        let mut part = index.of_message(key);
+        if let Some(record) = part.messages.get_mut(&key) {
+            record.touched = true;
+            return Ok(part);
+        }
+        match part.cold.get(&key) {
+            None => return Ok(part),
+            Some(cold) => cold.row,
+        }
+    };
+    ledger.reads += 1;
+    let found = tables.get(Table::Messages, &row.0.to_be_bytes())?;
+    let record = found.as_deref().and_then(|bytes| {
+        let mut take = Take(bytes);
+        let head = take_head(&mut take)?;
+        let record = PushRecord::decode(&mut take).ok()?;
+        (head.0 == key).then_some(PushRecord { row, bytes: bytes.len() as u32, touched: true, ..record })
+    });
+    let mut part = index.of_message(key);
+    part.cold.remove(&key);
+    match record {
+        Some(record) => {
+            ledger.hot_bytes += record.bytes as usize;
+            ledger.hot.push_back(key);
+            part.messages.insert(key, record);
+        }
+        None => tracing::error!(
+            row = row.0,
+            "a push record isn't in the tables as it was written: it is forgotten"
+        ),
+    }
+    Ok(part)
+}
+
+/// What stands before a push record in its row: whose it is, and what is needed of it while it is not in memory.
+fn take_head(take: &mut Take<'_>) -> Option<(MessageKey, Cold)> {
+    let key = MessageKey(u128::from_le_bytes(take.array().ok()?));
+    let (accepted_at, pending) = (take.u64().ok()?, take.flag().ok()?);
+    Some((key, Cold::new(Seq(0), accepted_at, pending)))
+}
+
+fn put_row(out: &mut Vec<u8>, key: MessageKey, record: &PushRecord) {
+    out.extend_from_slice(&key.0.to_le_bytes());
+    out.extend_from_slice(&record.accepted_at.to_le_bytes());
+    out.push(u8::from(record.pending > 0));
+    record.encode(out);
+}
+
+/// Which push records the tables hold; how many rows made no sense.
+pub(super) fn read_index(tables: &dyn Tables, index: &Index) -> Result<u64, TablesError> {
+    let mut malformed = 0;
+    tables.scan(Table::Messages, &mut |key, row| {
+        let row_key = key.try_into().map(u64::from_be_bytes);
+        let (Ok(row_key), Some((message, cold))) = (row_key, take_head(&mut Take(row))) else {
+            malformed += 1;
+            return;
+        };
+        let mut part = index.of_message(message);
+        part.cold.insert(message, cold.at(Seq(row_key)));
+        part.message_order.push_back(message);
+    })?;
+    Ok(malformed)
+}
+
+impl<D: Disk> Engine<D> {
+    /// From now on the tables are written by a thread, which calls `over` after each transaction.
+    pub(in crate::store) fn start_tables(
+        &mut self,
+        over: impl Fn() + Send + 'static,
+    ) -> std::io::Result<std::thread::JoinHandle<()>> {
+        self.tables.writer.start_thread(over)
+    }
+
+    /// See [`part_with`].
+    pub(super) fn warm(&mut self, key: MessageKey) -> Result<(), StoreFailure> {
+        drop(part_with(&self.shared.index, &*self.tables.tables, &mut self.ledger, key)?);
+        Ok(())
+    }
+
+    /// Takes in what became of a transaction, begins the next one, or makes room. Answers whether there was anything to do.
+    pub(super) fn tables_slice(&mut self, now: Millis) -> Result<bool, StoreFailure> {
+        if self.tables.writer.is_busy() {
+            return self.transaction_over(now, false);
+        }
+        if self.transaction_is_due(now) {
+            self.begin_transaction(now, false);
+            return Ok(true);
+        }
+        Ok(self.make_room())
+    }
+
+    fn transaction_is_due(&self, now: Millis) -> bool {
+        let behind = self.tables.applied < self.journal.head();
+        let many = self.ledger.changed.len() >= MANY && self.tables.again.is_empty();
+        behind && (self.tables.awaited || many) && self.tables.again.is_empty()
+            || self.next_transaction().is_some_and(|at| now >= at)
+    }
+
+    /// When the next transaction is due.
+    pub(super) fn next_transaction(&self) -> Option<Millis> {
+        let due_at = if self.tables.again.is_empty() { self.ledger.due_at() } else { Some(0) };
+        let due_at = due_at.filter(|_| !self.tables.writer.is_busy());
+        due_at.map(|at| at.max(self.tables.next_at))
+    }
+
+    fn begin_transaction(&mut self, now: Millis, all: bool) {
+        debug_assert_eq!(self.journal.staged_bytes(), 0, "what is staged may never become durable");
+        let mut writes = std::mem::take(&mut self.tables.again);
+        self.ledger.put(now, all, &mut writes);
+        for key in std::mem::take(&mut self.ledger.changed) {
+            let mut part = self.shared.index.of_message(key);
+            // Gone since, or there twice.
+            let Some(record) = part.messages.get_mut(&key).filter(|record| record.dirty) else { continue };
+            record.dirty = false;
+            let mut row = Vec::with_capacity(record.bytes as usize);
+            put_row(&mut row, key, record);
+            self.ledger.hot_bytes = self.ledger.hot_bytes + row.len() - record.bytes as usize;
+            record.bytes = row.len() as u32;
+            writes.insert((Table::Messages, record.row.0.to_be_bytes().to_vec()), Some(row));
+        }
+        self.tables.began_at = now;
+        self.tables.writer.begin(Job { writes, applied: self.journal.head() });
+    }
+
+    fn transaction_over(&mut self, now: Millis, wait: bool) -> Result<bool, StoreFailure> {
+        let Some(done) = self.tables.writer.done(wait) else { return Ok(false) };
+        match done? {
+            Ok(applied) => {
+                self.tables.applied = applied;
+                self.tables.awaited = false;
+                if std::mem::take(&mut self.tables.borrows) {
+                    self.replenish_at = 0;
+                    self.replenish(now)?;
+                }
+                let took = now.saturating_sub(self.tables.began_at);
+                self.tables.next_at = now + (took * PAUSE_TIMES).clamp(PAUSE_MS, PAUSE_MAX_MS);
+                // Twice around: what was touched once is looked at again.
+                let full = self.ledger.hot_bytes > self.options.message_cache_bytes;
+                self.tables.looks = if full { 2 * self.ledger.hot.len() } else { 0 };
+                StoreStats::add(&self.shared.stats.table_writes, 1);
+            }
+            Err(job) => {
+                tracing::warn!(
+                    rows = job.writes.len(),
+                    "there is no space for the tables; the journal keeps what they don't"
+                );
+                self.tables.again = job.writes;
+                let lent = !self.tables.borrows && self.lend_spares();
+                self.tables.borrows |= lent;
+                self.tables.next_at = if lent { now } else { now + RETRY_MS };
+            }
+        }
+        Ok(true)
+    }
+
+    /// Brings the tables up to the journal's head, whatever the pause. `false`: there is no space.
+    pub(super) fn write_tables(&mut self, now: Millis) -> Result<bool, StoreFailure> {
+        self.transaction_over(now, true)?;
+        if self.tables.applied < self.journal.head() || self.ledger.due_at().is_some() {
+            self.begin_transaction(now, true);
+            self.transaction_over(now, true)?;
+        }
+        Ok(self.tables.applied >= self.journal.head())
+    }
+
+    /// Spare segments give their space to the tables, as only what these have taken in may be trimmed. Whether any did.
+    fn lend_spares(&mut self) -> bool {
+        match self.journal.release_spares(self.dead_segments()) {
+            Ok(released) => released > 0,
+            Err(error) => {
+                tracing::warn!(%error, "spare segments can't be lent to the tables");
+                false
+            }
+        }
+    }
+
+    /// Push records that nobody touched lately leave memory, as far as it is too full. Only what is in the tables as it is may go. Once after
+    /// each transaction: what was changed or touched is passed over, and there is more to choose from after the next one.
+    fn make_room(&mut self) -> bool {
+        let max = self.options.message_cache_bytes;
+        let looks = self.tables.looks.min(LOOKED_AT);
+        self.tables.looks -= looks;
+        for _ in 0..looks {
+            if self.ledger.hot_bytes <= max {
+                self.tables.looks = 0;
+                break;
+            }
+            let Some(key) = self.ledger.hot.pop_front() else { break };
+            let mut part = self.shared.index.of_message(key);
+            let Some(record) = part.messages.get_mut(&key) else { continue };
+            let changed = record.dirty && !fault::is(Fault::ForgetChanged);
+            if std::mem::take(&mut record.touched) || changed {
+                self.ledger.hot.push_back(key);
+                continue;
+            }
+            let cold = Cold::new(record.row, record.accepted_at, record.pending > 0);
+            self.ledger.hot_bytes -= record.bytes as usize;
+            part.messages.remove(&key);
+            part.cold.insert(key, cold);
+        }
+        looks > 0
+    }
+}
