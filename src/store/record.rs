@@ -30,8 +30,10 @@ use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
 use crate::push::{Millis, Priority, Refusal};
 
 pub(super) use receipt::{MassRecord, ReceiptRecord, app_of, has_ordinal, set_ordinal, stream_event};
+pub(super) use refused::{Who, put_who, take_who};
 
 mod receipt;
+mod refused;
 
 pub(super) const BATCH: u8 = 1;
 pub(super) const COPY: u8 = 2;
@@ -79,6 +81,8 @@ pub(super) struct BatchRecord<'a> {
     pub(super) targets: &'a [u8],
     pub(super) priority: Priority,
     pub(super) collapse_key: &'a str,
+    /// Who was refused, see [`put_who`].
+    pub(super) refused_who: &'a [u8],
 }
 
 impl<'a> BatchRecord<'a> {
@@ -100,6 +104,7 @@ impl<'a> BatchRecord<'a> {
         put_bytes(out, self.targets);
         out.push(self.priority as u8);
         put_bytes(out, self.collapse_key.as_bytes());
+        put_bytes(out, self.refused_who);
     }
 
     pub(super) fn decode(payload: &'a [u8]) -> Result<Self, Malformed> {
@@ -122,6 +127,7 @@ impl<'a> BatchRecord<'a> {
             targets: take.bytes()?,
             priority: take_priority(take.u8()?)?,
             collapse_key: take.text()?,
+            refused_who: take.bytes()?,
         };
         take.0.is_empty().then_some(record).ok_or(Malformed)
     }
@@ -335,6 +341,7 @@ mod tests {
                 targets: &encoded,
                 priority: Priority::High,
                 collapse_key: "weather",
+                refused_who: &[0, 1, 2, 3, 4],
             };
             record.encode(&mut out);
             assert_eq!(BatchRecord::decode(&out).as_ref(), Ok(&record));

@@ -20,7 +20,7 @@ use crate::store::options::StoreOptions;
 use crate::store::part::{Entry, Spread};
 use crate::store::part_messages::{Acceptance, RecordBounds};
 use crate::store::push_record::{MessageKey, Numbers};
-use crate::store::record::{self, BatchRecord, Target, put_refused, put_targets};
+use crate::store::record::{self, BatchRecord, Target, Who, put_refused, put_targets, put_who};
 use crate::store::stats::StoreStats;
 
 /// Bytes of a batch record beside body, label and targets, at most.
@@ -32,6 +32,8 @@ const TARGET_BYTES: usize = 25;
 struct Decided {
     accepted: Vec<Target>,
     refused: Vec<(u32, Refusal)>,
+    /// In the same order.
+    refused_who: Vec<Who>,
     /// Of a batch of retention 0: accepted, but not connected.
     offline: Vec<Target>,
     /// Accepted, and to be told.
@@ -190,7 +192,7 @@ impl<D: Disk> Engine<D> {
             refused: refused.into(),
         };
         self.remember(id, remembered, parts);
-        self.add_message(home, &batch, &new, &answer, &decided.accepted, parts);
+        self.add_message(home, &batch, &new, &answer, (&decided.accepted, &decided.refused_who), parts);
         if accepted > 0 {
             self.begin(&batch);
             self.shared.bodies.insert(&batch, new.body);
@@ -220,6 +222,7 @@ impl<D: Disk> Engine<D> {
         let mut decided = Decided {
             accepted: Vec::with_capacity(new.targets.len()),
             refused: Vec::new(),
+            refused_who: Vec::new(),
             offline: Vec::new(),
             told: Vec::with_capacity(new.targets.len()),
         };
@@ -245,6 +248,9 @@ impl<D: Disk> Engine<D> {
                 }
                 Err(reason) => {
                     decided.refused.push((ordinal, reason));
+                    let number =
+                        self.shared.index.of_device(key).devices.get(key).map(|device| device.number);
+                    decided.refused_who.push(Who::of(key, number));
                     refused_keys.insert(*key);
                 }
             }
@@ -284,8 +290,9 @@ impl<D: Disk> Engine<D> {
         batch: &Arc<Batch>,
         decided: &Decided,
     ) -> Result<Vec<u8>, StoreFailure> {
-        let (mut refused, mut targets) = (Vec::new(), Vec::new());
+        let (mut refused, mut refused_who, mut targets) = (Vec::new(), Vec::new(), Vec::new());
         put_refused(&mut refused, &decided.refused);
+        put_who(&mut refused_who, &decided.refused_who);
         put_targets(&mut targets, &decided.accepted);
         let record = BatchRecord {
             seq: batch.seq,
@@ -305,6 +312,7 @@ impl<D: Disk> Engine<D> {
             targets: &targets,
             priority: new.priority,
             collapse_key: &new.collapse_key,
+            refused_who: &refused_who,
         };
         self.scratch.clear();
         record.encode(&mut self.scratch);
@@ -328,7 +336,7 @@ impl<D: Disk> Engine<D> {
         batch: &Arc<Batch>,
         new: &NewBatch,
         answer: &Accepted,
-        accepted: &[Target],
+        (accepted, refused_who): (&[Target], &[Who]),
         parts: usize,
     ) {
         let many: RoaringBitmap;
@@ -347,6 +355,7 @@ impl<D: Disk> Engine<D> {
             job_key: &new.job_key,
             named: new.targets.len() as u32,
             refused: &answer.refused,
+            refused_who,
             numbers,
             accepted: answer.accepted,
         };

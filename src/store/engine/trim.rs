@@ -156,7 +156,7 @@ impl<D: Disk> Engine<D> {
         let mut targets = Vec::new();
         put_targets(&mut targets, &left);
         // The answer to a repeat is kept apart: a copy needs no refused ordinals.
-        let copy = BatchRecord { refused: &[], targets: &targets, ..record };
+        let copy = BatchRecord { refused: &[], refused_who: &[], targets: &targets, ..record };
         self.scratch.clear();
         copy.encode(&mut self.scratch);
         if !self.journal.fits(self.scratch.len(), true) {
