@@ -24,6 +24,7 @@
 
 pub mod account;
 pub mod admin;
+pub mod apps;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -2,6 +2,7 @@
 //!
 //! One binary, as linking costs more than running; a module a theme.
 
+mod accounting;
 mod bad_input;
 mod collapse;
 mod crash;
@@ -16,11 +17,13 @@ mod grpc;
 #[path = "../router_link_grpc/call.rs"]
 mod grpc_call;
 mod leaving;
+mod operating;
 mod presence;
 mod priority;
 mod query;
 mod quic;
 mod quota;
+mod reasons;
 mod registration;
 mod revocation;
 mod revoke;
@@ -28,3 +31,4 @@ mod rough;
 mod router;
 mod routers;
 mod sessions;
+mod stats;
