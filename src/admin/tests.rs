@@ -12,6 +12,7 @@ use crate::account::TargetState;
 use crate::admin::token::Token;
 use crate::admin::{Connection, Deadlines, Readiness, ShardFigures, StoreAccess};
 use crate::apps::Apps;
+use crate::binding::Bindings;
 use crate::clock::Clock;
 use crate::credential::Revocation;
 use crate::directory::Way;
@@ -78,6 +79,11 @@ impl FakeStore {
                             number: 1,
                             // Field 5, `brand`.
                             attributes: Attributes([0x32, 4, b'v', b'i', b'v', b'o'].as_slice().into()),
+                            bindings: Some(Arc::new(Bindings {
+                                account: Some("alice".into()),
+                                tags: vec!["vip".into()],
+                                ..Bindings::default()
+                            })),
                         })
                     })
                     .collect(),
@@ -289,6 +295,7 @@ async fn totals_messages_devices_and_shards() {
     assert_eq!(device["attributes"]["brand"], "vivo");
     assert_eq!(device["connection"], serde_json::json!({"since": 9, "shard": 1, "transport": "quic"}));
     assert_eq!((&device["oldest_pending_at"], &device["last_events"]), (&3.into(), &serde_json::json!([])));
+    assert_eq!(device["bindings"], serde_json::json!({"account": "alice", "tags": ["vip"]}));
     let (status, device) = running.json("/v1/device/demo/d-2").await;
     assert_eq!((status, &device["known"], &device["connected"]), (200, &false.into(), &false.into()));
     // The same id under another app is another device.

@@ -98,6 +98,10 @@ impl Scan<'_> {
         if let Some(target) = target {
             self.targets.insert((batch.seq, target.ordinal));
             self.note(happened(What::Accepted));
+            // Its end stands in the same record.
+            if has_ordinal(batch.unbound, target.ordinal) {
+                self.note(happened(What::Failed(Failure::Unbound)));
+            }
         }
         for (who, (_, why)) in record::take_who(batch.refused_who)?.iter().zip(take_refused(batch.refused)?) {
             if who.is(&self.of.device, self.of.number) {

@@ -4,6 +4,7 @@
 
 mod accounting;
 mod bad_input;
+mod bindings;
 mod collapse;
 mod crash;
 mod delivery;

@@ -2,13 +2,13 @@
 
 use mooring::account::what_to_do;
 use mooring::pki::DEV_APP;
-use mooring::wire::pb::device::{EventType, Push, PushState};
+use mooring::wire::pb::device::{EventType, Hello, Push, PushState, bind};
 use mooring::wire::pb::router::{DeliverBatch, FailReason, OfflinePolicy, ReceiptEvent, RefuseReason};
 use serde_json::Value;
 
-use super::device::{Device, hello_with};
+use super::device::{Device, hello_of, hello_with};
 use super::edge::{APP_DROPPING_THE_OLDEST, APP_OF_FEW_BYTES, Edge, Way};
-use super::router::{End, Router, batch, now, refused};
+use super::router::{End, Router, batch, now, of_account, refused};
 
 /// What `mooring inspect message --device --json` says.
 async fn inspected(edge: &Edge, app: &str, message: u64, device: &str) -> Value {
@@ -152,6 +152,43 @@ async fn every_end_is_told_and_found() {
     }
     edge.metric_comes_to("mooring_late_total", |late| late == totals["late"].as_f64().expect("a count"))
         .await;
+}
+
+#[tokio::test]
+async fn an_account_that_leaves_and_an_app_that_is_installed_anew_end_what_was_theirs() {
+    let edge = Edge::start().await;
+    let mut router = edge.router().await;
+    let mut device = edge.device(Way::Tls, "d").await;
+    device.bind(bind::Binding::Account("alice".into())).await;
+    device.leave(&edge, "d").await;
+    router.accepts(of_account("alice", batch(1, &["d"])), 1).await;
+    // Not bound there when it was accepted, or no more afterwards.
+    router.accepts(of_account("bob", batch(2, &["d"])), 1).await;
+    fails(&edge, &mut router, (DEV_APP, 2, "d"), FailReason::Unbound, "unbound").await;
+    let mut device = edge.device(Way::Tls, "d").await;
+    assert_eq!(device.push().await.message_id, 1);
+    device.bind(bind::Binding::Account("bob".into())).await;
+    fails(&edge, &mut router, (DEV_APP, 1, "d"), FailReason::Unbound, "unbound").await;
+    device.leave(&edge, "d").await;
+    router.push(3, &["d"]).await;
+    let device = edge.device_saying(Way::Tls, Hello { state_lost: true, ..hello_of(&edge, "d") }).await;
+    fails(&edge, &mut router, (DEV_APP, 3, "d"), FailReason::Reinstalled, "reinstalled").await;
+    drop(device);
+    let totals = edge.totals().await;
+    assert_eq!((&totals["failed"]["unbound"], &totals["failed"]["reinstalled"]), (&2.into(), &1.into()));
+}
+
+#[tokio::test]
+async fn of_a_device_that_was_forgotten_the_journal_still_tells() {
+    let edge = Edge::start_with(&[("store.forget_after_s", "1")]).await;
+    let mut router = edge.router().await;
+    edge.register(&["d"]).await;
+    router.push(1, &["d"]).await;
+    fails(&edge, &mut router, (DEV_APP, 1, "d"), FailReason::Forgotten, "forgotten").await;
+    assert_eq!(edge.ask(&format!("/v1/device/{DEV_APP}/d")).await["known"], false);
+    router.accepts(batch(2, &["d"]), 0).await;
+    stands(&edge, (DEV_APP, 2, "d"), "refused", "device_unknown").await;
+    assert_eq!(edge.totals().await["failed"]["forgotten"], 1);
 }
 
 #[tokio::test]

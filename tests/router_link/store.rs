@@ -160,6 +160,7 @@ fn known(key: DeviceKey) -> Option<DeviceState> {
         oldest_pending_at: Some(1),
         number: 0,
         attributes: Attributes(Arc::from([])),
+        bindings: None,
     })
 }
 
@@ -298,7 +299,7 @@ fn size(event: &StreamEvent) -> usize {
     match event {
         StreamEvent::Receipt(receipt) => 100 + receipt.attributes.0.len(),
         StreamEvent::Mass(mass) => 100 + mass.ordinals.len(),
-        StreamEvent::Gap(_) => 100,
+        StreamEvent::Gap(_) | StreamEvent::Device(_) => 100,
     }
 }
 

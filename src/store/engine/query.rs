@@ -61,6 +61,7 @@ impl<D: Disk> Engine<D> {
             oldest_pending_at: device.pending.iter().map(|entry| entry.batch.accepted_at).min(),
             number: device.number,
             attributes: device.about.attributes.clone(),
+            bindings: device.about.bindings.clone(),
         })
     }
 
