@@ -6,6 +6,7 @@ mod bad_input;
 mod collapse;
 mod crash;
 mod delivery;
+mod demo;
 mod device;
 mod disk;
 mod edge;
