@@ -57,6 +57,7 @@ fn weight(command: &Command) -> usize {
             Command::StreamAck { .. }
             | Command::Revoke { .. }
             | Command::Query { .. }
+            | Command::ControlApp { .. }
             | Command::RetireStream { .. }
             | Command::RevokeCredentials { .. }
             | Command::Flush { .. } => 0,
@@ -198,6 +199,7 @@ fn is_urgent(command: &Command) -> bool {
         | Command::Seen { .. }
         | Command::Revoke { .. }
         | Command::Query { .. }
+        | Command::ControlApp { .. }
         | Command::RetireStream { .. }
         | Command::RevokeCredentials { .. }
         | Command::Flush { .. } => true,

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, RwLock};
 
+use super::apps::{Controls, take_all};
 use super::checkpoint::{DEVICES, HEAD, HOME, VERSION};
 use super::recover::OpenError;
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
@@ -15,7 +16,6 @@ use crate::store::codec::{Malformed, Take};
 use crate::store::disk::Disk;
 use crate::store::index::Index;
 use crate::store::part::{About, Entry, Part, Spread};
-
 use crate::store::push_record::MessageKey;
 use crate::store::recalls::Recall;
 use crate::store::record::{take_epoch, take_priority};
@@ -65,6 +65,7 @@ pub(super) struct Loaded {
     pub(super) held: HashMap<Seq, Vec<Held>, Spread>,
     pub(super) next_number: u32,
     pub(super) streams: SavedStreams,
+    pub(super) controls: Controls,
     pub(super) interned: Interned,
     /// Live batches read so far, whatever their part.
     batches: HashMap<Seq, Arc<Batch>, Spread>,
@@ -82,6 +83,7 @@ impl Loaded {
             held: HashMap::default(),
             next_number: 0,
             streams: SavedStreams::default(),
+            controls: Controls::default(),
             interned: Interned::default(),
             batches: HashMap::default(),
         }
@@ -107,6 +109,7 @@ impl Loaded {
         let mut loaded = Self::empty(take.u32()? as usize);
         loaded.next_number = take.u32()?;
         loaded.streams = SavedStreams::decode(&mut take)?;
+        loaded.controls = take_all(&mut take)?;
         Ok(loaded)
     }
 

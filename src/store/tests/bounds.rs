@@ -118,9 +118,7 @@ fn a_stream_that_nobody_reads_refuses_batches_at_its_soft_bound() {
     assert_eq!(fill(&mut harness, "a", &[0, 1]).1, Rejection::StreamFull);
     let head = harness.head();
     harness.ack_stream(head);
-    harness.ack_stream(harness.head());
-    harness.commit().expect("the disk works");
-    harness.arrive(1, 1);
+    // The acknowledgement alone is enough.
     harness.deliver(batch("after", 10_001, &[2], START, HOUR)).expect("accepted again");
 }
 
