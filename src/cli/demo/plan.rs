@@ -156,7 +156,6 @@ impl Plan {
             job_key: "demo".into(),
             source: PushSource::Api.into(),
             target_type: if targets.len() > 1 { "all" } else { "device" }.into(),
-            ..DeliverBatch::default()
         };
         self.batches.push(Planned { app, batch_id, message_id, high, targets });
         batch

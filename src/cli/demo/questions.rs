@@ -163,9 +163,9 @@ pub(super) async fn sessions(edge: &LocalEdge) -> Result<BTreeMap<&'static str, 
     let mut sessions = BTreeMap::new();
     for way in [Way::Tls, Way::Quic, Way::Tcp] {
         let series = format!("mooring_sessions{{transport=\"{}\"}} ", way.name());
-        let value = metrics.lines().find_map(|line| line.strip_prefix(&series)?.trim().parse::<f64>().ok());
-        if let Some(value) = value.filter(|value| *value > 0.0) {
-            sessions.insert(way.name(), value as u64);
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&series)?.trim().parse().ok());
+        if let Some(value) = value.filter(|value| *value > 0) {
+            sessions.insert(way.name(), value);
         }
     }
     Ok(sessions)

@@ -340,11 +340,11 @@ mod tests {
         assert_eq!(faults(|r| r.compared.differences.push("a".into())), ["a"]);
         assert_eq!(faults(|r| *r.sessions.entry("tls").or_default() += 1).len(), 1);
         assert_eq!(
-            faults(|r| drop(r.expected.insert("failed: expired".into(), 3))),
+            faults(|r| r.expected.extend([("failed: expired".to_owned(), 3)])),
             ["failed: expired differs"]
         );
         assert_eq!(
-            faults(|r| drop(r.expected.insert("failed: revoked".into(), 3))),
+            faults(|r| r.expected.extend([("failed: revoked".to_owned(), 3)])),
             ["failed: revoked is missing"]
         );
         assert_eq!(faults(|r| r.shards[1]["sessions"] = json!(0)), ["a shard had no session"]);
