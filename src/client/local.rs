@@ -134,7 +134,7 @@ pub struct LocalEdge {
     /// One for all devices.
     quic: Arc<QuicClient>,
     router_tls: Arc<ClientConfig>,
-    ports: [u16; 4],
+    ports: [u16; 5],
     child: Option<Child>,
 }
 
@@ -162,7 +162,7 @@ impl LocalEdge {
         std::fs::create_dir_all(&data)
             .map_err(|source| LocalError::Io { what: data.display().to_string(), source })?;
         let dev = pki::develop(&data)?;
-        let ports = [free_port()?, free_port()?, free_port()?, free_port()?];
+        let ports = [free_port()?, free_port()?, free_port()?, free_port()?, free_port()?];
         let config = dir.join("edge.toml");
         std::fs::write(&config, config_text(&data, &dev, shards, ports) + &apps_text(&dev, apps))
             .map_err(|source| LocalError::Io { what: config.display().to_string(), source })?;
@@ -294,6 +294,17 @@ impl LocalEdge {
         Endpoint { address: format!("127.0.0.1:{}", self.ports[2]).into(), transport, source: None }
     }
 
+    /// Where a router connects over gRPC; in a build without it, the same as [`Self::router_endpoint`].
+    pub fn router_endpoint_grpc(&self) -> Endpoint {
+        #[cfg(feature = "grpc")]
+        {
+            let transport = Transport::Grpc(Arc::clone(&self.router_tls), localhost());
+            Endpoint { address: format!("127.0.0.1:{}", self.ports[4]).into(), transport, source: None }
+        }
+        #[cfg(not(feature = "grpc"))]
+        self.router_endpoint()
+    }
+
     /// "host:port" of the admin port.
     pub fn admin(&self) -> String {
         format!("127.0.0.1:{}", self.ports[3])
@@ -392,13 +403,19 @@ pub fn free_port() -> Result<u16, LocalError> {
     Err(LocalError::Io { what: "a free port".into(), source: io::ErrorKind::AddrInUse.into() })
 }
 
-fn config_text(data: &Path, dev: &DevSet, shards: usize, [tls, plain, router, admin]: [u16; 4]) -> String {
+fn config_text(
+    data: &Path,
+    dev: &DevSet,
+    shards: usize,
+    [tls, plain, router, admin, grpc]: [u16; 5],
+) -> String {
     let quoted = |path: &Path| serde_json::Value::from(path.display().to_string()).to_string();
     let (certificate, key) = (quoted(&dev.server_certificate), quoted(&dev.server_key));
+    let grpc = if cfg!(feature = "grpc") { format!("127.0.0.1:{grpc}") } else { "off".into() };
     format!(
         "data_dir = {data}\nshards = {shards}\n\
          [device]\ntls = \"127.0.0.1:{tls}\"\nplain = \"127.0.0.1:{plain}\"\ncertificate = {certificate}\nkey = {key}\n\
-         [router]\nlisten = \"127.0.0.1:{router}\"\ngrpc = \"off\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n\
+         [router]\nlisten = \"127.0.0.1:{router}\"\ngrpc = \"{grpc}\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n\
          [[router.routers]]\nname = \"{name}\"\napps = \"*\"\nstreams = \"*\"\n\
          [admin]\nlisten = \"127.0.0.1:{admin}\"\n\
          [[apps]]\nkey = \"{app}\"\nsecret_file = {secret}\nstream = \"main\"\nregistrations_per_s = {REGISTRATIONS}\n",

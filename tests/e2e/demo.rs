@@ -31,5 +31,6 @@ async fn it_loses_nothing_repeats_nothing_and_plays_some_of_each_feature() {
     assert_eq!(count(&said["accepted"]), count(&said["arrived"]) + failed);
     assert_eq!((&said["transports"]["tls"], &said["transports"]["quic"]), (&160.into(), &160.into()));
     assert_eq!((&said["presence"], &said["registered"]), (&320.into(), &160.into()));
+    assert_eq!(said["suspended"], 1);
     assert!(count(&said["revokes_told"]) > 0 && count(&said["answers_compared"]) > 320, "{said}");
 }

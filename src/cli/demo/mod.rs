@@ -1,8 +1,8 @@
 //! `demo`: the whole ring over real sockets on this machine, with the edge killed in the middle, and an account of every message.
 //!
 //! The edge is a child process; devices and routers live here. What devices say, what the routers say and what the edge says are
-//! counted apart, and have to agree. Some of each feature is played: two apps with a stream and a router each, devices that register,
-//! two priorities, collapse keys, messages taken back, quotas, retention 0, the offline policy `return`, the push switch, a device that
+//! counted apart, and have to agree. Some of each feature is played: two apps with a stream and a router each (one of them over gRPC), devices that register,
+//! two priorities, collapse keys, messages taken back, quotas, an app that is suspended, retention 0, the offline policy `return`, the push switch, a device that
 //! comes back over the other transport, presence and questions.
 
 mod app;
@@ -107,6 +107,7 @@ async fn story(args: &Args, dir: &Path) -> Result<Report, Failure> {
     stage.collapse().await?;
     stage.take_back().await?;
     stage.flood().await?;
+    stage.suspend().await?;
     stage.check("messages that end early").await?;
 
     stage.say("a broadcast, and in the middle of it SIGKILL");

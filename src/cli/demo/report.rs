@@ -35,6 +35,8 @@ pub(super) struct Report {
     pub(super) transports: BTreeMap<&'static str, u64>,
     /// The same, as the edge counts its sessions.
     pub(super) sessions: BTreeMap<&'static str, u64>,
+    /// Batches that had to be rejected: of a suspended app.
+    pub(super) rejected: u64,
     /// (device, message): told that it was taken back; how many had to be.
     pub(super) told: (u64, u64),
     /// Devices that are connected in the end, as a router that follows presence knows.
@@ -84,7 +86,7 @@ impl Report {
             Row { name: name.to_owned(), plan, edge, router, devices }
         };
         let mut rows = vec![
-            row("targets", self.total("targets"), Some(router.targets), None),
+            row("targets", self.total("targets"), Some(router.targets - router.targets_rejected), None),
             row("accepted", self.total("accepted"), Some(router.accepted), None),
         ];
         let ours = |ours: Vec<(&'static str, u64)>, reason: &str| {
@@ -191,6 +193,7 @@ impl Report {
             "registered": self.registered,
             "transports": self.transports,
             "presence": self.presence,
+            "suspended": self.router.batches_rejected,
             "answers_compared": self.compared.answers,
             "redelivered": self.devices.redelivered,
             "receipts": {
@@ -243,7 +246,10 @@ impl Report {
         let wrong = [
             ("targets have two different outcomes", self.router.conflicts),
             ("outcomes are of unknown batches", self.router.foreign),
-            ("batches were rejected", self.router.batches_rejected),
+            (
+                "batches too many, or too few, were rejected",
+                self.router.batches_rejected.abs_diff(self.rejected),
+            ),
             ("events were dropped by the edge", self.router.gaps),
             ("events match nothing", self.router.unmatched),
         ];
@@ -273,7 +279,9 @@ mod tests {
             "arrived": 9, "failed": {"expired": 1, "offline": 0}, "pending": 0, "sent": 9, "clicked": 2, "cleaned": 1,
         });
         let router = router::Tally {
-            targets: 12,
+            targets: 13,
+            targets_rejected: 1,
+            batches_rejected: 1,
             accepted: 10,
             refused: [0, 0, 0, 0, 2],
             arrived: 9,
@@ -294,6 +302,7 @@ mod tests {
             registered: 1,
             transports: [("quic", 1), ("tls", 3)].into(),
             sessions: [("quic", 1), ("tls", 3)].into(),
+            rejected: 1,
             told: (2, 2),
             presence: 4,
             compared: Compared { answers: 7, differences: Vec::new() },
@@ -314,7 +323,7 @@ mod tests {
         let expected = json!({
             "accepted": 10, "arrived": 9, "refused": {"duplicate": 2}, "failed": {"expired": 1}, "pending": 0, "lost": 0,
             "duplicates": 0, "out_of_order": 0, "revokes_told": 2, "registered": 1, "transports": {"quic": 1, "tls": 3},
-            "presence": 4, "answers_compared": 7,
+            "presence": 4, "suspended": 1, "answers_compared": 7,
             "redelivered": 0, "receipts": {"sent": 9, "arrive": 9, "click": 2, "clean": 1},
             "shards": [{"sessions": 3, "deliveries": 5}, {"sessions": 1, "deliveries": 4}], "seconds": 1.23,
         });

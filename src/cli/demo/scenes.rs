@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use super::fleet::app_of;
 use super::stage::{LOOK_MS, MAX_PENDING, Stage};
+use crate::admin::token::{self, TOKEN_FILE};
 use crate::cli::output::Failure;
+use crate::client::admin;
 use crate::limits;
 use crate::push::{Failure as PushFailure, Refusal};
 use crate::wire::pb::router::RejectCode;
@@ -182,6 +186,34 @@ impl Stage {
             tally.unanswered() == 0 && refused > 0 && dropped > 0
         })
         .await
+    }
+
+    /// The second app takes no new pushes for a while.
+    pub(super) async fn suspend(&mut self) -> Result<(), Failure> {
+        let Some(app) = self.plan.apps().get(1).cloned() else { return Ok(()) };
+        let Some(device) = (0..self.fleet.online()).find(|n| app_of(*n) == 1) else { return Ok(()) };
+        self.tell(&format!("/v1/apps/{app}/suspend")).await?;
+        let draft = self.plan.draft([device]);
+        self.deliver(&draft).await?;
+        self.rejected += 1;
+        let rejected = self.rejected;
+        self.until("a push of a suspended app is rejected", |_, router| {
+            router.tally.batches_rejected == rejected
+        })
+        .await?;
+        self.tell(&format!("/v1/apps/{app}/resume")).await?;
+        let draft = self.plan.draft([device]);
+        self.deliver(&draft).await?;
+        self.expected += 1;
+        self.delivered("a push of the resumed app has arrived").await
+    }
+
+    /// Changes something at the admin port.
+    async fn tell(&self, path: &str) -> Result<(), Failure> {
+        let token = token::read(&self.edge.data_dir().join(TOKEN_FILE)).map_err(Failure::failed)?;
+        let (address, nothing) = (self.edge.admin(), Value::Object(Map::new()));
+        let told = admin::post_json(&address, path, &token, &nothing).await;
+        told.map(drop).map_err(Failure::failed)
     }
 
     /// Kills the edge while a broadcast is under way: some devices have it, some batches are not answered.

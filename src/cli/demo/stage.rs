@@ -14,9 +14,9 @@ use super::plan::{Draft, Plan};
 use super::questions::{self, Presence};
 use super::report::{Check, Report};
 use crate::cli::output::{Failure, note};
-use crate::client::Backoff;
 use crate::client::local::{LocalApp, LocalEdge};
 use crate::client::router::{Options, Progress, Router, Tally};
+use crate::client::{Backoff, Endpoint};
 use crate::clock::Clock;
 use crate::ids::{AppKey, DigestKey};
 
@@ -37,7 +37,7 @@ pub(super) const MAX_PENDING: u32 = 64;
 pub(super) struct Stage {
     pub(super) fleet: Fleet,
     pub(super) edge: LocalEdge,
-    /// One an app, each with a stream of its own.
+    /// One an app, each with a stream of its own; the second one over gRPC, where that is built in.
     pub(super) routers: [Router; 2],
     progress: [watch::Receiver<Progress>; 2],
     presence: Presence,
@@ -49,6 +49,8 @@ pub(super) struct Stage {
     pub(super) expected: u64,
     /// Outcomes that are failures.
     pub(super) failing: u64,
+    /// Batches that have to be rejected, of one target each.
+    pub(super) rejected: u64,
     /// Devices that have to be told that a message was taken back.
     pub(super) to_be_told: u64,
     checks: Vec<Check>,
@@ -77,7 +79,10 @@ impl Stage {
         edge.start().await.map_err(Failure::failed)?;
         let second = AppKey::parse(SECOND.key).ok_or_else(|| Failure::failed("not an app key"))?;
         let apps = vec![edge.app().clone(), second];
-        let routers = [router(&edge, "main", seed, &clock)?, router(&edge, SECOND.stream, seed, &clock)?];
+        let routers = [
+            router(edge.router_endpoint(), "main", seed, &clock)?,
+            router(edge.router_endpoint_grpc(), SECOND.stream, seed, &clock)?,
+        ];
         Ok(Self {
             fleet: Fleet::start(&edge, &apps, args.devices, &args.transport, seed, &clock)?,
             progress: [routers[0].progress(), routers[1].progress()],
@@ -90,6 +95,7 @@ impl Stage {
             deadline: started + args.deadline * 1_000,
             expected: 0,
             failing: 0,
+            rejected: 0,
             to_be_told: 0,
             checks: Vec::new(),
             shards: args.shards,
@@ -244,6 +250,7 @@ impl Stage {
             transports: devices.transports,
             sessions,
             told: (told, self.to_be_told),
+            rejected: self.rejected,
             presence,
             compared,
             checks: self.checks,
@@ -255,11 +262,11 @@ impl Stage {
     }
 }
 
-fn router(edge: &LocalEdge, stream: &str, seed: u64, clock: &Arc<Clock>) -> Result<Router, Failure> {
+fn router(endpoint: Endpoint, stream: &str, seed: u64, clock: &Arc<Clock>) -> Result<Router, Failure> {
     let mut digest = [0; 32];
     getrandom::fill(&mut digest).map_err(Failure::failed)?;
     let options = Options {
-        endpoint: edge.router_endpoint(),
+        endpoint,
         name: format!("mooring demo, stream {stream}"),
         streams: vec![stream.into()],
         backoff: Backoff::fast(),
