@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use mooring::binding::ChangeError;
 use mooring::ids::{AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId};
 use mooring::push::{Acked, Attributes, Event, Failure, NewBatch, OfflinePolicy, Priority, Seen};
 use mooring::store::disk::{Disk, DiskFile, SyncPoint};
@@ -82,6 +83,7 @@ impl CommitSink for NoSink {
         black_box(confirms);
     }
     fn seen(&mut self, _: SessionRef) {}
+    fn changed(&mut self, _: SessionRef, _: Result<(), ChangeError>) {}
     fn ended(&mut self, _: &DeviceKey, _: Seq, _: Failure) {}
 }
 
@@ -106,6 +108,7 @@ fn engine(keys: &[DeviceKey]) -> Engine<NoDisk> {
             attributes: Attributes([7; 150].as_slice().into()),
             push_on: None,
             client_ip: IpAddr::from([127, 0, 0, 1]),
+            state_lost: false,
         });
         engine.apply(NOW, Command::Seen { device, session: session() }).expect("no disk fails");
         if n % 1_000 == 0 {
@@ -144,6 +147,7 @@ fn deliver(engine: &mut Engine<NoDisk>, targets: &[Vec<DeviceKey>]) {
             job_key: "".into(),
             priority: Priority::Normal,
             collapse_key: "".into(),
+            accounts: Vec::new(),
         });
         engine.apply(NOW, Command::Deliver { batch, reply }).expect("no disk fails");
         engine.commit(NOW).expect("no disk fails");

@@ -117,6 +117,30 @@ impl fmt::Debug for DeviceKey {
     }
 }
 
+/// An account of an app: a keyed digest that says whether two are the same. Never 0, so that "none" costs nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct AccountDigest(std::num::NonZeroU64);
+
+impl AccountDigest {
+    /// The digest of `account` under `app`.
+    pub fn of(key: &DigestKey, app: &AppKey, account: &str) -> Self {
+        let mut hasher = blake3::Hasher::new_keyed(&key.0);
+        // No app key has 0 bytes: no device key is made of this input.
+        hasher.update(&[0, app.as_str().len() as u8]);
+        hasher.update(app.as_str().as_bytes());
+        hasher.update(account.as_bytes());
+        let mut first = [0; 8];
+        first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+        let number = std::num::NonZeroU64::new(u64::from_le_bytes(first));
+        Self(number.unwrap_or(std::num::NonZeroU64::MAX))
+    }
+
+    /// As a number, never 0.
+    pub fn number(self) -> u64 {
+        self.0.get()
+    }
+}
+
 /// A message: not 0, given by the router, stable over channels and redeliveries.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct MessageId(pub u64);

@@ -12,6 +12,7 @@
 //! There is one path: a connected device is one whose list is drained at once, an offline one is drained later.
 //!
 //! # The rooms, and which way imports point
+//! `ids, limits, push, binding, error ← wire ← machine ← directory, store ← shard, router ← server ← cli`. [`shard`] and [`router`] never import
 //! `ids, limits, push, error ← wire ← machine ← directory, store, presence ← shard, router ← server ← cli`. [`shard`] and [`router`] never import
 //! each other; [`machine`] imports nothing that waits; protobuf stops at [`wire`] (the client library speaks it). [`clock`] is the only caller
 //! of the system's clocks, [`telemetry`] has the closed list of metrics, [`limits`] every bound.
@@ -24,6 +25,7 @@
 
 pub mod admin;
 pub mod apps;
+pub mod binding;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -12,6 +12,14 @@ pub const LABEL_BYTES: usize = 64;
 pub const ATTRIBUTE_BYTES: usize = 256;
 /// Bytes of all attributes of a device, encoded.
 pub const ATTRIBUTES_BYTES: usize = 2_048;
+/// Bytes of an account, an alias, a tag or a phone number.
+pub const BINDING_BYTES: usize = 128;
+/// Aliases of one device.
+pub const ALIASES: usize = 128;
+/// Tags of one device.
+pub const TAGS: usize = 128;
+/// Requests of one session (attributes, switch, bind, unbind) that wait for the journal; beyond, the session is not read.
+pub const SESSION_REQUESTS: usize = 8;
 /// Bytes of a credential.
 pub const CREDENTIAL_BYTES: usize = 64;
 /// Bytes of the token that a device registers with.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
+use crate::binding::{DeviceChange, DeviceEvent};
+use crate::ids::{AccountDigest, AppKey, BatchId, DeviceKey, MessageId, Seq};
 
 mod apps;
 
@@ -229,6 +230,8 @@ pub struct NewBatch {
     pub priority: Priority,
     /// It takes the place of older messages with this key, unless that is empty.
     pub collapse_key: Box<str>,
+    /// By ordinal: the account that the target was resolved from, if any. Empty: none has one.
+    pub accounts: Vec<Option<AccountDigest>>,
 }
 
 /// The answer to an accepted batch; a repeat gets the same.
@@ -297,6 +300,8 @@ pub struct Seen {
     pub push_on: Option<bool>,
     /// Where it came from.
     pub client_ip: std::net::IpAddr,
+    /// The app was reinstalled: what was accepted before ends, and the account goes.
+    pub state_lost: bool,
 }
 
 /// Which way a message went.
@@ -447,6 +452,8 @@ pub enum StreamEvent {
     Receipt(Box<Receipt>),
     /// Many outcomes.
     Mass(Box<MassOutcome>),
+    /// What happened to a device.
+    Device(Box<DeviceEvent>),
     /// What is missing here.
     Gap(Box<ReceiptGap>),
 }
@@ -458,6 +465,7 @@ impl StreamEvent {
             Self::Receipt(receipt) => (receipt.kind.label(), 1),
             Self::Mass(mass) => (ReceiptKind::SentFail.label(), u64::from(mass.count)),
             Self::Gap(gap) => ("gap", gap.events),
+            Self::Device(event) => (DeviceChange::LABELS[event.change.index()], 1),
         }
     }
 }

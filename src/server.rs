@@ -128,7 +128,7 @@ pub async fn serve<D: Disk>(
     let digest_key = format.digest_key.clone();
     let base = foundation(config);
     let (admin, admin_port) = start_admin(&base, renderer).await?;
-    let (embedded, opened) = open_store(&base, disk, format.salt()).await?;
+    let (embedded, opened) = open_store(&base, disk, format.salt(), digest_key.clone()).await?;
     let store: Arc<dyn Store> = embedded;
     let streams: Vec<_> = store.streams().into_iter().map(|stream| stream.name).collect();
     telemetry::configure_streams(&streams);
@@ -238,8 +238,9 @@ async fn open_store<D: Disk>(
     base: &Foundation,
     disk: Arc<D>,
     salt: u64,
+    digest_key: DigestKey,
 ) -> Result<(Arc<EmbeddedStore<D>>, Opened), ServeError> {
-    let options = store_options(&base.config, salt);
+    let options = store_options(&base.config, salt, digest_key);
     let sink = Handover::new(base.directory.clone(), base.mailboxes.clone(), base.clock.clone());
     let bodies = Arc::new(Loaded::new(base.mailboxes.clone()));
     let (clock, directory) = (base.clock.clone(), base.directory.clone());
@@ -256,7 +257,7 @@ async fn open_store<D: Disk>(
     Ok((store, opened))
 }
 
-fn store_options(config: &Config, salt: u64) -> StoreOptions {
+fn store_options(config: &Config, salt: u64, digest_key: DigestKey) -> StoreOptions {
     let store = &config.store;
     StoreOptions {
         salt,
@@ -277,6 +278,8 @@ fn store_options(config: &Config, salt: u64) -> StoreOptions {
         body_cache_bytes: store.body_cache_bytes as usize,
         stream_soft_bytes: store.stream_soft_bytes,
         stream_hard_bytes: store.stream_hard_bytes,
+        forget_after_ms: store.forget_after_s * 1_000,
+        digest_key,
         streams: config.streams(),
         app_streams: config.apps.iter().map(|app| (app.key.clone(), app.stream.clone())).collect(),
         app_quotas: config.apps.iter().map(|app| (app.key.clone(), quota(&app.pending, store))).collect(),

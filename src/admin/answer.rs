@@ -1,9 +1,12 @@
 //! What the admin port answers, as JSON. `mooring inspect` reads it; so names here are an interface.
 
+use std::sync::Arc;
+
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use crate::binding::Bindings;
 use crate::credential::Revocation;
 use crate::ids::{AppKey, MessageId};
 use crate::push::{Counts, Failure, Refusal};
@@ -203,6 +206,23 @@ fn on_device(device_id: &str, connected: bool, on: OnDevice) -> Value {
     })
 }
 
+/// What is bound, by its kind; nothing for what is not.
+fn bound(bindings: &Bindings) -> Value {
+    let many = |texts: &[Arc<str>]| texts.iter().map(|text| json!(&**text)).collect::<Vec<Value>>();
+    let mut all = Map::new();
+    for (kind, one) in [("account", &bindings.account), ("phone", &bindings.phone)] {
+        if let Some(text) = one {
+            all.insert(kind.into(), json!(&**text));
+        }
+    }
+    for (kind, several) in [("aliases", &bindings.aliases), ("tags", &bindings.tags)] {
+        if !several.is_empty() {
+            all.insert(kind.into(), many(several).into());
+        }
+    }
+    all.into()
+}
+
 /// Known, push on and connected are three answers, never one "available".
 pub(super) fn device(
     sequence: u64,
@@ -225,6 +245,9 @@ pub(super) fn device(
         let named = attributes::named(&state.attributes);
         fields
             .insert("attributes".into(), named.into_iter().map(|(n, v)| (n.to_owned(), json!(v))).collect());
+        if let Some(bindings) = &state.bindings {
+            fields.insert("bindings".into(), bound(bindings));
+        }
     }
     answer
 }

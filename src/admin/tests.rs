@@ -11,6 +11,7 @@ use super::*;
 use crate::admin::token::Token;
 use crate::admin::{Deadlines, Readiness, ShardFigures, StoreAccess};
 use crate::apps::Apps;
+use crate::binding::Bindings;
 use crate::clock::Clock;
 use crate::credential::Revocation;
 use crate::ids::{DigestKey, Seq, SessionRef};
@@ -71,6 +72,11 @@ impl FakeStore {
                             pending: 4,
                             // Field 5, `brand`.
                             attributes: Attributes([0x32, 4, b'v', b'i', b'v', b'o'].as_slice().into()),
+                            bindings: Some(Arc::new(Bindings {
+                                account: Some("alice".into()),
+                                tags: vec!["vip".into()],
+                                ..Bindings::default()
+                            })),
                         })
                     })
                     .collect(),
@@ -274,6 +280,7 @@ async fn totals_messages_devices_and_shards() {
         (&true.into(), &true.into(), &true.into())
     );
     assert_eq!(device["attributes"]["brand"], "vivo");
+    assert_eq!(device["bindings"], serde_json::json!({"account": "alice", "tags": ["vip"]}));
     let (status, device) = running.json("/v1/device/demo/d-2").await;
     assert_eq!((status, &device["known"], &device["connected"]), (200, &false.into(), &false.into()));
     // The same id under another app is another device.

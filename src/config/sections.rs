@@ -151,6 +151,8 @@ sections! {
         max_devices: u64 = 20_000_000, 1..=1_000_000_000;
         /// Messages taken back that are remembered, at most.
         max_recalls: u64 = 10_000, 1..=1_000_000;
+        /// Seconds unseen after which a device is forgotten; 0: never.
+        forget_after_s: u64 = 90 * 86_400, 0..=315_360_000;
         /// Bytes of recent bodies kept in memory.
         body_cache_bytes: u64 = 256 * MIB, MIB..=1_024 * 1_024 * MIB;
         /// Bytes of journal that one unread stream may pin before its apps' batches are refused.

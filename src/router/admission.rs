@@ -5,13 +5,11 @@
 //! answer it lost under the same id, perhaps after a crash and after the batch's expiry, and must get the first answer then; only who
 //! knows the batch ids can tell a repeat from a batch that comes too late.
 //!
-//! Not done by this edge yet, and refused as `unimplemented` with the field: a target's `account`.
-//!
 //! A message has one priority and one collapse key, whatever the batch: they are in its encoding, so another one under the same message id is
 //! another body.
 //!
 //! Both digests are BLAKE3 over length-prefixed fields in a fixed order, so that neither the order of fields on the wire nor unknown fields matter.
-//! The targets go in as their device keys, which are keyed digests themselves: one third of the bytes, in one piece.
+//! The targets go in as their device keys, which are keyed digests themselves: one third of the bytes, in one piece. So do their accounts.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,7 +18,8 @@ use prost::Message;
 use serde::de::IgnoredAny;
 
 use super::rights::Rights;
-use crate::ids::{AppKey, BatchId, DeviceKey, DigestKey, MessageId};
+use crate::binding::is_bindable;
+use crate::ids::{AccountDigest, AppKey, BatchId, DeviceKey, DigestKey, MessageId};
 use crate::limits;
 use crate::push::{Millis, NewBatch, OfflinePolicy, Priority, Rejection};
 use crate::wire::pb::{device, router as pb};
@@ -63,9 +62,9 @@ pub fn admit(now: Millis, batch: &Deliver<'_>, rights: &Rights, rules: &Rules) -
     }
     let times = times(now, fields, rules)?;
     let push = body(fields)?;
-    let targets = targets(batch, &app, rules)?;
+    let (targets, accounts) = targets(batch, &app, rules)?;
     let body_digest = digest("mooring push body 1", |hash| hash.update_field(&push.encode_to_vec()));
-    let digest = batch_digest(fields, &body_digest, times.retention_ms, &targets);
+    let digest = batch_digest(fields, &body_digest, times.retention_ms, &targets, &accounts);
     let body = device::Push { expires_milliseconds: times.expires_at, ..push }.encode_to_vec();
     Ok(NewBatch {
         id,
@@ -82,6 +81,7 @@ pub fn admit(now: Millis, batch: &Deliver<'_>, rights: &Rights, rules: &Rules) -
         job_key: Arc::from(fields.job_key.as_str()),
         priority,
         collapse_key: fields.collapse_key.as_str().into(),
+        accounts,
     })
 }
 
@@ -123,10 +123,6 @@ fn reject(code: Reject, field: &str, text: &str) -> Rejected {
 
 fn invalid(field: &str, text: &str) -> Rejected {
     reject(Reject::Invalid, field, text)
-}
-
-fn unimplemented(field: &str) -> Rejected {
-    reject(Reject::Unimplemented, field, "this edge does not do that yet")
 }
 
 /// Checks what a router wants taken back.
@@ -241,8 +237,12 @@ fn body(fields: &pb::DeliverBatch) -> Result<device::Push, Rejected> {
     Ok(push)
 }
 
-fn targets(batch: &Deliver<'_>, app: &AppKey, rules: &Rules) -> Result<Vec<DeviceKey>, Rejected> {
+/// By ordinal: the account that a target was resolved from; empty, if none has one.
+type Accounts = Vec<Option<AccountDigest>>;
+
+fn targets(batch: &Deliver<'_>, app: &AppKey, rules: &Rules) -> Result<(Vec<DeviceKey>, Accounts), Rejected> {
     let mut keys = Vec::with_capacity(batch.target_count);
+    let mut accounts = Accounts::new();
     for (ordinal, target) in batch.targets().enumerate() {
         let target =
             target.map_err(|_| invalid(&format!("targets[{ordinal}]"), "no Target, or not UTF-8"))?;
@@ -252,11 +252,16 @@ fn targets(batch: &Deliver<'_>, app: &AppKey, rules: &Rules) -> Result<Vec<Devic
             return Err(invalid(&field, "1 to 64 bytes without control characters"));
         }
         if !target.account.is_empty() {
-            return Err(unimplemented(&format!("targets[{ordinal}].account")));
+            if !is_bindable(target.account) {
+                let field = format!("targets[{ordinal}].account");
+                return Err(invalid(&field, "1 to 128 bytes without control characters"));
+            }
+            accounts.resize(batch.target_count, None);
+            accounts[ordinal] = Some(AccountDigest::of(&rules.digest_key, app, target.account));
         }
         keys.push(DeviceKey::of(&rules.digest_key, app, id));
     }
-    Ok(keys)
+    Ok((keys, accounts))
 }
 
 /// Everything the router said that has a meaning, so that a repeat with other content is noticed.
@@ -265,6 +270,7 @@ fn batch_digest(
     body: &[u8; 16],
     retention_ms: u64,
     targets: &[DeviceKey],
+    accounts: &[Option<AccountDigest>],
 ) -> [u8; 16] {
     digest("mooring batch 1", |hash| {
         hash.update_field(fields.batch_id.as_bytes());
@@ -279,9 +285,12 @@ fn batch_digest(
         hash.update_field(fields.job_key.as_bytes());
         hash.update_field(&fields.source.to_le_bytes());
         hash.update_field(fields.target_type.as_bytes());
-        // Keys are 16 bytes each and come last: unambiguous without lengths.
+        // Keys are 16 bytes each: unambiguous without lengths. So are accounts with 8, of which 0 is none.
         let keys: Vec<u8> = targets.iter().flat_map(|key| key.0).collect();
         hash.update_field(&keys);
+        let number = |account: &Option<AccountDigest>| account.map_or(0, AccountDigest::number).to_le_bytes();
+        let accounts: Vec<u8> = accounts.iter().flat_map(number).collect();
+        hash.update_field(&accounts);
     })
 }
 

@@ -137,8 +137,8 @@ fn an_expired_batch_passes_to_the_store_which_alone_knows_repeats() {
 
 #[test]
 fn every_field_at_fault_is_named() {
-    use Reject::{Invalid, NoTargets, PayloadTooLarge, Unimplemented, UnknownApp};
-    let cases: [(Reject, &str, Change); 23] = [
+    use Reject::{Invalid, NoTargets, PayloadTooLarge, UnknownApp};
+    let cases: [(Reject, &str, Change); 24] = [
         (UnknownApp, "app_key", |b| b.app_key = "nobody".into()),
         (UnknownApp, "app_key", |b| b.app_key = "other".into()),
         (UnknownApp, "app_key", |b| b.app_key = "no name!".into()),
@@ -156,7 +156,8 @@ fn every_field_at_fault_is_named() {
         (Invalid, "targets[1].device_id", |b| b.targets[1].device_id.clear()),
         (Invalid, "targets[0].device_id", |b| b.targets[0].device_id = "x".repeat(65)),
         (Invalid, "targets[1].device_id", |b| b.targets[1].device_id = "a\nb".into()),
-        (Unimplemented, "targets[1].account", |b| b.targets[1].account = "me".into()),
+        (Invalid, "targets[1].account", |b| b.targets[1].account = "m\ne".into()),
+        (Invalid, "targets[0].account", |b| b.targets[0].account = "x".repeat(129)),
         (Invalid, "created_at", |b| b.created_at = 0),
         (Invalid, "offline_policy", |b| b.offline_policy = 9),
         (Invalid, "priority", |b| b.priority = 7),
@@ -204,7 +205,9 @@ fn the_digest_sees_every_field_and_the_body_digest_only_the_body() {
     let first = check(|_| {}).expect("good");
     let repeated = check_at(NOW + 5_000, &batch()).expect("good");
     assert_eq!((first.digest, first.body_digest), (repeated.digest, repeated.body_digest));
-    let others: [Change; 7] = [
+    let others: [Change; 9] = [
+        |b| b.targets[0].account = "me".into(),
+        |b| b.targets[1].account = "me".into(),
         |b| b.targets.swap(0, 1),
         |b| b.targets.truncate(1),
         |b| b.created_at -= 1,
@@ -224,6 +227,16 @@ fn the_digest_sees_every_field_and_the_body_digest_only_the_body() {
     // The default, said: the same.
     let said = check(|b| b.retention_seconds = Some(259_200)).expect("good");
     assert_eq!(first.digest, said.digest);
+}
+
+#[test]
+fn accounts_stand_beside_their_targets_and_cost_nothing_where_there_are_none() {
+    assert!(check(|_| {}).expect("good").accounts.is_empty());
+    let accounts = check(|b| b.targets[1].account = "me".into()).expect("good").accounts;
+    let app = AppKey::parse("demo").expect("valid");
+    assert_eq!(accounts, [None, Some(AccountDigest::of(&rules().digest_key, &app, "me"))]);
+    let other = check(|b| b.targets[1].account = "you".into()).expect("good").accounts;
+    assert_ne!(accounts, other);
 }
 
 #[test]

@@ -69,6 +69,7 @@ impl Shard {
         self.context.give_place(&live.app);
         if was_live {
             let transport = self.connection(conn).map(|c| c.transport());
+            tracing::debug!(app = %live.app, device = %live.device_id, %error, "session ends");
             if self.context.directory.leave(&live.device, live.generation) {
                 self.mark_presence(&live, State::Disconnected);
             }

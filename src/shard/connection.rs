@@ -59,7 +59,8 @@ fn poll(shard: &Shared, conn: ConnRef, cx: &mut Context<'_>) -> Poll<()> {
 }
 
 impl Shard {
-    /// Whether more may be read from it now. What stops it wakes it again: a durable Hello, a confirmed Ack, a flushed outbox.
+    /// Whether more may be read from it now. What stops it wakes it again: a durable Hello or request, a confirmed Ack,
+    /// a flushed outbox.
     fn may_read(&mut self, conn: ConnRef) -> bool {
         let full = self.acks.len() >= limits::TURN_ACKS;
         let Some(connection) = self.connection(conn) else { return false };
@@ -67,7 +68,9 @@ impl Shard {
             Phase::Closing { .. } => return true,
             Phase::Greeting { .. } => !full,
             Phase::Registering(_) => false,
-            Phase::Live(live) => !full && !live.session.is_behind_on_acks(),
+            Phase::Live(live) => {
+                !full && !live.session.is_behind_on_acks() && live.replies.len() < limits::SESSION_REQUESTS
+            }
         };
         if full && !connection.flags.paused {
             connection.flags.paused = true;

@@ -1,16 +1,14 @@
 //! What each frame of a device brings about.
 
-use super::state::{ConnRef, Phase, Shard};
+use super::state::{ConnRef, Live, Phase, Shard, Waiting};
+use crate::binding::{Change, ChangeError};
 use crate::error::DeviceError;
 use crate::ids::{MessageId, SessionRef};
-use crate::push::{Attributes, Event, Millis, Seen};
+use crate::push::{Event, Millis};
 use crate::store::{Command, DeviceAck};
 use crate::telemetry::{self, Timer};
 use crate::wire::device::{self as wire, ToEdge};
 use crate::wire::pb::device::ErrorCode;
-
-/// Requests of one session that may wait for the journal.
-const REQUESTS: usize = 8;
 
 impl Shard {
     /// Handles one frame; answers go to `out`.
@@ -30,12 +28,8 @@ impl Shard {
                 Ok(())
             }
             (_, ToEdge::Ack { number, events }) => self.ack(conn, number, events),
-            (_, ToEdge::Change { request_id, attributes, push_on }) => {
-                self.change(conn, request_id, attributes, push_on, out);
-                Ok(())
-            }
-            (_, ToEdge::Unimplemented { request_id }) => {
-                wire::put_reply(out, request_id, Err(ErrorCode::Unimplemented));
+            (_, ToEdge::Request { request_id, change }) => {
+                self.request(conn, request_id, change, out);
                 Ok(())
             }
             (_, ToEdge::Unknown) => Ok(()),
@@ -76,67 +70,60 @@ impl Shard {
         let Some(connection) = self.connection(conn) else { return };
         let moved = connection.stream.moved_to().filter(|address| address.ip() != connection.peer.ip());
         let (Some(address), Phase::Live(live)) = (moved, &connection.phase) else { return };
-        let seen = Seen {
-            key: live.device,
-            app: live.app.clone(),
-            device_id: live.device_id.clone(),
-            attributes: live.attributes.clone(),
-            push_on: None,
-            client_ip: address.ip().to_canonical(),
-        };
+        let change = Box::new(Change::Moved(address.ip().to_canonical()));
         // No slot has this number: nobody waits for an answer.
-        let nobody = SessionRef { generation: live.generation, slot: u32::MAX, shard };
+        let session = SessionRef { generation: live.generation, slot: u32::MAX, shard };
         // A store that is busy is told with the next Ack.
-        if store.submit(Command::Seen { device: Box::new(seen), session: nobody }).is_ok() {
+        if store.submit(Command::Change { device: live.device, session, change }).is_ok() {
             connection.peer = address;
         }
     }
 
-    /// Attributes or the switch: answered when durable.
-    fn change(
+    /// A request: answered once, when it is durable, in the order of asking.
+    fn request(
         &mut self,
         conn: ConnRef,
         request_id: u64,
-        attributes: Option<Attributes>,
-        push_on: Option<bool>,
+        change: Result<Box<Change>, ErrorCode>,
         out: &mut Vec<u8>,
     ) {
         let shard = self.id;
         let store = self.context.store.clone();
         let Some(connection) = self.connection(conn) else { return };
-        let client_ip = connection.client_ip();
         let Phase::Live(live) = &mut connection.phase else { return };
-        if live.replies.len() >= REQUESTS {
-            wire::put_reply(out, request_id, Err(ErrorCode::ResourceExhausted));
-            return;
-        }
-        if let Some(attributes) = attributes {
-            live.attributes = attributes;
-        }
-        let seen = Seen {
-            key: live.device,
-            app: live.app.clone(),
-            device_id: live.device_id.clone(),
-            attributes: live.attributes.clone(),
-            push_on,
-            client_ip,
-        };
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard };
-        if store.submit(Command::Seen { device: Box::new(seen), session }).is_err() {
-            wire::put_reply(out, request_id, Err(ErrorCode::ResourceExhausted));
-            return;
-        }
-        live.replies.push_back(request_id);
+        let submitted = change.and_then(|change| {
+            let command = Command::Change { device: live.device, session, change };
+            store.submit(command).map_err(|_refused| ErrorCode::ResourceExhausted)
+        });
+        // What is not on its way to the journal still waits for those before it.
+        live.replies.push_back(Waiting { request_id, answer: submitted.err().map(Err) });
+        live.put_replies(out);
     }
 
-    /// A request is durable (or the store is at a maximum): exactly one reply, in order.
-    pub(super) fn replied(&mut self, conn: ConnRef, taken: bool, out: &mut Vec<u8>) {
+    /// The oldest request that was submitted is durable, or has no room.
+    pub(super) fn changed(&mut self, conn: ConnRef, result: Result<(), ChangeError>, out: &mut Vec<u8>) {
         if let Some(connection) = self.connection(conn)
             && let Phase::Live(live) = &mut connection.phase
-            && let Some(request_id) = live.replies.pop_front()
+            && let Some(oldest) = live.replies.iter_mut().find(|waiting| waiting.answer.is_none())
         {
-            let result = if taken { Ok(()) } else { Err(ErrorCode::ResourceExhausted) };
-            wire::put_reply(out, request_id, result);
+            oldest.answer = Some(result.map_err(|error| match error {
+                ChangeError::TooMany(_) => ErrorCode::Invalid,
+                ChangeError::Exhausted => ErrorCode::ResourceExhausted,
+            }));
+            live.put_replies(out);
+        }
+    }
+}
+
+impl Live {
+    /// The replies that are next and known.
+    fn put_replies(&mut self, out: &mut Vec<u8>) {
+        while let Some(Waiting { request_id, answer: Some(answer) }) = self.replies.front() {
+            if *request_id != 0 {
+                wire::put_reply(out, *request_id, *answer);
+            }
+            self.replies.pop_front();
         }
     }
 }

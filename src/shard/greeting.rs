@@ -48,7 +48,6 @@ impl Shard {
             app: hello.app.clone(),
             device_id: device_id.clone(),
             epoch,
-            attributes: hello.attributes.clone(),
             received: hello.received.into(),
             unwritten: Vec::new(),
             replies: VecDeque::new(),
@@ -62,6 +61,7 @@ impl Shard {
             attributes: hello.attributes,
             push_on: hello.push_on,
             client_ip,
+            state_lost: hello.state_lost,
         };
         // Asked for before the Hello itself counts.
         let last_active = context.store.last_active(&device);
@@ -96,8 +96,10 @@ impl Shard {
                 self.attach(conn, live, last_active, grant, out)
             }
             other => {
+                let is_live = matches!(other, Phase::Live(_));
                 connection.phase = other;
-                Err(DeviceError::Exhausted)
+                // Told once a Hello: never to who is welcome already.
+                if is_live { Ok(()) } else { Err(DeviceError::Exhausted) }
             }
         }
     }

@@ -5,10 +5,11 @@ use std::sync::Mutex;
 
 use tokio::sync::Notify;
 
-use crate::ids::SessionRef;
+use crate::binding::ChangeError;
+use crate::ids::{Seq, SessionRef};
 use crate::limits;
 use crate::presence::SliceRequest;
-use crate::push::Priority;
+use crate::push::{Failure, Priority};
 use crate::store::Confirm;
 
 /// One shard's mailbox.
@@ -29,8 +30,10 @@ pub struct Mail {
     pub rescan: bool,
     /// Acks that are durable.
     pub confirms: Vec<Confirm>,
-    /// Hellos and changes that are durable, in their order; false: the store is at a maximum.
+    /// Hellos that are durable; false: the store is at a maximum.
     pub seen: Vec<(SessionRef, bool)>,
+    /// Changes that are durable, or can't be, in their order. What they ended stands in `ended` by then.
+    pub changed: Vec<(SessionRef, Result<(), ChangeError>)>,
     /// Bodies that are in memory again.
     pub loaded: Vec<SessionRef>,
     /// Sessions of which an Ack can't be kept: to be ended before any confirmation is told.
@@ -40,7 +43,7 @@ pub struct Mail {
     /// Sessions whose device has revoked credentials.
     pub revoked: Vec<SessionRef>,
     /// Entries that ended without the device's doing.
-    pub ended: Vec<(SessionRef, crate::ids::Seq)>,
+    pub ended: Vec<(SessionRef, Seq, Failure)>,
     /// Parts of snapshots of presence that are asked for.
     pub slices: Vec<SliceRequest>,
     /// Messages were taken back.
@@ -85,9 +88,14 @@ impl Mailbox {
         self.put(|mail| mail.confirms.append(&mut confirms));
     }
 
-    /// A Hello or change is durable (or refused). Bounded by what sessions have waiting.
+    /// A Hello is durable (or refused). Bounded: a session waits for one.
     pub fn seen(&self, session: SessionRef, taken: bool) {
         self.put(|mail| mail.seen.push((session, taken)));
+    }
+
+    /// A change is durable (or refused). Bounded by the requests that a session may have waiting.
+    pub fn changed(&self, session: SessionRef, result: Result<(), ChangeError>) {
+        self.put(|mail| mail.changed.push((session, result)));
     }
 
     /// An Ack of this session can't be kept. Bounded by the unconfirmed Acks a session may have.
@@ -110,11 +118,12 @@ impl Mailbox {
         self.put(|mail| mail.revoked.push(session));
     }
 
-    /// An entry ended. Only a hint, so dropped when too many wait.
-    pub fn ended(&self, session: SessionRef, batch: crate::ids::Seq) {
+    /// An entry ended. Only a hint, so dropped when too many wait; but for what the phone's next user must not see, which is bounded by the requests
+    /// that sessions may have waiting and the entries that a device may have.
+    pub fn ended(&self, session: SessionRef, batch: Seq, reason: Failure) {
         self.put(|mail| {
-            if mail.ended.len() < limits::MAILBOX_SLOTS {
-                mail.ended.push((session, batch));
+            if mail.ended.len() < limits::MAILBOX_SLOTS || reason == Failure::Unbound {
+                mail.ended.push((session, batch, reason));
             }
         });
     }

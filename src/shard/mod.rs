@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::apps::Apps;
+use crate::binding::ChangeError;
 use crate::clock::Clock;
 use crate::config;
 use crate::directory::Directory;
@@ -200,11 +201,17 @@ impl CommitSink for Handover {
         }
     }
 
-    fn ended(&mut self, device: &DeviceKey, batch: Seq, _reason: Failure) {
+    fn changed(&mut self, session: SessionRef, result: Result<(), ChangeError>) {
+        if let Some(mailbox) = self.mailbox(session.shard) {
+            mailbox.changed(session, result);
+        }
+    }
+
+    fn ended(&mut self, device: &DeviceKey, batch: Seq, reason: Failure) {
         if let Some(session) = self.directory.find(device)
             && let Some(mailbox) = self.mailbox(session.shard)
         {
-            mailbox.ended(session, batch);
+            mailbox.ended(session, batch, reason);
         }
     }
 }

@@ -14,7 +14,7 @@ use super::state::{ConnRef, Phase, Shard};
 use crate::error::DeviceError;
 use crate::ids::Seq;
 use crate::limits;
-use crate::push::Millis;
+use crate::push::{Failure, Millis};
 use crate::store::Recall;
 use crate::wire::device as wire;
 
@@ -179,14 +179,17 @@ impl Shard {
 
     /// An entry ended without the device's doing. A copy that was taken back and may wait unsent must not be written any more; as frames can't
     /// be taken out of a stream of bytes, the session ends then, and the device comes again.
-    pub(super) fn forget_entry(&mut self, conn: ConnRef, batch: Seq) {
+    pub(super) fn forget_entry(&mut self, conn: ConnRef, batch: Seq, reason: Failure) {
         let ack_deadline_ms = self.context.config.ack_deadline_ms;
         let Some(connection) = self.connection(conn) else { return };
         let Phase::Live(live) = &mut connection.phase else { return };
         let unsent = live
             .session
             .last_sent(batch, ack_deadline_ms)
-            .is_some_and(|(entry, at)| entry.0.is_revoked() && connection.outbox.may_hold(at));
+            // Nobody is to see it any more: not who has the phone now, if it was for who had it before.
+            .is_some_and(|(entry, at)| {
+                (entry.0.is_revoked() || reason == Failure::Unbound) && connection.outbox.may_hold(at)
+            });
         live.session.handle_ended(batch);
         live.unwritten.retain(|entry| entry.batch.seq != batch);
         if unsent {

@@ -22,9 +22,10 @@ use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, Shar
 use crate::machine::session::{Entry, Session};
 use crate::machine::wheel::Wheel;
 use crate::presence::SliceRequest;
-use crate::push::{Attributes, Millis, Priority};
+use crate::push::{Millis, Priority};
 use crate::store::{Batch, DeviceAck, Pulled, SentAlone};
 use crate::telemetry::{self, Gauge, Transport};
+use crate::wire::pb::device::ErrorCode;
 
 /// A connection's slot, and a number that tells whether the slot has been used again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -186,14 +187,20 @@ pub(super) struct Live {
     pub device_id: Arc<str>,
     /// Of the newest credential that the device has.
     pub epoch: u32,
-    pub attributes: Attributes,
     /// Ids of Hello that are not to be sent, until the list was drained once.
     pub received: Box<[MessageId]>,
     /// Pulled, which counts as written, and not written: the first one waits for its body. Asked for again, they would come as redelivered,
     /// and those of retention 0 not at all.
     pub unwritten: Vec<Pulled>,
-    /// Requests that wait until they are durable, oldest first.
-    pub replies: VecDeque<u64>,
+    /// Requests that wait until they are durable, oldest first; at most `limits::SESSION_REQUESTS`.
+    pub replies: VecDeque<Waiting>,
+}
+
+/// A request that is not answered yet.
+pub(super) struct Waiting {
+    pub request_id: u64,
+    /// Known, but not before its turn.
+    pub answer: Option<Result<(), ErrorCode>>,
 }
 
 /// A pending entry as the session machine sees it.

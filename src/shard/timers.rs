@@ -54,6 +54,13 @@ impl Shard {
             Phase::Registering(registering) => Due::Later(registering.deadline),
             Phase::Live(live) => Due::Later(live.session.silent_at()),
         };
+        // Who stays connected for months is not forgotten if the edge then stops.
+        let active = match &connection.phase {
+            Phase::Live(live) => Some((live.device, live.session.last_read())),
+            _ => None,
+        };
+        self.last_active.extend(active);
+        let Some(connection) = self.connection(conn) else { return };
         match due {
             Due::Later(deadline) => self.keepalive.insert(deadline, conn),
             Due::End(error) => self.fail(conn, error),

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::state::{ConnRef, Leaving, Phase, Shard, Shared};
+use crate::binding::ChangeError;
 use crate::error::DeviceError;
 use crate::ids::SessionRef;
 use crate::limits;
@@ -85,15 +86,19 @@ impl Shard {
                 self.fail(conn, DeviceError::Unavailable);
             }
         }
+        // Before anything that may write, and before the replies to what ended them.
+        for (session, batch, reason) in mail.ended {
+            if let Some(conn) = self.session(session) {
+                self.forget_entry(conn, batch, reason);
+            }
+        }
         for (session, taken) in mail.seen {
             self.take_seen(session, taken);
         }
-        self.take_confirms(&mail.confirms);
-        for (session, batch) in mail.ended {
-            if let Some(conn) = self.session(session) {
-                self.forget_entry(conn, batch);
-            }
+        for (session, result) in mail.changed {
+            self.take_changed(session, result);
         }
+        self.take_confirms(&mail.confirms);
         for session in mail.loaded {
             if let Some(conn) = self.session(session) {
                 if let Some(connection) = self.connection(conn) {
@@ -150,18 +155,24 @@ impl Shard {
         }
     }
 
-    /// A Hello or a request is durable: welcome or reply.
+    /// A Hello is durable: welcome.
     fn take_seen(&mut self, session: SessionRef, taken: bool) {
         let Some(conn) = self.session(session) else { return };
-        let registering = self.connection(conn).is_some_and(|c| matches!(c.phase, Phase::Registering(_)));
+        self.with_frames(conn, |shard, out| shard.registered(conn, taken, out));
+        self.resume(conn);
+    }
+
+    /// A request is durable: reply.
+    fn take_changed(&mut self, session: SessionRef, result: Result<(), ChangeError>) {
+        let Some(conn) = self.session(session) else { return };
+        let Some(connection) = self.connection(conn) else { return };
+        let Phase::Live(live) = &connection.phase else { return };
+        let was_full = live.replies.len() >= limits::SESSION_REQUESTS;
         self.with_frames(conn, |shard, out| {
-            if registering {
-                return shard.registered(conn, taken, out);
-            }
-            shard.replied(conn, taken, out);
+            shard.changed(conn, result, out);
             Ok(())
         });
-        if registering {
+        if was_full {
             self.resume(conn);
         }
     }
@@ -235,7 +246,7 @@ impl Shard {
                 && let Command::LastActive(seen) = *refused.0
             {
                 self.last_active = seen;
-                // Only a hint for troubleshooting: bounded by leaving out the oldest.
+                // Sessions that go on say it again: bounded by leaving out the oldest.
                 let excess = self.last_active.len().saturating_sub(LAST_ACTIVE);
                 self.last_active.drain(..excess);
             }

@@ -21,6 +21,8 @@ pub(super) enum Fault {
     DropHeld,
     /// Forgets at a start which messages were taken back.
     ForgetRecalls,
+    /// Leaves what was resolved from an account in the list when that account goes.
+    KeepUnbound,
 }
 
 #[cfg(test)]

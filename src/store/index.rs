@@ -147,6 +147,9 @@ impl Index {
 
     /// See [`super::Store::is_current`].
     pub(super) fn is_current(&self, seen: &Seen) -> bool {
+        if seen.state_lost {
+            return false;
+        }
         let mut part = self.of_device(&seen.key);
         let Some(device) = part.devices.get_mut(&seen.key) else { return false };
         let current = device.about.attributes == seen.attributes
@@ -154,6 +157,7 @@ impl Index {
         if current {
             // Phones change their address with every network: worth knowing, not worth a record each time.
             device.about.client_ip = Some(seen.client_ip);
+            device.returning = true;
         }
         drop(part);
         // What another session said a moment ago and isn't durable yet is no reason to welcome this one.

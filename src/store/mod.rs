@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
+use crate::binding::{Bindings, Change, ChangeError};
 use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
@@ -64,6 +65,15 @@ pub enum Command {
         device: Box<Seen>,
         /// Who waits.
         session: SessionRef,
+    },
+    /// A device changes something about itself. Answered by [`CommitSink::changed`], also if that changes nothing.
+    Change {
+        /// The device; known, as sessions are of known ones.
+        device: DeviceKey,
+        /// Who waits.
+        session: SessionRef,
+        /// What it changes.
+        change: Box<Change>,
     },
     /// Acks of one turn of one shard. Each is answered by one [`Confirm`].
     Acks {
@@ -268,6 +278,8 @@ pub struct DeviceState {
     pub pending: u32,
     /// What the receipt log says of it.
     pub attributes: Attributes,
+    /// What it is bound to; `None`: nothing.
+    pub bindings: Option<Arc<Bindings>>,
 }
 
 /// The next thing to write to a device.
@@ -348,7 +360,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// marked as written at `now`. An entry of retention 0 that another session got is left out.
     fn pull(&self, device: &DeviceKey, after: Reached, max: usize, now: Millis, out: &mut Vec<Pulled>);
 
-    /// Whether the device is known with exactly these attributes and no change of its switch: then Hello needs no [`Command::Seen`].
+    /// Whether the device is known with exactly these attributes, no change of its switch and its state: then Hello needs no [`Command::Seen`].
+    /// If so, it isn't forgotten before its session says that it was active.
     fn is_current(&self, seen: &Seen) -> bool;
 
     /// What was revoked of the device. May be ahead of what is durable: whoever is refused for it is refused a moment early.
@@ -419,6 +432,8 @@ pub trait CommitSink: Send {
         // A sink that doesn't care lets the session run into its deadline.
         tracing::warn!(?session, "a device is refused: there is no room for another one");
     }
+    /// A device's change is durable, or was none; or why it can't be. Told after the ends that it brings about.
+    fn changed(&mut self, session: SessionRef, result: Result<(), ChangeError>);
     /// There is no room for an Ack. A later Ack's confirmation would cover it, so this session has to end: the device says it again on its next one.
     fn ack_refused(&mut self, session: SessionRef) {
         tracing::warn!(?session, "an Ack can't be kept: the disk is full, and the reserve used up");

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::tables::TableKind;
-use crate::ids::AppKey;
+use crate::ids::{AppKey, DigestKey};
 use crate::push::Millis;
 
 /// Sizes, maxima and streams of the embedded store.
@@ -52,6 +52,10 @@ pub struct StoreOptions {
     pub stream_hard_bytes: u64,
     /// Receipts a second about messages that nothing is known of; more are dropped.
     pub unmatched_per_second: u32,
+    /// Milliseconds unseen after which a device is forgotten; 0: never.
+    pub forget_after_ms: Millis,
+    /// Makes the digests of accounts: the data directory's own, never changed.
+    pub digest_key: DigestKey,
     /// The names of the streams; the first is the one of apps that `app_streams` doesn't name.
     pub streams: Vec<Arc<str>>,
     /// Which stream an app belongs to.
@@ -97,6 +101,8 @@ impl Default for StoreOptions {
             stream_soft_bytes: 8 * 1024 * 1024 * 1024,
             stream_hard_bytes: 16 * 1024 * 1024 * 1024,
             unmatched_per_second: 100,
+            forget_after_ms: 90 * 24 * 3600 * 1000,
+            digest_key: DigestKey([0; 32]),
             streams: vec!["main".into()],
             app_streams: HashMap::new(),
             app_quotas: HashMap::new(),

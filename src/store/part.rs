@@ -2,8 +2,8 @@
 //! answer each live in exactly one part, chosen by their digest, and every effect of a journal record belongs to exactly one
 //! part: so a checkpoint can be written part by part while batches and acks go on.
 //!
-//! Only the store's thread changes a part, but for two annotations that no record rests on: when an entry was first
-//! written to a connection, and where a device came from last.
+//! Only the store's thread changes a part, but for three annotations that no record rests on: when an entry was first
+//! written to a connection, where a device came from last, and that it comes back just now.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -18,8 +18,9 @@ use super::fault::{self, Fault};
 use super::push_record::{MessageKey, PushRecord};
 use super::recalls::Recall;
 use super::record::ReceiptRecord;
+use crate::binding::{Binding, Bindings, Step};
 use crate::credential::Revocation;
-use crate::ids::{AppKey, DeviceKey, MessageId, Seq};
+use crate::ids::{AccountDigest, AppKey, DeviceKey, DigestKey, MessageId, Seq};
 use crate::push::{Attributes, Millis, Priority, ReceiptKind};
 
 /// Keys are digests: their own bytes are the hash.
@@ -59,34 +60,50 @@ pub(super) type Spread = BuildHasherDefault<SpreadHasher>;
 pub(super) struct Entry {
     pub(super) batch: Arc<Batch>,
     pub(super) ordinal: u32,
-    /// Low bit: `sent` was reported on its own. The rest: 0, or 1 + milliseconds from acceptance to the first writing.
+    /// Two flags; the rest: 0, or 1 + milliseconds from acceptance to the first writing.
     mark: u32,
 }
 
+/// `sent` was reported on its own.
+const SENT_REPORTED: u8 = 1;
+/// It was resolved from the account that the device is bound to: it ends when that binding goes.
+pub(super) const OF_ACCOUNT: u8 = 2;
+/// Bits of flags.
+const FLAGS: u32 = 2;
+
 impl Entry {
-    pub(super) fn new(batch: Arc<Batch>, ordinal: u32, sent_reported: bool) -> Self {
-        Self { batch, ordinal, mark: u32::from(sent_reported) }
+    pub(super) fn new(batch: Arc<Batch>, ordinal: u32, flags: u8) -> Self {
+        Self { batch, ordinal, mark: u32::from(flags) & ((1 << FLAGS) - 1) }
+    }
+
+    /// Flags as [`Entry::new`] takes them: what checkpoints keep.
+    pub(super) fn flags(&self) -> u8 {
+        (self.mark & ((1 << FLAGS) - 1)) as u8
+    }
+
+    pub(super) fn is_of_account(&self) -> bool {
+        self.flags() & OF_ACCOUNT != 0
     }
 
     pub(super) fn written_at(&self) -> Option<Millis> {
-        let after = (self.mark >> 1).checked_sub(1)?;
+        let after = (self.mark >> FLAGS).checked_sub(1)?;
         Some(self.batch.accepted_at + u64::from(after))
     }
 
-    /// The first writing counts. 31 bits of milliseconds are 24 days, retention is three.
+    /// The first writing counts. 30 bits of milliseconds are 12 days, retention is three.
     pub(super) fn mark_written(&mut self, now: Millis) {
-        if self.mark >> 1 == 0 {
-            let after = now.saturating_sub(self.batch.accepted_at).min(u64::from(u32::MAX >> 1) - 1);
-            self.mark |= (after as u32 + 1) << 1;
+        if self.mark >> FLAGS == 0 {
+            let after = now.saturating_sub(self.batch.accepted_at).min(u64::from(u32::MAX >> FLAGS) - 1);
+            self.mark |= (after as u32 + 1) << FLAGS;
         }
     }
 
     pub(super) fn sent_reported(&self) -> bool {
-        self.mark & 1 == 1
+        self.flags() & SENT_REPORTED != 0
     }
 
     pub(super) fn report_sent(&mut self) {
-        self.mark |= 1;
+        self.mark |= u32::from(SENT_REPORTED);
     }
 }
 
@@ -100,7 +117,10 @@ pub(super) struct About {
     pub(super) device_id: Arc<str>,
     pub(super) attributes: Attributes,
     pub(super) client_ip: Option<IpAddr>,
+    /// Journaled about once in an eighth of the time after which a device is forgotten, and with every record about it.
     pub(super) last_active: Millis,
+    /// Shared with nobody but copies of this made for receipts; `None`: none.
+    pub(super) bindings: Option<Arc<Bindings>>,
 }
 
 /// A known device.
@@ -108,8 +128,12 @@ pub(super) struct About {
 pub(super) struct Device {
     pub(super) number: u32,
     pub(super) push_on: bool,
+    /// A Hello found it known, and its session hasn't said so yet: it isn't forgotten meanwhile.
+    pub(super) returning: bool,
     pub(super) pending: Pending,
     pub(super) about: Box<About>,
+    /// The account that it is bound to.
+    pub(super) account: Option<AccountDigest>,
 }
 
 impl Device {
@@ -149,6 +173,22 @@ impl Device {
             && let Some(entry) = self.pending.iter_mut().find(|entry| entry.batch.seq == record.batch)
         {
             entry.report_sent();
+        }
+    }
+
+    /// A binding comes or goes. What ended with it was taken out before; only where those records are damaged something may be left, and
+    /// nobody sees it any more.
+    pub(super) fn apply_step(&mut self, step: &Step, digest_key: &DigestKey) {
+        let bindings = Arc::make_mut(self.about.bindings.get_or_insert_default());
+        bindings.apply(step);
+        if bindings.is_empty() {
+            self.about.bindings = None;
+        }
+        if let Binding::Account(account) = &step.binding {
+            self.account = step.bound.then(|| AccountDigest::of(digest_key, &self.about.app, account));
+            if !step.bound && !fault::is(Fault::KeepUnbound) {
+                self.pending.retain(|entry| !entry.is_of_account());
+            }
         }
     }
 
@@ -222,8 +262,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_sixteen_bytes_and_a_device_forty() {
+    fn an_entry_is_sixteen_bytes_and_a_device_forty_eight() {
         assert_eq!((size_of::<Entry>(), size_of::<Cold>()), (16, 16));
-        assert_eq!(size_of::<Device>(), 40);
+        assert_eq!(size_of::<Device>(), 48);
     }
 }

@@ -3,12 +3,15 @@
 //!
 //! | kind | says | changes |
 //! |---|---|---|
-//! | 1 batch | accepted: content, body once, targets with their dense numbers, refused ordinals | home part, id's part, each target's part |
+//! | 1 batch | accepted: content, body once, targets with their dense numbers, refused ordinals, those that ended at once | home part, id's part, each target's part |
 //! | 2 copy | a batch as above, only what is still live, under its original sequence | its place |
-//! | 3 device | a device as it is now | its part |
+//! | 3 device | a device as it is now, and what of it changed | its part |
 //! | 4 receipt | one event of one device, perhaps the end of its entry | the device's part, the message's part |
 //! | 5 mass | the same end for many entries of one batch | the devices' parts, the message's part |
 //! | 6 cursor | a stream's reader has everything up to here | the stream |
+//! | 11 binding | a device is bound to something, or no more | its part |
+//! | 12 forgotten | a device is known no more | its part |
+//! | 13 active | when devices were active | their parts |
 //! | 16 epoch | which credentials of a device are revoked | its part |
 //! | 20 stream | a stream of this number and name | the streams |
 //! | 21 route | from here on an app's records belong to this stream | the streams |
@@ -17,21 +20,21 @@
 //! | 24 recall | a message was taken back, and is remembered until then | the message's part |
 //! | 26 app | what an operator set for an app, all of it | the app |
 //!
-//! Receipts and mass ends are self-contained, so that a stream is read straight from the journal without a look-up, and the
-//! two can't disagree with the outcome that they are. Each begins with its app, which says whose stream it belongs to.
+//! Receipts, mass ends and what is said of devices are self-contained, so that a stream is read straight from the journal without a look-up,
+//! and an event can't disagree with the outcome or the change that it is. Each begins with its app, which says whose stream it belongs to.
 //!
 //! Targets stand with key and number (20 bytes). Numbers alone would need 4, but then a damaged device record would take
 //! the batches of its device along.
 
-use std::net::IpAddr;
-
-use super::codec::{Malformed, Take, put_bytes, put_ip, put_u32, put_u64, put_varint};
+use super::codec::{Malformed, Take, put_bytes, put_u32, put_u64, put_varint};
 use crate::credential::Revocation;
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
-use crate::push::{Millis, Priority, Refusal};
+use crate::push::{Failure, MassOutcome, Millis, Priority, Refusal};
 
-pub(super) use receipt::{MassRecord, ReceiptRecord, app_of, has_ordinal, set_ordinal, stream_event};
+pub(super) use device::{BindingRecord, DeviceRecord, ForgottenRecord};
+pub(super) use receipt::{MassRecord, ReceiptRecord, app_of, has_ordinal, set_ordinal, stream_events};
 
+pub(super) mod device;
 mod receipt;
 
 pub(super) const BATCH: u8 = 1;
@@ -40,6 +43,9 @@ pub(super) const DEVICE: u8 = 3;
 pub(super) const RECEIPT: u8 = 4;
 pub(super) const MASS: u8 = 5;
 pub(super) const CURSOR: u8 = 6;
+pub(super) const BINDING: u8 = 11;
+pub(super) const FORGOTTEN: u8 = 12;
+pub(super) const ACTIVE: u8 = 13;
 pub(super) const EPOCH: u8 = 16;
 pub(super) const STREAM: u8 = 20;
 pub(super) const ROUTE: u8 = 21;
@@ -81,6 +87,11 @@ pub(super) struct BatchRecord<'a> {
     pub(super) targets: &'a [u8],
     pub(super) priority: Priority,
     pub(super) collapse_key: &'a str,
+    /// Bit by ordinal: the target was resolved from an account that is bound there.
+    pub(super) of_account: &'a [u8],
+    /// Bit by ordinal: from one that isn't. Its end, `unbound`, is part of this record: whatever part of a group a crash leaves, the phone's
+    /// user never sees it.
+    pub(super) unbound: &'a [u8],
 }
 
 impl<'a> BatchRecord<'a> {
@@ -102,6 +113,8 @@ impl<'a> BatchRecord<'a> {
         put_bytes(out, self.targets);
         out.push(self.priority as u8);
         put_bytes(out, self.collapse_key.as_bytes());
+        put_bytes(out, self.of_account);
+        put_bytes(out, self.unbound);
     }
 
     pub(super) fn decode(payload: &'a [u8]) -> Result<Self, Malformed> {
@@ -124,6 +137,8 @@ impl<'a> BatchRecord<'a> {
             targets: take.bytes()?,
             priority: take_priority(take.u8()?)?,
             collapse_key: take.text()?,
+            of_account: take.bytes()?,
+            unbound: take.bytes()?,
         };
         take.0.is_empty().then_some(record).ok_or(Malformed)
     }
@@ -149,6 +164,24 @@ impl<'a> BatchRecord<'a> {
             targets.push(Target { ordinal, key: DeviceKey(*key), number: u32::from_le_bytes(*number) });
         }
         Ok(targets)
+    }
+
+    /// The end of those that ended at once, as the stream gives it; `None`: there are none.
+    pub(super) fn mass(&self) -> Result<Option<MassOutcome>, Malformed> {
+        if self.unbound.is_empty() {
+            return Ok(None);
+        }
+        let (app, batch) = self.names()?;
+        Ok(Some(MassOutcome {
+            app,
+            message: self.message,
+            batch,
+            reason: Failure::Unbound,
+            event_time: self.accepted_at,
+            ordinals: self.unbound.to_vec(),
+            count: self.unbound.iter().map(|bits| bits.count_ones()).sum(),
+            job_key: self.job_key.into(),
+        }))
     }
 
     /// The names as the types they are.
@@ -209,47 +242,6 @@ pub(super) fn take_refused(bytes: &[u8]) -> Result<Vec<(u32, Refusal)>, Malforme
         refused.push((ordinal, Refusal::from_number(take.u8()?).ok_or(Malformed)?));
     }
     Ok(refused)
-}
-
-/// Kind 3.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct DeviceRecord<'a> {
-    pub(super) key: DeviceKey,
-    pub(super) number: u32,
-    pub(super) push_on: bool,
-    pub(super) app: &'a str,
-    pub(super) device_id: &'a str,
-    pub(super) attributes: &'a [u8],
-    pub(super) client_ip: Option<IpAddr>,
-    pub(super) last_active: Millis,
-}
-
-impl<'a> DeviceRecord<'a> {
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.key.0);
-        put_u32(out, self.number);
-        out.push(u8::from(self.push_on));
-        put_bytes(out, self.app.as_bytes());
-        put_bytes(out, self.device_id.as_bytes());
-        put_bytes(out, self.attributes);
-        put_ip(out, self.client_ip);
-        put_u64(out, self.last_active);
-    }
-
-    pub(super) fn decode(payload: &'a [u8]) -> Result<Self, Malformed> {
-        let mut take = Take(payload);
-        let record = Self {
-            key: DeviceKey(take.array()?),
-            number: take.u32()?,
-            push_on: take.flag()?,
-            app: take.text()?,
-            device_id: take.text()?,
-            attributes: take.bytes()?,
-            client_ip: take.ip()?,
-            last_active: take.u64()?,
-        };
-        take.0.is_empty().then_some(record).ok_or(Malformed)
-    }
 }
 
 /// Kind 24.
@@ -337,6 +329,8 @@ mod tests {
                 targets: &encoded,
                 priority: Priority::High,
                 collapse_key: "weather",
+                of_account: &[6],
+                unbound: &[1],
             };
             record.encode(&mut out);
             assert_eq!(BatchRecord::decode(&out).as_ref(), Ok(&record));

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::Disk;
 use super::journal::{JournalReader, Place, ReadError, SegmentState};
-use super::record::{app_of, stream_event};
+use super::record::{app_of, stream_events};
 use super::{StreamBounds, StreamError, StreamRead, StreamState};
 use crate::ids::Seq;
 use crate::push::{Millis, ReceiptGap, StreamEvent};
@@ -328,9 +328,9 @@ impl Streams {
             // A record that passes its checksum and isn't understood was written by a newer program: not ours to forward.
             let ours = matches!(app_of(record.kind, record.payload), Ok(Some(app))
                 if self.owns(stream, app, record.seq));
-            if ours && let Ok(Some(event)) = stream_event(record.kind, record.payload) {
+            if ours && let Ok(events) = stream_events(record.kind, record.payload) {
                 bytes += record.payload.len();
-                read.events.push((record.seq, event));
+                read.events.extend(events.into_iter().map(|event| (record.seq, event)));
             }
             read.cursor = record.seq;
             stopped = read.events.len() >= max_events

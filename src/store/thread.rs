@@ -16,6 +16,7 @@ use super::metrics::{self, Exporter};
 use super::record::{BATCH, BatchRecord, COPY};
 use super::stats::StoreStats;
 use super::{BodySink, Busy, Command, Refused};
+use crate::binding::Change;
 use crate::clock::Clock;
 use crate::ids::SessionRef;
 use crate::limits;
@@ -48,8 +49,16 @@ fn weight(command: &Command) -> usize {
     const FIXED: usize = 128;
     FIXED
         + match command {
-            Command::Deliver { batch, .. } => batch.body.len() + batch.targets.len() * 16 + FIXED,
+            Command::Deliver { batch, .. } => {
+                batch.body.len() + batch.targets.len() * 16 + batch.accounts.len() * 8 + FIXED
+            }
             Command::Seen { device, .. } => device.attributes.0.len() + FIXED,
+            Command::Change { change, .. } => match &**change {
+                Change::Attributes { attributes, .. } => attributes.0.len(),
+                Change::Push(_) | Change::Moved(_) | Change::Bind(_) | Change::Unbind(_) => {
+                    limits::BINDING_BYTES
+                }
+            },
             Command::Acks { acks, .. } => acks.iter().map(|ack| FIXED + ack.events.len() * 48).sum::<usize>(),
             Command::Sent(sent) => sent.len() * 32,
             Command::LastActive(active) => active.len() * 24,
@@ -198,6 +207,7 @@ fn is_urgent(command: &Command) -> bool {
         Command::Deliver { .. }
         | Command::Seen { .. }
         | Command::Revoke { .. }
+        | Command::Change { .. }
         | Command::Query { .. }
         | Command::ControlApp { .. }
         | Command::RetireStream { .. }

@@ -6,6 +6,7 @@ use prost::Message;
 
 use super::frame::put_device_frame;
 use super::pb::device as pb;
+use crate::binding::{Binding, Change, Unbind, is_bindable};
 use crate::credential::InstallSecret;
 use crate::error::DeviceError;
 use crate::ids::{AppKey, MessageId};
@@ -29,19 +30,12 @@ pub enum ToEdge {
     },
     /// Heartbeat.
     Ping,
-    /// New attributes, or the switch: answered by one Reply.
-    Change {
+    /// A request: answered by one Reply, if it has an id (not 0).
+    Request {
         /// To be repeated in the Reply.
         request_id: u64,
-        /// New attributes, if it is about them.
-        attributes: Option<Attributes>,
-        /// The switch, if it is about that.
-        push_on: Option<bool>,
-    },
-    /// A request that this edge answers with `unimplemented`.
-    Unimplemented {
-        /// To be repeated in the Reply.
-        request_id: u64,
+        /// What it asks for, or what it is answered with.
+        change: Result<Box<Change>, pb::ErrorCode>,
     },
     /// A frame of a later version: skipped.
     Unknown,
@@ -64,6 +58,8 @@ pub struct Hello {
     pub received: Vec<MessageId>,
     /// The heartbeat it would like, seconds; 0: the default.
     pub heartbeat_s: u32,
+    /// The app was reinstalled.
+    pub state_lost: bool,
 }
 
 /// How a device says who it is.
@@ -96,15 +92,48 @@ pub fn parse(body: &[u8]) -> Result<ToEdge, DeviceError> {
         Some(pb::to_edge::Frame::Attributes(attributes)) => {
             let request_id = attributes.request_id;
             let push_on = parse_switch(attributes.push);
-            ToEdge::Change { request_id, attributes: Some(parse_attributes(attributes)?), push_on }
+            let attributes = parse_attributes(attributes)?;
+            ToEdge::Request { request_id, change: Ok(Box::new(Change::Attributes { attributes, push_on })) }
         }
         Some(pb::to_edge::Frame::PushSwitch(switch)) => match parse_switch(switch.state) {
-            push_on @ Some(_) => ToEdge::Change { request_id: switch.request_id, attributes: None, push_on },
+            Some(push_on) => {
+                ToEdge::Request { request_id: switch.request_id, change: Ok(Box::new(Change::Push(push_on))) }
+            }
             None => return Err(DeviceError::Malformed("push switch without a state")),
         },
-        Some(pb::to_edge::Frame::Bind(bind)) => ToEdge::Unimplemented { request_id: bind.request_id },
-        Some(pb::to_edge::Frame::Unbind(unbind)) => ToEdge::Unimplemented { request_id: unbind.request_id },
+        Some(pb::to_edge::Frame::Bind(bind)) => {
+            ToEdge::Request { request_id: bind.request_id, change: parse_bind(bind.binding) }
+        }
+        Some(pb::to_edge::Frame::Unbind(unbind)) => {
+            ToEdge::Request { request_id: unbind.request_id, change: parse_unbind(unbind.binding) }
+        }
     })
+}
+
+/// No binding at all is one of a later version.
+fn parse_bind(binding: Option<pb::bind::Binding>) -> Result<Box<Change>, pb::ErrorCode> {
+    let binding = match binding.ok_or(pb::ErrorCode::Unimplemented)? {
+        pb::bind::Binding::Account(text) => Binding::Account(bindable(text)?),
+        pb::bind::Binding::Alias(text) => Binding::Alias(bindable(text)?),
+        pb::bind::Binding::Tag(text) => Binding::Tag(bindable(text)?),
+        pb::bind::Binding::Phone(text) => Binding::Phone(bindable(text)?),
+    };
+    Ok(Box::new(Change::Bind(binding)))
+}
+
+fn parse_unbind(binding: Option<pb::unbind::Binding>) -> Result<Box<Change>, pb::ErrorCode> {
+    let what = match binding.ok_or(pb::ErrorCode::Unimplemented)? {
+        pb::unbind::Binding::Account(text) => Unbind::Account(bindable(text)?),
+        pb::unbind::Binding::Alias(text) => Unbind::Alias(bindable(text)?),
+        pb::unbind::Binding::Tag(text) => Unbind::Tag(bindable(text)?),
+        pb::unbind::Binding::Phone(true) => Unbind::Phone,
+        pb::unbind::Binding::Phone(false) => return Err(pb::ErrorCode::Invalid),
+    };
+    Ok(Box::new(Change::Unbind(what)))
+}
+
+fn bindable(text: String) -> Result<Arc<str>, pb::ErrorCode> {
+    if is_bindable(&text) { Ok(text.into()) } else { Err(pb::ErrorCode::Invalid) }
 }
 
 fn parse_hello(hello: pb::Hello) -> Result<Hello, DeviceError> {
@@ -132,6 +161,7 @@ fn parse_hello(hello: pb::Hello) -> Result<Hello, DeviceError> {
         attributes: parse_attributes(attributes)?,
         received: hello.received.into_iter().map(MessageId).collect(),
         heartbeat_s: hello.heartbeat_seconds,
+        state_lost: hello.state_lost,
     })
 }
 
@@ -266,11 +296,23 @@ pub fn put_pong(out: &mut Vec<u8>, now: Millis) {
 
 /// Appends the Reply to a request.
 pub fn put_reply(out: &mut Vec<u8>, request_id: u64, result: Result<(), pb::ErrorCode>) {
-    let (ok, code) = match result {
-        Ok(()) => (true, 0),
-        Err(code) => (false, code as i32),
+    let (ok, code, text) = match result {
+        Ok(()) => (true, 0, ""),
+        Err(code) => (false, code as i32, reply_text(code)),
     };
-    put(out, pb::to_device::Frame::Reply(pb::Reply { request_id, ok, code, text: String::new() }));
+    put(out, pb::to_device::Frame::Reply(pb::Reply { request_id, ok, code, text: text.into() }));
+}
+
+/// For a developer's log.
+fn reply_text(code: pb::ErrorCode) -> &'static str {
+    match code {
+        pb::ErrorCode::Invalid => {
+            "an account, alias, tag or phone has 1 to 128 bytes without control characters; a device has 128 aliases and tags at most"
+        }
+        pb::ErrorCode::ResourceExhausted => "there is no room for it at present",
+        pb::ErrorCode::Unimplemented => "this edge does not know that binding",
+        _ => "",
+    }
 }
 
 /// Appends a Revoke: the message is taken back.

@@ -6,8 +6,8 @@ use mooring::client::ClientError;
 use mooring::client::device::{Link, frame_name};
 use mooring::pki::DEV_APP;
 use mooring::wire::pb::device::{
-    Ack, Attributes, ErrorCode, Event, EventType, GoAwayReason, Hello, Login, Push, PushState, PushSwitch,
-    Welcome, hello, to_device, to_edge,
+    Ack, Attributes, Bind, ErrorCode, Event, EventType, GoAwayReason, Hello, Login, Push, PushState,
+    PushSwitch, Unbind, Welcome, bind, hello, to_device, to_edge, unbind,
 };
 
 use super::edge::{Edge, Way};
@@ -44,6 +44,16 @@ pub(crate) fn hello_with(app: &str, device_id: &str, credential: Vec<u8>) -> Hel
         attributes: Some(attributes),
         ..Hello::default()
     }
+}
+
+/// A Bind.
+pub(crate) fn bind(request_id: u64, binding: bind::Binding) -> to_edge::Frame {
+    to_edge::Frame::Bind(Bind { request_id, binding: Some(binding) })
+}
+
+/// An Unbind.
+pub(crate) fn unbind(request_id: u64, binding: unbind::Binding) -> to_edge::Frame {
+    to_edge::Frame::Unbind(Unbind { request_id, binding: Some(binding) })
 }
 
 impl Edge {
@@ -182,6 +192,38 @@ impl Device {
         self.link.send(to_edge::Frame::PushSwitch(switch)).await.expect("sent");
         let to_device::Frame::Reply(reply) = self.next().await else { panic!("no reply") };
         assert_eq!((reply.request_id, reply.ok), (7, true));
+    }
+
+    /// Asks for something; `id` is the request's.
+    pub(crate) async fn ask(&mut self, request: to_edge::Frame) {
+        self.link.send(request).await.expect("sent");
+    }
+
+    /// The next reply: request id, and how it was answered.
+    pub(crate) async fn reply(&mut self) -> (u64, Result<(), ErrorCode>) {
+        loop {
+            match self.next().await {
+                to_device::Frame::Reply(reply) => {
+                    let code = reply.code();
+                    return (reply.request_id, if reply.ok { Ok(()) } else { Err(code) });
+                }
+                to_device::Frame::Push(push) => self.kept.push_back(push),
+                to_device::Frame::AckConfirm(confirm) => self.confirmed = confirm.number,
+                other => panic!("{} came", frame_name(&other)),
+            }
+        }
+    }
+
+    /// Binds, durably.
+    pub(crate) async fn bind(&mut self, binding: bind::Binding) {
+        self.ask(bind(9, binding)).await;
+        assert_eq!(self.reply().await, (9, Ok(())));
+    }
+
+    /// Binds no more, durably.
+    pub(crate) async fn unbind(&mut self, binding: unbind::Binding) {
+        self.ask(unbind(9, binding)).await;
+        assert_eq!(self.reply().await, (9, Ok(())));
     }
 
     /// Goes away, and waits until the edge has noticed.

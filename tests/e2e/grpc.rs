@@ -29,9 +29,13 @@ async fn open(edge: &Edge, streams: Vec<OpenStream>) -> Link {
 }
 
 async fn accepted(receiver: &mut Receiver<ReadHalf<Stream>>) -> BatchAccepted {
-    match receiver.recv(SECONDS).await.expect("an answer") {
-        to_router::Frame::Accepted(accepted) => accepted,
-        other => panic!("not accepted: {other:?}"),
+    loop {
+        match receiver.recv(SECONDS).await.expect("an answer") {
+            to_router::Frame::Accepted(accepted) => return accepted,
+            // That the device registered, for instance.
+            to_router::Frame::Stream(_) => {}
+            other => panic!("not accepted: {other:?}"),
+        }
     }
 }
 

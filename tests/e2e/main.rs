@@ -3,6 +3,7 @@
 //! One binary, as linking costs more than running; a module a theme.
 
 mod bad_input;
+mod bindings;
 mod collapse;
 mod crash;
 mod delivery;

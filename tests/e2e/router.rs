@@ -7,9 +7,9 @@ use mooring::clock::Clock;
 use mooring::pki::DEV_APP;
 use mooring::wire::pb::device;
 use mooring::wire::pb::router::{
-    BatchAccepted, BatchRejected, DeliverBatch, FailReason, Open, OpenStream, Outcome, Receipt, ReceiptEvent,
-    RefuseReason, RejectCode, Revoke, Revoked, StreamAck, Target, from_router, open_stream, stream_event,
-    to_router,
+    BatchAccepted, BatchRejected, DeliverBatch, DeviceEvent, FailReason, Open, OpenStream, Outcome, Receipt,
+    ReceiptEvent, RefuseReason, RejectCode, Revoke, Revoked, StreamAck, Target, binding, device_event,
+    from_router, open_stream, stream_event, to_router,
 };
 
 use super::device::SECONDS;
@@ -28,6 +28,8 @@ pub(crate) struct Router {
     pub(crate) receiver: Receiver,
     pub(crate) answers: HashMap<String, Result<BatchAccepted, BatchRejected>>,
     pub(crate) receipts: Vec<Receipt>,
+    /// What was said of devices, in order, each with its sequence.
+    pub(crate) devices: Vec<(u64, DeviceEvent)>,
     /// How each target ended: (batch, ordinal).
     pub(crate) ends: HashMap<(String, u32), Vec<End>>,
     pub(crate) cursor: u64,
@@ -59,6 +61,14 @@ pub(crate) fn batch(message_id: u64, device_ids: &[&str]) -> DeliverBatch {
     }
 }
 
+/// The same, each target resolved from this account.
+pub(crate) fn of_account(account: &str, mut batch: DeliverBatch) -> DeliverBatch {
+    for target in &mut batch.targets {
+        target.account = account.into();
+    }
+    batch
+}
+
 impl Edge {
     /// A link that reads the stream.
     pub(crate) async fn router(&self) -> Router {
@@ -87,6 +97,7 @@ impl Router {
             receiver,
             answers: HashMap::new(),
             receipts: Vec::new(),
+            devices: Vec::new(),
             ends: HashMap::new(),
             cursor: 0,
             goes_away: false,
@@ -162,6 +173,22 @@ impl Router {
         }
     }
 
+    /// Waits until so many events of a device came; all of them as words.
+    pub(crate) async fn said_of(&mut self, device_id: &str, at_least: usize) -> Vec<String> {
+        loop {
+            let said: Vec<String> = self
+                .devices
+                .iter()
+                .filter(|(_, event)| event.device_id == device_id)
+                .map(|(_, event)| words(event))
+                .collect();
+            if said.len() >= at_least {
+                return said;
+            }
+            self.step().await;
+        }
+    }
+
     /// So many receipts of this kind came.
     pub(crate) fn count(&self, message_id: u64, device_id: &str, event: ReceiptEvent) -> usize {
         let right =
@@ -196,7 +223,7 @@ impl Router {
             }
             to_router::Frame::Stream(batch) => {
                 for event in batch.events {
-                    self.note(event.event.expect("an event"));
+                    self.note(event.sequence, event.event.expect("an event"));
                 }
                 assert!(batch.cursor > self.cursor, "cursors grow");
                 self.cursor = batch.cursor;
@@ -212,7 +239,7 @@ impl Router {
         }
     }
 
-    fn note(&mut self, event: stream_event::Event) {
+    fn note(&mut self, sequence: u64, event: stream_event::Event) {
         match event {
             stream_event::Event::Receipt(receipt) => {
                 let end = match receipt.outcome() {
@@ -237,7 +264,33 @@ impl Router {
                 }
             }
             stream_event::Event::Gap(gap) => panic!("a gap: {gap:?}"),
-            stream_event::Event::Device(_) => {}
+            stream_event::Event::Device(event) => self.devices.push((sequence, event)),
+        }
+    }
+}
+
+/// "bound account alice", and so on.
+fn words(event: &DeviceEvent) -> String {
+    let binding =
+        |bound: &mooring::wire::pb::router::Binding| match bound.binding.as_ref().expect("a binding") {
+            binding::Binding::Account(text) => format!("account {text}"),
+            binding::Binding::Alias(text) => format!("alias {text}"),
+            binding::Binding::Tag(text) => format!("tag {text}"),
+            binding::Binding::Phone(text) => format!("phone {text}"),
+        };
+    let brand = |attributes: &device::Attributes| attributes.brand.clone();
+    match event.change.as_ref().expect("a change") {
+        device_event::Change::Registered(registered) => {
+            format!("registered {}", registered.attributes.as_ref().map(brand).unwrap_or_default())
+        }
+        device_event::Change::Attributes(attributes) => format!("attributes {}", brand(attributes)),
+        device_event::Change::Push(state) if *state == device::PushState::On as i32 => "switch on".into(),
+        device_event::Change::Push(_) => "switch off".into(),
+        device_event::Change::Bound(bound) => format!("bound {}", binding(bound)),
+        device_event::Change::Unbound(unbound) => format!("unbound {}", binding(unbound)),
+        device_event::Change::Forgotten(forgotten) => {
+            assert!(forgotten.last_active_time > 0);
+            "forgotten".into()
         }
     }
 }

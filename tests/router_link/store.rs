@@ -157,6 +157,7 @@ fn known(key: DeviceKey) -> Option<DeviceState> {
         last_active: 7,
         pending: 1,
         attributes: Attributes(Arc::from([])),
+        bindings: None,
     })
 }
 
@@ -295,7 +296,7 @@ fn size(event: &StreamEvent) -> usize {
     match event {
         StreamEvent::Receipt(receipt) => 100 + receipt.attributes.0.len(),
         StreamEvent::Mass(mass) => 100 + mass.ordinals.len(),
-        StreamEvent::Gap(_) => 100,
+        StreamEvent::Gap(_) | StreamEvent::Device(_) => 100,
     }
 }
 

@@ -45,11 +45,11 @@ enum Standing {
 /// With it when the message was accepted, and the sender's label.
 type Found = (Standing, Option<(Millis, std::sync::Arc<str>)>);
 
-/// Who acknowledges, as receipts have it.
-struct Who {
-    key: DeviceKey,
-    number: u32,
-    about: About,
+/// A known device, as receipts have it.
+pub(super) struct Who {
+    pub(super) key: DeviceKey,
+    pub(super) number: u32,
+    pub(super) about: About,
 }
 
 fn kind_of(event: Event) -> ReceiptKind {
@@ -103,7 +103,7 @@ impl<D: Disk> Engine<D> {
         Ok(())
     }
 
-    fn who(&self, key: &DeviceKey) -> Option<Who> {
+    pub(super) fn who(&self, key: &DeviceKey) -> Option<Who> {
         let part = self.shared.index.of_device(key);
         let device = part.devices.get(key)?;
         Some(Who { key: *key, number: device.number, about: (*device.about).clone() })

@@ -231,17 +231,30 @@ impl<D: Disk> Engine<D> {
                 device.take(batch.seq);
             }
         }
+        self.count_failed(now, batch, reason, &numbers, count)?;
+        let keys = ended.iter().map(|target| target.key).collect();
+        self.effects.push(Effect::Ended(keys, batch.seq, reason));
+        Ok(())
+    }
+
+    /// So many entries of a batch failed: at home, and in the push record.
+    pub(super) fn count_failed(
+        &mut self,
+        now: Millis,
+        batch: &Arc<Batch>,
+        reason: Failure,
+        numbers: &RoaringBitmap,
+        count: u32,
+    ) -> Result<(), StoreFailure> {
         let mut part = part_with(&self.shared.index, &*self.tables.tables, &mut self.ledger, batch.home)?;
         let outcome = part.end(batch.seq, count);
         if let Some(count) = outcome.count() {
-            let numbers = Numbers::Many(&numbers);
+            let numbers = Numbers::Many(numbers);
             let end = End { app: &batch.app, at: now, outcome: Err(reason), count, numbers };
             part.count_end(batch.home, &end, &mut self.ledger);
         }
         drop(part);
         self.entries_ended(outcome);
-        let keys = ended.iter().map(|target| target.key).collect();
-        self.effects.push(Effect::Ended(keys, batch.seq, reason));
         Ok(())
     }
 

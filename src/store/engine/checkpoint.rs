@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Engine, StoreFailure};
+use crate::binding::{Binding, Bindings};
 use crate::ids::Seq;
 use crate::push::Millis;
 use crate::store::batch::Batch;
@@ -25,6 +26,7 @@ use crate::store::codec::{put_bytes, put_ip, put_u32, put_u64, put_varint};
 use crate::store::disk::Disk;
 use crate::store::fault::{self, Fault};
 use crate::store::part::Part;
+use crate::store::record::device::put_binding;
 use crate::store::record::put_epoch;
 use crate::store::stats::StoreStats;
 
@@ -329,11 +331,12 @@ impl Part {
             put_varint(&mut devices, place);
             put_ip(&mut devices, about.client_ip);
             put_u64(&mut devices, about.last_active);
+            put_bindings(&mut devices, about.bindings.as_deref());
             put_varint(&mut devices, device.pending.len() as u64);
             for entry in &device.pending {
                 put_varint(&mut devices, entry.batch.seq.0);
                 put_varint(&mut devices, u64::from(entry.ordinal));
-                devices.push(u8::from(entry.sent_reported()));
+                devices.push(entry.flags());
             }
         }
         put_varint(out, places.len() as u64);
@@ -344,6 +347,19 @@ impl Part {
         for (device, revocation) in &self.revocations {
             put_epoch(out, device, *revocation);
         }
+    }
+}
+
+/// How many, then each.
+fn put_bindings(out: &mut Vec<u8>, bindings: Option<&Bindings>) {
+    let Some(all) = bindings else { return put_varint(out, 0) };
+    let one = all.account.iter().cloned().map(Binding::Account);
+    let one = one.chain(all.phone.iter().cloned().map(Binding::Phone));
+    let one = one.chain(all.aliases.iter().cloned().map(Binding::Alias));
+    let one: Vec<Binding> = one.chain(all.tags.iter().cloned().map(Binding::Tag)).collect();
+    put_varint(out, one.len() as u64);
+    for binding in &one {
+        put_binding(out, binding);
     }
 }
 

@@ -11,16 +11,16 @@ use tokio::sync::oneshot;
 use super::collapse::Displaced;
 use super::quota::{Newcomer, make_way};
 use super::{Effect, Engine, StoreFailure};
-use crate::ids::DeviceKey;
+use crate::ids::{AccountDigest, DeviceKey};
 use crate::push::{Accepted, Failure, Millis, NewBatch, OfflinePolicy, Refusal, Rejection};
 use crate::store::batch::Batch;
 use crate::store::batch_ids::{IdBounds, Remembered, id_key};
 use crate::store::disk::Disk;
 use crate::store::options::StoreOptions;
-use crate::store::part::{Entry, Spread};
+use crate::store::part::{Entry, OF_ACCOUNT, Spread};
 use crate::store::part_messages::{Acceptance, RecordBounds};
 use crate::store::push_record::{MessageKey, Numbers};
-use crate::store::record::{self, BatchRecord, Target, put_refused, put_targets};
+use crate::store::record::{self, BatchRecord, Target, has_ordinal, put_refused, put_targets, set_ordinal};
 use crate::store::stats::StoreStats;
 
 /// Bytes of a batch record beside body, label and targets, at most.
@@ -36,6 +36,20 @@ struct Decided {
     offline: Vec<Target>,
     /// Accepted, and to be told.
     told: Vec<DeviceKey>,
+    /// Accepted, but resolved from an account that isn't bound there: in no list.
+    unbound: Vec<Target>,
+    /// The same, a bit by ordinal.
+    unbound_bits: Vec<u8>,
+    /// Bit by ordinal: resolved from an account that is bound there.
+    of_account: Vec<u8>,
+}
+
+/// An accepted target.
+struct Admitted {
+    /// The device's dense number.
+    number: u32,
+    /// It isn't bound to the account that it was resolved from, and nothing was put into its list.
+    unbound: bool,
 }
 
 /// The bounds of one part's share.
@@ -126,6 +140,7 @@ impl<D: Disk> Engine<D> {
         }
         let targets = batch.targets.len();
         let mut bytes = BATCH_HEAD_BYTES + batch.body.len() + batch.job_key.len() + targets * TARGET_BYTES;
+        bytes += 2 * batch.accounts.len().div_ceil(8);
         let revoked = self.is_revoked(now, home);
         if batch.online_only || revoked {
             bytes += Self::mass_bytes(targets, targets as u32);
@@ -199,11 +214,16 @@ impl<D: Disk> Engine<D> {
         }
         StoreStats::add(&self.shared.stats.batches, 1);
         self.effects.push(Effect::Answer(reply, Ok(answer)));
+        if !decided.unbound.is_empty() {
+            self.ended_unbound(now, &batch, &decided.unbound)?;
+        }
         if batch.is_revoked() {
-            return if accepted > 0 {
-                self.fail_many(now, &batch, Failure::Revoked, &decided.accepted)
-            } else {
+            let mut listed = decided.accepted;
+            listed.retain(|target| !has_ordinal(&decided.unbound_bits, target.ordinal));
+            return if listed.is_empty() {
                 Ok(())
+            } else {
+                self.fail_many(now, &batch, Failure::Revoked, &listed)
             };
         }
         self.end_displaced(now, displaced, &decided.told)?;
@@ -224,22 +244,34 @@ impl<D: Disk> Engine<D> {
             refused: Vec::new(),
             offline: Vec::new(),
             told: Vec::with_capacity(new.targets.len()),
+            unbound: Vec::new(),
+            unbound_bits: Vec::new(),
+            of_account: Vec::new(),
         };
         let newcomer = self.newcomer(new);
-        let mut refused_keys: HashSet<DeviceKey, Spread> = HashSet::default();
+        // Of targets that are in no list: who stands twice meets itself here.
+        let mut settled: HashSet<DeviceKey, Spread> = HashSet::default();
         for (ordinal, key) in (0u32..).zip(&new.targets) {
             // Asked before the part is locked: the directory has locks of its own.
             let connected = !asks || (self.is_connected)(key);
-            let verdict = if !refused_keys.is_empty() && refused_keys.contains(key) {
+            let account = new.accounts.get(ordinal as usize).copied().flatten();
+            let verdict = if !settled.is_empty() && settled.contains(key) {
                 Err(Refusal::Duplicate)
             } else {
-                self.admit_target(key, ordinal, connected || new.online_only, batch, &newcomer)
+                self.admit_target(key, ordinal, account, connected || new.online_only, batch, &newcomer)
             };
             match verdict {
-                Ok(number) => {
+                Ok(Admitted { number, unbound }) => {
                     let target = Target { ordinal, key: *key, number };
                     decided.accepted.push(target);
-                    if connected || !new.online_only {
+                    if account.is_some() {
+                        let bits = if unbound { &mut decided.unbound_bits } else { &mut decided.of_account };
+                        set_ordinal(bits, ordinal);
+                    }
+                    if unbound {
+                        decided.unbound.push(target);
+                        settled.insert(*key);
+                    } else if connected || !new.online_only {
                         decided.told.push(*key);
                     } else {
                         decided.offline.push(target);
@@ -247,7 +279,7 @@ impl<D: Disk> Engine<D> {
                 }
                 Err(reason) => {
                     decided.refused.push((ordinal, reason));
-                    refused_keys.insert(*key);
+                    settled.insert(*key);
                 }
             }
         }
@@ -258,10 +290,11 @@ impl<D: Disk> Engine<D> {
         &self,
         key: &DeviceKey,
         ordinal: u32,
+        account: Option<AccountDigest>,
         reachable: bool,
         batch: &Arc<Batch>,
         newcomer: &Newcomer<'_>,
-    ) -> Result<u32, Refusal> {
+    ) -> Result<Admitted, Refusal> {
         let mut part = self.shared.index.of_device(key);
         let device = part.devices.get_mut(key).ok_or(Refusal::DeviceUnknown)?;
         if device.entry(batch.message).is_some() {
@@ -270,13 +303,18 @@ impl<D: Disk> Engine<D> {
         if !device.push_on {
             return Err(Refusal::PushDisabled);
         }
+        // Before anything that would have the router try another channel: whoever has the phone now is somebody else.
+        if account.is_some() && account != device.account {
+            return Ok(Admitted { number: device.number, unbound: true });
+        }
         // What goes for it was found before, and goes once it is staged.
         make_way(device, newcomer)?;
         if !reachable {
             return Err(Refusal::Offline);
         }
-        device.push(Entry::new(batch.clone(), ordinal, false));
-        Ok(device.number)
+        let flags = if account.is_some() { OF_ACCOUNT } else { 0 };
+        device.push(Entry::new(batch.clone(), ordinal, flags));
+        Ok(Admitted { number: device.number, unbound: false })
     }
 
     /// Stages the record. Answers the refused ordinals as they stand in it.
@@ -307,6 +345,8 @@ impl<D: Disk> Engine<D> {
             targets: &targets,
             priority: new.priority,
             collapse_key: &new.collapse_key,
+            of_account: &decided.of_account,
+            unbound: &decided.unbound_bits,
         };
         self.scratch.clear();
         record.encode(&mut self.scratch);
@@ -315,6 +355,18 @@ impl<D: Disk> Engine<D> {
         batch.moved_to(place, self.scratch.len() as u32);
         batch.live.store(decided.accepted.len() as u32, Ordering::Relaxed);
         Ok(refused)
+    }
+
+    /// The batch's record says that these ended: so it is their outcome too.
+    fn ended_unbound(
+        &mut self,
+        now: Millis,
+        batch: &Arc<Batch>,
+        unbound: &[Target],
+    ) -> Result<(), StoreFailure> {
+        let numbers: RoaringBitmap = unbound.iter().map(|target| target.number).collect();
+        self.shared.streams.note_event(self.options.stream_of(batch.app.as_str()), batch.seq);
+        self.count_failed(now, batch, Failure::Unbound, &numbers, unbound.len() as u32)
     }
 
     fn remember(&mut self, id: u128, remembered: Remembered, parts: usize) {

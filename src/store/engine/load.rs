@@ -7,7 +7,8 @@ use std::sync::{Arc, RwLock};
 use super::apps::{Controls, take_all};
 use super::checkpoint::{DEVICES, HEAD, HOME, VERSION};
 use super::recover::OpenError;
-use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
+use crate::binding::Step;
+use crate::ids::{AppKey, BatchId, DeviceKey, DigestKey, MessageId, Seq};
 use crate::push::Attributes;
 use crate::store::batch::Batch;
 use crate::store::batch_ids::BatchIds;
@@ -18,6 +19,7 @@ use crate::store::index::Index;
 use crate::store::part::{About, Entry, Part, Spread};
 use crate::store::push_record::MessageKey;
 use crate::store::recalls::Recall;
+use crate::store::record::device::take_binding;
 use crate::store::record::{take_epoch, take_priority};
 use crate::store::stream::saved::SavedStreams;
 
@@ -52,7 +54,8 @@ impl Interned {
 pub(super) struct Held {
     pub(super) device: DeviceKey,
     pub(super) ordinal: u32,
-    pub(super) sent_reported: bool,
+    /// As [`Entry::flags`] has them.
+    pub(super) flags: u8,
 }
 
 /// The index as a checkpoint has it: each half of each part as of a sequence of its own.
@@ -67,13 +70,15 @@ pub(super) struct Loaded {
     pub(super) streams: SavedStreams,
     pub(super) controls: Controls,
     pub(super) interned: Interned,
+    /// Makes the digests of accounts.
+    digest_key: DigestKey,
     /// Live batches read so far, whatever their part.
     batches: HashMap<Seq, Arc<Batch>, Spread>,
 }
 
 impl Loaded {
     /// Nothing yet.
-    pub(super) fn empty(parts: usize) -> Self {
+    pub(super) fn empty(parts: usize, digest_key: DigestKey) -> Self {
         let index = Index::new(parts);
         let floors = vec![Seq(0); index.len()];
         Self {
@@ -85,13 +90,17 @@ impl Loaded {
             streams: SavedStreams::default(),
             controls: Controls::default(),
             interned: Interned::default(),
+            digest_key,
             batches: HashMap::default(),
         }
     }
 
-    pub(super) fn read<D: Disk>(reader: &mut CheckpointReader<D>) -> Result<Self, OpenError> {
+    pub(super) fn read<D: Disk>(
+        reader: &mut CheckpointReader<D>,
+        digest_key: DigestKey,
+    ) -> Result<Self, OpenError> {
         let mut loaded = match reader.next_slice()? {
-            Some(head) => Self::read_head(&head)?,
+            Some(head) => Self::read_head(&head, digest_key)?,
             None => return Err(Malformed.into()),
         };
         while let Some(slice) = reader.next_slice()? {
@@ -101,12 +110,12 @@ impl Loaded {
         Ok(loaded)
     }
 
-    fn read_head(slice: &[u8]) -> Result<Self, Malformed> {
+    fn read_head(slice: &[u8], digest_key: DigestKey) -> Result<Self, Malformed> {
         let mut take = Take(slice);
         if take.array()? != [HEAD, VERSION] {
             return Err(Malformed);
         }
-        let mut loaded = Self::empty(take.u32()? as usize);
+        let mut loaded = Self::empty(take.u32()? as usize, digest_key);
         loaded.next_number = take.u32()?;
         loaded.streams = SavedStreams::decode(&mut take)?;
         loaded.controls = take_all(&mut take)?;
@@ -166,8 +175,13 @@ impl Loaded {
             let device_id = take.text()?.into();
             let attributes = usize::try_from(take.varint()?).ok().and_then(|place| table.get(place));
             let attributes = attributes.ok_or(Malformed)?.clone();
-            let about = About { app, device_id, attributes, client_ip: take.ip()?, last_active: take.u64()? };
+            let (client_ip, last_active) = (take.ip()?, take.u64()?);
+            let about = About { app, device_id, attributes, client_ip, last_active, bindings: None };
             part.know(key, number, push_on, about);
+            let device = part.devices.get_mut(&key).ok_or(Malformed)?;
+            for _ in 0..take.varint()? {
+                device.apply_step(&Step { bound: true, binding: take_binding(take)? }, &self.digest_key);
+            }
             self.next_number = self.next_number.max(number.saturating_add(1));
             take_pending(take, &mut part, key, &self.batches, &mut self.held)?;
         }
@@ -188,10 +202,10 @@ fn take_pending(
 ) -> Result<(), Malformed> {
     let device = part.devices.get_mut(&key).ok_or(Malformed)?;
     for _ in 0..take.varint()? {
-        let (seq, ordinal, sent_reported) = (Seq(take.varint()?), take.varint32()?, take.flag()?);
+        let (seq, ordinal, flags) = (Seq(take.varint()?), take.varint32()?, take.u8()?);
         match batches.get(&seq) {
-            Some(batch) => device.push(Entry::new(batch.clone(), ordinal, sent_reported)),
-            None => held.entry(seq).or_default().push(Held { device: key, ordinal, sent_reported }),
+            Some(batch) => device.push(Entry::new(batch.clone(), ordinal, flags)),
+            None => held.entry(seq).or_default().push(Held { device: key, ordinal, flags }),
         }
     }
     Ok(())

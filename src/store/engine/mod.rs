@@ -19,12 +19,14 @@
 mod acks;
 mod apply;
 pub(super) mod apps;
+mod bindings;
 mod checkpoint;
 mod collapse;
 mod deliver;
 mod devices;
 mod ends;
 mod expiry;
+mod forget;
 mod load;
 mod query;
 mod quota;
@@ -59,6 +61,7 @@ use super::{
     Command, CommitSink, Confirm, Pulled, QueryAnswer, RetireError, Retired, StreamBounds, StreamError,
     StreamRead, StreamState,
 };
+use crate::binding::ChangeError;
 use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, Seq, SessionRef, ShardId};
 use crate::push::{Accepted, AppControl, Failure, Millis, Reached, ReceiptGap, Rejection, Revoked};
@@ -68,7 +71,7 @@ use apps::Controls;
 pub use recover::{OpenError, OpenReport};
 
 /// Kinds of work that [`Engine::maintain`] does.
-const DUTIES: usize = 7;
+const DUTIES: usize = 8;
 /// How often to look whether a full disk has room again.
 const REPLENISH_MS: Millis = 1_000;
 
@@ -94,6 +97,7 @@ enum Effect {
     Confirmed(ShardId, Vec<Confirm>),
     Seen(SessionRef),
     Refused(SessionRef),
+    Changed(SessionRef, Result<(), ChangeError>),
     AckRefused(SessionRef),
     Ended(Vec<DeviceKey>, Seq, Failure),
     Moved(Arc<Batch>, Place, u32),
@@ -170,6 +174,7 @@ pub struct Engine<D: Disk> {
     controls: Controls,
     /// The gap that is being made.
     gap: Option<streams::GapScan>,
+    forget: forget::State,
     /// Batches whose record can't be read; their entries are looked for part by part.
     damaged: VecDeque<storage::Sweep>,
     /// Messages that were taken back and have pending entries still.
@@ -201,12 +206,10 @@ impl<D: Disk> Engine<D> {
         match command {
             Command::Deliver { batch, reply } => self.deliver(now, *batch, reply),
             Command::Seen { device, session } => self.seen(now, &device, session),
+            Command::Change { device, session, change } => self.change(now, &device, session, &change),
             Command::Acks { shard, acks } => self.acks(now, shard, &acks),
             Command::Sent(sent) => self.sent(now, &sent),
-            Command::LastActive(active) => {
-                self.last_active(&active);
-                Ok(())
-            }
+            Command::LastActive(active) => self.last_active(&active),
             Command::StreamAck { stream, cursor } => self.stream_ack(now, &stream, cursor),
             Command::ControlApp { app, change, reply } => self.control_app(app, change, reply),
             Command::Revoke { app, message, reply } => self.recall(now, &app, message, reply),
@@ -325,6 +328,7 @@ impl<D: Disk> Engine<D> {
                 3 => self.checkpoint_slice(now)?,
                 4 => self.tables_slice(now)?,
                 5 => self.gap_slice(now)?,
+                6 => self.forget_slice(now)?,
                 _ => self.trim_slice(now)?,
             };
             if busy {
@@ -339,8 +343,13 @@ impl<D: Disk> Engine<D> {
     /// When [`Engine::maintain`] is due, if nothing else happens before.
     pub fn next_wakeup(&self) -> Option<Millis> {
         let replenish = (self.replenish_at > 0).then_some(self.replenish_at);
-        let retries = self.retry_checkpoint_at().into_iter().chain(self.next_recalling()).chain(replenish);
-        let retries = retries.chain(self.next_transaction());
+        let retries = self
+            .retry_checkpoint_at()
+            .into_iter()
+            .chain(self.next_recalling())
+            .chain(self.next_forget())
+            .chain(replenish)
+            .chain(self.next_transaction());
         self.next_expiry().into_iter().chain(retries).min()
     }
 
@@ -371,6 +380,7 @@ impl<D: Disk> Engine<D> {
                 Effect::Confirmed(shard, confirms) => self.sink.confirmed(shard, confirms),
                 Effect::Seen(session) => self.sink.seen(session),
                 Effect::Refused(session) => self.sink.refused(session),
+                Effect::Changed(session, result) => self.sink.changed(session, result),
                 Effect::AckRefused(session) => self.sink.ack_refused(session),
                 Effect::Ended(devices, batch, reason) => {
                     for device in &devices {

@@ -66,6 +66,7 @@ impl<D: Disk> Engine<D> {
             last_active: device.about.last_active,
             pending: device.pending.len() as u32,
             attributes: device.about.attributes.clone(),
+            bindings: device.about.bindings.clone(),
         })
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::load::Loaded;
 use super::replay::Replay;
 use super::tables::{State, read_index};
-use super::{Engine, IsConnected, Shared, StoreFailure, acks, checkpoint, trim};
+use super::{Engine, IsConnected, Shared, StoreFailure, acks, checkpoint, forget, trim};
 use crate::ids::Seq;
 use crate::store::CommitSink;
 use crate::store::body_cache::BodyCache;
@@ -98,8 +98,11 @@ impl<D: Disk> Engine<D> {
         is_connected: IsConnected,
     ) -> Result<(Self, OpenReport), OpenError> {
         let (loaded, covers, damaged_checkpoints) = match CheckpointReader::newest(disk.clone())? {
-            None => (Loaded::empty(options.parts), Seq(0), Vec::new()),
-            Some(mut reader) => (Loaded::read(&mut reader)?, reader.covers(), reader.damaged().to_vec()),
+            None => (Loaded::empty(options.parts, options.digest_key.clone()), Seq(0), Vec::new()),
+            Some(mut reader) => {
+                let loaded = Loaded::read(&mut reader, options.digest_key.clone())?;
+                (loaded, reader.covers(), reader.damaged().to_vec())
+            }
         };
         let oldest_kept = oldest_kept_covers(&disk)?;
         let tables = tables::open(&disk, options.tables, options.table_cache_bytes)?;
@@ -174,6 +177,7 @@ impl<D: Disk> Engine<D> {
             trim: trim::State::default(),
             controls,
             gap: None,
+            forget: forget::State::new(options.forget_after_ms),
             damaged: VecDeque::new(),
             recalling: VecDeque::new(),
             recall_retry_at: 0,

@@ -9,7 +9,7 @@ use super::deliver::{id_bounds, record_bounds, recovered_batch};
 use super::load::Loaded;
 use super::tables::part_with;
 use crate::ids::{AppKey, DeviceKey, Seq};
-use crate::push::ReceiptKind;
+use crate::push::{Failure, ReceiptKind};
 use crate::store::batch::Batch;
 use crate::store::batch_ids::{Remembered, id_key};
 use crate::store::body_cache::BodyCache;
@@ -18,13 +18,14 @@ use crate::store::fault::{self, Fault};
 use crate::store::journal::Record;
 use crate::store::ledger::Ledger;
 use crate::store::options::StoreOptions;
-use crate::store::part::{About, Entry, Part, Spread};
+use crate::store::part::{About, Entry, OF_ACCOUNT, Part, Spread};
 use crate::store::part_messages::{Acceptance, End};
 use crate::store::push_record::{MessageKey, Numbers, take_bitmap};
 use crate::store::recalls::Recall;
+use crate::store::record::device::take_active;
 use crate::store::record::{
-    self, BatchRecord, DeviceRecord, MassRecord, RecallRecord, ReceiptRecord, Target, has_ordinal,
-    take_epoch, take_refused,
+    self, BatchRecord, BindingRecord, DeviceRecord, ForgottenRecord, MassRecord, RecallRecord, ReceiptRecord,
+    Target, has_ordinal, take_epoch, take_refused,
 };
 use crate::store::tables::{Tables, TablesError};
 
@@ -64,6 +65,9 @@ impl Replay<'_> {
             record::APP => super::apps::take_into(&mut Take(at.payload), &mut self.loaded.controls),
             record::EPOCH => self.epoch(at),
             record::RECALL => self.recall(at),
+            record::BINDING => self.binding(at),
+            record::FORGOTTEN => self.forgotten(at),
+            record::ACTIVE => self.active(at),
             _ => Err(Malformed),
         };
         if at.seq > self.covers
@@ -141,18 +145,29 @@ impl Replay<'_> {
         } else {
             self.loaded.index.lock(home_part).batches.get(&at.seq).cloned()
         };
-        // Not live at home: all its entries ended before the home's slice was cut, and their ends follow.
-        let Some(batch) = batch else { return Ok(()) };
-        for target in &targets {
+        let unbound = targets.iter().filter(|target| has_ordinal(record.unbound, target.ordinal));
+        let numbers: RoaringBitmap = unbound.map(|target| target.number).collect();
+        if !numbers.is_empty() {
+            let (count, outcome) = (numbers.len() as u32, Err(Failure::Unbound));
+            let numbers = Numbers::Many(&numbers);
+            let end = End { app: &app, at: record.accepted_at, outcome, count, numbers };
+            self.ended(home, at.seq, at.seq, end);
+        }
+        // Not live at home: all its entries ended before the home's slice was cut, and their ends follow; or they ended at once.
+        let Some(batch) = batch.filter(|batch| batch.is_live()) else { return Ok(()) };
+        let listed = targets.iter().filter(|target| !has_ordinal(record.unbound, target.ordinal));
+        for target in listed {
             if self.is_new_at_device(&target.key, at.seq) {
-                self.point(target.key, Entry::new(batch.clone(), target.ordinal, false));
+                let of_account = has_ordinal(record.of_account, target.ordinal);
+                let flags = if of_account { OF_ACCOUNT } else { 0 };
+                self.point(target.key, Entry::new(batch.clone(), target.ordinal, flags));
             }
         }
         for held in self.loaded.held.remove(&at.seq).unwrap_or_default() {
             if fault::is(Fault::DropHeld) {
                 continue;
             }
-            self.point(held.device, Entry::new(batch.clone(), held.ordinal, held.sent_reported));
+            self.point(held.device, Entry::new(batch.clone(), held.ordinal, held.flags));
         }
         self.bodies.insert(&batch, record.body.into());
         Ok(())
@@ -257,9 +272,37 @@ impl Replay<'_> {
             attributes: self.loaded.interned.attributes(record.attributes),
             client_ip: record.client_ip,
             last_active: record.last_active,
+            bindings: None,
         };
         let mut part = self.loaded.index.of_device(&record.key);
         part.know(record.key, record.number, record.push_on, about);
+        Ok(())
+    }
+
+    fn binding(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        let record = BindingRecord::decode(at.payload)?;
+        if self.is_new_at_device(&record.key, at.seq)
+            && let Some(device) = self.loaded.index.of_device(&record.key).devices.get_mut(&record.key)
+        {
+            device.apply_step(&record.step, &self.options.digest_key);
+        }
+        Ok(())
+    }
+
+    fn forgotten(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        let record = ForgottenRecord::decode(at.payload)?;
+        if self.is_new_at_device(&record.key, at.seq) {
+            self.loaded.index.of_device(&record.key).devices.remove(&record.key);
+        }
+        Ok(())
+    }
+
+    fn active(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        for (key, time) in take_active(at.payload)? {
+            if self.is_new_at_device(&key, at.seq) {
+                self.loaded.index.of_device(&key).was_active(&key, time);
+            }
+        }
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use crate::ids::Seq;
 use crate::push::{Millis, ReceiptGap};
 use crate::store::disk::Disk;
 use crate::store::journal::Place;
-use crate::store::record::{self, app_of, put_cursor, stream_event};
+use crate::store::record::{self, app_of, put_cursor, stream_events};
 use crate::store::stats::StoreStats;
 use crate::store::stream::gaps::joined;
 use crate::store::stream::saved::{Change, put_gap, put_retired};
@@ -139,10 +139,12 @@ impl<D: Disk> Engine<D> {
             looked_at += record.payload.len();
             if let Ok(Some(app)) = app_of(record.kind, record.payload)
                 && self.shared.streams.owns(scan.stream, app, record.seq)
-                && let Ok(Some(event)) = stream_event(record.kind, record.payload)
+                && let Ok(events) = stream_events(record.kind, record.payload)
             {
-                let (event, count) = event.counted();
-                gap.count(event, count);
+                for event in &events {
+                    let (event, count) = event.counted();
+                    gap.count(event, count);
+                }
             }
             stopped = looked_at >= SLICE_BYTES;
             if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -155,8 +155,8 @@ impl<D: Disk> Engine<D> {
         let left: Vec<Target> = all.into_iter().filter(live).collect();
         let mut targets = Vec::new();
         put_targets(&mut targets, &left);
-        // The answer to a repeat is kept apart: a copy needs no refused ordinals.
-        let copy = BatchRecord { refused: &[], targets: &targets, ..record };
+        // The answer to a repeat is kept apart, and what ended at once has ended: a copy needs neither.
+        let copy = BatchRecord { refused: &[], targets: &targets, unbound: &[], ..record };
         self.scratch.clear();
         copy.encode(&mut self.scratch);
         if !self.journal.fits(self.scratch.len(), true) {

@@ -1,6 +1,10 @@
-//! The records that streams are made of: receipts, and the same end for many. Each is self-contained and begins with its app.
+//! The records that streams are made of: receipts, and the same end for many; those of devices stand beside, and a batch says what ended at once. Each is self-contained and begins
+//! with its app.
 
-use super::{MASS, RECEIPT};
+use smallvec::smallvec;
+
+use super::device::{BindingRecord, DeviceRecord, Events, ForgottenRecord};
+use super::{BATCH, BINDING, BatchRecord, DEVICE, FORGOTTEN, MASS, RECEIPT};
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
 use crate::push::{Attributes, Channel, Failure, MassOutcome, Receipt, ReceiptKind, StreamEvent};
 use crate::store::codec::{Malformed, Take, put_bytes, put_ip, put_u32, put_u64, put_varint};
@@ -184,18 +188,29 @@ pub(in crate::store) fn set_ordinal(bits: &mut Vec<u8>, ordinal: u32) {
 /// The app of a record that belongs to a stream; `None`: it belongs to none.
 pub(in crate::store) fn app_of(kind: u8, payload: &[u8]) -> Result<Option<&str>, Malformed> {
     match kind {
-        RECEIPT | MASS => Take(payload).text().map(Some),
+        RECEIPT | MASS | DEVICE | BINDING | FORGOTTEN => Take(payload).text().map(Some),
+        BATCH => {
+            let batch = BatchRecord::decode(payload)?;
+            Ok((!batch.unbound.is_empty()).then_some(batch.app))
+        }
         _ => Ok(None),
     }
 }
 
-/// The record as its stream gives it; `None`: it belongs to none.
-pub(in crate::store) fn stream_event(kind: u8, payload: &[u8]) -> Result<Option<StreamEvent>, Malformed> {
-    match kind {
-        RECEIPT => Ok(Some(StreamEvent::Receipt(Box::new(ReceiptRecord::decode(payload)?.receipt)))),
-        MASS => Ok(Some(StreamEvent::Mass(Box::new(MassRecord::decode(payload)?.mass)))),
-        _ => Ok(None),
-    }
+/// The record as its stream gives it: nothing, if it belongs to none.
+pub(in crate::store) fn stream_events(kind: u8, payload: &[u8]) -> Result<Events, Malformed> {
+    Ok(match kind {
+        RECEIPT => smallvec![StreamEvent::Receipt(Box::new(ReceiptRecord::decode(payload)?.receipt))],
+        MASS => smallvec![StreamEvent::Mass(Box::new(MassRecord::decode(payload)?.mass))],
+        BATCH => {
+            let mass = BatchRecord::decode(payload)?.mass()?;
+            mass.map(|mass| StreamEvent::Mass(Box::new(mass))).into_iter().collect()
+        }
+        DEVICE => DeviceRecord::decode(payload)?.events()?,
+        BINDING => BindingRecord::decode(payload)?.events(),
+        FORGOTTEN => ForgottenRecord::decode(payload)?.events(),
+        _ => Events::new(),
+    })
 }
 
 #[cfg(test)]

@@ -174,6 +174,7 @@ fn acks_end_entries_once_and_late_ones_are_marked() {
             }
             StreamEvent::Mass(mass) => format!("Mass {:?} {:?}", mass.reason, mass.ordinals),
             StreamEvent::Gap(gap) => panic!("{gap:?}"),
+            StreamEvent::Device(_) => unreachable!("left out"),
         })
         .collect();
     assert_eq!(
@@ -259,7 +260,7 @@ fn sent_is_reported_once_and_arrive_then_stands_for_itself() {
         .into_iter()
         .filter_map(|(_, event)| match event {
             StreamEvent::Receipt(receipt) => Some((receipt.kind, receipt.sent_at)),
-            StreamEvent::Mass(_) | StreamEvent::Gap(_) => None,
+            StreamEvent::Mass(_) | StreamEvent::Gap(_) | StreamEvent::Device(_) => None,
         })
         .collect();
     assert_eq!(

@@ -56,7 +56,7 @@ fn ends(harness: &Harness<SimDisk>) -> Vec<(u64, Failure, u32, bool)> {
             _ => None,
         },
         StreamEvent::Mass(mass) => Some((mass.message.0, mass.reason, mass.count, false)),
-        StreamEvent::Gap(_) => None,
+        StreamEvent::Gap(_) | StreamEvent::Device(_) => None,
     };
     events.filter_map(end).collect()
 }

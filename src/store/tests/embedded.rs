@@ -92,7 +92,7 @@ fn the_whole_way_through_the_contract() {
     assert!(one.pulled(0).is_empty());
     let head = *one.store.head().borrow();
     let read = one.store.read_stream("main", Seq(0), 100, 100_000).expect("readable");
-    assert_eq!((read.events.len(), read.cursor), (1, head));
+    assert_eq!((read.events.len(), read.cursor), (3, head), "two registered, one arrived");
     assert_eq!(one.sink.take().len(), 4, "two seen, one batch, one confirmed");
     one.store.close();
     assert!(one.store.submit(Command::Sent(Vec::new())).is_err());

@@ -1,9 +1,11 @@
 //! The store's engine against what was promised: command by command, on its threads, and crashed everywhere.
 
 mod basics;
+mod bindings;
 mod bounds;
 mod delivery;
 mod embedded;
+mod forgetting;
 mod full;
 mod model;
 mod plan;

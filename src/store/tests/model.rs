@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use rand::Rng;
 use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 
-use super::plan::{DEVICES, MESSAGES, Promised, Step, plan};
-use super::support::{Harness, app, batch, device};
+use super::plan::{CONNECTED, DEVICES, History, MESSAGES, Promised, Step, placed, plan};
+use super::support::{Harness, account_digest, app, batch, device};
+use crate::binding::{self, Bindings, DeviceChange};
 use crate::ids::{DeviceKey, Seq};
 use crate::push::{Accepted, Event, Failure, NewBatch, Priority, ReceiptKind, Rejection, StreamEvent};
 use crate::store::disk::SyncPoint;
@@ -20,7 +21,7 @@ use crate::store::disk::sim::{Loss, SimDisk};
 use crate::store::fault::{self, Fault};
 use crate::store::options::{Quota, StoreOptions};
 use crate::store::tables::TableKind;
-use crate::store::{Pulled, Query, QueryAnswer};
+use crate::store::{DeviceAck, Pulled, Query, QueryAnswer};
 
 macro_rules! ensure {
     ($holds:expr, $($what:tt)*) => {
@@ -48,13 +49,17 @@ impl Model {
             // One or two push records fit: the others are read back whenever something happens to them.
             message_cache_bytes: 400,
             app_quotas: [(app(), QUOTA)].into(),
+            forget_after_ms: 3_000,
             ..super::support::small()
         };
         Self { steps: plan(seed, length), options }
     }
 
     fn harness(&self, disk: &SimDisk, now: u64) -> Result<Harness<SimDisk>, String> {
-        Harness::try_open(&Arc::new(disk.clone()), &self.options, now).map_err(|error| error.to_string())
+        let harness = Harness::try_open(&Arc::new(disk.clone()), &self.options, now);
+        let harness = harness.map_err(|error| error.to_string())?;
+        harness.connected.lock().expect("not poisoned").extend(CONNECTED.map(device));
+        Ok(harness)
     }
 }
 
@@ -77,6 +82,7 @@ impl CrashTest for Model {
     }
 
     fn check(&self, disk: &SimDisk, promised: &Promised, rng: &mut SmallRng) -> Result<(), String> {
+        ensure!(promised.broken.is_empty(), "{:?}", promised.broken);
         let now = promised.now;
         let mut harness = self.harness(disk, now)?;
         let report = &harness.report;
@@ -133,16 +139,15 @@ fn list(harness: &Harness<SimDisk>, n: u32) -> Vec<(Seq, u32)> {
 type Outcomes = BTreeMap<(String, u32), Vec<Result<(), Failure>>>;
 
 /// The whole history: what the router stored, and what is kept.
-fn history(harness: &Harness<SimDisk>, promised: &Promised) -> Result<BTreeMap<Seq, StreamEvent>, String> {
+fn history(harness: &Harness<SimDisk>, promised: &Promised) -> Result<History, String> {
     let bounds = harness.engine.stream_bounds("main").map_err(|error| error.to_string())?;
     ensure!(bounds.oldest <= promised.read_to, "unread events are gone: {bounds:?}");
     ensure!(bounds.cursor <= promised.acked_to.max(bounds.oldest), "the cursor ran ahead: {bounds:?}");
-    let kept: BTreeMap<Seq, StreamEvent> =
-        harness.try_stream(bounds.oldest).map_err(|error| error.to_string())?.into_iter().collect();
-    for (seq, event) in promised.events.range(Seq(bounds.oldest.0 + 1)..) {
+    let kept = placed(harness.try_stream(bounds.oldest).map_err(|error| error.to_string())?);
+    for (seq, event) in promised.events.range((Seq(bounds.oldest.0 + 1), 0)..) {
         ensure!(
             kept.get(seq) == Some(event),
-            "event {seq} was read as {event:?}, is now {:?}",
+            "event {seq:?} was read as {event:?}, is now {:?}",
             kept.get(seq)
         );
     }
@@ -151,7 +156,7 @@ fn history(harness: &Harness<SimDisk>, promised: &Promised) -> Result<BTreeMap<S
     Ok(all)
 }
 
-fn outcomes(history: &BTreeMap<Seq, StreamEvent>) -> Outcomes {
+fn outcomes(history: &History) -> Outcomes {
     let mut outcomes = Outcomes::new();
     for event in history.values() {
         match event {
@@ -169,6 +174,7 @@ fn outcomes(history: &BTreeMap<Seq, StreamEvent>) -> Outcomes {
                 }
             }
             StreamEvent::Gap(gap) => unreachable!("below every bound: {gap:?}"),
+            StreamEvent::Device(_) => {}
         }
     }
     outcomes
@@ -185,6 +191,7 @@ fn verify(
     let history = history(harness, promised)?;
     let outcomes = outcomes(&history);
     let pending = check_lists(harness, promised)?;
+    check_devices(harness, promised, &history)?;
     check_targets(promised, answered, &outcomes, &pending)?;
     check_gone(promised, &pending)?;
     check_promises(harness, promised, &history, &outcomes)?;
@@ -209,7 +216,9 @@ fn check_gone(promised: &Promised, pending: &BTreeSet<(String, u32, DeviceKey)>)
         for (newer_id, answer) in &promised.answered {
             let Some(newer) = promised.tried.get(newer_id) else { continue };
             // These may have ended at once.
-            let ended = newer.online_only || promised.tried_revokes.contains(&newer.message.0);
+            let ended = newer.online_only
+                || promised.tried_revokes.contains(&newer.message.0)
+                || newer.accounts.iter().any(Option::is_some);
             if answer.seq <= own.seq || ended || !takes_place(newer, batch, key) {
                 continue;
             }
@@ -223,7 +232,7 @@ fn check_gone(promised: &Promised, pending: &BTreeSet<(String, u32, DeviceKey)>)
 
 /// Lists are in order, without doubles, and their bodies can be read.
 fn check_lists(
-    harness: &Harness<SimDisk>,
+    harness: &mut Harness<SimDisk>,
     promised: &Promised,
 ) -> Result<BTreeSet<(String, u32, DeviceKey)>, String> {
     let mut pending = BTreeSet::new();
@@ -234,7 +243,11 @@ fn check_lists(
         ensure!(seqs.is_sorted_by(|a, b| a < b), "device {n}: out of order: {seqs:?}");
         let messages: BTreeSet<_> = list.iter().map(|pulled| pulled.batch.message).collect();
         ensure!(messages.len() == list.len(), "device {n}: a message is pending twice: {seqs:?}");
+        let account = harness.state_of(n).and_then(|state| state.bindings?.account.clone());
         for pulled in list {
+            let of_account = promised.account_of(&pulled);
+            let is_bound = of_account == account.as_deref().map(account_digest);
+            ensure!(of_account.is_none() || is_bound, "device {n}: a message of {of_account:?}");
             let id = pulled.batch.id.as_str().to_owned();
             let body = harness.engine.read_body(&pulled.batch);
             let body = body.map_err(|error| format!("{id}: its body can't be read: {error}"))?;
@@ -284,6 +297,11 @@ fn check_targets(
                         // Somebody newer got it.
                         Err(Failure::OverQuota) => true,
                         Err(Failure::PushDisabled) => promised.tried_switches.contains(&(n, false)),
+                        Err(Failure::Unbound) => {
+                            batch.accounts.get(ordinal as usize).is_some_and(Option::is_some)
+                        }
+                        Err(Failure::Reinstalled) => promised.tried_lost.contains(&n),
+                        Err(Failure::Forgotten) => !CONNECTED.contains(&n),
                         Err(_) => false,
                     };
                     ensure!(possible, "{target:?} can't have ended like this: {end:?}");
@@ -298,7 +316,7 @@ fn check_targets(
 fn check_promises(
     harness: &mut Harness<SimDisk>,
     promised: &Promised,
-    history: &BTreeMap<Seq, StreamEvent>,
+    history: &History,
     outcomes: &Outcomes,
 ) -> Result<(), String> {
     let mut events = BTreeSet::new();
@@ -307,7 +325,9 @@ fn check_promises(
             events.insert((receipt.device_id.to_string(), receipt.message, receipt.kind as u8));
         }
     }
-    for ack in &promised.confirmed {
+    // An unknown device has nothing to lose.
+    let of_known = |ack: &&DeviceAck| CONNECTED.contains(&ack.session.slot);
+    for ack in promised.confirmed.iter().filter(of_known) {
         for event in &ack.events {
             let kind = match event.event {
                 Event::Arrive => ReceiptKind::Arrive,
@@ -329,19 +349,70 @@ fn check_promises(
     let QueryAnswer::Devices(known) = harness.query(Query::Devices(keys)) else {
         return Err("no answer".into());
     };
-    for &n in &promised.seen {
-        ensure!(known[n as usize].is_some(), "device {n} is forgotten");
-    }
     let waiting: u64 = known.iter().flatten().map(|device| u64::from(device.pending)).sum();
     let counted = harness.totals().pending;
     ensure!(waiting == counted, "{waiting} entries are in lists, {counted} are counted");
     Ok(())
 }
 
+/// What is known of a device follows from its events, each of which says something new.
+fn check_devices(
+    harness: &mut Harness<SimDisk>,
+    promised: &Promised,
+    history: &History,
+) -> Result<(), String> {
+    for n in 0..DEVICES {
+        let name = format!("device-{n}");
+        let mut state: Option<(bool, Bindings)> = None;
+        let mut registered = false;
+        let mut bound = Vec::new();
+        for (at, event) in history {
+            let StreamEvent::Device(event) = event else { continue };
+            if *event.device_id != *name {
+                continue;
+            }
+            let is_new = match (&event.change, &mut state) {
+                (DeviceChange::Registered(_), state @ None) => {
+                    *state = Some((true, Bindings::default()));
+                    registered = true;
+                    true
+                }
+                (DeviceChange::Switch(on), Some((before, _))) => std::mem::replace(before, *on) != *on,
+                (DeviceChange::Bound(binding), Some((_, bindings))) => {
+                    let step = binding::Step { bound: true, binding: binding.clone() };
+                    bound.push(binding.clone());
+                    let before = bindings.clone();
+                    bindings.apply(&step);
+                    before.bind(binding) == Ok(vec![step])
+                }
+                (DeviceChange::Unbound(binding), Some((_, bindings))) => {
+                    let before = bindings.clone();
+                    bindings.apply(&binding::Step { bound: false, binding: binding.clone() });
+                    before != *bindings
+                }
+                (DeviceChange::Forgotten { .. }, state @ Some(_)) => {
+                    *state = None;
+                    !CONNECTED.contains(&n)
+                }
+                _ => false,
+            };
+            ensure!(is_new, "{name}: {at:?} {:?} is no news", event.change);
+        }
+        let now = harness.state_of(n).map(|state| (state.push_on, state.bindings.as_deref().cloned()));
+        let now = now.map(|(push_on, bindings)| (push_on, bindings.unwrap_or_default()));
+        ensure!(now == state, "{name} is {now:?}, its events say {state:?}");
+        ensure!(registered || !promised.seen.contains(&n), "{name} was welcome, and never registered");
+        for (_, told) in promised.told_bound.iter().filter(|(of, _)| *of == n) {
+            ensure!(bound.contains(told), "{name}: {told:?} was told, and never bound");
+        }
+    }
+    Ok(())
+}
+
 /// The counts follow from the history.
 fn check_counts(
     harness: &mut Harness<SimDisk>,
-    history: &BTreeMap<Seq, StreamEvent>,
+    history: &History,
     answered: Option<&BTreeMap<String, Accepted>>,
 ) -> Result<(), String> {
     let mut sum = crate::push::Counts::default();
@@ -418,8 +489,9 @@ fn promises_hold_wherever_it_crashes_3() {
 fn a_run_does_everything_that_is_to_be_proved() {
     const ENDS: [Failure; 4] = [Failure::Revoked, Failure::Replaced, Failure::OverQuota, Failure::Expired];
     let mut ends = [0; 4];
+    let (mut changes, mut reasons) = (BTreeSet::new(), BTreeSet::new());
     for seed in 1..=3 {
-        let model = Model::new(seed, 200);
+        let model = Model::new(seed, 300);
         let disk = SimDisk::new();
         let mut promised = Promised::new();
         let mut harness = model.harness(&disk, promised.now).expect("opens");
@@ -447,6 +519,24 @@ fn a_run_does_everything_that_is_to_be_proved() {
         ] {
             assert!(figure(name) > 1, "seed {seed}: {name}");
         }
+        for event in history(&harness, &promised).expect("a history").values() {
+            match event {
+                StreamEvent::Device(event) => {
+                    changes.insert(DeviceChange::LABELS[event.change.index()]);
+                }
+                StreamEvent::Receipt(receipt) => reasons.extend(receipt.outcome.and_then(Result::err)),
+                StreamEvent::Mass(mass) => {
+                    reasons.insert(mass.reason);
+                }
+                StreamEvent::Gap(gap) => panic!("{gap:?}"),
+            }
+        }
+    }
+    for change in ["registered", "switch", "bound", "unbound", "forgotten"] {
+        assert!(changes.contains(change), "{change}: {changes:?}");
+    }
+    for reason in [Failure::Unbound, Failure::Reinstalled, Failure::Forgotten, Failure::PushDisabled] {
+        assert!(reasons.contains(&reason), "{reason:?}: {reasons:?}");
     }
     assert!(ends.iter().all(|count| *count > 1), "{ENDS:?}: {ends:?}");
 }
@@ -514,6 +604,19 @@ fn promises_hold_wherever_it_crashes_with_the_library() {
 #[test]
 fn forgetting_what_was_taken_back_is_found() {
     is_found(Fault::ForgetRecalls);
+}
+
+#[test]
+fn keeping_what_is_of_a_former_account_is_found() {
+    fault::make(Some(Fault::KeepUnbound));
+    let mut rng = SmallRng::seed_from_u64(1);
+    // No crash is needed for that.
+    let found = (1..=40).find_map(|seed| {
+        let (model, disk) = (Model::new(seed, 300), SimDisk::new());
+        let promised = model.run(&disk);
+        model.check(&disk, &promised, &mut rng).err()
+    });
+    println!("{}", found.expect("the mistake breaks a promise"));
 }
 
 #[test]

@@ -1,28 +1,33 @@
 //! A random list of what devices, a router and time do to the engine, the same for the same seed; and what was promised to them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
-use super::support::{Harness, Told, ack, app, batch, seen, session};
-use crate::ids::{DeviceKey, MessageId, Seq, ShardId};
+use super::support::{Harness, Told, account_digest, ack, app, batch, seen, session};
+use crate::binding::{Binding, Change, ChangeError, Unbind};
+use crate::ids::{AccountDigest, DeviceKey, MessageId, Seq, ShardId};
 use crate::push::{Accepted, Event, Failure, Millis, NewBatch, Priority, Rejection, Revoked, StreamEvent};
 use crate::store::disk::sim::SimDisk;
 use crate::store::engine::StoreFailure;
-use crate::store::{Command, Confirm, DeviceAck, SentAlone};
+use crate::store::{Command, Confirm, DeviceAck, Pulled, SentAlone};
 
 pub(super) const START: Millis = 1_800_000_000_000;
 /// Devices are numbered from 0; the last one is never seen.
 pub(super) const DEVICES: u32 = 5;
 pub(super) const MESSAGES: u64 = 12;
+/// They have sessions all the time; the others may be forgotten.
+pub(super) const CONNECTED: [u32; 3] = [0, 1, 3];
 const EVENTS: [Event; 3] = [Event::Arrive, Event::Click, Event::Clean];
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    See { n: u32, push_on: Option<bool> },
+    See { n: u32, push_on: Option<bool>, lost: bool },
+    Change { n: u32, change: Change },
+    Active(u32),
     Deliver(NewBatch),
     Ack(DeviceAck, u32),
     Pull(u32),
@@ -41,20 +46,26 @@ pub(super) fn plan(seed: u64, length: usize) -> Vec<Step> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut now = START;
     let mut batches: Vec<NewBatch> = Vec::new();
-    let mut steps: Vec<Step> = (0..DEVICES - 1).map(|n| Step::See { n, push_on: None }).collect();
+    let mut steps: Vec<Step> =
+        (0..DEVICES - 1).map(|n| Step::See { n, push_on: None, lost: false }).collect();
     while steps.len() < length {
         let number = steps.len() as u64;
         steps.push(match rng.random_range(0..100) {
-            0..3 => Step::See { n: rng.random_range(0..DEVICES - 1), push_on: Some(rng.random_bool(0.7)) },
-            3..25 => {
+            0..3 => {
+                let n = rng.random_range(0..DEVICES - 1);
+                Step::See { n, push_on: Some(rng.random_bool(0.7)), lost: rng.random_bool(0.4) }
+            }
+            3..8 => Step::Change { n: rng.random_range(0..DEVICES - 1), change: change(&mut rng) },
+            8 => Step::Active(rng.random_range(0..DEVICES - 1)),
+            9..28 => {
                 let new = new_batch(&mut rng, number, now);
                 batches.push(new.clone());
                 Step::Deliver(new)
             }
-            25..28 if !batches.is_empty() => {
+            28..31 if !batches.is_empty() => {
                 Step::Deliver(batches[rng.random_range(0..batches.len())].clone())
             }
-            28..50 => {
+            31..50 => {
                 let n = rng.random_range(0..DEVICES - 1);
                 let event = |rng: &mut SmallRng| {
                     let newest = rng.random_range(1..=MESSAGES);
@@ -83,6 +94,19 @@ pub(super) fn plan(seed: u64, length: usize) -> Vec<Step> {
     steps
 }
 
+const ACCOUNTS: [&str; 2] = ["alice", "bob"];
+
+fn change(rng: &mut SmallRng) -> Change {
+    let account = ACCOUNTS[rng.random_range(0..ACCOUNTS.len())];
+    match rng.random_range(0..10) {
+        0..5 => Change::Bind(Binding::Account(account.into())),
+        5..7 => Change::Unbind(Unbind::Account(account.into())),
+        7 => Change::Bind(Binding::Tag(account.into())),
+        8 => Change::Unbind(Unbind::Tag(account.into())),
+        _ => Change::Push(rng.random_bool(0.8)),
+    }
+}
+
 fn new_batch(rng: &mut SmallRng, number: u64, now: Millis) -> NewBatch {
     let targets: Vec<u32> = (0..rng.random_range(1..6)).map(|_| rng.random_range(0..DEVICES)).collect();
     let keep = if rng.random_bool(0.3) { rng.random_range(1..8_000) } else { 3_600_000 };
@@ -94,6 +118,10 @@ fn new_batch(rng: &mut SmallRng, number: u64, now: Millis) -> NewBatch {
     new.priority = if new.message.0.is_multiple_of(3) { Priority::High } else { Priority::Normal };
     let collapses = new.message.0 % 4 == 1;
     new.collapse_key = if collapses { "weather".into() } else { "".into() };
+    if rng.random_bool(0.5) {
+        let account = |rng: &mut SmallRng| ACCOUNTS.get(rng.random_range(0..ACCOUNTS.len() + 1)).copied();
+        new.accounts = targets.iter().map(|_| account(rng).map(account_digest)).collect();
+    }
     // Long enough that a few of them fill a segment.
     new.body = format!("{:>200}", new.message.0).into_bytes().into();
     new
@@ -108,10 +136,16 @@ pub(super) struct Promised {
     pub(super) tried_acks: BTreeSet<(u32, u64)>,
     pub(super) confirmed: Vec<DeviceAck>,
     pub(super) tried_switches: Vec<(u32, bool)>,
+    /// Devices that said that they lost their state.
+    pub(super) tried_lost: BTreeSet<u32>,
+    /// What devices were told is bound.
+    pub(super) told_bound: Vec<(u32, Binding)>,
+    /// Promises that were broken on the way.
+    pub(super) broken: Vec<String>,
     pub(super) seen: BTreeSet<u32>,
     pub(super) ended: Vec<(DeviceKey, Seq, Failure)>,
     /// What the router has stored of the stream.
-    pub(super) events: BTreeMap<Seq, StreamEvent>,
+    pub(super) events: History,
     pub(super) read_to: Seq,
     pub(super) acked_to: Seq,
     pub(super) tried_revokes: BTreeSet<u64>,
@@ -119,6 +153,23 @@ pub(super) struct Promised {
     recalling: Vec<(u64, oneshot::Receiver<Result<Revoked, Rejection>>)>,
     waiting: BTreeMap<String, Vec<oneshot::Receiver<Result<Accepted, Rejection>>>>,
     sent_acks: BTreeMap<u64, DeviceAck>,
+    sent_changes: BTreeMap<u32, VecDeque<Change>>,
+    sent_hellos: BTreeMap<u32, VecDeque<bool>>,
+    /// Who is logged in, as the device was told last.
+    accounts: BTreeMap<u32, Option<AccountDigest>>,
+}
+
+/// Events by their place: the sequence, and which of its record.
+pub(super) type History = BTreeMap<(Seq, usize), StreamEvent>;
+
+/// Events of one read in their places.
+pub(super) fn placed(events: Vec<(Seq, StreamEvent)>) -> History {
+    let mut history = History::new();
+    for (seq, event) in events {
+        let before = history.range((seq, 0)..).count();
+        history.insert((seq, before), event);
+    }
+    history
 }
 
 impl Promised {
@@ -135,11 +186,26 @@ impl Promised {
 
     fn act(&mut self, harness: &mut Harness<SimDisk>, step: &Step) -> Result<(), StoreFailure> {
         match step {
-            Step::See { n, push_on } => {
+            Step::See { n, push_on, lost } => {
                 self.tried_switches.extend(push_on.map(|on| (*n, on)));
+                self.tried_lost.extend(lost.then_some(*n));
+                self.sent_hellos.entry(*n).or_default().push_back(*lost);
                 let mut device = seen(*n);
                 device.push_on = *push_on;
+                device.state_lost = *lost;
                 harness.apply(Command::Seen { device: Box::new(device), session: session(*n) })
+            }
+            Step::Change { n, change } => {
+                if let Change::Push(on) = change {
+                    self.tried_switches.push((*n, *on));
+                }
+                self.sent_changes.entry(*n).or_default().push_back(change.clone());
+                let (device, change) = (super::support::device(*n), Box::new(change.clone()));
+                harness.apply(Command::Change { device, session: session(*n), change })
+            }
+            Step::Active(n) => {
+                let active = vec![(super::support::device(*n), harness.now)];
+                harness.apply(Command::LastActive(active))
             }
             Step::Deliver(batch) => {
                 let id = batch.id.as_str().to_owned();
@@ -154,11 +220,11 @@ impl Promised {
                 harness.apply(Command::Acks { shard: ShardId(0), acks: vec![ack.clone()] })
             }
             Step::Pull(n) => {
-                harness.pull(*n);
+                self.pull(harness, *n);
                 Ok(())
             }
             Step::Sent(n) => {
-                let sent = harness.pull(*n).into_iter().map(|pulled| SentAlone {
+                let sent = self.pull(harness, *n).into_iter().map(|pulled| SentAlone {
                     device: super::support::device(*n),
                     batch: pulled.batch.seq,
                     sent_at: harness.now,
@@ -183,7 +249,7 @@ impl Promised {
                 // If the disk is down, the next commit says so.
                 if let Ok(events) = harness.try_stream(self.read_to) {
                     self.read_to = harness.head();
-                    self.events.extend(events);
+                    self.events.extend(placed(events));
                 }
                 Ok(())
             }
@@ -201,6 +267,47 @@ impl Promised {
         }
     }
 
+    /// What a device is given must be for who is logged in, as it was told.
+    fn pull(&mut self, harness: &Harness<SimDisk>, n: u32) -> Vec<Pulled> {
+        let pulled = harness.pull(n);
+        let told = self.accounts.get(&n).copied().flatten();
+        for entry in &pulled {
+            let account = self.account_of(entry);
+            if account.is_some() && account != told {
+                let batch = entry.batch.id.as_str();
+                self.broken.push(format!("device {n} got {batch} of {account:?}, and {told:?} is bound"));
+            }
+        }
+        pulled
+    }
+
+    /// The account that a pulled entry's target was resolved from.
+    pub(super) fn account_of(&self, entry: &Pulled) -> Option<AccountDigest> {
+        let batch = self.tried.get(entry.batch.id.as_str())?;
+        batch.accounts.get(entry.ordinal as usize).copied().flatten()
+    }
+
+    fn told_change(&mut self, n: u32, result: Result<(), ChangeError>) {
+        let change = self.sent_changes.entry(n).or_default().pop_front();
+        match change {
+            None => self.broken.push(format!("device {n} was answered once more than it asked")),
+            // Who is forgotten has to say Hello again.
+            Some(_) if result.is_err() && !CONNECTED.contains(&n) => {}
+            Some(_) if result.is_err() => self.broken.push(format!("device {n}: {result:?}")),
+            Some(Change::Bind(binding)) => {
+                if let Binding::Account(account) = &binding {
+                    self.accounts.insert(n, Some(account_digest(account)));
+                }
+                self.told_bound.push((n, binding));
+            }
+            Some(Change::Unbind(Unbind::Account(account))) => {
+                let bound = self.accounts.entry(n).or_default();
+                *bound = bound.filter(|bound| *bound != account_digest(&account));
+            }
+            Some(_) => {}
+        }
+    }
+
     /// Takes in what the engine told.
     fn listen(&mut self, harness: &Harness<SimDisk>) {
         for told in harness.sink.take() {
@@ -210,7 +317,11 @@ impl Promised {
                 }
                 Told::Seen(session) => {
                     self.seen.insert(session.slot);
+                    if self.sent_hellos.entry(session.slot).or_default().pop_front() == Some(true) {
+                        self.accounts.insert(session.slot, None);
+                    }
                 }
+                Told::Changed(session, result) => self.told_change(session.slot, result),
                 Told::Ended(device, seq, reason) => self.ended.push((device, seq, reason)),
                 Told::Batch(..) | Told::Refused(_) | Told::AckRefused(_) | Told::Revoked(_) => {}
             }

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use super::plan::START;
 use super::streams::{of_other, other, other_device, see_all};
-use super::support::{Harness, ack, app, batch};
+use super::support::{Harness, ack, app, batch, of_messages};
 use crate::ids::{Seq, ShardId};
 use crate::push::{Event, ReceiptGap, StreamEvent};
 use crate::store::Command;
@@ -92,6 +92,8 @@ impl Router {
                     self.gaps.retain(|_, old| old.last < gap.first || old.first > gap.last);
                     self.gaps.insert(gap.first, *gap);
                 }
+                // Which devices there are is no concern of this one.
+                StreamEvent::Device(_) => {}
                 event => {
                     self.events.insert(seq, event);
                 }
@@ -105,7 +107,7 @@ impl Router {
     fn sum(&self) -> u64 {
         let missing = |seq: &Seq| self.gaps.values().any(|gap| (gap.first..=gap.last).contains(seq));
         let known = self.events.keys().filter(|seq| !missing(seq)).count() as u64;
-        known + self.gaps.values().map(|gap| gap.events).sum::<u64>()
+        known + self.gaps.values().map(of_messages).sum::<u64>()
     }
 }
 

@@ -4,18 +4,21 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use crate::ids::{AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId};
+use crate::binding::{Change, ChangeError, DeviceChange};
+use crate::ids::{
+    AccountDigest, AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId,
+};
 use crate::push::{
     Accepted, Acked, Attributes, Counts, Event, Failure, Millis, NewBatch, OfflinePolicy, Priority, Reached,
-    Rejection, Seen, StreamEvent,
+    ReceiptGap, Rejection, Seen, StreamEvent,
 };
 use crate::store::disk::Disk;
 use crate::store::engine::{Engine, OpenError, OpenReport, StoreFailure};
 use crate::store::options::StoreOptions;
 use crate::store::tables::TableKind;
 use crate::store::{
-    Batch, Command, CommitSink, Confirm, DayStats, DeviceAck, MessageState, Pulled, Query, QueryAnswer,
-    RetireError, Retired, SentAlone, StreamError, StreamState,
+    Batch, Command, CommitSink, Confirm, DayStats, DeviceAck, DeviceState, MessageState, Pulled, Query,
+    QueryAnswer, RetireError, Retired, SentAlone, StreamError, StreamState,
 };
 use tokio::sync::oneshot;
 
@@ -38,6 +41,7 @@ pub(super) enum Told {
     Confirmed(Confirm),
     Seen(SessionRef),
     Refused(SessionRef),
+    Changed(SessionRef, Result<(), ChangeError>),
     AckRefused(SessionRef),
     Ended(DeviceKey, Seq, Failure),
     Revoked(DeviceKey),
@@ -79,6 +83,9 @@ impl CommitSink for Sink {
     fn refused(&mut self, session: SessionRef) {
         self.tell(Told::Refused(session));
     }
+    fn changed(&mut self, session: SessionRef, result: Result<(), ChangeError>) {
+        self.tell(Told::Changed(session, result));
+    }
     fn ack_refused(&mut self, session: SessionRef) {
         self.tell(Told::AckRefused(session));
     }
@@ -94,6 +101,8 @@ impl CommitSink for Sink {
 pub(super) fn small() -> StoreOptions {
     StoreOptions {
         parts: 4,
+        forget_after_ms: 0,
+        digest_key: DigestKey([7; 32]),
         segment_bytes: 16 * 1024,
         reserve_segments: 1,
         checkpoint_bytes: u64::MAX,
@@ -110,6 +119,7 @@ pub(super) fn seen(n: u32) -> Seen {
         attributes: Attributes(b"attributes".as_slice().into()),
         push_on: None,
         client_ip: IpAddr::from([127, 0, 0, 1]),
+        state_lost: false,
     }
 }
 
@@ -129,7 +139,24 @@ pub(super) fn batch(id: &str, message: u64, targets: &[u32], now: Millis, keep_m
         job_key: "job".into(),
         priority: Priority::Normal,
         collapse_key: "".into(),
+        accounts: Vec::new(),
     }
+}
+
+/// What a gap says of messages.
+pub(super) fn of_messages(gap: &ReceiptGap) -> u64 {
+    let of_devices = DeviceChange::LABELS.iter().filter_map(|label| gap.by_event.get(*label));
+    gap.events - of_devices.sum::<u64>()
+}
+
+pub(super) fn account_digest(account: &str) -> AccountDigest {
+    AccountDigest::of(&DigestKey([7; 32]), &app(), account)
+}
+
+/// The same, each target resolved from this account.
+pub(super) fn of_account(account: &str, mut batch: NewBatch) -> NewBatch {
+    batch.accounts = vec![Some(account_digest(account)); batch.targets.len()];
+    batch
 }
 
 pub(super) fn ack(n: u32, number: u64, events: &[(u64, Event)], time: Millis) -> DeviceAck {
@@ -256,9 +283,45 @@ impl<D: Disk> Harness<D> {
         self.pull(n).iter().map(|pulled| (pulled.batch.message.0, pulled.redelivered)).collect()
     }
 
-    /// Everything after the cursor.
+    /// What became of messages, after the cursor.
     pub(super) fn stream(&self, after: Seq) -> Vec<(Seq, StreamEvent)> {
-        self.try_stream(after).expect("readable")
+        let all = self.try_stream(after).expect("readable").into_iter();
+        all.filter(|(_, event)| !matches!(event, StreamEvent::Device(_))).collect()
+    }
+
+    /// What was said of a device, after the cursor.
+    pub(super) fn device_events(&self, n: u32, after: Seq) -> Vec<DeviceChange> {
+        let all = self.try_stream(after).expect("readable").into_iter();
+        let of_device = all.filter_map(|(_, event)| match event {
+            StreamEvent::Device(event) if *event.device_id == *format!("device-{n}") => Some(event.change),
+            _ => None,
+        });
+        of_device.collect()
+    }
+
+    pub(super) fn stage_change(&mut self, n: u32, change: Change) {
+        let change = Command::Change { device: device(n), session: session(n), change: Box::new(change) };
+        self.apply(change).expect("the disk works");
+    }
+
+    /// What a change is answered with; everything else that was told is thrown away.
+    pub(super) fn change(&mut self, n: u32, change: Change) -> Result<(), ChangeError> {
+        self.stage_change(n, change);
+        self.commit().expect("the disk works");
+        let told = self.sink.take().into_iter().filter_map(|told| match told {
+            Told::Changed(_, result) => Some(result),
+            _ => None,
+        });
+        let told: Vec<_> = told.collect();
+        assert_eq!(told.len(), 1, "one answer");
+        told[0]
+    }
+
+    pub(super) fn state_of(&mut self, n: u32) -> Option<DeviceState> {
+        match self.query(Query::Devices(vec![device(n)])) {
+            QueryAnswer::Devices(states) => states.into_iter().next().flatten(),
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(super) fn try_stream(&self, after: Seq) -> Result<Vec<(Seq, StreamEvent)>, StreamError> {

@@ -6,6 +6,7 @@
 
 use prost::encoding::{WireType, encode_key, encode_varint};
 
+use crate::binding::{Binding, DeviceChange, DeviceEvent};
 use crate::ids::Seq;
 use crate::push::{Failure, MassOutcome, Receipt, ReceiptGap, StreamEvent};
 use crate::store::StreamRead;
@@ -14,6 +15,7 @@ const TO_ROUTER_STREAM: u32 = 4;
 const EVENT_RECEIPT: u32 = 2;
 const EVENT_MASS: u32 = 3;
 const EVENT_GAP: u32 = 4;
+const EVENT_DEVICE: u32 = 5;
 
 /// The events of one read as frames of about `max_bytes`, each with the cursor that acknowledges it. Events of one sequence stay in one
 /// frame, so that a cursor never names half of a record. No events: no frames.
@@ -78,6 +80,10 @@ fn put_event(out: &mut Vec<u8>, inner: &mut Vec<u8>, seq: Seq, event: &StreamEve
             put_gap(inner, gap);
             put_message(out, EVENT_GAP, inner);
         }
+        StreamEvent::Device(event) => {
+            put_device(inner, event);
+            put_message(out, EVENT_DEVICE, inner);
+        }
     }
 }
 
@@ -139,6 +145,44 @@ fn put_gap(out: &mut Vec<u8>, gap: &ReceiptGap) {
         put_number(&mut entry, 2, *count);
         put_message(out, 4, &entry);
     }
+}
+
+fn put_device(out: &mut Vec<u8>, event: &DeviceEvent) {
+    put_bytes(out, 1, event.app.as_str().as_bytes());
+    put_bytes(out, 2, event.device_id.as_bytes());
+    put_number(out, 3, event.time);
+    // What changed is one of several: it is there, even if it is empty.
+    let mut inner = Vec::new();
+    match &event.change {
+        DeviceChange::Registered(attributes) => {
+            put_bytes(&mut inner, 1, &attributes.0);
+            put_message(out, 4, &inner);
+        }
+        DeviceChange::Attributes(attributes) => put_message(out, 5, &attributes.0),
+        DeviceChange::Switch(on) => put_number(out, 6, if *on { 1 } else { 2 }),
+        DeviceChange::Bound(binding) => {
+            put_binding(&mut inner, binding);
+            put_message(out, 7, &inner);
+        }
+        DeviceChange::Unbound(binding) => {
+            put_binding(&mut inner, binding);
+            put_message(out, 8, &inner);
+        }
+        DeviceChange::Forgotten { last_active } => {
+            put_number(&mut inner, 1, *last_active);
+            put_message(out, 9, &inner);
+        }
+    }
+}
+
+fn put_binding(out: &mut Vec<u8>, binding: &Binding) {
+    let tag = match binding {
+        Binding::Account(_) => 1,
+        Binding::Alias(_) => 2,
+        Binding::Tag(_) => 3,
+        Binding::Phone(_) => 4,
+    };
+    put_message(out, tag, binding.text().as_bytes());
 }
 
 fn number(reason: Option<Failure>) -> u64 {

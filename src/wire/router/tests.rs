@@ -16,6 +16,10 @@ use crate::push::{
 use crate::store::StreamRead;
 use crate::wire::frame::{ROUTER_HEAD, router_frame};
 use crate::wire::pb::device;
+use devices::{device_event, expected_device};
+
+#[path = "tests_devices.rs"]
+mod devices;
 
 /// The one frame that these bytes are.
 fn one(bytes: &[u8]) -> pb::to_router::Frame {
@@ -121,6 +125,7 @@ fn event() -> impl Strategy<Value = StreamEvent> {
         receipt().prop_map(|receipt| StreamEvent::Receipt(Box::new(receipt))),
         mass().prop_map(|mass| StreamEvent::Mass(Box::new(mass))),
         gap().prop_map(|gap| StreamEvent::Gap(Box::new(gap))),
+        device_event().prop_map(|event| StreamEvent::Device(Box::new(event))),
     ]
 }
 
@@ -144,6 +149,7 @@ fn expected(seq: Seq, event: &StreamEvent) -> pb::StreamEvent {
             events: gap.events,
             by_event: gap.by_event.clone().into_iter().collect(),
         }),
+        StreamEvent::Device(event) => pb::stream_event::Event::Device(expected_device(event)),
     };
     pb::StreamEvent { sequence: seq.0, event: Some(event) }
 }
@@ -412,6 +418,7 @@ fn an_answer_over_the_frame_limit_is_an_error() {
         last_active: 1,
         pending: 2,
         attributes: Attributes(attributes),
+        bindings: None,
     };
     let devices = |count| {
         (0..count).map(|i| (i.to_string(), Some(state.clone()), true)).collect::<Vec<_>>().into_iter()

@@ -1,0 +1,130 @@
+//! Forgetting: a device that was unseen for the configured time is known no more. What is pending of it ends, an event says so, and its row goes.
+//!
+//! All parts are looked at once in a *grain*, an eighth of that time or a day. A device's activity is journaled when it falls into another grain,
+//! so that after a crash it is known at most one grain too early: so much longer than configured a device is kept. Nobody is forgotten who is
+//! connected, nor soon after a start: those who were connected when the edge stopped have had no chance to come back.
+//!
+//! Rejected: an index by time of activity. It would change with every session, for something that happens once in months.
+
+use super::acks::{Who, receipt_bytes};
+use super::apply::Pointed;
+use super::expiry::RETRY_MS;
+use super::{Engine, StoreFailure};
+use crate::ids::DeviceKey;
+use crate::push::{Failure, Millis};
+use crate::store::disk::Disk;
+use crate::store::part::Device;
+use crate::store::record::{self, ForgottenRecord};
+
+/// Devices forgotten in one slice.
+const SLICE_DEVICES: usize = 256;
+const DAY_MS: Millis = 24 * 3600 * 1000;
+
+/// How exactly activity is journaled.
+pub(super) fn grain_ms(forget_after_ms: Millis) -> Millis {
+    (forget_after_ms / 8).clamp(1, DAY_MS)
+}
+
+/// Where the look at all devices is.
+#[derive(Debug)]
+pub(super) struct State {
+    /// 0: nobody is forgotten.
+    after_ms: Millis,
+    next_part: usize,
+    /// When the next part is due; `None`: nothing was looked at since the start.
+    next_at: Option<Millis>,
+}
+
+impl State {
+    pub(super) fn new(after_ms: Millis) -> Self {
+        Self { after_ms, next_part: 0, next_at: None }
+    }
+}
+
+fn is_unseen(device: &Device, since: Millis) -> bool {
+    device.about.last_active < since && !device.returning
+}
+
+impl<D: Disk> Engine<D> {
+    /// Looks at one part, if it is time. Answers whether there may be more to do at once.
+    pub(super) fn forget_slice(&mut self, now: Millis) -> Result<bool, StoreFailure> {
+        let state = &self.forget;
+        if state.after_ms == 0 {
+            return Ok(false);
+        }
+        let grain = grain_ms(state.after_ms);
+        let Some(at) = state.next_at else {
+            self.forget.next_at = Some(now + state.after_ms.min(DAY_MS));
+            return Ok(false);
+        };
+        if now < at {
+            return Ok(false);
+        }
+        let unseen_since = now.saturating_sub(state.after_ms + grain);
+        let part = state.next_part;
+        let mut candidates: Vec<DeviceKey> = {
+            let part = self.shared.index.lock(part);
+            let unseen = part.devices.iter().filter(|(_, device)| is_unseen(device, unseen_since));
+            unseen.map(|(key, _)| *key).collect()
+        };
+        // Asked when the part isn't locked: the directory has locks of its own.
+        candidates.retain(|key| !(self.is_connected)(key));
+        let more = candidates.len() > SLICE_DEVICES;
+        candidates.truncate(SLICE_DEVICES);
+        let (mut any, mut full) = (false, false);
+        for key in &candidates {
+            if !self.forget(now, key, unseen_since)? {
+                full = true;
+                break;
+            }
+            any = true;
+        }
+        if full {
+            self.forget.next_at = Some(now + RETRY_MS);
+            return Ok(any);
+        }
+        if !more {
+            let parts = self.shared.index.len();
+            self.forget.next_part = (part + 1) % parts;
+            // In step with time, but what was missed while there was no time for it isn't made up for.
+            let next_at = (at + (grain / parts as u64).max(1)).max(now.saturating_sub(grain));
+            self.forget.next_at = Some(next_at);
+        }
+        // What was staged is for the next commit: nothing else is done before.
+        Ok(any || self.forget.next_at.is_some_and(|at| at <= now))
+    }
+
+    /// When the next part is due.
+    pub(super) fn next_forget(&self) -> Option<Millis> {
+        self.forget.next_at
+    }
+
+    /// Forgets a device, unless it has come back meanwhile. `false`: there is no room for the records.
+    fn forget(&mut self, now: Millis, key: &DeviceKey, unseen_since: Millis) -> Result<bool, StoreFailure> {
+        let device = {
+            let mut part = self.shared.index.of_device(key);
+            let Some(device) = part.devices.get(key) else { return Ok(true) };
+            // A Hello that found it known has marked it under this lock.
+            if !is_unseen(device, unseen_since) {
+                return Ok(true);
+            }
+            if !self.has_room_beside_ends(1 + device.pending.len(), receipt_bytes(&device.about)) {
+                return Ok(false);
+            }
+            part.devices.remove(key)
+        };
+        let Some(Device { number, pending, about, .. }) = device else { return Ok(true) };
+        let who = Who { key: *key, number, about: *about };
+        for entry in &pending {
+            self.fail_one(now, who.key, who.number, &who.about, &Pointed::from(entry), Failure::Forgotten)?;
+        }
+        let (app, device_id) = (who.about.app.clone(), who.about.device_id.clone());
+        let record =
+            ForgottenRecord { app, key: who.key, device_id, time: now, last_active: who.about.last_active };
+        self.scratch.clear();
+        record.encode(&mut self.scratch);
+        self.stage_event(record::FORGOTTEN, record.app.as_str())?;
+        self.devices -= 1;
+        Ok(true)
+    }
+}

@@ -1,0 +1,139 @@
+//! Devices that were unseen for too long, and those that must not be taken for such.
+
+use std::sync::Arc;
+
+use super::plan::START;
+use super::support::{Harness, Told, batch, device, of_account, seen, session, small};
+use crate::binding::{Binding, Change, DeviceChange};
+use crate::ids::Seq;
+use crate::push::{Failure, Millis, Refusal};
+use crate::store::Command;
+use crate::store::disk::sim::SimDisk;
+use crate::store::options::StoreOptions;
+
+const AFTER: Millis = 80_000;
+/// An eighth of it.
+const GRAIN: Millis = 10_000;
+
+fn options() -> StoreOptions {
+    StoreOptions { forget_after_ms: AFTER, max_devices: 4, ..small() }
+}
+
+fn opened() -> (Arc<SimDisk>, Harness<SimDisk>) {
+    let disk = Arc::new(SimDisk::new());
+    let mut harness = Harness::open(&disk, &options(), START);
+    for n in 0..4 {
+        harness.see(n);
+    }
+    harness.settle().expect("the disk works");
+    harness.sink.take();
+    (disk, harness)
+}
+
+fn crash(disk: &Arc<SimDisk>, harness: Harness<SimDisk>) -> Harness<SimDisk> {
+    let now = harness.now;
+    drop(harness);
+    disk.kill();
+    Harness::open(disk, &options(), now)
+}
+
+/// Time passes, in steps that let every part be looked at.
+fn pass(harness: &mut Harness<SimDisk>, passed: Millis) {
+    for _ in 0..passed / 1_000 {
+        harness.now += 1_000;
+        harness.settle().expect("the disk works");
+    }
+}
+
+fn known(harness: &mut Harness<SimDisk>) -> Vec<u32> {
+    (0..4).filter(|&n| harness.state_of(n).is_some()).collect()
+}
+
+fn active(harness: &mut Harness<SimDisk>, n: u32) {
+    let now = harness.now;
+    harness.apply(Command::LastActive(vec![(device(n), now)])).expect("the disk works");
+    harness.commit().expect("the disk works");
+}
+
+#[test]
+fn who_was_unseen_for_too_long_is_forgotten_with_what_waits_and_makes_room() {
+    let (disk, mut harness) = opened();
+    harness.change(0, Change::Bind(Binding::Account("a".into()))).expect("bound");
+    let waits = of_account("a", batch("b1", 1, &[0], START, 1_000_000));
+    let seq = harness.deliver(waits).expect("accepted").seq;
+    harness.connected.lock().expect("not poisoned").insert(device(2));
+    pass(&mut harness, AFTER);
+    active(&mut harness, 3);
+    assert_eq!(known(&mut harness), [0, 1, 2, 3], "not one grain too early");
+    harness.sink.take();
+    pass(&mut harness, 3 * GRAIN);
+    assert_eq!(known(&mut harness), [2, 3], "one is connected, one was active");
+    let ended: Vec<_> =
+        harness.sink.take().into_iter().filter(|told| matches!(told, Told::Ended(..))).collect();
+    assert_eq!(ended, [Told::Ended(device(0), seq, Failure::Forgotten)]);
+    let events = harness.device_events(0, Seq(0));
+    assert_eq!(events.last(), Some(&DeviceChange::Forgotten { last_active: START }));
+    for _ in 0..2 {
+        assert_eq!(known(&mut harness), [2, 3]);
+        let counts = harness.totals();
+        assert!(counts.identity_holds() && counts.pending == 0, "{counts:?}");
+        harness = crash(&disk, harness);
+    }
+    let now = harness.now;
+    let answer = harness.deliver(batch("b2", 2, &[0, 3], now, 1_000_000)).expect("accepted");
+    assert_eq!(answer.refused, [(0, Refusal::DeviceUnknown)]);
+    // It comes back as a new one, bound to nothing; and there is room for it.
+    harness.see(0);
+    harness.commit().expect("the disk works");
+    let state = harness.state_of(0).expect("known again");
+    assert_eq!((state.bindings, state.pending), (None, 0));
+    let events = harness.device_events(0, Seq(0));
+    assert!(matches!(
+        events[events.len() - 2..],
+        [DeviceChange::Forgotten { .. }, DeviceChange::Registered(_)]
+    ));
+}
+
+#[test]
+fn who_was_active_before_a_crash_is_not_taken_for_unseen_after_it() {
+    let (disk, mut harness) = opened();
+    for _ in 0..20 {
+        pass(&mut harness, GRAIN);
+        for n in 0..2 {
+            active(&mut harness, n);
+        }
+    }
+    assert_eq!(known(&mut harness), [0, 1]);
+    // Nothing but the journal, and whoever may come back has had no chance yet.
+    harness = crash(&disk, harness);
+    pass(&mut harness, AFTER - GRAIN);
+    active(&mut harness, 0);
+    assert_eq!(known(&mut harness), [0, 1]);
+    pass(&mut harness, 4 * GRAIN);
+    assert_eq!(known(&mut harness), [0]);
+}
+
+#[test]
+fn activity_is_journaled_once_in_a_grain() {
+    let (_disk, mut harness) = opened();
+    let head = harness.head();
+    for _ in 0..40 {
+        active(&mut harness, 0);
+        harness.now += GRAIN / 10;
+    }
+    let records = harness.head().0 - head.0;
+    assert!((3..=5).contains(&records), "{records} in four grains");
+}
+
+#[test]
+fn an_edge_that_was_off_forgets_nobody_at_once() {
+    let (disk, mut harness) = opened();
+    harness.now += 100 * AFTER;
+    let mut harness = crash(&disk, harness);
+    pass(&mut harness, AFTER - 1_000);
+    assert_eq!(known(&mut harness), [0, 1, 2, 3]);
+    harness.apply(Command::Seen { device: Box::new(seen(1)), session: session(1) }).expect("the disk works");
+    active(&mut harness, 1);
+    pass(&mut harness, 3 * GRAIN);
+    assert_eq!(known(&mut harness), [1]);
+}
