@@ -8,6 +8,7 @@ mod bindings;
 mod collapse;
 mod crash;
 mod delivery;
+mod demo;
 mod device;
 mod disk;
 mod edge;
