@@ -27,6 +27,12 @@ pub enum DeviceError {
     /// A maximum of the edge is reached.
     #[error("at a limit; come back later")]
     Exhausted,
+    /// A rate or maximum of the app is reached.
+    #[error("this app is at a limit; come back later")]
+    Limited {
+        /// When.
+        retry_after_ms: u32,
+    },
     /// The edge is leaving, or its journal can't keep up.
     #[error("unavailable; come back later")]
     Unavailable,
@@ -64,6 +70,7 @@ impl DeviceError {
             Self::RegistrationClosed => (ErrorCode::RegistrationClosed, 0),
             Self::Deadline => (ErrorCode::Deadline, 0),
             Self::Exhausted => (ErrorCode::ResourceExhausted, 5_000),
+            Self::Limited { retry_after_ms } => (ErrorCode::ResourceExhausted, retry_after_ms),
             Self::Unavailable => (ErrorCode::Unavailable, 2_000),
             Self::Unimplemented => (ErrorCode::Unimplemented, 0),
             Self::Silent | Self::Replaced | Self::Leaving | Self::Closed | Self::Stalled | Self::Tls => {

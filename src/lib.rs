@@ -24,6 +24,7 @@
 //! overload is refused at the door; one session a device, the newest; leaving is graceful.
 
 pub mod admin;
+pub mod apps;
 pub mod binding;
 pub mod cli;
 pub mod client;

@@ -6,6 +6,10 @@ use std::sync::Arc;
 use crate::binding::{DeviceChange, DeviceEvent};
 use crate::ids::{AccountDigest, AppKey, BatchId, DeviceKey, MessageId, Seq};
 
+mod apps;
+
+pub use apps::{AppControl, RateChange, RateOverrides, Rates};
+
 /// Milliseconds since 1970-01-01 UTC in edge time, which never goes back.
 pub type Millis = u64;
 
@@ -273,6 +277,8 @@ pub enum Rejection {
     Unavailable,
     /// The stream that would report this app's outcomes is at its soft bound: nobody reads it.
     StreamFull,
+    /// An operator suspended the app.
+    Suspended,
 }
 
 /// The checked attributes of a device: an encoded `device.v1.Attributes` without request id and push state, within limits.

@@ -19,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::admin::token::{Token, TokenError};
 use crate::admin::{self, Admin, Readiness, StoreAccess};
+use crate::apps::Apps;
 use crate::clock::Clock;
 use crate::config::{self, Config, Scope};
 use crate::directory::Directory;
@@ -112,6 +113,7 @@ struct Foundation {
     mailboxes: Arc<[Mailbox]>,
     figures: Arc<[ShardFigures]>,
     readiness: Arc<Readiness>,
+    readers: Arc<router::StreamRegistry>,
 }
 
 /// Runs the edge until `shutdown`, on the current runtime and threads of its own. `ready` is told once devices and routers are taken.
@@ -128,21 +130,34 @@ pub async fn serve<D: Disk>(
     let (admin, admin_port) = start_admin(&base, renderer).await?;
     let (embedded, opened) = open_store(&base, disk, format.salt(), digest_key.clone()).await?;
     let store: Arc<dyn Store> = embedded;
+    let streams: Vec<_> = store.streams().into_iter().map(|stream| stream.name).collect();
+    telemetry::configure_streams(&streams);
+    let doors = Arc::new(Apps::new(&base.config.apps, store.clone(), base.clock.now()));
     let access = StoreAccess {
+        doors: doors.clone(),
         store: store.clone(),
         digest_key: digest_key.clone(),
+        apps: base.config.apps.iter().map(|app| (app.key.clone(), app.stream.clone())).collect(),
+        readers: base.readers.clone(),
+        clock: base.clock.clone(),
         epochs: base.config.apps.iter().map(|app| (app.key.clone(), app.epoch)).collect(),
-        streams: base.config.streams(),
     };
     // Set once, here.
     admin.store.set(access).ok();
 
     let presence = presence(&base);
     let sockets = Sockets::bind(&base.config)?;
-    let context = device_context(&base, store.clone(), presence.clone(), digest_key.clone(), &sockets)?;
+    let context = device_context(
+        &base,
+        store.clone(),
+        (doors.clone(), presence.clone()),
+        digest_key.clone(),
+        &sockets,
+    )?;
     let [tls, quic, plain] = sockets.ports();
     let (mut shards, _group) = start_shards(sockets, &context)?;
-    let (phase, mut routers, (router, grpc)) = start_router(&base, store.clone(), presence, digest_key)?;
+    let (phase, mut routers, (router, grpc)) =
+        start_router(&base, store.clone(), (doors, presence), digest_key)?;
     let ports = Ports { tls, quic, plain, router, grpc, admin: admin_port };
     base.readiness.set(admin::Phase::Serving);
     ready(ports);
@@ -179,7 +194,6 @@ pub async fn serve<D: Disk>(
 fn foundation(config: Config) -> Foundation {
     let shards = config.shards;
     telemetry::set(Gauge::Shards, shards as f64);
-    telemetry::configure_streams(&config.streams());
     for warning in &config.warnings {
         tracing::warn!("configuration: {warning}");
     }
@@ -190,6 +204,7 @@ fn foundation(config: Config) -> Foundation {
         mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
         figures: (0..shards).map(|_| ShardFigures::default()).collect(),
         readiness: Arc::default(),
+        readers: Arc::default(),
     }
 }
 
@@ -262,6 +277,7 @@ fn store_options(config: &Config, salt: u64, digest_key: DigestKey) -> StoreOpti
         max_devices: store.max_devices,
         body_cache_bytes: store.body_cache_bytes as usize,
         stream_soft_bytes: store.stream_soft_bytes,
+        stream_hard_bytes: store.stream_hard_bytes,
         forget_after_ms: store.forget_after_s * 1_000,
         digest_key,
         streams: config.streams(),
@@ -296,7 +312,7 @@ fn quota(app: &config::PendingBounds, store: &config::Store) -> Quota {
 fn device_context(
     base: &Foundation,
     store: Arc<dyn Store>,
-    presence: Arc<Presence>,
+    (doors, presence): (Arc<Apps>, Arc<Presence>),
     digest_key: DigestKey,
     sockets: &Sockets,
 ) -> Result<Arc<DeviceContext>, ServeError> {
@@ -318,6 +334,7 @@ fn device_context(
     Ok(Arc::new(DeviceContext {
         config,
         apps: base.config.apps.iter().map(|app| (app.key.clone(), app.clone())).collect(),
+        doors,
         gates: shard::Gates::new(&base.config.apps),
         digest_key,
         directory: base.directory.clone(),
@@ -355,7 +372,7 @@ type RouterThread = (watch::Sender<router::Phase>, Thread, (u16, Option<u16>));
 fn start_router(
     base: &Foundation,
     store: Arc<dyn Store>,
-    presence: Arc<Presence>,
+    (doors, presence): (Arc<Apps>, Arc<Presence>),
     digest_key: DigestKey,
 ) -> Result<RouterThread, ServeError> {
     let config = &base.config.router;
@@ -377,7 +394,7 @@ fn start_router(
             online_window_ms: base.config.device.online_window_ms,
             max_clock_skew_ms: config.max_clock_skew_ms,
         },
-        routers: config.routers.iter().map(|r| (r.name.clone(), rights(r, &base.config))).collect(),
+        routers: config.routers.iter().map(|r| (r.name.clone(), rights(r))).collect(),
         credit_targets: config.credit_targets,
         credit_bytes: config.credit_bytes,
         batch_window_ms: base.config.store.batch_window_s * 1_000,
@@ -387,7 +404,8 @@ fn start_router(
             user_timeout: Duration::from_millis(config.user_timeout_ms.into()),
             ..router::Pace::default().leaving_within(left)
         },
-        streams: router::StreamRegistry::default(),
+        doors,
+        streams: base.readers.clone(),
     });
     let (phase, watched) = watch::channel(router::Phase::Serving);
     let thread = Thread::start("the router thread", "router".into(), move || {
@@ -427,9 +445,10 @@ fn bind_router(key: &'static str, address: SocketAddr) -> Result<(std::net::TcpL
     bind().map_err(|error| ServeError::Listen { key, address, error })
 }
 
-fn rights(router: &crate::config::RouterRights, config: &Config) -> router::Rights {
+fn rights(router: &crate::config::RouterRights) -> router::Rights {
     let streams = match &router.streams {
-        Scope::All => Allowed::Only(config.streams().into_iter().collect()),
+        // Also those that wait to be retired: somebody has to read them to their end.
+        Scope::All => Allowed::All,
         Scope::Only(some) => Allowed::Only(some.iter().cloned().collect()),
     };
     let apps = match &router.apps {

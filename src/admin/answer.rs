@@ -21,6 +21,7 @@ pub(super) enum Problem {
     NoAppKey,
     NoMessageId,
     NoDeviceId,
+    NoDays,
     UnknownMessage,
     NotOpen,
     Busy,
@@ -35,6 +36,8 @@ pub(super) enum Problem {
     NoRoom,
     /// The body isn't what it should be: why.
     Body(String),
+    /// It can't be done: the status, why, and what to do.
+    Refused(StatusCode, String, &'static str),
 }
 
 impl IntoResponse for Problem {
@@ -43,7 +46,7 @@ impl IntoResponse for Problem {
             Self::NoSuchPath => (
                 StatusCode::NOT_FOUND,
                 "no such path",
-                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id}, /v1/stats/{app} or /v1/shards; the README has those that change something",
+                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id}, /v1/stats/{app}, /v1/shards, /v1/streams or /v1/apps; the README has those that change something",
             ),
             Self::NoSuchMethod => (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -54,6 +57,7 @@ impl IntoResponse for Problem {
                 (StatusCode::BAD_REQUEST, "not an app key", "use 1 to 32 letters, digits, - _ . :")
             }
             Self::NoMessageId => (StatusCode::BAD_REQUEST, "not a message id", "use a decimal number from 1"),
+            Self::NoDays => (StatusCode::BAD_REQUEST, "not a number of days", "use 1 to 30"),
             Self::NoDeviceId => (StatusCode::BAD_REQUEST, "not a device id", "use 1 to 64 bytes"),
             Self::UnknownMessage => (
                 StatusCode::NOT_FOUND,
@@ -76,6 +80,7 @@ impl IntoResponse for Problem {
                 "changes need the admin token",
                 "send `Authorization: Bearer TOKEN`; it is in the file admin.token of the edge's data directory",
             ),
+            Self::Refused(status, error, what_to_do) => return said(status, &error, what_to_do),
             Self::ForeignApp => (
                 StatusCode::NOT_FOUND,
                 "not an app of this edge",
@@ -256,5 +261,19 @@ pub(super) fn add_revocation(answer: &mut Value, revocation: Revocation) {
         let revoked =
             json!({ "credentials_before_epoch": revocation.min_epoch, "registration": registration });
         fields.insert("revoked".into(), revoked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn days_are_dates() {
+        let dates =
+            [(0, "1970-01-01"), (11_016, "2000-02-29"), (19_782, "2024-02-29"), (20_454, "2026-01-01")];
+        for (day, text) in dates {
+            assert_eq!(date(day), text);
+        }
     }
 }

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::answer::{self, Problem};
-use super::{Admin, CONNECTIONS, Phase, writes};
+use super::{Admin, CONNECTIONS, Phase, apps, streams, writes};
 use crate::ids::{AppKey, DeviceKey, MessageId};
 use crate::limits;
 use crate::store::{Command, Query, QueryAnswer};
@@ -73,6 +73,8 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: impl Futu
 
 /// Days of statistics, unless asked for more or fewer.
 const DEFAULT_DAYS: u32 = 7;
+/// As many as are kept.
+const MAX_DAYS: u32 = 30;
 
 fn routes(admin: Arc<Admin>) -> Router {
     Router::new()
@@ -84,6 +86,8 @@ fn routes(admin: Arc<Admin>) -> Router {
         .route("/v1/device/{app}/{device_id}", get(device))
         .route("/v1/stats/{app}", get(stats))
         .route("/v1/shards", get(shards))
+        .route("/v1/streams", get(streams::list))
+        .route("/v1/apps", get(apps::list))
         .merge(writes::routes(admin.clone()))
         .fallback(async || Problem::NoSuchPath)
         .method_not_allowed_fallback(async || Problem::NoSuchMethod)
@@ -121,7 +125,7 @@ async fn totals(State(admin): State<Arc<Admin>>) -> Result<Response, Problem> {
 
 #[derive(serde::Deserialize)]
 struct Days {
-    days: Option<u32>,
+    days: Option<String>,
 }
 
 async fn stats(
@@ -130,7 +134,12 @@ async fn stats(
     UrlQuery(asked): UrlQuery<Days>,
 ) -> Result<Response, Problem> {
     let app = AppKey::parse(&app).ok_or(Problem::NoAppKey)?;
-    let days = asked.days.unwrap_or(DEFAULT_DAYS);
+    let days = match asked.days {
+        None => DEFAULT_DAYS,
+        Some(text) => {
+            text.parse().ok().filter(|days| (1..=MAX_DAYS).contains(days)).ok_or(Problem::NoDays)?
+        }
+    };
     let (sequence, answer) = ask(&admin, Query::Stats { app: app.clone(), days }).await?;
     let QueryAnswer::Stats(days) = answer else { return Err(Problem::Unanswered) };
     json(answer::stats(sequence, &app, &days))
@@ -202,7 +211,7 @@ pub(super) async fn ask(admin: &Admin, query: Query) -> Result<(u64, QueryAnswer
 
 // The handlers end in `?`-style results: one shape for all.
 #[allow(clippy::unnecessary_wraps)]
-fn json(value: Value) -> Result<Response, Problem> {
+pub(super) fn json(value: Value) -> Result<Response, Problem> {
     Ok(axum::Json(value).into_response())
 }
 

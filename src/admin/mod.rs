@@ -10,12 +10,16 @@
 //! | `/v1/device/{app}/{device_id}` | what is known of a device: known, push on, connected are three answers |
 //! | `/v1/stats/{app}?days=` | the newest days of an app, today first: what was accepted, refused, arrived, failed; devices |
 //! | `/v1/shards` | sessions, handshakes in flight and deliveries of each shard |
+//! | `/v1/apps` | whether each app takes new pushes, its sessions and rates |
+//! | `/v1/streams` | readers, cursors, and what is held back for them |
 //!
 //! POST changes something, and needs `Authorization: Bearer` with the token of [`token::TOKEN_FILE`]; bodies are JSON:
 //!
 //! | path | does |
 //! |---|---|
 //! | `/v1/ping` | nothing: whether the token is right |
+//! | `/v1/apps/{app}/suspend`, `…/resume`, `…/rates` | see [`apps`] |
+//! | `/v1/streams/{name}/retire` | ends a stream that no app maps to; `{"force": true}`: see [`streams`] |
 //! | `/v1/device/{app}/{device_id}/revoke` | revokes the device's credentials; `allow_registration`: it may register for a new one |
 //!
 //! Every number of a `/v1` answer from the store is as of the durable `sequence` it names. Errors are JSON: `error`, `what_to_do`.
@@ -24,18 +28,23 @@
 //! body is read from who showed the token only, and is small. Rejected: `axum::serve`, which bounds neither connections nor their time.
 
 mod answer;
+mod apps;
 mod http;
+mod streams;
 pub mod token;
 mod writes;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub use self::http::serve;
+use crate::apps::Apps;
+use crate::clock::Clock;
 use crate::ids::{AppKey, DeviceKey, DigestKey};
+use crate::router::StreamRegistry;
 use crate::store::Store;
 use crate::telemetry::{self, Renderer};
 
@@ -153,10 +162,16 @@ pub struct StoreAccess {
     pub store: Arc<dyn Store>,
     /// Part of the data directory.
     pub digest_key: DigestKey,
-    /// The apps, each with the epoch of its credentials.
+    /// The apps of this edge, and the streams that they map to.
+    pub apps: BTreeMap<AppKey, Arc<str>>,
+    /// Their rates and sessions.
+    pub doors: Arc<Apps>,
+    /// Who reads the streams.
+    pub readers: Arc<StreamRegistry>,
+    /// Edge time.
+    pub clock: Arc<Clock>,
+    /// The epoch of each app's credentials.
     pub epochs: HashMap<AppKey, u32>,
-    /// The configured streams: their backlogs are measured.
-    pub streams: Vec<Arc<str>>,
 }
 
 impl fmt::Debug for Admin {
@@ -184,11 +199,9 @@ impl Admin {
             scrape();
         }
         if let Some(access) = self.store.get() {
-            for stream in &access.streams {
-                // A stream that the store doesn't know has no backlog to tell.
-                if let Ok(bounds) = access.store.stream_bounds(stream) {
-                    telemetry::set_stream_backlog(stream, bounds.head.0.saturating_sub(bounds.cursor.0));
-                }
+            for stream in access.store.streams() {
+                let backlog = stream.bounds.head.0.saturating_sub(stream.bounds.cursor.0);
+                telemetry::set_stream(&stream.name, backlog, stream.pinned_bytes);
             }
         }
         self.renderer.render()

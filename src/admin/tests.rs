@@ -10,13 +10,15 @@ use tokio::sync::{oneshot, watch};
 use super::*;
 use crate::admin::token::Token;
 use crate::admin::{Deadlines, Readiness, ShardFigures, StoreAccess};
+use crate::apps::Apps;
 use crate::binding::Bindings;
+use crate::clock::Clock;
 use crate::credential::Revocation;
 use crate::ids::{DigestKey, Seq, SessionRef};
-use crate::push::{Attributes, Counts, Millis, Reached, Seen};
+use crate::push::{Attributes, Counts, Millis, Reached, ReceiptGap, Seen};
 use crate::store::{
-    Batch, Busy, DayStats, DeviceState, MessageState, OnDevice as OnDeviceState, Pulled, Refused, Store,
-    StreamBounds, StreamError, StreamRead,
+    Batch, Busy, DayStats, DeviceState, MessageState, OnDevice as OnDeviceState, Pulled, Refused,
+    RetireError, Retired, Store, StreamBounds, StreamError, StreamRead, StreamState,
 };
 use crate::telemetry;
 
@@ -85,6 +87,16 @@ impl FakeStore {
 
 impl Store for FakeStore {
     fn submit(&self, command: Command) -> Result<(), Refused> {
+        if let Command::RetireStream { stream, force, reply } = command {
+            let verdict = match &*stream {
+                "old" => Ok(Retired { sequence: Seq(43), ended: true }),
+                "admin-test" if force => Ok(Retired { sequence: Seq(42), ended: false }),
+                "admin-test" => Err(RetireError::Configured),
+                _ => Err(RetireError::Unknown),
+            };
+            reply.send(verdict).expect("it waits");
+            return Ok(());
+        }
         if self.is_busy || !matches!(command, Command::Query { .. }) {
             return Err(Refused(Box::new(command)));
         }
@@ -119,6 +131,22 @@ impl Store for FakeStore {
             return Err(StreamError::Unknown);
         }
         Ok(StreamBounds { cursor: Seq(40), oldest: Seq(1), head: Seq(42) })
+    }
+
+    fn streams(&self) -> Vec<StreamState> {
+        let bounds = StreamBounds { cursor: Seq(40), oldest: Seq(1), head: Seq(42) };
+        let mut gap = ReceiptGap::new(Seq(41), Seq(41));
+        gap.count("arrive", 3);
+        vec![StreamState {
+            name: "admin-test".into(),
+            configured: true,
+            bounds,
+            unread: true,
+            unread_since: Some(1),
+            pinned_bytes: 4_096,
+            full: false,
+            gaps: vec![gap],
+        }]
     }
 
     fn read_stream(&self, _: &str, _: Seq, _: usize, _: usize) -> Result<StreamRead, StreamError> {
@@ -179,13 +207,16 @@ async fn start_with(store: Option<FakeStore>, deadlines: Deadlines) -> Running {
     admin.deadlines = deadlines;
     admin.token = Some(Token::new(TOKEN));
     if let Some(store) = store {
-        let streams: Vec<Arc<str>> = vec!["admin-test".into()];
-        telemetry::configure_streams(&streams);
+        telemetry::configure_streams(&["admin-test".into()]);
+        let store: Arc<dyn Store> = Arc::new(store);
         let access = StoreAccess {
-            store: Arc::new(store),
+            doors: Arc::new(Apps::new(&[], store.clone(), 0)),
+            store,
             digest_key: DIGEST_KEY,
+            apps: [(AppKey::parse("demo").expect("valid"), "admin-test".into())].into(),
+            readers: Arc::default(),
+            clock: Arc::new(Clock::new(0)),
             epochs: HashMap::from([(AppKey::parse("demo").expect("valid"), 3)]),
-            streams,
         };
         admin.store.set(access).expect("once");
     }
@@ -221,6 +252,7 @@ async fn metrics_are_copied_at_the_scrape() {
     assert_eq!(status, 200);
     assert!(text.contains("mooring_journal_live_bytes 12345\n"), "{text}");
     assert!(text.contains("mooring_stream_backlog_records{stream=\"admin-test\"} 2\n"), "{text}");
+    assert!(text.contains("mooring_stream_pinned_bytes{stream=\"admin-test\"} 4096\n"), "{text}");
 }
 
 #[tokio::test]
@@ -256,6 +288,24 @@ async fn totals_messages_devices_and_shards() {
 
     let (_, shards) = running.json("/v1/shards").await;
     assert_eq!(shards[0]["deliveries"], 9);
+}
+
+#[tokio::test]
+async fn statistics_name_their_days_and_leave_out_what_is_no_days() {
+    let running = start(Some(FakeStore::default())).await;
+    let (code, stats) = running.json("/v1/stats/demo?days=2").await;
+    assert_eq!((code, &stats["sequence"], &stats["app_key"]), (200, &42.into(), &"demo".into()));
+    assert_eq!(stats["days"].as_array().map(Vec::len), Some(2));
+    let today = &stats["days"][0];
+    assert_eq!((&today["day"], &today["accepted"]), (&"2026-11-22".into(), &2.into()));
+    assert_eq!((&today["registered"], &today["active"]), (&5.into(), &6.into()));
+    assert!(today.get("pending").is_none() && today.get("identity").is_none());
+    assert_eq!(stats["days"][1]["day"], "2026-11-21");
+    assert_eq!(running.json("/v1/stats/demo").await.1["days"].as_array().map(Vec::len), Some(7));
+    for days in ["0", "31", "many"] {
+        let (code, body) = running.json(&format!("/v1/stats/demo?days={days}")).await;
+        assert_eq!((code, body["what_to_do"].is_string()), (400, true), "{days}");
+    }
 }
 
 #[tokio::test]
@@ -344,4 +394,42 @@ async fn changes_need_the_token_and_a_small_json_body() {
     assert_eq!(ping.expect("allowed")["ok"], true);
     let refused = crate::client::admin::post_json(&address, "/v1/ping", "wrong", &nothing).await;
     assert!(refused.expect_err("refused").to_string().contains("admin.token"));
+}
+
+#[tokio::test]
+async fn streams_are_listed_and_retired() {
+    let running = start(Some(FakeStore::default())).await;
+    let (status, answer) = running.json("/v1/streams").await;
+    let stream = &answer["streams"][0];
+    assert_eq!((status, &answer["sequence"], &stream["name"]), (200, &42.into(), &"admin-test".into()));
+    assert_eq!(stream["apps"], serde_json::json!(["demo"]));
+    assert_eq!(
+        (&stream["cursor"], &stream["pinned_bytes"], &stream["reader"]),
+        (&40.into(), &4_096.into(), &Value::Null)
+    );
+    assert_eq!(
+        (&stream["gaps"][0]["events"], &stream["gaps"][0]["by_event"]["arrive"]),
+        (&3.into(), &3.into())
+    );
+    let address = running.address.to_string();
+    let retire = async |name: &str, body: Value| {
+        let answer =
+            crate::client::admin::post(&address, &format!("/v1/streams/{name}/retire"), TOKEN, &body).await;
+        let answer = answer.expect("an answer");
+        (answer.status, serde_json::from_str::<Value>(&answer.body).expect("JSON"))
+    };
+    let (status, answer) = retire("old", serde_json::json!({})).await;
+    assert_eq!((status, &answer["ended"], &answer["sequence"]), (200, &true.into(), &43.into()));
+    let (status, answer) = retire("admin-test", serde_json::json!({ "force": true })).await;
+    assert_eq!((status, &answer["ended"]), (200, &false.into()));
+    for (name, body, expected) in [
+        ("admin-test", serde_json::json!({}), 409),
+        ("none", serde_json::json!({}), 404),
+        ("old", serde_json::json!({ "force": 1 }), 400),
+        ("old", serde_json::json!({ "farce": true }), 400),
+    ] {
+        let (status, answer) = retire(name, body).await;
+        assert_eq!(status, expected, "{answer}");
+        assert!(answer["error"].is_string() && answer["what_to_do"].is_string(), "{answer}");
+    }
 }

@@ -16,7 +16,7 @@ use axum::routing::post;
 use serde_json::{Value, json};
 
 use super::answer::{self, Problem};
-use super::{Admin, http};
+use super::{Admin, apps, http, streams};
 use crate::ids::AppKey;
 use crate::limits;
 use crate::push::Rejection;
@@ -26,6 +26,10 @@ use crate::store::{Command, Query, QueryAnswer};
 pub(super) fn routes(admin: Arc<Admin>) -> Router<Arc<Admin>> {
     Router::new()
         .route("/v1/ping", post(ping))
+        .route("/v1/streams/{name}/retire", post(streams::retire))
+        .route("/v1/apps/{app}/suspend", post(apps::suspend))
+        .route("/v1/apps/{app}/resume", post(apps::resume))
+        .route("/v1/apps/{app}/rates", post(apps::set_rates))
         .route("/v1/device/{app}/{device_id}/revoke", post(revoke))
         .route_layer(from_fn_with_state(admin, guarded))
         .layer(DefaultBodyLimit::max(limits::ADMIN_BODY_BYTES))
@@ -54,9 +58,10 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Asked<T>
     }
 }
 
+/// No fields.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+pub(super) struct Nothing {}
 
 /// Changes nothing: whether a token is right.
 async fn ping(Asked(Nothing {}): Asked<Nothing>) -> axum::Json<Value> {

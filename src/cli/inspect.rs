@@ -81,7 +81,7 @@ fn start(args: &Args) -> Result<(), Failure> {
     if args.json {
         line(&answer.to_string());
     } else if let Some(days) = answer["days"].as_array() {
-        days_lines(days).iter().for_each(|text| line(text));
+        line(&days_lines(days).join("\n"));
     } else {
         line(&output::table(&rows(&answer)));
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub mod admin;
+pub mod apps;
 pub mod demo;
 pub mod device;
 pub mod inspect;
@@ -17,6 +18,7 @@ pub mod push;
 pub mod query;
 pub mod revoke;
 pub mod serve;
+pub mod streams;
 
 /// The long-connection edge server of a self-built mobile push channel.
 #[derive(Debug, Parser)]
@@ -53,6 +55,10 @@ pub enum Command {
     Query(query::Args),
     /// Ask an edge's admin port what became of a message, or what it knows of a device
     Inspect(inspect::Args),
+    /// Show the apps, suspend or resume one, or set its rates
+    Apps(apps::Args),
+    /// Show the streams that routers read, or end one
+    Streams(streams::Args),
     /// Make app secrets, credentials and certificates
     Keys(keys::Args),
 }
@@ -68,6 +74,8 @@ pub fn run() -> ExitCode {
         Command::Query(args) => query::run(&args),
         Command::Revoke(args) => revoke::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Apps(args) => apps::run(&args),
+        Command::Streams(args) => streams::run(&args),
         Command::Keys(args) => keys::run(&args),
     }
 }

@@ -27,6 +27,7 @@ pub use self::sections::{Admin, Device, Leave, Log, Router, Stats, Store};
 use self::value::{Raw, Value, within};
 use crate::credential::Secret;
 use crate::ids::{AppKey, is_name};
+use crate::push::Rates;
 use crate::{limits, telemetry};
 
 /// Bytes of a router's name: those of a common name.
@@ -78,6 +79,8 @@ pub struct App {
     pub registration: Registration,
     /// The stream that its receipts and outcomes go to.
     pub stream: Arc<str>,
+    /// What it may do, unless an operator says otherwise at run time.
+    pub rates: Rates,
     /// What one of its devices may have pending.
     pub pending: PendingBounds,
 }
@@ -226,6 +229,11 @@ impl Config {
                 format!("must be 0, or at least {least}: two segments and the reserve"),
             );
         }
+        let least = store.stream_soft_bytes + 2 * u64::from(store.segment_bytes);
+        if store.stream_hard_bytes < least {
+            let text = format!("must be at least stream_soft_bytes and two segments ({least})");
+            reader.wrong("store.stream_hard_bytes", text);
+        }
         if self.apps.is_empty() {
             reader.wrong(
                 "apps",
@@ -273,6 +281,12 @@ fn read_app(section: &mut Section<'_, '_>) -> Option<App> {
     let registration = Registration::read(section);
     let stream =
         section.value("stream", String::from("main"), |stream: &String| name(stream, limits::LABEL_BYTES));
+    let rates = Rates {
+        batches_per_s: section.value("batches_per_s", 0, |_| Ok(())),
+        targets_per_s: section.value("targets_per_s", 0, |_| Ok(())),
+        sessions_per_s: section.value("sessions_per_s", 0, |_| Ok(())),
+        max_sessions: section.value("max_sessions", 0, |_| Ok(())),
+    };
     let pending = read_pending(section);
     let parsed = key.as_deref().map(AppKey::parse);
     if parsed == Some(None) {
@@ -288,7 +302,7 @@ fn read_app(section: &mut Section<'_, '_>) -> Option<App> {
         }
     };
     let (key, stream) = (parsed??, stream.into());
-    Some(App { key, app_id, packages, secret_file, secret, epoch, registration, stream, pending })
+    Some(App { key, app_id, packages, secret_file, secret, epoch, registration, stream, rates, pending })
 }
 
 /// 0 stands for no bound of the app's own.

@@ -157,6 +157,8 @@ sections! {
         body_cache_bytes: u64 = 256 * MIB, MIB..=1_024 * 1_024 * MIB;
         /// Bytes of journal that one unread stream may pin before its apps' batches are refused.
         stream_soft_bytes: u64 = 4_096 * MIB, MIB..=1_024 * 1_024 * MIB;
+        /// Bytes of journal that one unread stream may pin before its oldest events go.
+        stream_hard_bytes: u64 = 8_192 * MIB, MIB..=1_024 * 1_024 * MIB;
     }
 
     /// `[stats]`: daily statistics.

@@ -102,6 +102,9 @@ pub(super) fn rejected(why: Rejection) -> Rejected {
         Rejection::Unavailable => {
             (Reject::Unavailable, "", "the edge takes no batches at present", RETRY_LATER_MS)
         }
+        Rejection::Suspended => {
+            (Reject::AppSuspended, "app_key", "this app takes no new pushes at present", 0)
+        }
         Rejection::StreamFull => {
             (Reject::ResourceExhausted, "", "the stream of this app's receipts is not read", RETRY_LATER_MS)
         }

@@ -133,7 +133,7 @@ async fn open<R: AsyncRead + Unpin>(
         return Err(LinkError::Version(open.version).into());
     }
     let scope = open.presence.as_ref().map(|asked| presence::scope(asked, rights, context)).transpose()?;
-    let streams = open_streams(&open, rights, context)?;
+    let streams = open_streams(&open, rights, &who.router, context)?;
     let answer = wire::opened(&wire::Welcome {
         edge: &context.edge,
         now: context.clock.now(),
@@ -154,6 +154,7 @@ async fn open<R: AsyncRead + Unpin>(
 fn open_streams(
     open: &Open,
     rights: &Rights,
+    router: &str,
     context: &RouterContext,
 ) -> Result<Vec<(Arc<Reading>, OpenedStream)>, LinkError> {
     if open.streams.len() > limits::LINK_STREAMS {
@@ -165,6 +166,7 @@ fn open_streams(
         if wanted.iter().any(|(stream, ..)| **stream == *name) {
             return Err(LinkError::Malformed("a stream is opened twice"));
         }
+        // The same for one that isn't there: who may not read it learns nothing.
         if !rights.streams.allows(name) {
             return Err(LinkError::Unauthorized("this router may not read that stream".into()));
         }
@@ -175,7 +177,7 @@ fn open_streams(
         wanted.push((Arc::from(name), start(asked, bounds)?, bounds));
     }
     let enter = |(stream, start, bounds): (Arc<str>, Seq, StreamBounds)| {
-        let reading = Reading::enter(context, Arc::clone(&stream), start);
+        let reading = Reading::enter(context, Arc::clone(&stream), router, start);
         let epoch = reading.epoch();
         (Arc::new(reading), OpenedStream { stream, epoch, start, bounds })
     };

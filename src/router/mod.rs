@@ -20,6 +20,7 @@ mod outbox;
 mod presence;
 mod reader;
 mod receipts;
+mod registry;
 mod rights;
 mod tls;
 mod transport;
@@ -37,9 +38,10 @@ pub use admission::{Rules, admit};
 pub use framed::serve;
 #[cfg(feature = "grpc")]
 pub use grpc::serve as serve_grpc;
-pub use receipts::StreamRegistry;
+pub use registry::{StreamReader, StreamRegistry};
 pub use rights::{Allowed, Rights};
 
+use crate::apps::Apps;
 use crate::clock::Clock;
 use crate::ids::DeviceKey;
 use crate::limits;
@@ -77,8 +79,10 @@ pub struct RouterContext {
     pub presence: Arc<Presence>,
     /// Deadlines.
     pub pace: Pace,
+    /// The apps' rates.
+    pub doors: Arc<Apps>,
     /// Who reads which stream.
-    pub streams: StreamRegistry,
+    pub streams: Arc<StreamRegistry>,
 }
 
 impl std::fmt::Debug for RouterContext {

@@ -104,6 +104,12 @@ impl Reader<'_> {
                 admission::RETRY_SOON_MS,
             ));
         }
+        let now = self.context.clock.now();
+        self.context.doors.batch(&batch.app, targets as u32, now).map_err(|limited| {
+            self.credit.give(targets, bytes);
+            let text = "a rate of this app is reached";
+            admission::try_again(Reject::ResourceExhausted, text, limited.retry_after_ms)
+        })?;
         let (reply, answer) = oneshot::channel();
         self.context.store.submit(Command::Deliver { batch, reply }).map_err(|_refused| {
             self.credit.give(targets, bytes);

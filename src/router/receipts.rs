@@ -1,19 +1,20 @@
 //! Streams: what the journal says became of messages, to the one router that reads it.
 //!
-//! The newest reader wins. A reader is fenced by its epoch: once a newer one is there it says `StreamClosed`, sends nothing more, and its
-//! acknowledgements move nothing. Epochs begin at the edge's time, which never falls below the journal's, and grow by at least one: they grow over restarts too.
+//! The newest reader wins ([`super::registry`]). Once a newer one is there, the one before says `StreamClosed`, sends nothing more, and its
+//! acknowledgements move nothing.
 //!
 //! A reader goes from its cursor to the journal's head and waits there. Only cursors that were sent can become durable, and at most
 //! `limits::STREAM_WINDOW` are unacknowledged. Where nothing concerns the stream for long, a frame without events moves the cursor,
 //! so that an idle stream doesn't pin the journal.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
 use super::outbox::Outbox;
+use super::registry::Fence;
 use super::{Phase, RouterContext, reached};
 use crate::ids::Seq;
 use crate::limits;
@@ -24,44 +25,8 @@ use crate::wire::router::{self as wire, LinkError};
 /// Records without events after which a cursor moves at the quicker pace.
 const MANY_RECORDS: u64 = 64;
 
-/// Who reads which stream: the epoch of the newest reader of each.
-#[derive(Debug, Default)]
-pub struct StreamRegistry(Mutex<HashMap<Arc<str>, watch::Sender<u64>>>);
-
-impl StreamRegistry {
-    /// A new reader; the one before is fenced. Call it for streams of the configuration only: there are no more entries than those.
-    fn enter(&self, stream: &Arc<str>, now: Millis) -> Fence {
-        let mut newest = lock(&self.0);
-        let newest = newest.entry(Arc::clone(stream)).or_default();
-        newest.send_modify(|epoch| *epoch = now.max(*epoch + 1));
-        Fence { newest: newest.subscribe(), epoch: *newest.borrow() }
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether a reader is still the newest.
-#[derive(Debug)]
-struct Fence {
-    epoch: u64,
-    newest: watch::Receiver<u64>,
-}
-
-impl Fence {
-    fn is_newest(&self) -> bool {
-        *self.newest.borrow() == self.epoch
-    }
-
-    /// Waits for a newer reader.
-    async fn replaced(&self) {
-        let mut newest = self.newest.clone();
-        // The registry outlives every link: the wait ends by a newer reader or not at all.
-        if newest.wait_for(|newest| *newest != self.epoch).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
 }
 
 /// One stream as one link reads it: shared by the future that sends and the link's reader, which gets the acknowledgements.
@@ -86,8 +51,8 @@ struct Window {
 }
 
 impl Reading {
-    pub(super) fn enter(context: &RouterContext, stream: Arc<str>, start: Seq) -> Self {
-        let fence = context.streams.enter(&stream, context.clock.now());
+    pub(super) fn enter(context: &RouterContext, stream: Arc<str>, router: &str, start: Seq) -> Self {
+        let fence = context.streams.enter(&stream, router, context.clock.now());
         let window = Mutex::new(Window { newest: start, ..Window::default() });
         Self { stream, fence, start, window, changed: Notify::new() }
     }

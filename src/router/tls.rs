@@ -20,17 +20,17 @@ const FORGOTTEN_BYTES: u64 = 256 * 1024;
 /// The handshake within its deadline, unless the edge closes or the place is needed for another. Afterwards the place is one of a link.
 pub(super) async fn handshake(
     socket: TcpStream,
-    place: &mut Place,
+    held: &mut Place,
     config: &Arc<rustls::ServerConfig>,
     pace: &Pace,
     phase: &watch::Receiver<Phase>,
 ) -> Result<TlsStream<TcpStream>, LinkEnd> {
     let stream = tokio::select! {
         shaken = shake(socket, config, pace) => shaken?,
-        () = place.evicted() => return Err(LinkEnd::Evicted),
+        () = held.evicted() => return Err(LinkEnd::Evicted),
         () = reached(phase, Phase::Closing) => return Err(LinkEnd::Left),
     };
-    place.admit()?;
+    held.admit()?;
     Ok(stream)
 }
 

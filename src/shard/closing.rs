@@ -66,7 +66,7 @@ impl Shard {
                 return self.end_handshake(conn.slot as usize);
             }
         };
-        self.context.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.context.give_place(&live.app);
         if was_live {
             let transport = self.connection(conn).map(|c| c.transport());
             tracing::debug!(app = %live.app, device = %live.device_id, %error, "session ends");
@@ -114,7 +114,7 @@ fn handshake_result(error: DeviceError) -> HandshakeResult {
         DeviceError::Unauthenticated => HandshakeResult::Unauthenticated,
         DeviceError::RegistrationClosed => HandshakeResult::RegistrationClosed,
         DeviceError::Deadline | DeviceError::Silent => HandshakeResult::Deadline,
-        DeviceError::Exhausted => HandshakeResult::Exhausted,
+        DeviceError::Exhausted | DeviceError::Limited { .. } => HandshakeResult::Exhausted,
         DeviceError::Unavailable | DeviceError::Leaving => HandshakeResult::Unavailable,
         DeviceError::Unimplemented => HandshakeResult::Unimplemented,
         DeviceError::Tls => HandshakeResult::Tls,

@@ -52,9 +52,8 @@ impl Shard {
             unwritten: Vec::new(),
             replies: VecDeque::new(),
         });
-        if !context.take_place() {
-            return Err(DeviceError::Exhausted);
-        }
+        context.take_place(&hello.app, now)?;
+        let app = hello.app.clone();
         let seen = Seen {
             key: device,
             app: hello.app,
@@ -71,7 +70,7 @@ impl Shard {
         }
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard: self.id };
         if context.store.submit(Command::Seen { device: Box::new(seen), session }).is_err() {
-            context.sessions.fetch_sub(1, Ordering::Relaxed);
+            context.give_place(&app);
             return Err(DeviceError::Unavailable);
         }
         let deadline = now + REGISTER_MS;
@@ -120,7 +119,7 @@ impl Shard {
         let (device, heartbeat_s, epoch) = (live.device, live.heartbeat_s, live.epoch);
         let received = received_acks(&live, session, now);
         let Some(connection) = self.connection(conn) else {
-            context.sessions.fetch_sub(1, Ordering::Relaxed);
+            context.give_place(&live.app);
             return Ok(());
         };
         let transport = connection.transport();

@@ -30,14 +30,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use crate::apps::Apps;
 use crate::binding::ChangeError;
 use crate::clock::Clock;
 use crate::config;
 use crate::directory::Directory;
+use crate::error::DeviceError;
 use crate::ids::{AppKey, DeviceKey, DigestKey, Seq, SessionRef, ShardId};
 use crate::machine::fanout::ByShard;
 use crate::presence::Presence;
-use crate::push::Failure;
+use crate::push::{Failure, Millis};
 use crate::store::{Batch, BodySink, CommitSink, Confirm, Store};
 use crate::telemetry::{self, Counter, Timer};
 
@@ -52,6 +54,8 @@ pub struct DeviceContext {
     pub config: config::Device,
     /// The apps of this edge.
     pub apps: HashMap<AppKey, config::App>,
+    /// Their rates, and their sessions.
+    pub doors: Arc<Apps>,
     /// What bounds their strangers.
     pub gates: Gates,
     /// Makes device keys.
@@ -238,12 +242,22 @@ impl DeviceContext {
         &self.figures[usize::from(shard.0)]
     }
 
-    /// Takes a place among the sessions of this edge. Whether there was one.
-    fn take_place(&self) -> bool {
+    /// Takes a place among the sessions of this edge and of the app, if there is one.
+    fn take_place(&self, app: &AppKey, now: Millis) -> Result<(), DeviceError> {
+        let max = self.config.max_sessions;
+        let count = |n| (n < max).then_some(n + 1);
         self.sessions
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
-                (n < self.config.max_sessions).then_some(n + 1)
-            })
-            .is_ok()
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, count)
+            .map_err(|_| DeviceError::Exhausted)?;
+        self.doors.enter(app, now).map_err(|limited| {
+            self.sessions.fetch_sub(1, Ordering::Relaxed);
+            DeviceError::Limited { retry_after_ms: limited.retry_after_ms }
+        })
+    }
+
+    /// Gives it back.
+    fn give_place(&self, app: &AppKey) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.doors.leave(app);
     }
 }

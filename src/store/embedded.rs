@@ -17,8 +17,8 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::credential::Revocation;
-use crate::ids::{DeviceKey, Seq, SessionRef};
-use crate::push::{Millis, Reached, Seen};
+use crate::ids::{AppKey, DeviceKey, Seq, SessionRef};
+use crate::push::{AppControl, Millis, Reached, Seen};
 
 /// A store in a data directory of its own.
 #[derive(Debug)]
@@ -143,6 +143,11 @@ impl<D: Disk> Store for EmbeddedStore<D> {
 
     fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError> {
         self.shared.streams.bounds(&self.shared.reader, stream)
+    }
+
+    fn app_control(&self, app: &AppKey) -> AppControl {
+        let controls = self.shared.controls.read().unwrap_or_else(PoisonError::into_inner);
+        controls.get(app).copied().unwrap_or_default()
     }
 
     fn streams(&self) -> Vec<StreamState> {

@@ -32,7 +32,7 @@ pub(super) type Day = u32;
 /// The day of a time, in a zone so many minutes east of UTC.
 pub(super) fn day_of(at: Millis, zone_minutes: i32) -> Day {
     let local = at as i64 + i64::from(zone_minutes) * 60_000;
-    local.div_euclid(DAY_MS).max(0) as Day
+    Day::try_from(local.div_euclid(DAY_MS)).unwrap_or(0)
 }
 
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Ledger {
         let mut failed = Ok(());
         tables.scan(Table::Days, &mut |key, row| failed = failed.and_then(|()| ledger.take_day(key, row)))?;
         tables.scan(Table::Active, &mut |key, row| {
-            failed = failed.and_then(|()| ledger.take_active(key, row))
+            failed = failed.and_then(|()| ledger.take_active(key, row));
         })?;
         failed.map_err(damaged)?;
         Ok(ledger)

@@ -12,12 +12,13 @@ use crate::binding::{Bindings, Change, ChangeError};
 use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
-    Accepted, Acked, Attributes, Counts, Failure, Millis, NewBatch, Reached, ReceiptGap, Rejection, Revoked,
+    Accepted, Acked, AppControl, Attributes, Counts, Failure, Millis, NewBatch, Reached, Rejection, Revoked,
     Seen, StreamEvent,
 };
 
 /// A committed batch as sessions see it: immutable, shared by all entries that point to it.
 pub use self::batch::Batch;
+pub use self::operator::{AppChange, RetireError, Retired, StreamState};
 pub use self::recalls::Recall;
 
 pub mod batch;
@@ -34,6 +35,7 @@ mod index;
 pub mod journal;
 mod ledger;
 mod metrics;
+pub mod operator;
 pub mod options;
 mod part;
 mod part_messages;
@@ -90,6 +92,15 @@ pub enum Command {
         stream: Arc<str>,
         /// Up to here, inclusive.
         cursor: Seq,
+    },
+    /// An operator changes what an app may do.
+    ControlApp {
+        /// The app.
+        app: AppKey,
+        /// What changes.
+        change: AppChange,
+        /// What holds from then on, once durable; `None`: the disk has no room for it.
+        reply: oneshot::Sender<Option<(Seq, AppControl)>>,
     },
     /// Take a message back where it is pending, and what comes of it later. Answered when nothing of it is pending.
     Revoke {
@@ -330,53 +341,6 @@ pub struct StreamBounds {
     pub head: Seq,
 }
 
-/// A stream for an operator.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct StreamState {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Whether the configuration names it; if not, it waits to be retired.
-    pub configured: bool,
-    /// Where it stands.
-    pub bounds: StreamBounds,
-    /// Whether there is something behind the cursor.
-    pub unread: bool,
-    /// Since when there is, without the cursor having moved; about.
-    pub unread_since: Option<Millis>,
-    /// Bytes of the journal that it holds back.
-    pub pinned_bytes: u64,
-    /// At its soft bound: batches of its apps are refused.
-    pub full: bool,
-    /// What its reader will find missing.
-    pub gaps: Vec<ReceiptGap>,
-}
-
-/// A stream was retired, or what was unread of it dropped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Retired {
-    /// As of this sequence.
-    pub sequence: Seq,
-    /// Whether it is no more. If not, the configuration names it: it goes on.
-    pub ended: bool,
-}
-
-/// Why a stream isn't retired.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum RetireError {
-    /// There is none of this name.
-    #[error("no such stream")]
-    Unknown,
-    /// Apps map to it.
-    #[error("the configuration names this stream")]
-    Configured,
-    /// Another one is being dropped.
-    #[error("another stream is being dropped")]
-    Busy,
-    /// The disk has no room for the record.
-    #[error("the disk is full")]
-    Full,
-}
-
 /// Events of one read, and where the next one starts.
 #[derive(Debug)]
 pub struct StreamRead {
@@ -428,6 +392,11 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Where a stream stands.
     fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError>;
+
+    /// What an operator set for an app. Quick: a look into memory.
+    fn app_control(&self, _app: &AppKey) -> AppControl {
+        AppControl::default()
+    }
 
     /// All streams: those of the configuration, and those that wait to be retired.
     fn streams(&self) -> Vec<StreamState> {

@@ -244,6 +244,13 @@ pub(super) struct Part {
 }
 
 impl Part {
+    /// A batch of the message was accepted: if it was taken back, that is remembered as long as it lives.
+    pub(super) fn extend_recall(&self, key: MessageKey, expires_at: Millis) {
+        if let Some(recall) = self.recalls.get(&key) {
+            recall.extend(expires_at);
+        }
+    }
+
     /// Push records, wherever they are.
     pub(super) fn known_messages(&self) -> usize {
         self.messages.len() + self.cold.len()

@@ -63,9 +63,6 @@ impl Part {
             ledger.hot.push_back(key);
             self.messages.insert(key, record);
         }
-        if let Some(recall) = self.recalls.get(&key) {
-            recall.extend(what.expires_at);
-        }
         let Some(record) = self.messages.get_mut(&key) else { return };
         let (named, accepted) = (u64::from(what.named), u64::from(what.accepted));
         record.expires_at = record.expires_at.max(what.expires_at);

@@ -18,6 +18,7 @@
 //! | 22 gap | what a stream lost at its hard bound | the stream |
 //! | 23 retired | a stream is no more | the streams |
 //! | 24 recall | a message was taken back, and is remembered until then | the message's part |
+//! | 26 app | what an operator set for an app, all of it | the app |
 //!
 //! Receipts, mass ends and what is said of devices are self-contained, so that a stream is read straight from the journal without a look-up,
 //! and an event can't disagree with the outcome or the change that it is. Each begins with its app, which says whose stream it belongs to.
@@ -51,6 +52,7 @@ pub(super) const ROUTE: u8 = 21;
 pub(super) const GAP: u8 = 22;
 pub(super) const RETIRED: u8 = 23;
 pub(super) const RECALL: u8 = 24;
+pub(super) const APP: u8 = 26;
 
 /// An accepted target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

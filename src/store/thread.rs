@@ -66,6 +66,7 @@ fn weight(command: &Command) -> usize {
             Command::StreamAck { .. }
             | Command::Revoke { .. }
             | Command::Query { .. }
+            | Command::ControlApp { .. }
             | Command::RetireStream { .. }
             | Command::RevokeCredentials { .. }
             | Command::Flush { .. } => 0,
@@ -208,6 +209,7 @@ fn is_urgent(command: &Command) -> bool {
         | Command::Revoke { .. }
         | Command::Change { .. }
         | Command::Query { .. }
+        | Command::ControlApp { .. }
         | Command::RetireStream { .. }
         | Command::RevokeCredentials { .. }
         | Command::Flush { .. } => true,

@@ -165,6 +165,17 @@ labels! {
         /// The edge leaves.
         Leaving = "leaving",
     }
+    /// Which bound of an app was reached.
+    AppLimit {
+        /// Batches a second.
+        Batches = "batches",
+        /// Targets a second.
+        Targets = "targets",
+        /// New sessions a second.
+        Sessions = "sessions",
+        /// Sessions at a time.
+        MaxSessions = "max_sessions",
+    }
     /// What a batch was answered.
     BatchResult {
         /// Taken.

@@ -1,8 +1,8 @@
 //! The list itself: every counter and gauge with its name, label and help. Names have base units; counters end in `_total`.
 
 use super::labels::{
-    BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, RegistrationResult, RouterLinkEnd,
-    RouterTransport, SessionEnd, TargetResult, Transport,
+    AppLimit, BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, RegistrationResult,
+    RouterLinkEnd, RouterTransport, SessionEnd, TargetResult, Transport,
 };
 use crate::ids::ShardId;
 
@@ -109,6 +109,8 @@ families! {
         PresenceSnapshots = "mooring_presence_snapshots_total",
         #[doc = "Journal records found damaged."]
         DamagedRecords = "mooring_damaged_records_total",
+        #[doc = "Batches and sessions refused because a bound of their app was reached, by bound."]
+        AppLimited(limit: AppLimit) = "mooring_app_limited_total",
         #[doc = "Events dropped because a stream was at its hard bound; its reader gets a gap in their place."]
         GapEvents = "mooring_receipt_gap_events_total",
         #[doc = "Pushes written to devices, by shard."]

@@ -24,8 +24,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use self::histogram::Histograms;
 pub use self::histogram::Timer;
 pub use self::labels::{
-    BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, RegistrationResult, RouterLinkEnd,
-    RouterTransport, SessionEnd, TargetResult, Transport,
+    AppLimit, BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, RegistrationResult,
+    RouterLinkEnd, RouterTransport, SessionEnd, TargetResult, Transport,
 };
 use self::list::Family;
 pub use self::list::{Counter, Gauge};
@@ -36,6 +36,7 @@ use crate::limits;
 static REGISTRY: OnceLock<Registry> = OnceLock::new();
 const METADATA: Metadata<'static> = Metadata::new("mooring", Level::INFO, None);
 const STREAM_BACKLOG: &str = "mooring_stream_backlog_records";
+const STREAM_PINNED: &str = "mooring_stream_pinned_bytes";
 
 /// All handles. A series of a lazy label (a shard) is registered at its first use.
 struct Registry {
@@ -45,7 +46,8 @@ struct Registry {
     histograms: Histograms,
     /// Longest turn of each shard since the last scrape: bits of a non-negative f64, which order as the numbers do.
     longest_turns: Box<[AtomicU64]>,
-    streams: RwLock<Vec<(Arc<str>, metrics::Gauge)>>,
+    /// Backlog and bytes held back of each stream.
+    streams: RwLock<Vec<(Arc<str>, metrics::Gauge, metrics::Gauge)>>,
 }
 
 /// Makes all series exist and counting begin. Calling it again gives another handle to the same.
@@ -96,25 +98,30 @@ pub fn observe_turn(shard: ShardId, seconds: f64) {
     }
 }
 
-/// Adds streams of the configuration to the closed label set of stream backlogs.
+/// Adds streams to the closed label set of streams: those of the configuration, and those that wait to be retired.
 pub fn configure_streams(names: &[Arc<str>]) {
     let Some(registry) = REGISTRY.get() else { return };
     let mut streams = registry.streams.write().unwrap_or_else(PoisonError::into_inner);
     for name in names {
-        if streams.iter().all(|(known, _)| known != name) {
+        if streams.iter().all(|(known, ..)| known != name) {
             let label = metrics::Label::new("stream", name.to_string());
-            let key = Key::from_parts(STREAM_BACKLOG, vec![label]);
-            streams.push((name.clone(), registry.recorder.register_gauge(&key, &METADATA)));
+            let gauge = |family| {
+                let key = Key::from_parts(family, vec![label.clone()]);
+                registry.recorder.register_gauge(&key, &METADATA)
+            };
+            streams.push((name.clone(), gauge(STREAM_BACKLOG), gauge(STREAM_PINNED)));
         }
     }
 }
 
-/// Sets how many journal records lie between a stream's durable cursor and the head. A stream that was not configured is ignored.
-pub fn set_stream_backlog(stream: &str, records: u64) {
+/// Sets how many journal records lie between a stream's durable cursor and the head, and how many bytes are held back for it. A stream that
+/// was not configured is ignored.
+pub fn set_stream(stream: &str, records: u64, pinned_bytes: u64) {
     let Some(registry) = REGISTRY.get() else { return };
     let streams = registry.streams.read().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, gauge)) = streams.iter().find(|(name, _)| &**name == stream) {
-        gauge.set(records as f64);
+    if let Some((_, backlog, pinned)) = streams.iter().find(|(name, ..)| &**name == stream) {
+        backlog.set(records as f64);
+        pinned.set(pinned_bytes as f64);
     }
 }
 
@@ -169,6 +176,8 @@ impl Registry {
         }
         let help = SharedString::const_str("Journal records between a stream's durable cursor and the head.");
         recorder.describe_gauge(KeyName::from_const_str(STREAM_BACKLOG), None, help);
+        let help = SharedString::const_str("Bytes of the journal held back for a stream's reader.");
+        recorder.describe_gauge(KeyName::from_const_str(STREAM_PINNED), None, help);
         let registry = Self {
             counters: Counter::FAMILIES.iter().map(slots).collect(),
             gauges: Gauge::FAMILIES.iter().map(slots).collect(),
@@ -230,8 +239,8 @@ mod tests {
         observe_turn(ShardId(203), 0.5);
         observe_turn(ShardId(203), 0.25);
         configure_streams(&["main".into()]);
-        set_stream_backlog("main", 12);
-        set_stream_backlog("other", 12);
+        set_stream("main", 12, 34);
+        set_stream("other", 12, 34);
         let text = renderer.render();
         for line in [
             "mooring_outcomes_total{outcome=\"revoked\"} 3",
@@ -240,6 +249,7 @@ mod tests {
             "mooring_shard_sessions{shard=\"202\"} 5",
             "mooring_longest_turn_seconds{shard=\"203\"} 0.5",
             "mooring_stream_backlog_records{stream=\"main\"} 12",
+            "mooring_stream_pinned_bytes{stream=\"main\"} 34",
             "# HELP mooring_handshakes_total Device handshakes that ended, by result.",
             "# TYPE mooring_turn_seconds histogram",
         ] {

@@ -17,6 +17,7 @@ mod grpc;
 #[path = "../router_link_grpc/call.rs"]
 mod grpc_call;
 mod leaving;
+mod operating;
 mod presence;
 mod priority;
 mod query;
@@ -29,3 +30,4 @@ mod rough;
 mod router;
 mod routers;
 mod sessions;
+mod stats;

@@ -112,9 +112,9 @@ async fn a_message_is_told_with_its_counts_and_what_became_of_it_on_a_device() {
     let other = on(&mut asker, "nobody").await;
     assert!(!other.target && other.outcome() == Outcome::None);
     let inspected = edge.ask(&format!("/v1/message/{DEV_APP}/1")).await;
-    let asked = json(mooring(&edge, &["query", "message", "1", "--json"])).await;
+    let printed = json(mooring(&edge, &["query", "message", "1", "--json"])).await;
     for field in ["targets", "accepted", "arrived", "pending", "refused", "failed"] {
-        assert_eq!(asked[0][field], inspected[field], "{field}");
+        assert_eq!(printed[0][field], inspected[field], "{field}");
     }
 }
 

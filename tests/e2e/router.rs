@@ -85,7 +85,14 @@ impl Edge {
     pub(crate) async fn router_reading(&self, streams: Vec<OpenStream>) -> Router {
         let said = Open { version: 1, name: "test".into(), streams, ..Open::default() };
         let (sender, receiver, _) = open(&self.router_endpoint(), said).await.expect("a link");
-        Router {
+        Router::over(sender, receiver)
+    }
+}
+
+impl Router {
+    /// Over an open link.
+    pub(crate) fn over(sender: Sender, receiver: Receiver) -> Self {
+        Self {
             sender,
             receiver,
             answers: HashMap::new(),
@@ -97,9 +104,7 @@ impl Edge {
             revoked: HashMap::new(),
         }
     }
-}
 
-impl Router {
     /// Sends a batch.
     pub(crate) async fn send(&mut self, batch: DeliverBatch) {
         self.answers.remove(&batch.batch_id);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mooring::ids::{DigestKey, Seq};
+use mooring::store::disk::SyncPoint;
 use mooring::store::disk::crash::{CrashTest, everywhere};
 use mooring::store::disk::format::Format;
 use mooring::store::disk::sim::{Loss, SimDisk};
@@ -83,7 +84,7 @@ fn what_a_failed_sync_dropped_is_never_taken_for_durable() {
         journal.stage(1, b"durable").expect("fits");
         journal.commit(1).expect("a working disk");
         journal.stage(2, b"dropped").expect("fits");
-        disk.fail_next_sync();
+        disk.fail_next_sync(SyncPoint::GroupCommit);
         assert!(matches!(journal.commit(2), Err(JournalError::Io { .. })));
         assert_eq!(journal.head(), Seq(1), "nothing of it is visible");
         assert!(matches!(journal.commit(3), Err(JournalError::Poisoned)));

@@ -19,7 +19,7 @@ struct Sessions {
     directory: Arc<Directory>,
     presence: Arc<Presence>,
     /// As slots.
-    sessions: Arc<Mutex<Vec<(DeviceKey, Change)>>>,
+    listed: Arc<Mutex<Vec<(DeviceKey, Change)>>>,
 }
 
 fn app(key: &str) -> AppKey {
@@ -45,7 +45,7 @@ impl Sessions {
             request.reply.send(Slice { sessions: sessions.collect(), next }).ok();
         };
         let presence = Presence::new(Arc::clone(&directory), 1, 1, Box::new(ask)).keeping(CHANGES);
-        Self { directory, presence: Arc::new(presence), sessions }
+        Self { directory, presence: Arc::new(presence), listed: sessions }
     }
 
     async fn edge(&self) -> Edge {
@@ -59,7 +59,7 @@ impl Sessions {
         let device = key(app_key, id);
         self.directory.enter(device, session).expect("the newest");
         let change = Change { app: app(app_key), device_id: id.into(), state: State::Connected, time: 5 };
-        self.sessions.lock().expect("lock").push((device, change.clone()));
+        self.listed.lock().expect("lock").push((device, change.clone()));
         self.presence.mark(ShardId(0), || Mark { device, generation, change });
     }
 
@@ -67,7 +67,7 @@ impl Sessions {
         let device = key(app_key, id);
         let generation = self.directory.find(&device).expect("connected").generation;
         assert!(self.directory.leave(&device, generation));
-        self.sessions.lock().expect("lock").retain(|(other, _)| *other != device);
+        self.listed.lock().expect("lock").retain(|(other, _)| *other != device);
         let change = Change { app: app(app_key), device_id: id.into(), state: State::Disconnected, time: 6 };
         self.presence.mark(ShardId(0), || Mark { device, generation, change });
     }

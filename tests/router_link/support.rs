@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mooring::apps::Apps;
 use mooring::clock::Clock;
 use mooring::ids::{AppKey, DigestKey};
 use mooring::presence::Presence;
-use mooring::router::{Allowed, Pace, Phase, Rights, RouterContext, Rules, StreamRegistry};
+use mooring::router::{Allowed, Pace, Phase, Rights, RouterContext, Rules};
 use mooring::wire::pb::{device, router as pb};
 use pb::{from_router, to_router};
 use prost::Message;
@@ -145,6 +146,7 @@ fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
     let r2 = Rights { apps: Allowed::Only([app("other")].into()), streams: Allowed::Only([].into()) };
     RouterContext {
         edge: "mooring test".into(),
+        doors: Arc::new(Apps::new(&[], store.clone(), 0)),
         store,
         clock: Arc::new(Clock::new(0)),
         tls: Arc::new(tls),
@@ -161,7 +163,7 @@ fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
         is_connected: Box::new(|key| key.0[0].is_multiple_of(2)),
         presence: Arc::new(Presence::new(Arc::default(), 0, 1, Box::new(|_, _| {}))),
         pace: Pace { gather: Duration::from_millis(1), ..Pace::default() },
-        streams: StreamRegistry::default(),
+        streams: Arc::default(),
     }
 }
 

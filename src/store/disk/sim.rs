@@ -52,7 +52,7 @@ struct State {
     down: bool,
     capacity: Option<u64>,
     skipped: BTreeSet<SyncPoint>,
-    fail_next_sync: bool,
+    fail_next_sync: Option<SyncPoint>,
     /// Syncs done, by point.
     syncs: BTreeMap<SyncPoint, u64>,
 }
@@ -198,9 +198,9 @@ impl SimDisk {
         self.state().skipped.insert(point);
     }
 
-    /// The next sync of a file fails: what it should have written is lost at a power loss, whatever is synced later.
-    pub fn fail_next_sync(&self) {
-        self.state().fail_next_sync = true;
+    /// The next sync of this point, of a file, fails: what it should have written is lost at a power loss, whatever is synced later.
+    pub fn fail_next_sync(&self, point: SyncPoint) {
+        self.state().fail_next_sync = Some(point);
     }
 
     /// At most this many bytes in all files; `None`: no limit.
@@ -373,7 +373,8 @@ impl DiskFile for SimFile {
             if state.skipped.contains(&point) {
                 return Ok(());
             }
-            let failed = std::mem::take(&mut state.fail_next_sync);
+            let failed = state.fail_next_sync == Some(point);
+            state.fail_next_sync = state.fail_next_sync.filter(|_| !failed);
             *state.syncs.entry(point).or_default() += 1;
             let inode = inode(state, id)?;
             let pending = std::mem::take(&mut inode.pending);

@@ -1,7 +1,7 @@
 //! Checkpoints without a pause: a slice at a time, between commits.
 //!
 //! ```text
-//! head      version, parts, next device number, the streams
+//! head      version, parts, next device number, the streams, what operators set for apps
 //! homes     one a part: live batches, batch ids, recalls, and the sequence as of which
 //! devices   one a part: devices with their lists, what is revoked of devices, and the sequence as of which
 //! ```
@@ -290,6 +290,7 @@ impl<D: Disk> Engine<D> {
         put_u32(out, self.shared.index.len() as u32);
         put_u32(out, self.next_number);
         self.shared.streams.saved(head).encode(out);
+        super::apps::put_all(out, &self.controls);
     }
 }
 

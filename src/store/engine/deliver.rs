@@ -75,14 +75,13 @@ impl<D: Disk> Engine<D> {
     ) -> Result<(), StoreFailure> {
         let key = id_key(&batch.app, &batch.id);
         let home = MessageKey::of(&batch.app, batch.message);
-        let verdict = match self.answered_before(now, key, &batch) {
-            Some(verdict) => verdict,
-            None => {
-                self.warm(home)?;
-                match self.admit(now, home, &batch) {
-                    Ok(displaced) => return self.accept(now, key, home, batch, displaced, reply),
-                    Err(rejection) => Err(rejection),
-                }
+        let verdict = if let Some(verdict) = self.answered_before(now, key, &batch) {
+            verdict
+        } else {
+            self.warm(home)?;
+            match self.admit(now, home, &batch) {
+                Ok(displaced) => return self.accept(now, key, home, batch, displaced, reply),
+                Err(rejection) => Err(rejection),
             }
         };
         let stats = &self.shared.stats;
@@ -132,6 +131,9 @@ impl<D: Disk> Engine<D> {
             || self.ledger.changed.len() >= super::tables::TOO_MANY
         {
             return Err(Rejection::Exhausted);
+        }
+        if self.controls.get(&batch.app).is_some_and(|control| control.suspended) {
+            return Err(Rejection::Suspended);
         }
         if self.shared.streams.is_full(self.options.stream_of(batch.app.as_str())) {
             return Err(Rejection::StreamFull);
@@ -405,6 +407,7 @@ impl<D: Disk> Engine<D> {
         let mut part = self.shared.index.of_message(home);
         let before = part.known_messages();
         part.accept(home, &what, record_bounds(&self.options, parts), &mut self.ledger);
+        part.extend_recall(home, answer.expires_at);
         if answer.accepted > 0 {
             part.batches.insert(batch.seq, batch.clone());
         }

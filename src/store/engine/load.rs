@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, RwLock};
 
+use super::apps::{Controls, take_all};
 use super::checkpoint::{DEVICES, HEAD, HOME, VERSION};
 use super::recover::OpenError;
 use crate::binding::Step;
@@ -67,6 +68,7 @@ pub(super) struct Loaded {
     pub(super) held: HashMap<Seq, Vec<Held>, Spread>,
     pub(super) next_number: u32,
     pub(super) streams: SavedStreams,
+    pub(super) controls: Controls,
     pub(super) interned: Interned,
     /// Makes the digests of accounts.
     digest_key: DigestKey,
@@ -86,6 +88,7 @@ impl Loaded {
             held: HashMap::default(),
             next_number: 0,
             streams: SavedStreams::default(),
+            controls: Controls::default(),
             interned: Interned::default(),
             digest_key,
             batches: HashMap::default(),
@@ -115,6 +118,7 @@ impl Loaded {
         let mut loaded = Self::empty(take.u32()? as usize, digest_key);
         loaded.next_number = take.u32()?;
         loaded.streams = SavedStreams::decode(&mut take)?;
+        loaded.controls = take_all(&mut take)?;
         Ok(loaded)
     }
 

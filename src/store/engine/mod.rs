@@ -18,6 +18,7 @@
 
 mod acks;
 mod apply;
+pub(super) mod apps;
 mod bindings;
 mod checkpoint;
 mod collapse;
@@ -39,8 +40,8 @@ mod tables;
 mod trim;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{oneshot, watch};
 
@@ -62,8 +63,10 @@ use super::{
 };
 use crate::binding::ChangeError;
 use crate::credential::Revocation;
-use crate::ids::{DeviceKey, Seq, SessionRef, ShardId};
-use crate::push::{Accepted, Failure, Millis, Reached, ReceiptGap, Rejection, Revoked};
+use crate::ids::{AppKey, DeviceKey, Seq, SessionRef, ShardId};
+use crate::push::{Accepted, AppControl, Failure, Millis, Reached, ReceiptGap, Rejection, Revoked};
+
+use apps::Controls;
 
 pub use recover::{OpenError, OpenReport};
 
@@ -106,6 +109,8 @@ enum Effect {
     Cursor(usize, Seq),
     Gap(usize, Box<ReceiptGap>),
     StreamRetired(usize),
+    App(AppKey, AppControl),
+    AppAnswer(oneshot::Sender<Option<(Seq, AppControl)>>, Option<(Seq, AppControl)>),
     RetireAnswer(oneshot::Sender<Result<Retired, RetireError>>, Result<Retired, RetireError>),
     Flushed(oneshot::Sender<()>),
     /// `Some`: the device has no valid credential any more.
@@ -118,6 +123,8 @@ pub(super) struct Shared<D: Disk> {
     pub(super) index: Index,
     pub(super) bodies: BodyCache,
     pub(super) streams: Streams,
+    /// What operators set, as far as it is durable.
+    pub(super) controls: RwLock<Controls>,
     pub(super) recalls: Recalls,
     /// The newest time in the journal at the start: what was accepted by then may have been written without anybody knowing.
     pub(super) opened_at: Millis,
@@ -163,6 +170,8 @@ pub struct Engine<D: Disk> {
     duty: usize,
     checkpoints: checkpoint::State<D>,
     trim: trim::State,
+    /// What operators set, in the order of the journal.
+    controls: Controls,
     /// The gap that is being made.
     gap: Option<streams::GapScan>,
     forget: forget::State,
@@ -201,7 +210,8 @@ impl<D: Disk> Engine<D> {
             Command::Acks { shard, acks } => self.acks(now, shard, &acks),
             Command::Sent(sent) => self.sent(now, &sent),
             Command::LastActive(active) => self.last_active(&active),
-            Command::StreamAck { stream, cursor } => self.stream_ack(&stream, cursor),
+            Command::StreamAck { stream, cursor } => self.stream_ack(now, &stream, cursor),
+            Command::ControlApp { app, change, reply } => self.control_app(app, change, reply),
             Command::Revoke { app, message, reply } => self.recall(now, &app, message, reply),
             Command::RetireStream { stream, force, reply } => self.retire_stream(&stream, force, reply),
             Command::Query { query, reply } => {
@@ -223,19 +233,22 @@ impl<D: Disk> Engine<D> {
 
     /// Makes everything staged durable, then tells everybody. After an error nothing of the group was told, and the engine is of no use.
     pub fn commit(&mut self, now: Millis) -> Result<(), StoreFailure> {
-        if self.journal.staged_bytes() > 0 {
-            let bytes = self.journal.staged_bytes() as u64;
+        let bytes = self.journal.staged_bytes() as u64;
+        if bytes > 0 {
             let head = self.journal.commit(now)?;
             self.shared.index.set_committed(head);
             StoreStats::add(&self.shared.stats.commits, 1);
             StoreStats::add(&self.shared.stats.commit_bytes, bytes);
             self.checkpoints.note_bytes(bytes);
             self.replenish(now)?;
-            self.measure_streams(now);
         }
         let head = self.journal.head();
         self.shared.head.send_if_modified(|shown| std::mem::replace(shown, head) != head);
         self.release();
+        if bytes > 0 {
+            // With the cursors that this group moved: else what they let go would count until the next one.
+            self.measure_streams(now);
+        }
         Ok(())
     }
 
@@ -314,7 +327,7 @@ impl<D: Disk> Engine<D> {
                 2 => self.recall_slice(now)?,
                 3 => self.checkpoint_slice(now)?,
                 4 => self.tables_slice(now)?,
-                5 => self.gap_slice()?,
+                5 => self.gap_slice(now)?,
                 6 => self.forget_slice(now)?,
                 _ => self.trim_slice(now)?,
             };
@@ -330,13 +343,8 @@ impl<D: Disk> Engine<D> {
     /// When [`Engine::maintain`] is due, if nothing else happens before.
     pub fn next_wakeup(&self) -> Option<Millis> {
         let replenish = (self.replenish_at > 0).then_some(self.replenish_at);
-        let retries = self
-            .retry_checkpoint_at()
-            .into_iter()
-            .chain(self.next_recalling())
-            .chain(self.next_forget())
-            .chain(replenish)
-            .chain(self.next_transaction());
+        let retries = self.retry_checkpoint_at().into_iter().chain(self.next_recalling()).chain(replenish);
+        let retries = retries.chain(self.next_transaction()).chain(self.next_forget());
         self.next_expiry().into_iter().chain(retries).min()
     }
 
@@ -382,6 +390,12 @@ impl<D: Disk> Engine<D> {
                 }
                 Effect::Gap(stream, gap) => self.shared.streams.insert_gap(stream, *gap),
                 Effect::StreamRetired(stream) => self.shared.streams.retire(stream),
+                Effect::App(app, control) => {
+                    let controls = self.shared.controls.write();
+                    controls.unwrap_or_else(PoisonError::into_inner).insert(app, control);
+                }
+                // Who asked may have left.
+                Effect::AppAnswer(reply, answer) => drop(reply.send(answer)),
                 // Who asked may have left.
                 Effect::RetireAnswer(reply, answer) => drop(reply.send(answer)),
                 // Who asked may have left.

@@ -72,6 +72,7 @@ impl<D: Disk> Engine<D> {
             return Ok(());
         }
         self.recalls += u64::from(known.is_none());
+        self.warm(home)?;
         let until = self.shared.index.of_message(home).messages.get(&home).map(|record| record.expires_at);
         let until = until.unwrap_or(now + limits::RETENTION_MS).max(now + LEAST_MS);
         self.scratch.clear();
@@ -179,16 +180,19 @@ impl<D: Disk> Engine<D> {
     }
 
     /// After a recovery: all that is remembered, and what a crash left pending of it.
-    pub(super) fn resume_recalling(&mut self) {
+    pub(super) fn resume_recalling(&mut self) -> Result<(), StoreFailure> {
         let mut found = Vec::new();
         for part in 0..self.shared.index.len() {
             found.extend(self.shared.index.lock(part).recalls.values().cloned());
         }
         self.recalls = found.len() as u64;
         for recall in &found {
+            // It stays in memory: shards ask it who may have the message.
+            self.warm(recall.home)?;
             self.begin_recalling(recall.clone(), None);
         }
         self.recalling.retain(|recalling| !recalling.batches.is_empty());
         self.shared.recalls.load(found);
+        Ok(())
     }
 }

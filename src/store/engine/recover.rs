@@ -1,7 +1,7 @@
 //! The start: the newest checkpoint, then the journal behind it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use tokio::sync::watch;
 
@@ -49,6 +49,14 @@ impl From<StoreFailure> for OpenError {
             StoreFailure::Journal(error) => error.into(),
             StoreFailure::Tables(error) => error.into(),
         }
+    }
+}
+
+fn layout(options: &StoreOptions) -> JournalOptions {
+    JournalOptions {
+        segment_bytes: options.segment_bytes,
+        reserve_segments: options.reserve_segments,
+        salt: options.salt,
     }
 }
 
@@ -114,25 +122,15 @@ impl<D: Disk> Engine<D> {
             masses: std::collections::HashMap::default(),
             malformed,
         };
-        let layout = JournalOptions {
-            segment_bytes: options.segment_bytes,
-            reserve_segments: options.reserve_segments,
-            salt: options.salt,
-        };
         let (journal, recovery) =
-            Journal::recover(disk.clone(), layout, after, &mut |record| replay.apply(record))
+            Journal::recover(disk.clone(), layout(options), after, &mut |record| replay.apply(record))
                 .map_err(behind(tables.applied(), covers))?;
-        if tables.applied() > recovery.head {
-            return Err(TablesError::Ahead { applied: tables.applied(), head: recovery.head }.into());
-        }
-        if let Some(error) = replay.failed.take() {
-            return Err(error.into());
-        }
+        replay.check_tables(recovery.head)?;
         replay.tidy();
         let held: u64 = replay.loaded.held.values().map(|held| held.len() as u64).sum();
         let left_out = replay.malformed + held;
         let ledger = replay.ledger;
-        let Loaded { index, next_number, mut streams, interned, .. } = replay.loaded;
+        let Loaded { index, next_number, mut streams, controls, interned, .. } = replay.loaded;
         index.set_committed(recovery.head);
         let changes = streams.configure(options, journal.reader().oldest(), journal.next_seq());
         let streams = Streams::new(streams, &options.streams);
@@ -140,6 +138,7 @@ impl<D: Disk> Engine<D> {
             index,
             bodies,
             streams,
+            controls: RwLock::new(controls.clone()),
             recalls: Recalls::default(),
             opened_at: recovery.last_time,
             stats: StoreStats::default(),
@@ -176,6 +175,7 @@ impl<D: Disk> Engine<D> {
             tables: State::new(tables),
             checkpoints: checkpoint::State::new(since, covers, oldest_kept),
             trim: trim::State::default(),
+            controls,
             gap: None,
             forget: forget::State::new(options.forget_after_ms),
             damaged: VecDeque::new(),
@@ -185,9 +185,9 @@ impl<D: Disk> Engine<D> {
             recalls_full_until: 0,
         };
         engine.sum_up();
-        engine.configured(&changes, recovery.last_time).map_err(OpenError::from)?;
-        engine.resume_recalling();
-        engine.replenish(0).map_err(OpenError::from)?;
+        engine.configured(&changes, recovery.last_time)?;
+        engine.resume_recalling()?;
+        engine.replenish(0)?;
         engine.export();
         let report = OpenReport {
             journal: recovery,

@@ -62,6 +62,7 @@ impl Replay<'_> {
             record::CURSOR | record::STREAM | record::ROUTE | record::GAP | record::RETIRED => {
                 self.loaded.streams.apply(at.kind, at.seq, at.payload)
             }
+            record::APP => super::apps::take_into(&mut Take(at.payload), &mut self.loaded.controls),
             record::EPOCH => self.epoch(at),
             record::RECALL => self.recall(at),
             record::BINDING => self.binding(at),
@@ -83,6 +84,15 @@ impl Replay<'_> {
     /// Whether push records and statistics don't reflect it.
     fn is_new_to_tables(&self, seq: Seq) -> bool {
         seq > self.tables.applied() || fault::is(Fault::IgnoreApplied)
+    }
+
+    /// At the journal's end: whether the tables could be read, and know of nothing beyond it.
+    pub(super) fn check_tables(&mut self, head: Seq) -> Result<(), TablesError> {
+        let applied = self.tables.applied();
+        if applied > head {
+            return Err(TablesError::Ahead { applied, head });
+        }
+        self.failed.take().map_or(Ok(()), Err)
     }
 
     /// The message's part with its push record in memory.
@@ -170,6 +180,7 @@ impl Replay<'_> {
         home: MessageKey,
         at: Record<'_>,
     ) -> Result<Option<Arc<Batch>>, Malformed> {
+        self.loaded.index.of_message(home).extend_recall(home, record.expires_at);
         if targets.is_empty() {
             return Ok(None);
         }

@@ -50,11 +50,13 @@ impl<D: Disk> Engine<D> {
             let kind = change.encode(&mut self.scratch);
             self.stage(kind)?;
         }
-        self.commit(time)
+        self.commit(time)?;
+        self.measure_streams(time);
+        Ok(())
     }
 
     /// A router has everything up to the cursor. Only forward, and not beyond what is durable.
-    pub(super) fn stream_ack(&mut self, stream: &str, cursor: Seq) -> Result<(), StoreFailure> {
+    pub(super) fn stream_ack(&mut self, now: Millis, stream: &str, cursor: Seq) -> Result<(), StoreFailure> {
         let streams = &self.shared.streams;
         let Some(at) = streams.position(stream) else { return Ok(()) };
         if cursor <= streams.cursor(at) || cursor > self.journal.head() {
@@ -64,6 +66,7 @@ impl<D: Disk> Engine<D> {
         // room the cursor must move too, for what it held back to go: after a crash the stream begins a little earlier, or at the oldest kept.
         if !streams.has_unread(at) || !self.has_room(1, 64 + stream.len()) {
             streams.set_cursor(at, cursor);
+            self.measure_streams(now);
             return Ok(());
         }
         self.scratch.clear();
@@ -79,7 +82,7 @@ impl<D: Disk> Engine<D> {
     }
 
     /// One slice of a gap, if one is due. Answers whether there was anything to do.
-    pub(super) fn gap_slice(&mut self) -> Result<bool, StoreFailure> {
+    pub(super) fn gap_slice(&mut self, now: Millis) -> Result<bool, StoreFailure> {
         let Some(mut scan) = self.gap.take().or_else(|| self.due_gap()) else { return Ok(false) };
         let pin = self.shared.streams.pin(scan.stream);
         if pin.0 + 1 != scan.gap.first.0 {
@@ -96,7 +99,7 @@ impl<D: Disk> Engine<D> {
             self.gap = Some(scan);
             return Ok(true);
         }
-        self.stage_gap(scan)
+        self.stage_gap(now, scan)
     }
 
     /// The oldest closed segments of a stream over its hard bound.
@@ -152,7 +155,7 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    fn stage_gap(&mut self, scan: GapScan) -> Result<bool, StoreFailure> {
+    fn stage_gap(&mut self, now: Millis, scan: GapScan) -> Result<bool, StoreFailure> {
         let streams = &self.shared.streams;
         let GapScan { stream, gap, reply, .. } = scan;
         let (cursor, pin) = (streams.cursor(stream), streams.pin(stream));
@@ -163,6 +166,7 @@ impl<D: Disk> Engine<D> {
         if gap.events == 0 && cursor == pin {
             // Nothing of this stream lies there: that is no loss, and as durable as it was.
             streams.set_cursor(stream, gap.last);
+            self.measure_streams(now);
             self.answer_drop(reply);
             return Ok(true);
         }

@@ -106,16 +106,12 @@ pub(super) fn part_with<'a>(
     });
     let mut part = index.of_message(key);
     part.cold.remove(&key);
-    match record {
-        Some(record) => {
-            ledger.hot_bytes += record.bytes as usize;
-            ledger.hot.push_back(key);
-            part.messages.insert(key, record);
-        }
-        None => tracing::error!(
-            row = row.0,
-            "a push record isn't in the tables as it was written: it is forgotten"
-        ),
+    if let Some(record) = record {
+        ledger.hot_bytes += record.bytes as usize;
+        ledger.hot.push_back(key);
+        part.messages.insert(key, record);
+    } else {
+        tracing::error!(row = row.0, "a push record isn't in the tables as it was written: it is forgotten");
     }
     Ok(part)
 }
@@ -275,9 +271,10 @@ impl<D: Disk> Engine<D> {
             }
             let Some(key) = self.ledger.hot.pop_front() else { break };
             let mut part = self.shared.index.of_message(key);
+            let recalled = part.recalls.contains_key(&key);
             let Some(record) = part.messages.get_mut(&key) else { continue };
             let changed = record.dirty && !fault::is(Fault::ForgetChanged);
-            if std::mem::take(&mut record.touched) || changed {
+            if std::mem::take(&mut record.touched) || changed || recalled {
                 self.ledger.hot.push_back(key);
                 continue;
             }

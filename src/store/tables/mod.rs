@@ -48,7 +48,7 @@ pub const FILE: &str = "tables.redb";
 /// A table: its keys are ordered by their bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
-pub(super) enum Table {
+pub enum Table {
     /// What there is one of: key is a name.
     Single = 1,
     /// Devices, by their dense number.
@@ -70,7 +70,7 @@ impl Table {
 }
 
 /// The rows of a transaction, ordered as the tables order them; `None`: it goes.
-pub(super) type Writes = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
+pub type Writes = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
 
 /// Why the tables can't do what they should.
 #[derive(Debug, thiserror::Error)]
@@ -130,10 +130,10 @@ impl TablesError {
 }
 
 /// Who is shown rows: key, row.
-pub(super) type Visit<'a> = dyn FnMut(&[u8], &[u8]) + 'a;
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) + 'a;
 
 /// See the module.
-pub(super) trait Tables: Send + Sync + Debug {
+pub trait Tables: Send + Sync + Debug {
     /// Everything up to here is in the tables.
     fn applied(&self) -> Seq;
 
@@ -158,7 +158,7 @@ pub enum TableKind {
 }
 
 /// Opens the tables, or makes new ones.
-pub(super) fn open<D: Disk>(
+pub fn open<D: Disk>(
     disk: &Arc<D>,
     kind: TableKind,
     cache_bytes: usize,

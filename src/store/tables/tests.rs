@@ -29,7 +29,7 @@ fn does_everything<D: Disk>(disk: &Arc<D>, kind: TableKind) {
     let writes = [
         row(Table::Devices, 2, Some(b"two")),
         row(Table::Devices, 1, Some(b"one")),
-        row(Table::Messages, 1, Some(&[7; 100_000])),
+        row(Table::Messages, 1, Some(&vec![7; 100_000])),
     ];
     tables.apply(&Writes::from(writes), Seq(5)).expect("written");
     let changes = [row(Table::Devices, 1, None), row(Table::Devices, 3, Some(b""))];
@@ -40,7 +40,7 @@ fn does_everything<D: Disk>(disk: &Arc<D>, kind: TableKind) {
     let two = (2u32.to_be_bytes().to_vec(), b"two".to_vec());
     assert_eq!(rows(&*tables, Table::Devices), [two, (3u32.to_be_bytes().to_vec(), Vec::new())]);
     let long = tables.get(Table::Messages, &1u32.to_be_bytes()).expect("readable");
-    assert_eq!(long.as_deref(), Some([7; 100_000].as_slice()));
+    assert_eq!(long.as_deref(), Some(vec![7; 100_000].as_slice()));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::clock::Clock;
 use crate::ids::{Seq, SessionRef, ShardId};
 use crate::push::{Accepted, Event, Failure, NewBatch, Reached, Rejection};
 use crate::store::disk::Disk;
+use crate::store::disk::SyncPoint;
 use crate::store::disk::real::RealDisk;
 use crate::store::disk::sim::SimDisk;
 use crate::store::embedded::{EmbeddedStore, Opened};
@@ -164,7 +165,7 @@ fn a_failed_sync_is_reported_and_nothing_is_acknowledged() {
     one.see(0);
     one.flush();
     one.sink.take();
-    disk.fail_next_sync();
+    disk.fail_next_sync(SyncPoint::GroupCommit);
     let (reply, answer) = oneshot::channel();
     let new = batch("b1", 1, &[0], one.clock.now(), 60_000);
     one.store.submit(Command::Deliver { batch: Box::new(new), reply }).expect("room");
@@ -176,6 +177,22 @@ fn a_failed_sync_is_reported_and_nothing_is_acknowledged() {
     store.pull(&device(0), Reached::START, 10, clock.now(), &mut out);
     assert!(sink.take().is_empty() && out.is_empty());
     assert!(store.submit(Command::Sent(Vec::new())).is_err());
+}
+
+#[test]
+fn tables_that_cannot_be_written_end_the_store_like_a_journal_that_cannot() {
+    let disk = Arc::new(SimDisk::new());
+    let one = open(&disk, small());
+    disk.fail_next_sync(SyncPoint::TablesContent);
+    one.see(0);
+    let Opening { store, opened, .. } = one;
+    let failure = opened.failed.blocking_recv().expect("the failure is reported");
+    assert!(failure.to_string().contains("the tables failed"), "{failure}");
+    assert!(store.submit(Command::Sent(Vec::new())).is_err());
+    drop(store);
+    let two = open(&disk, small());
+    assert_eq!(two.opened.report.devices, 1, "what was durable is there");
+    two.store.close();
 }
 
 #[test]

@@ -46,9 +46,9 @@ impl Model {
             segment_bytes: 4 * 1024,
             checkpoint_bytes: 6 * 1024,
             unmatched_per_second: u32::MAX,
-            app_quotas: [(app(), QUOTA)].into(),
             // One or two push records fit: the others are read back whenever something happens to them.
             message_cache_bytes: 400,
+            app_quotas: [(app(), QUOTA)].into(),
             forget_after_ms: 3_000,
             ..super::support::small()
         };
@@ -453,7 +453,9 @@ fn check_counts(
     ensure!(totals == sum, "in total {totals:?}, over the messages {sum:?}");
     let days = harness.days(30);
     let mut over_days = crate::push::Counts { pending: totals.pending, ..Default::default() };
-    days.iter().for_each(|day| over_days.add(&day.counts));
+    for day in &days {
+        over_days.add(&day.counts);
+    }
     ensure!(totals == over_days, "in total {totals:?}, over the days {over_days:?}");
     if let Some(answered) = answered {
         let accepted: u64 = answered.values().map(|answer| u64::from(answer.accepted)).sum();

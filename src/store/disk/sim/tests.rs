@@ -68,7 +68,7 @@ fn the_death_of_the_process_alone_loses_nothing_yet() {
 fn a_failed_sync_drops_what_reads_still_show() {
     let (disk, file) = disk();
     file.write_at(&[2], 0).expect("works");
-    disk.fail_next_sync();
+    disk.fail_next_sync(POINT);
     assert!(file.sync(POINT).is_err());
     file.sync(POINT).expect("the next one says that all is well");
     assert_eq!(disk.content("a").expect("there")[0], 2);
