@@ -30,11 +30,11 @@ fn without_zeros(value: &Value) -> Value {
 async fn the_same_everywhere(edge: &Edge, asker: &mut Asker, message: u64, device: &str) -> Value {
     let path = format!("/v1/message/{DEV_APP}/{message}?device={device}");
     let port = edge.ports.admin;
-    let line =
+    let command =
         format!("inspect message {DEV_APP} {message} --device {device} --admin 127.0.0.1:{port} --json");
     loop {
         let admin = edge.ask(&path).await;
-        let inspect: Value = serde_json::from_str(&edge.cli(&line).await).expect("JSON");
+        let inspect: Value = serde_json::from_str(&edge.cli(&command).await).expect("JSON");
         let (sequence, link) = asker.message(&app(DEV_APP), message, Some(device)).await.expect("an answer");
         if admin["sequence"] != sequence || inspect["sequence"] != sequence {
             // A cursor was written meanwhile.
