@@ -57,7 +57,8 @@ impl Sessions {
         let generation = self.directory.next_generation();
         let session = SessionRef { generation, slot: 0, shard: ShardId(0) };
         let device = key(app_key, id);
-        self.directory.enter(device, session).expect("the newest");
+        let way = mooring::directory::Way { since: 1, transport: mooring::telemetry::Transport::Tcp };
+        self.directory.enter(device, session, way).expect("the newest");
         let change = Change { app: app(app_key), device_id: id.into(), state: State::Connected, time: 5 };
         self.listed.lock().expect("lock").push((device, change.clone()));
         self.presence.mark(ShardId(0), || Mark { device, generation, change });
