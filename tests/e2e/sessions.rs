@@ -37,7 +37,7 @@ pub(crate) async fn narrow(edge: &Edge, way: Way) -> Link {
         }
         Transport::Quic(_) => unreachable!("connected above"),
         #[cfg(feature = "grpc")]
-        Transport::Grpc(..) => unreachable!("no way of a device"),
+        Transport::Grpc(..) => unreachable!("devices don't speak it"),
     })
 }
 
