@@ -36,6 +36,8 @@ async fn narrow(edge: &Edge, way: Way) -> Link {
             Stream::Tls(Box::new(tls))
         }
         Transport::Quic(_) => unreachable!("connected above"),
+        #[cfg(feature = "grpc")]
+        Transport::Grpc(..) => unreachable!("no device's transport"),
     })
 }
 
