@@ -2,6 +2,7 @@
 //!
 //! One binary, as linking costs more than running; a module a theme.
 
+mod accounting;
 mod bad_input;
 mod bindings;
 mod collapse;
@@ -24,6 +25,7 @@ mod priority;
 mod query;
 mod quic;
 mod quota;
+mod reasons;
 mod registration;
 mod revocation;
 mod revoke;
