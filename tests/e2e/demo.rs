@@ -19,7 +19,19 @@ async fn it_loses_nothing_repeats_nothing_and_plays_some_of_each_feature() {
     }
     let count = |value: &Value| value.as_u64().unwrap_or_default();
     for (of, reasons) in [
-        ("failed", &["expired", "offline", "over_quota", "revoked", "replaced", "push_disabled"][..]),
+        (
+            "failed",
+            &[
+                "expired",
+                "offline",
+                "over_quota",
+                "revoked",
+                "replaced",
+                "push_disabled",
+                "unbound",
+                "reinstalled",
+            ][..],
+        ),
         ("refused", &["device_unknown", "duplicate", "offline", "over_quota", "push_disabled"]),
         ("receipts", &["sent", "arrive", "click", "clean"]),
     ] {
@@ -31,6 +43,9 @@ async fn it_loses_nothing_repeats_nothing_and_plays_some_of_each_feature() {
     assert_eq!(count(&said["accepted"]), count(&said["arrived"]) + failed);
     assert_eq!((&said["transports"]["tls"], &said["transports"]["quic"]), (&160.into(), &160.into()));
     assert_eq!((&said["presence"], &said["registered"]), (&320.into(), &160.into()));
-    assert_eq!(said["suspended"], 1);
+    assert_eq!(
+        (&said["suspended"], &said["bound"], &said["switched_off"]),
+        (&1.into(), &48.into(), &8.into())
+    );
     assert!(count(&said["revokes_told"]) > 0 && count(&said["answers_compared"]) > 320, "{said}");
 }

@@ -17,6 +17,7 @@ use crate::client::{Backoff, Endpoint, Way};
 use crate::clock::Clock;
 use crate::credential::InstallSecret;
 use crate::ids::AppKey;
+use crate::wire::pb::device::bind::Binding;
 use crate::wire::pb::device::{Attributes, DeviceType};
 
 /// New connections a second at the start.
@@ -25,6 +26,27 @@ const CONNECTS_PER_SECOND: u64 = 4_000;
 const SOURCES: u32 = 16;
 /// Of so many devices that come back, one has push switched off.
 const SWITCHED_OFF: u32 = 10;
+
+/// Of so many devices that come back, one was reinstalled.
+const REINSTALLED: u32 = 10;
+/// Of so many devices that stay, one is bound.
+const BOUND: u32 = 20;
+/// Bindings of each of those.
+pub(super) const BINDINGS: u64 = 4;
+
+/// The account that a device is bound to.
+pub(super) fn account_of(n: u32) -> String {
+    format!("user-{n}")
+}
+
+fn bindings(n: u32) -> [Binding; BINDINGS as usize] {
+    [
+        Binding::Account(account_of(n)),
+        Binding::Alias(format!("alias-{n}")),
+        Binding::Tag("demo".into()),
+        Binding::Phone(format!("139{n:08}")),
+    ]
+}
 
 /// Which app a device belongs to, by their numbers.
 pub(super) fn app_of(n: u32) -> usize {
@@ -85,7 +107,13 @@ impl Fleet {
             let settings = settings(edge, apps, n, seed, &fleet.shared)?;
             let app = App::new(n, settings.seed, &fleet.shared);
             let endpoint = endpoint(edge, n, fleet.way(n, 0));
-            let device = Device::new(endpoint, Machine::new(settings), app, Arc::clone(clock));
+            let mut machine = Machine::new(settings);
+            if fleet.is_bound(n) {
+                for binding in bindings(n) {
+                    machine.bind(binding);
+                }
+            }
+            let device = Device::new(endpoint, machine, app, Arc::clone(clock));
             let mut life = Life {
                 n,
                 wait: Duration::from_millis(u64::from(n) * 1_000 / CONNECTS_PER_SECOND),
@@ -93,11 +121,13 @@ impl Fleet {
                 come_back: coming_back.clone(),
                 elsewhere: self::endpoint(edge, n, fleet.way(n, 1)),
                 switch_off: false,
+                reinstall: false,
                 shared: Arc::clone(&fleet.shared),
             };
             if n >= fleet.online() {
                 life.stays.insert(0, first_staying.clone());
                 life.switch_off = fleet.is_switched_off(n);
+                life.reinstall = fleet.is_reinstalled(n);
             }
             fleet.tasks.spawn(life.run(device));
         }
@@ -121,6 +151,16 @@ impl Fleet {
     /// Whether a device comes back with push switched off.
     pub(super) fn is_switched_off(&self, n: u32) -> bool {
         n.checked_sub(self.online()).is_some_and(|of_those| of_those % SWITCHED_OFF == 4)
+    }
+
+    /// Whether a device comes back after its app was reinstalled.
+    pub(super) fn is_reinstalled(&self, n: u32) -> bool {
+        n.checked_sub(self.online()).is_some_and(|of_those| of_those % REINSTALLED == 7)
+    }
+
+    /// Whether a device is bound to an account and more.
+    pub(super) fn is_bound(&self, n: u32) -> bool {
+        n < self.online() && n % BOUND == 1
     }
 
     pub(super) fn send_away(&self) {
@@ -168,6 +208,7 @@ fn add(sum: &mut Tally, one: &Tally) {
     sum.redelivered += one.redelivered;
     sum.expired += one.expired;
     sum.revoked += one.revoked;
+    sum.bound += one.bound;
     sum.arrived += one.arrived;
     sum.confirmed += one.confirmed;
     sum.clicked += one.clicked;
@@ -233,6 +274,8 @@ struct Life {
     elsewhere: Endpoint,
     /// Whether it comes back with push switched off.
     switch_off: bool,
+    /// Whether its app was reinstalled before it comes back.
+    reinstall: bool,
     shared: Arc<Shared>,
 }
 
@@ -245,6 +288,9 @@ impl Life {
                     break; // The demo has ended without it.
                 }
                 *device.endpoint_mut() = self.elsewhere.clone();
+                if self.reinstall {
+                    device.machine_mut().lose_state();
+                }
                 if self.switch_off {
                     device.machine_mut().switch_push(false);
                 }

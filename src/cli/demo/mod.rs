@@ -2,10 +2,11 @@
 //!
 //! The edge is a child process; devices and routers live here. What devices say, what the routers say and what the edge says are
 //! counted apart, and have to agree. Some of each feature is played: two apps with a stream and a router each (one of them over gRPC), devices that register,
-//! two priorities, collapse keys, messages taken back, quotas, an app that is suspended, retention 0, the offline policy `return`, the push switch, a device that
+//! two priorities, collapse keys, messages taken back, quotas, an app that is suspended, retention 0, the offline policy `return`, the push switch, bindings, reinstalled apps, devices that
 //! comes back over the other transport, presence and questions.
 
 mod app;
+mod device_events;
 mod fleet;
 mod plan;
 mod questions;
@@ -104,6 +105,7 @@ async fn story(args: &Args, dir: &Path) -> Result<Report, Failure> {
     stage.check("first pushes").await?;
 
     stage.say("newer ones in the place of older ones, one taken back, and more than a device may have");
+    stage.accounts().await?;
     stage.collapse().await?;
     stage.take_back().await?;
     stage.flood().await?;

@@ -7,7 +7,7 @@ use rand::seq::index;
 use rand::{Rng, SeedableRng};
 
 use super::app::Shared;
-use super::fleet::{Devices, app_of};
+use super::fleet::{Devices, account_of, app_of};
 use crate::client::router::{Fate, Ledger};
 use crate::ids::AppKey;
 use crate::push::{Failure, Millis};
@@ -38,6 +38,18 @@ struct Planned {
     targets: Vec<Option<u32>>,
 }
 
+/// The account that a target was resolved from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Account {
+    /// None.
+    #[default]
+    None,
+    /// The one that the device is bound to.
+    Own,
+    /// One that it isn't bound to.
+    Foreign,
+}
+
 /// A message to devices.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Draft {
@@ -48,13 +60,15 @@ pub(super) struct Draft {
     pub(super) collapse_key: &'static str,
     /// Refuse who isn't connected.
     pub(super) or_return: bool,
+    /// Which account the targets were resolved from.
+    pub(super) account: Account,
     /// For the app, not for its user: nobody taps it.
     pub(super) is_data: bool,
 }
 
 /// What became of one message of one app, in the words of the accounting.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(super) struct Account {
+pub(super) struct Ends {
     pub(super) targets: u64,
     pub(super) accepted: u64,
     pub(super) arrived: u64,
@@ -130,7 +144,11 @@ impl Plan {
         let message_id = draft.message_id;
         let target = |(i, n): (usize, &Option<u32>)| Target {
             device_id: n.map_or_else(|| format!("nobody-{i}"), |n| devices.id(n).to_owned()),
-            account: String::new(),
+            account: match (draft.account, n) {
+                (Account::Own, Some(n)) => account_of(*n),
+                (Account::Foreign, Some(_)) => "somebody else".into(),
+                _ => String::new(),
+            },
         };
         // The same message always has the same body and the same priority: one in eight is data for the app, one in four is urgent.
         let is_data = draft.is_data || message_id % 8 == 7;
@@ -202,8 +220,8 @@ impl Plan {
     }
 
     /// The account of every message, by app.
-    pub(super) fn accounts(&self, ledgers: &[Ledger]) -> BTreeMap<(usize, u64), Account> {
-        let mut accounts: BTreeMap<(usize, u64), Account> = BTreeMap::new();
+    pub(super) fn accounts(&self, ledgers: &[Ledger]) -> BTreeMap<(usize, u64), Ends> {
+        let mut accounts: BTreeMap<(usize, u64), Ends> = BTreeMap::new();
         for planned in &self.batches {
             let app = self.apps[planned.app].as_str();
             let Some(fates) = ledgers[planned.app].fates(app, &planned.batch_id) else { continue };

@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::app::Shared;
 use super::fleet::{Fleet, app_of};
-use super::plan::{Account, Plan};
+use super::plan::{Ends, Plan};
 use crate::cli::output::{Failure, note};
 use crate::client::local::LocalEdge;
 use crate::client::router::{Asker, Ledger, PresenceNews, PresenceOptions, follow_presence};
@@ -127,7 +127,7 @@ pub(super) async fn messages(
     compared: &mut Compared,
 ) -> Result<(), Failure> {
     let mut asker = Asker::new(edge.router_endpoint(), "mooring demo, questions");
-    let mut accounts: Vec<((usize, u64), Account)> = plan.accounts(ledgers).into_iter().collect();
+    let mut accounts: Vec<((usize, u64), Ends)> = plan.accounts(ledgers).into_iter().collect();
     // Those to many first.
     accounts.sort_by_key(|(_, account)| std::cmp::Reverse(account.targets));
     for ((app, message), ours) in accounts.into_iter().take(MESSAGES) {
@@ -140,13 +140,13 @@ pub(super) async fn messages(
     Ok(())
 }
 
-fn account_of(state: &MessageState) -> Account {
-    let mut account = Account {
+fn account_of(state: &MessageState) -> Ends {
+    let mut account = Ends {
         targets: state.targets,
         accepted: state.accepted,
         arrived: state.arrived,
         pending: state.pending,
-        ..Account::default()
+        ..Ends::default()
     };
     for failed in &state.failed {
         let slot = usize::try_from(failed.reason - 1).ok().and_then(|at| account.failed.get_mut(at));

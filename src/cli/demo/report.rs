@@ -35,6 +35,10 @@ pub(super) struct Report {
     pub(super) transports: BTreeMap<&'static str, u64>,
     /// The same, as the edge counts its sessions.
     pub(super) sessions: BTreeMap<&'static str, u64>,
+    /// Bindings, as the routers were told.
+    pub(super) bound: u64,
+    /// Push switches that went off, as the routers were told.
+    pub(super) switched_off: u64,
     /// Batches that had to be rejected: of a suspended app.
     pub(super) rejected: u64,
     /// (device, message): told that it was taken back; how many had to be.
@@ -193,6 +197,8 @@ impl Report {
             "registered": self.registered,
             "transports": self.transports,
             "presence": self.presence,
+            "bound": self.bound,
+            "switched_off": self.switched_off,
             "suspended": self.router.batches_rejected,
             "answers_compared": self.compared.answers,
             "redelivered": self.devices.redelivered,
@@ -233,6 +239,12 @@ impl Report {
             faults.push(format!(
                 "{} devices were told of a message taken back, not {}",
                 self.told.0, self.told.1
+            ));
+        }
+        if self.bound != self.devices.bound {
+            faults.push(format!(
+                "devices were bound {} times, routers were told of {}",
+                self.devices.bound, self.bound
             ));
         }
         if self.transports != self.sessions {
@@ -302,6 +314,8 @@ mod tests {
             registered: 1,
             transports: [("quic", 1), ("tls", 3)].into(),
             sessions: [("quic", 1), ("tls", 3)].into(),
+            bound: 0,
+            switched_off: 0,
             rejected: 1,
             told: (2, 2),
             presence: 4,
@@ -323,7 +337,7 @@ mod tests {
         let expected = json!({
             "accepted": 10, "arrived": 9, "refused": {"duplicate": 2}, "failed": {"expired": 1}, "pending": 0, "lost": 0,
             "duplicates": 0, "out_of_order": 0, "revokes_told": 2, "registered": 1, "transports": {"quic": 1, "tls": 3},
-            "presence": 4, "suspended": 1, "answers_compared": 7,
+            "presence": 4, "bound": 0, "switched_off": 0, "suspended": 1, "answers_compared": 7,
             "redelivered": 0, "receipts": {"sent": 9, "arrive": 9, "click": 2, "clean": 1},
             "shards": [{"sessions": 3, "deliveries": 5}, {"sessions": 1, "deliveries": 4}], "seconds": 1.23,
         });
@@ -345,6 +359,7 @@ mod tests {
         assert_eq!(faults(|r| r.checks[0].holds = false).len(), 1);
         assert_eq!(faults(|r| r.out_of_order = 1).len(), 1);
         assert_eq!(faults(|r| r.told.0 = 1).len(), 1);
+        assert_eq!(faults(|r| r.bound = 1).len(), 1);
         assert_eq!(faults(|r| r.presence = 3), ["presence has 3 devices"]);
         assert_eq!(faults(|r| r.compared.differences.push("a".into())), ["a"]);
         assert_eq!(faults(|r| *r.sessions.entry("tls").or_default() += 1).len(), 1);

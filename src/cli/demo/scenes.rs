@@ -1,10 +1,12 @@
 //! The scenes that the demo plays, each to its end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::fleet::app_of;
+use super::fleet::{BINDINGS, app_of};
+use super::plan::Account;
 use super::stage::{LOOK_MS, MAX_PENDING, Stage};
 use crate::admin::token::{self, TOKEN_FILE};
 use crate::cli::output::Failure;
@@ -135,6 +137,28 @@ impl Stage {
         }
         self.have_failed("the older one of two is replaced").await?;
         self.delivered("both are accepted").await
+    }
+
+    /// Bindings are told to the routers; what was resolved from an account arrives only where that is bound.
+    pub(super) async fn accounts(&mut self) -> Result<(), Failure> {
+        let bound: Vec<u32> = (0..self.fleet.devices).filter(|n| self.fleet.is_bound(*n)).collect();
+        let (devices, all) = (u64::from(self.fleet.devices), bound.len() as u64 * BINDINGS);
+        let told = Arc::clone(&self.told_of_devices);
+        self.until("routers are told of devices and bindings", move |_, _| {
+            told.registered() == devices && told.bound() == all
+        })
+        .await?;
+        self.expected += bound.len() as u64;
+        let mut draft = self.plan.draft(bound.iter().copied());
+        draft.account = Account::Own;
+        self.deliver(&draft).await?;
+        self.failing += bound.len() as u64;
+        self.plan.expect("failed: unbound", bound.len());
+        let mut draft = self.plan.draft(bound);
+        draft.account = Account::Foreign;
+        self.deliver(&draft).await?;
+        self.have_failed("what is for another account has ended").await?;
+        self.delivered("what is for the account has arrived").await
     }
 
     /// A message is taken back: it ends where it waits, and who has it is told.

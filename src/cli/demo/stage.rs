@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::Args;
 use super::app::Shared;
+use super::device_events::ToldOfDevices;
 use super::fleet::Fleet;
 use super::plan::{Draft, Plan};
 use super::questions::{self, Presence};
@@ -41,6 +42,8 @@ pub(super) struct Stage {
     pub(super) routers: [Router; 2],
     progress: [watch::Receiver<Progress>; 2],
     presence: Presence,
+    /// What the streams say of devices.
+    pub(super) told_of_devices: Arc<ToldOfDevices>,
     pub(super) plan: Plan,
     pub(super) clock: Arc<Clock>,
     started: u64,
@@ -79,14 +82,16 @@ impl Stage {
         edge.start().await.map_err(Failure::failed)?;
         let second = AppKey::parse(SECOND.key).ok_or_else(|| Failure::failed("not an app key"))?;
         let apps = vec![edge.app().clone(), second];
+        let told = Arc::new(ToldOfDevices::default());
         let routers = [
-            router(edge.router_endpoint(), "main", seed, &clock)?,
-            router(edge.router_endpoint_grpc(), SECOND.stream, seed, &clock)?,
+            router(edge.router_endpoint(), "main", seed, &clock, &told)?,
+            router(edge.router_endpoint_grpc(), SECOND.stream, seed, &clock, &told)?,
         ];
         Ok(Self {
             fleet: Fleet::start(&edge, &apps, args.devices, &args.transport, seed, &clock)?,
             progress: [routers[0].progress(), routers[1].progress()],
             presence: Presence::follow(&edge, PATIENCE_MS, seed, &clock),
+            told_of_devices: told,
             plan: Plan::new(apps, seed),
             edge,
             routers,
@@ -251,6 +256,8 @@ impl Stage {
             sessions,
             told: (told, self.to_be_told),
             rejected: self.rejected,
+            bound: self.told_of_devices.bound(),
+            switched_off: self.told_of_devices.switched_off(),
             presence,
             compared,
             checks: self.checks,
@@ -262,7 +269,13 @@ impl Stage {
     }
 }
 
-fn router(endpoint: Endpoint, stream: &str, seed: u64, clock: &Arc<Clock>) -> Result<Router, Failure> {
+fn router(
+    endpoint: Endpoint,
+    stream: &str,
+    seed: u64,
+    clock: &Arc<Clock>,
+    told: &Arc<ToldOfDevices>,
+) -> Result<Router, Failure> {
     let mut digest = [0; 32];
     getrandom::fill(&mut digest).map_err(Failure::failed)?;
     let options = Options {
@@ -273,5 +286,5 @@ fn router(endpoint: Endpoint, stream: &str, seed: u64, clock: &Arc<Clock>) -> Re
         patience: PATIENCE_MS,
         seed,
     };
-    Ok(Router::start(options, Arc::clone(clock), DigestKey(digest), Box::new(|_| {})))
+    Ok(Router::start(options, Arc::clone(clock), DigestKey(digest), ToldOfDevices::listener(told)))
 }

@@ -18,8 +18,8 @@ use crate::client::Backoff;
 use crate::limits;
 use crate::push::Millis;
 use crate::wire::pb::device::{
-    Ack, Attributes, ErrorCode, Event, EventType, Hello, Login, Ping, Push, PushState, Register, Welcome,
-    hello, to_device, to_edge,
+    Ack, Attributes, Bind, ErrorCode, Event, EventType, Hello, Login, Ping, Push, PushState, Register,
+    Welcome, bind, hello, to_device, to_edge,
 };
 
 /// Events that wait for a confirmation; beyond, new pushes are left unacknowledged (the edge keeps them) and clicks are dropped.
@@ -63,6 +63,8 @@ pub struct Tally {
     pub expired: u64,
     /// Messages taken back by the edge.
     pub revoked: u64,
+    /// Bindings that the edge made.
+    pub bound: u64,
     /// Arrive events sent, repeats after a reconnect not counted.
     pub arrived: u64,
     /// Events that the edge confirmed as durable.
@@ -102,6 +104,12 @@ pub struct Machine {
     seen: Seen,
     /// Not confirmed yet, oldest first.
     events: VecDeque<Event>,
+    /// Bindings that are not answered yet, oldest first.
+    requests: VecDeque<Bind>,
+    /// The number of the newest one.
+    newest_request: u64,
+    /// The app was reinstalled since the last Welcome.
+    state_lost: bool,
     /// Clicks and cleans that the user makes later.
     later: Vec<(Millis, u64, EventType)>,
     session: Option<Session>,
@@ -119,6 +127,8 @@ struct Session {
     greeting: bool,
     /// Of the `events`, how many this session sent.
     sent: usize,
+    /// Of the `requests`, how many this session sent.
+    asked: usize,
     /// Acks of this session that are not confirmed: how many events each has.
     acks: VecDeque<u32>,
     /// The number of the first of `acks`.
@@ -142,6 +152,9 @@ impl Machine {
             rng,
             seen: Seen::default(),
             events: VecDeque::new(),
+            requests: VecDeque::new(),
+            newest_request: 0,
+            state_lost: false,
             later: Vec::new(),
             session: None,
             tally: Tally::default(),
@@ -168,15 +181,29 @@ impl Machine {
         self.token = token;
     }
 
+    /// Binds the device; said again on the next session until it is answered.
+    pub fn bind(&mut self, binding: bind::Binding) {
+        self.newest_request += 1;
+        self.requests.push_back(Bind { request_id: self.newest_request, binding: Some(binding) });
+    }
+
+    /// The app was reinstalled: what it had seen, and what it still had to say, is gone. The next Hello says so.
+    pub fn lose_state(&mut self) {
+        self.seen = Seen::default();
+        self.events.clear();
+        self.later.clear();
+        self.state_lost = true;
+    }
+
     /// Sets the push switch: the next Hello says so.
     pub fn switch_push(&mut self, on: bool) {
         let state = if on { PushState::On } else { PushState::Off };
         std::sync::Arc::make_mut(&mut self.settings.attributes).push = state.into();
     }
 
-    /// Events that are not confirmed yet, or still to be made.
+    /// Events that are not confirmed yet, or still to be made; and bindings that are not answered.
     pub fn unsettled(&self) -> usize {
-        self.events.len() + self.later.len()
+        self.events.len() + self.later.len() + self.requests.len()
     }
 
     /// Whether it is welcome.
@@ -204,7 +231,7 @@ impl Machine {
             identity: Some(identity),
             attributes: Some((*settings.attributes).clone()),
             received: received.take(limits::HELLO_RECEIVED).collect(),
-            state_lost: false,
+            state_lost: self.state_lost,
             heartbeat_seconds: settings.heartbeat_seconds,
         }
     }
@@ -226,7 +253,16 @@ impl Machine {
             }
             to_device::Frame::GoAway(away) => Asked::End(go_away(away)),
             to_device::Frame::Error(error) => Asked::End(refused(&error)),
-            to_device::Frame::Pong(_) | to_device::Frame::Reply(_) => Asked::Nothing,
+            to_device::Frame::Reply(reply) => {
+                // In the order of asking.
+                if self.requests.front().is_some_and(|asked| asked.request_id == reply.request_id) {
+                    session.asked = session.asked.saturating_sub(1);
+                    self.requests.pop_front();
+                    self.tally.bound += u64::from(reply.ok);
+                }
+                Asked::Nothing
+            }
+            to_device::Frame::Pong(_) => Asked::Nothing,
         }
     }
 
@@ -238,6 +274,7 @@ impl Machine {
         session.ahead = welcome.server_time_milliseconds.wrapping_sub(now).cast_signed();
         self.settings.backoff.reset();
         self.registering = false;
+        self.state_lost = false;
         self.tally.reconnects += u64::from(self.tally.sessions > 0);
         self.tally.sessions += 1;
         let renewed = !welcome.credential.is_empty() || !welcome.device_id.is_empty();
@@ -334,6 +371,11 @@ impl Machine {
             session.last_sent = now;
             return Some(to_edge::Frame::Ack(Ack { number, events }));
         }
+        if let Some(request) = self.requests.get(session.asked) {
+            session.asked += 1;
+            session.last_sent = now;
+            return Some(to_edge::Frame::Bind(request.clone()));
+        }
         if !session.pinged && now >= session.last_sent + session.heartbeat {
             session.pinged = true;
             session.last_sent = now;
@@ -410,6 +452,7 @@ impl Session {
         Self {
             greeting: true,
             sent: 0,
+            asked: 0,
             acks: VecDeque::new(),
             first_ack: 1,
             last_sent: now,
