@@ -109,7 +109,9 @@ impl Fleet {
             let endpoint = endpoint(edge, n, fleet.way(n, 0));
             let mut machine = Machine::new(settings);
             if fleet.is_bound(n) {
-                bindings(n).into_iter().for_each(|binding| machine.bind(binding));
+                for binding in bindings(n) {
+                    machine.bind(binding);
+                }
             }
             let device = Device::new(endpoint, machine, app, Arc::clone(clock));
             let mut life = Life {
