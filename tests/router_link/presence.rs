@@ -58,7 +58,7 @@ impl Sessions {
         let generation = self.directory.next_generation();
         let session = SessionRef { generation, slot: 0, shard: ShardId(0) };
         let device = key(app_key, id);
-        let way = Way { since: 5, transport: Transport::Tcp };
+        let way = Way { since: 5, transport: Transport::Tls };
         self.directory.enter(device, session, way).expect("the newest");
         let change = Change { app: app(app_key), device_id: id.into(), state: State::Connected, time: 5 };
         self.listed.lock().expect("lock").push((device, change.clone()));
