@@ -23,6 +23,7 @@
 //! sequence; no receipt, confirmation or figure is visible before the records it rests on are durable; slow peers hurt themselves only;
 //! overload is refused at the door; one session a device, the newest; leaving is graceful.
 
+pub mod account;
 pub mod admin;
 pub mod apps;
 pub mod binding;

@@ -94,6 +94,11 @@ impl<H: Handler> Device<H> {
         &self.machine
     }
 
+    /// What it knows, to change how it goes on from the next session on.
+    pub fn machine_mut(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
     /// Where it connects to from the next session on.
     pub fn endpoint_mut(&mut self) -> &mut Endpoint {
         &mut self.endpoint

@@ -18,8 +18,8 @@ use crate::client::Backoff;
 use crate::limits;
 use crate::push::Millis;
 use crate::wire::pb::device::{
-    Ack, Attributes, ErrorCode, Event, EventType, Hello, Login, Ping, Push, Register, Welcome, hello,
-    to_device, to_edge,
+    Ack, Attributes, ErrorCode, Event, EventType, Hello, Login, Ping, Push, PushState, Register, Welcome,
+    hello, to_device, to_edge,
 };
 
 /// Events that wait for a confirmation; beyond, new pushes are left unacknowledged (the edge keeps them) and clicks are dropped.
@@ -166,6 +166,12 @@ impl Machine {
     /// Gives it the token to register with. They live shortly: it is asked for anew each time.
     pub fn set_token(&mut self, token: Vec<u8>) {
         self.token = token;
+    }
+
+    /// Sets the push switch: the next Hello says so.
+    pub fn switch_push(&mut self, on: bool) {
+        let state = if on { PushState::On } else { PushState::Off };
+        std::sync::Arc::make_mut(&mut self.settings.attributes).push = state.into();
     }
 
     /// Events that are not confirmed yet, or still to be made.

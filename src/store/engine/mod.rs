@@ -343,13 +343,8 @@ impl<D: Disk> Engine<D> {
     /// When [`Engine::maintain`] is due, if nothing else happens before.
     pub fn next_wakeup(&self) -> Option<Millis> {
         let replenish = (self.replenish_at > 0).then_some(self.replenish_at);
-        let retries = self
-            .retry_checkpoint_at()
-            .into_iter()
-            .chain(self.next_recalling())
-            .chain(self.next_forget())
-            .chain(replenish)
-            .chain(self.next_transaction());
+        let retries = self.retry_checkpoint_at().into_iter().chain(self.next_recalling()).chain(replenish);
+        let retries = retries.chain(self.next_transaction()).chain(self.next_forget());
         self.next_expiry().into_iter().chain(retries).min()
     }
 
