@@ -4,42 +4,8 @@
 //! The push record says which state; when that was stands in the journal, which is read for it within bounds. Of a device that isn't known (any
 //! more) the journal alone knows, for as long as it is kept.
 
-use crate::push::{Failure, Millis, Refusal};
+use crate::push::{Failure, Millis, Refusal, TargetState};
 use crate::store::{Happened, History, OnDevice, What};
-
-/// What became of a message on a device. There is no other state.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum TargetState {
-    /// No batch of the message named it.
-    #[default]
-    NotATarget,
-    /// It was named, and not accepted.
-    Refused(Refusal),
-    /// Accepted, and not ended.
-    Pending,
-    /// It has the message.
-    Arrived,
-    /// Ended without arriving.
-    Failed(Failure),
-}
-
-impl TargetState {
-    /// The word for it in JSON.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::NotATarget => "not_a_target",
-            Self::Refused(_) => "refused",
-            Self::Pending => "pending",
-            Self::Arrived => "arrived",
-            Self::Failed(_) => "failed",
-        }
-    }
-
-    /// Whether it was accepted.
-    pub fn is_accepted(self) -> bool {
-        matches!(self, Self::Pending | Self::Arrived | Self::Failed(_))
-    }
-}
 
 /// What a pending message waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

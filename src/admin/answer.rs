@@ -7,11 +7,11 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::Connection;
-use crate::account::{Account, TargetState, When, what_to_do};
+use crate::account::{Account, When, what_to_do};
 use crate::binding::Bindings;
 use crate::credential::Revocation;
 use crate::ids::{AppKey, MessageId};
-use crate::push::{Counts, Failure, Refusal};
+use crate::push::{Counts, Failure, Refusal, TargetState};
 use crate::store::{DayStats, DeviceState, Happened, History, MessageState};
 use crate::wire::attributes;
 

@@ -8,7 +8,6 @@ use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 
 use super::*;
-use crate::account::TargetState;
 use crate::admin::token::Token;
 use crate::admin::{Connection, Deadlines, Readiness, ShardFigures, StoreAccess};
 use crate::apps::Apps;
@@ -17,7 +16,7 @@ use crate::clock::Clock;
 use crate::credential::Revocation;
 use crate::directory::Way;
 use crate::ids::{DigestKey, Seq, SessionRef};
-use crate::push::{Attributes, Counts, Millis, Reached, ReceiptGap, Seen};
+use crate::push::{Attributes, Counts, Millis, Reached, ReceiptGap, Seen, TargetState};
 use crate::store::{
     Batch, Busy, DayStats, DeviceState, MessageState, OnDevice as OnDeviceState, Pulled, Refused,
     RetireError, Retired, Store, StreamBounds, StreamError, StreamRead, StreamState,

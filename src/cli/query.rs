@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use super::inspect::rows;
 use super::output::{self, Failure, line};
 use super::peer::{Edge, RouterIdentity};
-use crate::account::{TargetState, what_to_do};
+use crate::account::what_to_do;
 use crate::client::router::Asker;
 use crate::ids::AppKey;
 use crate::limits;
-use crate::push::{Failure as Reason, Refusal};
+use crate::push::{Failure as Reason, Refusal, TargetState};
 use crate::wire::pb::router::{DeviceState, MessageOnDevice, MessageState, Outcome};
 
 /// Flags of `query`.

@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
-use crate::account::TargetState;
 use crate::binding::{Bindings, Change, ChangeError};
 use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
     Accepted, Acked, AppControl, Attributes, Counts, Failure, Millis, NewBatch, Reached, Refusal, Rejection,
-    Revoked, Seen, StreamEvent,
+    Revoked, Seen, StreamEvent, TargetState,
 };
 
 /// A committed batch as sessions see it: immutable, shared by all entries that point to it.

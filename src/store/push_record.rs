@@ -9,9 +9,8 @@ use roaring::RoaringBitmap;
 
 use super::OnDevice;
 use super::codec::{Malformed, Take, put_bytes, put_u32, put_u64, put_varint};
-use crate::account::TargetState;
 use crate::ids::{AppKey, MessageId, Seq};
-use crate::push::{Counts, Failure, Millis, Refusal};
+use crate::push::{Counts, Failure, Millis, Refusal, TargetState};
 
 /// A message under its app: the key of its push record.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -35,34 +35,34 @@ async fn the_same_everywhere(edge: &Edge, asker: &mut Asker, message: u64, devic
     loop {
         let admin = edge.ask(&path).await;
         let inspect: Value = serde_json::from_str(&edge.cli(&line).await).expect("JSON");
-        let (sequence, link) = asker.message(&app(DEV_APP), message, Some(device)).await.expect("an answer");
+        let (sequence, told) = asker.message(&app(DEV_APP), message, Some(device)).await.expect("an answer");
         if admin["sequence"] != sequence || inspect["sequence"] != sequence {
             // A cursor was written meanwhile.
             continue;
         }
         assert_eq!(admin, inspect);
         for (name, number) in [
-            ("accepted_at", link.accepted_at),
-            ("expires_at", link.expires_at),
-            ("batches", link.batches.into()),
-            ("targets", link.targets),
-            ("accepted", link.accepted),
-            ("arrived", link.arrived),
-            ("pending", link.pending),
-            ("sent", link.sent),
-            ("clicked", link.clicked),
-            ("cleaned", link.cleaned),
-            ("late", link.late),
+            ("accepted_at", told.accepted_at),
+            ("expires_at", told.expires_at),
+            ("batches", told.batches.into()),
+            ("targets", told.targets),
+            ("accepted", told.accepted),
+            ("arrived", told.arrived),
+            ("pending", told.pending),
+            ("sent", told.sent),
+            ("clicked", told.clicked),
+            ("cleaned", told.cleaned),
+            ("late", told.late),
         ] {
             assert_eq!(admin[name], number, "{name}");
         }
         let word = |name: &str, prefix: &str| name.trim_start_matches(prefix).to_lowercase();
         let refused =
-            link.refused.iter().map(|r| (word(r.reason().as_str_name(), "REFUSE_REASON_"), r.count));
+            told.refused.iter().map(|r| (word(r.reason().as_str_name(), "REFUSE_REASON_"), r.count));
         assert_eq!(without_zeros(&admin["refused"]), by_reason(refused));
-        let failed = link.failed.iter().map(|f| (word(f.reason().as_str_name(), "FAIL_REASON_"), f.count));
+        let failed = told.failed.iter().map(|f| (word(f.reason().as_str_name(), "FAIL_REASON_"), f.count));
         assert_eq!(without_zeros(&admin["failed"]), by_reason(failed));
-        let (on, there) = (&admin["on_device"], link.on_device.expect("asked for"));
+        let (on, there) = (&admin["on_device"], told.on_device.expect("asked for"));
         assert_eq!((&on["target"], &on["pending"]), (&there.target.into(), &there.pending.into()));
         assert_eq!((&on["clicked"], &on["cleaned"]), (&there.clicked.into(), &there.cleaned.into()));
         assert_eq!(on["late"], there.late);

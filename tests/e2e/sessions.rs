@@ -20,7 +20,7 @@ use super::router::{End, batch};
 const OUTBOX: f64 = (mooring::limits::OUTBOX_BYTES + mooring::limits::PUSH_ENCODED_BYTES) as f64;
 
 /// A connection whose kernel takes little before the device reads.
-async fn narrow(edge: &Edge, way: Way) -> Link {
+pub(crate) async fn narrow(edge: &Edge, way: Way) -> Link {
     let mut endpoint = edge.device_endpoint(way);
     if way == Way::Quic {
         endpoint.transport = edge.quic(4_096);
@@ -36,6 +36,8 @@ async fn narrow(edge: &Edge, way: Way) -> Link {
             Stream::Tls(Box::new(tls))
         }
         Transport::Quic(_) => unreachable!("connected above"),
+        #[cfg(feature = "grpc")]
+        Transport::Grpc(..) => unreachable!("devices don't speak it"),
     })
 }
 

@@ -372,6 +372,12 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// Records that couldn't be understood, and entries whose batch has no record.
+    pub(super) fn left_out(&self) -> u64 {
+        let held: u64 = self.loaded.held.values().map(|held| held.len() as u64).sum();
+        self.malformed + held
+    }
+
     /// The lists without what ended. An entry of a batch that isn't live at home can only be left by a damaged record.
     pub(super) fn tidy(&mut self) {
         for part in 0..self.loaded.index.len() {

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use prost::Message;
 
 use super::{LinkError, Rejected, pb};
-use crate::account::TargetState;
 use crate::ids::Seq;
 use crate::limits;
 use crate::presence::Update;
-use crate::push::{Accepted, Counts, Failure, Millis, Refusal, Revoked};
+use crate::push::{Accepted, Counts, Failure, Millis, Refusal, Revoked, TargetState};
 use crate::store::{DeviceState, MessageState, OnDevice, StreamBounds};
 use crate::wire::frame::{ROUTER_HEAD, put_router_frame};
 use crate::wire::pb::device;
