@@ -20,7 +20,7 @@ use super::router::{End, batch};
 const OUTBOX: f64 = (mooring::limits::OUTBOX_BYTES + mooring::limits::PUSH_ENCODED_BYTES) as f64;
 
 /// A connection whose kernel takes little before the device reads.
-async fn narrow(edge: &Edge, way: Way) -> Link {
+pub(crate) async fn narrow(edge: &Edge, way: Way) -> Link {
     let mut endpoint = edge.device_endpoint(way);
     if way == Way::Quic {
         endpoint.transport = edge.quic(4_096);
@@ -40,7 +40,7 @@ async fn narrow(edge: &Edge, way: Way) -> Link {
 }
 
 /// A message of the largest size.
-fn large(message_id: u64, device_ids: &[&str]) -> DeliverBatch {
+pub(crate) fn large(message_id: u64, device_ids: &[&str]) -> DeliverBatch {
     let mut batch = batch(message_id, device_ids);
     batch.body.as_mut().expect("a body").body = "x".repeat(3_900);
     batch

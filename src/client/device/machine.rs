@@ -13,13 +13,14 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::ends::{End, Next, go_away, refused};
+use super::requests::{Answered, Request, Requests};
 use super::seen::Seen;
 use crate::client::Backoff;
 use crate::limits;
 use crate::push::Millis;
 use crate::wire::pb::device::{
-    Ack, Attributes, ErrorCode, Event, EventType, Hello, Login, Ping, Push, Register, Welcome, hello,
-    to_device, to_edge,
+    Ack, Attributes, ErrorCode, Event, EventType, Hello, Login, Ping, Push, PushState, Register, Welcome,
+    hello, to_device, to_edge,
 };
 
 /// Events that wait for a confirmation; beyond, new pushes are left unacknowledged (the edge keeps them) and clicks are dropped.
@@ -90,6 +91,8 @@ pub enum Asked {
     Keep,
     /// Take this message back, if it is still to be seen.
     Revoke(u64),
+    /// A request was answered.
+    Replied(Box<Answered>),
     /// The session is over, for this reason.
     End(End),
 }
@@ -109,6 +112,10 @@ pub struct Machine {
     registering: bool,
     /// Of the app's backend, for the next registration.
     token: Vec<u8>,
+    /// Without a reply yet.
+    requests: Requests,
+    /// The app was reinstalled, and the edge doesn't know yet.
+    state_lost: bool,
     /// What it did and saw.
     pub tally: Tally,
 }
@@ -144,6 +151,8 @@ impl Machine {
             events: VecDeque::new(),
             later: Vec::new(),
             session: None,
+            requests: Requests::default(),
+            state_lost: false,
             tally: Tally::default(),
         }
     }
@@ -168,9 +177,28 @@ impl Machine {
         self.token = token;
     }
 
-    /// Events that are not confirmed yet, or still to be made.
+    /// Events that are not confirmed yet, or still to be made, and requests without a reply.
     pub fn unsettled(&self) -> usize {
-        self.events.len() + self.later.len()
+        self.events.len() + self.later.len() + self.requests.len()
+    }
+
+    /// Asks the edge for something: once a session, until it is answered. `false`: too much waits already.
+    pub fn request(&mut self, request: Request) -> bool {
+        if let Request::Push(on) = request {
+            // Every Hello says it too.
+            let state = if on { PushState::On } else { PushState::Off };
+            std::sync::Arc::make_mut(&mut self.settings.attributes).push = state.into();
+        }
+        self.requests.push(request)
+    }
+
+    /// The app was reinstalled: what it had seen and had to say is gone, and the next Hello tells so.
+    pub fn lose_state(&mut self) {
+        self.seen = Seen::default();
+        self.events = VecDeque::new();
+        self.later = Vec::new();
+        self.session = None;
+        self.state_lost = true;
     }
 
     /// Whether it is welcome.
@@ -181,6 +209,7 @@ impl Machine {
     /// The connection stands: the Hello to send first.
     pub fn handle_connected(&mut self, now: Millis) -> Hello {
         self.session = Some(Session::new(now));
+        self.requests.begin_session();
         let settings = &self.settings;
         let identity = match settings.install_secret {
             Some(secret) if self.registering => {
@@ -198,7 +227,7 @@ impl Machine {
             identity: Some(identity),
             attributes: Some((*settings.attributes).clone()),
             received: received.take(limits::HELLO_RECEIVED).collect(),
-            state_lost: false,
+            state_lost: self.state_lost,
             heartbeat_seconds: settings.heartbeat_seconds,
         }
     }
@@ -220,7 +249,11 @@ impl Machine {
             }
             to_device::Frame::GoAway(away) => Asked::End(go_away(away)),
             to_device::Frame::Error(error) => Asked::End(refused(&error)),
-            to_device::Frame::Pong(_) | to_device::Frame::Reply(_) => Asked::Nothing,
+            to_device::Frame::Reply(reply) => self
+                .requests
+                .handle_reply(&reply)
+                .map_or(Asked::Nothing, |answered| Asked::Replied(Box::new(answered))),
+            to_device::Frame::Pong(_) => Asked::Nothing,
         }
     }
 
@@ -232,6 +265,7 @@ impl Machine {
         session.ahead = welcome.server_time_milliseconds.wrapping_sub(now).cast_signed();
         self.settings.backoff.reset();
         self.registering = false;
+        self.state_lost = false;
         self.tally.reconnects += u64::from(self.tally.sessions > 0);
         self.tally.sessions += 1;
         let renewed = !welcome.credential.is_empty() || !welcome.device_id.is_empty();
@@ -318,6 +352,11 @@ impl Machine {
     /// The next frame to write, until there is none.
     pub fn poll_send(&mut self, now: Millis) -> Option<to_edge::Frame> {
         let session = self.session.as_mut().filter(|s| !s.greeting)?;
+        // Before the acks: who is logged in decides what comes next.
+        if let Some(frame) = self.requests.poll_send() {
+            session.last_sent = now;
+            return Some(frame);
+        }
         if session.sent < self.events.len() {
             // As many events as wait share one Ack.
             let count = (self.events.len() - session.sent).min(session.max_events);

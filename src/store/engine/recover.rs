@@ -127,8 +127,7 @@ impl<D: Disk> Engine<D> {
                 .map_err(behind(tables.applied(), covers))?;
         replay.check_tables(recovery.head)?;
         replay.tidy();
-        let held: u64 = replay.loaded.held.values().map(|held| held.len() as u64).sum();
-        let left_out = replay.malformed + held;
+        let left_out = replay.left_out();
         let ledger = replay.ledger;
         let Loaded { index, next_number, mut streams, controls, interned, .. } = replay.loaded;
         index.set_committed(recovery.head);

@@ -370,6 +370,12 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// Records and entries that had to be left out.
+    pub(super) fn left_out(&self) -> u64 {
+        let held: usize = self.loaded.held.values().map(Vec::len).sum();
+        self.malformed + held as u64
+    }
+
     /// The lists without what ended. An entry of a batch that isn't live at home can only be left by a damaged record.
     pub(super) fn tidy(&mut self) {
         for part in 0..self.loaded.index.len() {
