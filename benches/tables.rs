@@ -83,6 +83,10 @@ impl Bench {
             assert_eq!(found.count(), READS);
             println!("random read: {:.2} µs", (self.clock.micros() - began) as f64 / READS as f64);
         }
+        let (began, mut rows) = (self.clock.micros(), 0);
+        self.tables.scan(Table::Devices, &mut |_, _| rows += 1).expect("readable");
+        assert_eq!(rows, self.rows);
+        println!("all in order: {:.2} µs a row", (self.clock.micros() - began) as f64 / f64::from(rows));
     }
 }
 

@@ -8,11 +8,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::{DashMap, Entry};
 
 use crate::ids::{BuildSpread, DeviceKey, Generation, SessionRef};
+use crate::push::Millis;
+use crate::telemetry::Transport;
+
+/// How a session is connected, for who troubleshoots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Way {
+    /// Since when.
+    pub since: Millis,
+    /// Over what.
+    pub transport: Transport,
+}
 
 /// The sessions of all shards.
 #[derive(Debug)]
 pub struct Directory {
-    sessions: DashMap<DeviceKey, SessionRef, BuildSpread>,
+    sessions: DashMap<DeviceKey, (SessionRef, Way), BuildSpread>,
     generations: AtomicU64,
 }
 
@@ -34,18 +45,23 @@ impl Directory {
     }
 
     /// Enters a session. `Ok(Some)`: the older one that it replaces, to be told. `Err`: a newer one is already here, this one has lost.
-    pub fn enter(&self, device: DeviceKey, session: SessionRef) -> Result<Option<SessionRef>, SessionRef> {
+    pub fn enter(
+        &self,
+        device: DeviceKey,
+        session: SessionRef,
+        way: Way,
+    ) -> Result<Option<SessionRef>, SessionRef> {
         match self.sessions.entry(device) {
             Entry::Vacant(vacant) => {
-                vacant.insert(session);
+                vacant.insert((session, way));
                 Ok(None)
             }
             Entry::Occupied(mut occupied) => {
-                let held = *occupied.get();
+                let (held, _) = *occupied.get();
                 if held.generation > session.generation {
                     return Err(held);
                 }
-                occupied.insert(session);
+                occupied.insert((session, way));
                 Ok((held != session).then_some(held))
             }
         }
@@ -53,11 +69,16 @@ impl Directory {
 
     /// Removes this session, if it is still the one. Whether it was.
     pub fn leave(&self, device: &DeviceKey, generation: Generation) -> bool {
-        self.sessions.remove_if(device, |_, held| held.generation == generation).is_some()
+        self.sessions.remove_if(device, |_, (held, _)| held.generation == generation).is_some()
     }
 
     /// The device's session.
     pub fn find(&self, device: &DeviceKey) -> Option<SessionRef> {
+        self.sessions.get(device).map(|held| held.0)
+    }
+
+    /// The device's session, and how it is connected.
+    pub fn look(&self, device: &DeviceKey) -> Option<(SessionRef, Way)> {
         self.sessions.get(device).map(|held| *held)
     }
 
@@ -77,6 +98,8 @@ mod tests {
     use super::*;
     use crate::ids::ShardId;
 
+    const WAY: Way = Way { since: 7, transport: Transport::Tls };
+
     fn session(directory: &Directory, slot: u32) -> SessionRef {
         SessionRef { generation: directory.next_generation(), slot, shard: ShardId(0) }
     }
@@ -86,10 +109,10 @@ mod tests {
         let directory = Directory::new();
         let device = DeviceKey([1; 16]);
         let (old, new) = (session(&directory, 1), session(&directory, 2));
-        assert_eq!(directory.enter(device, old), Ok(None));
-        assert_eq!(directory.enter(device, new), Ok(Some(old)));
+        assert_eq!(directory.enter(device, old, WAY), Ok(None));
+        assert_eq!(directory.enter(device, new, WAY), Ok(Some(old)));
         assert!(!directory.leave(&device, old.generation));
-        assert_eq!(directory.find(&device), Some(new));
+        assert_eq!(directory.look(&device), Some((new, WAY)));
         assert!(directory.leave(&device, new.generation));
         assert!(directory.is_empty());
     }
@@ -99,8 +122,8 @@ mod tests {
         let directory = Directory::new();
         let device = DeviceKey([1; 16]);
         let (old, new) = (session(&directory, 1), session(&directory, 2));
-        assert_eq!(directory.enter(device, new), Ok(None));
-        assert_eq!(directory.enter(device, old), Err(new));
+        assert_eq!(directory.enter(device, new, WAY), Ok(None));
+        assert_eq!(directory.enter(device, old, WAY), Err(new));
         assert_eq!(directory.find(&device), Some(new));
     }
 }

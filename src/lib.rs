@@ -13,7 +13,7 @@
 //!
 //! # The rooms, and which way imports point
 //! `ids, limits, push, binding, error ← wire ← machine ← directory, store ← shard, router ← server ← cli`. [`shard`] and [`router`] never import
-//! `ids, limits, push, error ← wire ← machine ← directory, store, presence ← shard, router ← server ← cli`. [`shard`] and [`router`] never import
+//! `ids, limits, push, error ← wire ← machine ← directory, store, presence ← account, shard, router ← server ← cli`. [`shard`] and [`router`] never import
 //! each other; [`machine`] imports nothing that waits; protobuf stops at [`wire`] (the client library speaks it). [`clock`] is the only caller
 //! of the system's clocks, [`telemetry`] has the closed list of metrics, [`limits`] every bound.
 //!
@@ -23,6 +23,7 @@
 //! sequence; no receipt, confirmation or figure is visible before the records it rests on are durable; slow peers hurt themselves only;
 //! overload is refused at the door; one session a device, the newest; leaving is graceful.
 
+pub mod account;
 pub mod admin;
 pub mod apps;
 pub mod binding;

@@ -118,6 +118,40 @@ impl Refusal {
     }
 }
 
+/// What became of a message on a device. There is no other state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TargetState {
+    /// No batch of the message named it.
+    #[default]
+    NotATarget,
+    /// It was named, and not accepted.
+    Refused(Refusal),
+    /// Accepted, and not ended.
+    Pending,
+    /// It has the message.
+    Arrived,
+    /// Ended without arriving.
+    Failed(Failure),
+}
+
+impl TargetState {
+    /// The word for it in JSON.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NotATarget => "not_a_target",
+            Self::Refused(_) => "refused",
+            Self::Pending => "pending",
+            Self::Arrived => "arrived",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    /// Whether it was accepted.
+    pub fn is_accepted(self) -> bool {
+        matches!(self, Self::Pending | Self::Arrived | Self::Failed(_))
+    }
+}
+
 /// What a device reports about a message.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 #[repr(u8)]

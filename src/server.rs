@@ -224,7 +224,10 @@ async fn start_admin(base: &Foundation, renderer: Renderer) -> Result<(Arc<Admin
         };
         (0u16..).zip(figures.iter()).map(one).collect()
     };
-    let connected = move |device: &_| directory.find(device).is_some();
+    let connected = move |device: &_| {
+        let (session, way) = directory.look(device)?;
+        Some(admin::Connection { shard: session.shard.0, way })
+    };
     let mut admin =
         Admin::new(base.readiness.clone(), renderer, Box::new(shards), Box::new(connected), Vec::new());
     admin.token = Some(Token::open(&base.config.data_dir)?);

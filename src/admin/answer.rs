@@ -6,11 +6,13 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use super::Connection;
+use crate::account::{Account, When, what_to_do};
 use crate::binding::Bindings;
 use crate::credential::Revocation;
 use crate::ids::{AppKey, MessageId};
-use crate::push::{Counts, Failure, Refusal};
-use crate::store::{DayStats, DeviceState, MessageState, OnDevice};
+use crate::push::{Counts, Failure, Refusal, TargetState};
+use crate::store::{DayStats, DeviceState, Happened, History, MessageState};
 use crate::wire::attributes;
 
 /// Why there is no answer.
@@ -171,14 +173,8 @@ fn date(day: u32) -> String {
     format!("{year:04}-{month:02}-{of_month:02}")
 }
 
-/// `device`: the id that was asked for, and whether it is connected now. Ids are text, as JSON readers round large numbers.
-pub(super) fn message(
-    sequence: u64,
-    app: &AppKey,
-    id: MessageId,
-    state: &MessageState,
-    device: Option<(&str, bool)>,
-) -> Value {
+/// Ids are text, as JSON readers round large numbers.
+pub(super) fn message(sequence: u64, app: &AppKey, id: MessageId, state: &MessageState) -> Value {
     let mut answer = counts(&state.counts);
     answer.insert("sequence".into(), json!(sequence));
     answer.insert("app_key".into(), json!(app.as_str()));
@@ -186,24 +182,43 @@ pub(super) fn message(
     answer.insert("accepted_at".into(), json!(state.accepted_at));
     answer.insert("expires_at".into(), json!(state.expires_at));
     answer.insert("job_key".into(), json!(&*state.job_key));
-    if let Some((device_id, connected)) = device {
-        answer
-            .insert("on_device".into(), on_device(device_id, connected, state.on_device.unwrap_or_default()));
-    }
     answer.into()
 }
 
-fn on_device(device_id: &str, connected: bool, on: OnDevice) -> Value {
-    json!({
+/// What became of a message on the device that was asked for.
+pub(super) fn add_on_device(answer: &mut Value, device_id: &str, connected: bool, account: &Account) {
+    let refused = account
+        .refused
+        .iter()
+        .map(|why| json!({ "reason": why.label(), "what_to_do": what_to_do(why.label()) }));
+    let mut on = json!({
         "device_id": device_id,
         "connected": connected,
-        "target": on.target,
-        "pending": on.pending,
-        "arrived": on.arrived,
-        "failed": on.target && !on.pending && !on.arrived,
-        "clicked": on.clicked,
-        "cleaned": on.cleaned,
-    })
+        "state": account.state.label(),
+        "reason": account.reason(connected),
+        "what_to_do": account.what_to_do(connected),
+        "target": account.state.is_accepted(),
+        "pending": account.state == TargetState::Pending,
+        "arrived": account.state == TargetState::Arrived,
+        "failed": matches!(account.state, TargetState::Failed(_)),
+        "sent_time": account.sent_at,
+        "late": account.late,
+        "after": account.after().map(Failure::label),
+        "clicked": account.on.clicked,
+        "cleaned": account.on.cleaned,
+        "refusals": refused.collect::<Vec<_>>(),
+    });
+    match account.when {
+        None => {}
+        Some(When::At(at)) => on["time"] = json!(at),
+        Some(When::Between(from, to)) => {
+            on["time_between"] = json!([from, to]);
+            on["time_note"] =
+                "its record is trimmed, or beyond what is read for one question: only the span is known"
+                    .into();
+        }
+    }
+    answer["on_device"] = on;
 }
 
 /// What is bound, by its kind; nothing for what is not.
@@ -229,19 +244,24 @@ pub(super) fn device(
     app: &AppKey,
     device_id: &str,
     state: Option<&DeviceState>,
-    connected: bool,
+    connection: Option<Connection>,
 ) -> Value {
     let mut answer = json!({
         "sequence": sequence,
         "app_key": app.as_str(),
         "device_id": device_id,
         "known": state.is_some(),
-        "connected": connected,
+        "connected": connection.is_some(),
     });
+    if let Some(Connection { shard, way }) = connection {
+        answer["connection"] =
+            json!({ "since": way.since, "shard": shard, "transport": way.transport.label() });
+    }
     if let (Some(state), Some(fields)) = (state, answer.as_object_mut()) {
         fields.insert("push_on".into(), json!(state.push_on));
         fields.insert("last_active".into(), json!(state.last_active));
         fields.insert("pending".into(), json!(state.pending));
+        fields.insert("oldest_pending_at".into(), json!(state.oldest_pending_at));
         let named = attributes::named(&state.attributes);
         fields
             .insert("attributes".into(), named.into_iter().map(|(n, v)| (n.to_owned(), json!(v))).collect());
@@ -250,6 +270,24 @@ pub(super) fn device(
         }
     }
     answer
+}
+
+/// Events of a device's past that are shown.
+const LAST_EVENTS: usize = 8;
+
+/// What happened last on a device, the newest first, of what was looked at.
+pub(super) fn add_events(answer: &mut Value, past: &History) {
+    let event = |event: &Happened| {
+        json!({
+            "time": event.at,
+            "what": event.what.label(),
+            "message_id": event.message.to_string(),
+            "reason": event.what.reason(),
+        })
+    };
+    let events: Vec<Value> = past.events.iter().rev().take(LAST_EVENTS).map(event).collect();
+    answer["last_events"] = events.into();
+    answer["last_events_since"] = json!(past.from);
 }
 
 /// What is revoked of a device, if anything.

@@ -20,9 +20,10 @@ use tokio::sync::Semaphore;
 
 use super::answer::{self, Problem};
 use super::{Admin, CONNECTIONS, Phase, apps, streams, writes};
+use crate::account::Account;
 use crate::ids::{AppKey, DeviceKey, MessageId};
 use crate::limits;
-use crate::store::{Command, Query, QueryAnswer};
+use crate::store::{Command, History, HistoryOf, Query, QueryAnswer};
 
 /// How long accepting pauses when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -166,8 +167,20 @@ async fn message(
     let (sequence, answer) = ask(&admin, query).await?;
     match answer {
         QueryAnswer::Message(Some(state)) => {
-            let connected = device.map(|key| (admin.is_connected)(&key));
-            json(answer::message(sequence, &app, message, &state, on.device.as_deref().zip(connected)))
+            let mut answer = answer::message(sequence, &app, message, &state);
+            if let (Some(device), Some(id), Some(on)) = (device, on.device.as_deref(), state.on_device) {
+                let of = HistoryOf {
+                    app: app.clone(),
+                    device,
+                    number: on.number,
+                    message: Some((message, state.first)),
+                };
+                let history = history(&admin, of).await?;
+                let account = Account::new(on, &history, (state.accepted_at, state.expires_at));
+                let connected = (admin.connection)(&device).is_some();
+                answer::add_on_device(&mut answer, id, connected, &account);
+            }
+            json(answer)
         }
         QueryAnswer::Message(None) => Err(Problem::UnknownMessage),
         _ => Err(Problem::Unanswered),
@@ -180,11 +193,14 @@ async fn device(
 ) -> Result<Response, Problem> {
     let app = AppKey::parse(&app).ok_or(Problem::NoAppKey)?;
     let key = device_key(&admin, &app, &device_id)?;
-    let connected = (admin.is_connected)(&key);
+    let connection = (admin.connection)(&key);
     let (sequence, answer) = ask(&admin, Query::Devices(vec![key])).await?;
     let QueryAnswer::Devices(states) = answer else { return Err(Problem::Unanswered) };
     let state = states.into_iter().next().flatten();
-    let mut answer = answer::device(sequence, &app, &device_id, state.as_ref(), connected);
+    let number = state.as_ref().map(|state| state.number);
+    let past = history(&admin, HistoryOf { app: app.clone(), device: key, number, message: None }).await?;
+    let mut answer = answer::device(sequence, &app, &device_id, state.as_ref(), connection);
+    answer::add_events(&mut answer, &past);
     if let Some(access) = admin.store.get() {
         answer::add_revocation(&mut answer, access.store.revocation(&key));
     }
@@ -197,6 +213,29 @@ pub(super) fn device_key(admin: &Admin, app: &AppKey, device_id: &str) -> Result
     }
     let access = admin.store.get().ok_or(Problem::NotOpen)?;
     Ok(DeviceKey::of(&access.digest_key, app, device_id))
+}
+
+/// What the journal tells, read by a thread that may wait for the disk.
+async fn history(admin: &Admin, of: HistoryOf) -> Result<History, Problem> {
+    let store = admin.store.get().ok_or(Problem::NotOpen)?.store.clone();
+    let reading = async {
+        // The semaphore is never closed, so this is a permit.
+        let permit = admin.reading.clone().acquire_owned().await;
+        let read = tokio::task::spawn_blocking(move || {
+            let read = store.history(&of);
+            drop(permit);
+            read
+        });
+        read.await
+    };
+    match tokio::time::timeout(admin.deadlines.query, reading).await {
+        Ok(Ok(Ok(history))) => Ok(history),
+        Ok(Ok(Err(error))) => {
+            tracing::warn!(%error, "the journal can't be read for a question");
+            Err(Problem::Unanswered)
+        }
+        Ok(Err(_)) | Err(_) => Err(Problem::Unanswered),
+    }
 }
 
 pub(super) async fn ask(admin: &Admin, query: Query) -> Result<(u64, QueryAnswer), Problem> {

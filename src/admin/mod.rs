@@ -6,8 +6,8 @@
 //! | `/healthz` | 200 while the process lives |
 //! | `/readyz` | 200 while it serves, else 503; the text says why |
 //! | `/v1/totals` | everything since the data directory was made |
-//! | `/v1/message/{app}/{id}?device=` | a message's counts, and what became of it on one device |
-//! | `/v1/device/{app}/{device_id}` | what is known of a device: known, push on, connected are three answers |
+//! | `/v1/message/{app}/{id}?device=` | a message's counts, and what became of it on one device: one state, why, when, and what to do next |
+//! | `/v1/device/{app}/{device_id}` | what is known of a device: known, push on, connected are three answers; its connection, what is pending, what happened last |
 //! | `/v1/stats/{app}?days=` | the newest days of an app, today first: what was accepted, refused, arrived, failed; devices |
 //! | `/v1/shards` | sessions, handshakes in flight and deliveries of each shard |
 //! | `/v1/apps` | whether each app takes new pushes, its sessions and rates |
@@ -40,9 +40,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 pub use self::http::serve;
 use crate::apps::Apps;
 use crate::clock::Clock;
+use crate::directory::Way;
 use crate::ids::{AppKey, DeviceKey, DigestKey};
 use crate::router::StreamRegistry;
 use crate::store::Store;
@@ -130,8 +133,17 @@ pub struct ShardFigures {
 
 /// What the server says of its shards, in their order.
 pub type ShardsFn = Box<dyn Fn() -> Vec<ShardFigures> + Send + Sync>;
-/// Whether a device has a session now.
-pub type ConnectedFn = Box<dyn Fn(&DeviceKey) -> bool + Send + Sync>;
+/// A device's session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Connection {
+    /// Its shard.
+    pub shard: u16,
+    /// Since when, and over what.
+    pub way: Way,
+}
+
+/// The session that a device has now.
+pub type ConnectedFn = Box<dyn Fn(&DeviceKey) -> Option<Connection> + Send + Sync>;
 /// Copies figures that are kept elsewhere into gauges, just before they are rendered. Must not wait.
 pub type ScrapeFn = Box<dyn Fn() + Send + Sync>;
 
@@ -145,8 +157,10 @@ pub struct Admin {
     pub store: OnceLock<StoreAccess>,
     /// Figures of shards.
     pub shards: ShardsFn,
-    /// Whether a device is connected.
-    pub is_connected: ConnectedFn,
+    /// How a device is connected.
+    pub connection: ConnectedFn,
+    /// One question at a time reads the journal.
+    pub reading: Arc<Semaphore>,
     /// Run at every scrape, in order.
     pub scrapes: Vec<ScrapeFn>,
     /// How long it is patient.
@@ -186,11 +200,12 @@ impl Admin {
         readiness: Arc<Readiness>,
         renderer: Renderer,
         shards: ShardsFn,
-        is_connected: ConnectedFn,
+        connection: ConnectedFn,
         scrapes: Vec<ScrapeFn>,
     ) -> Self {
         let (store, deadlines) = (OnceLock::new(), Deadlines::default());
-        Self { readiness, renderer, store, shards, is_connected, scrapes, deadlines, token: None }
+        let reading = Arc::new(Semaphore::new(1));
+        Self { readiness, renderer, store, shards, connection, reading, scrapes, deadlines, token: None }
     }
 
     /// The metrics, after what is kept elsewhere was copied.

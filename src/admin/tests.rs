@@ -9,13 +9,14 @@ use tokio::sync::{oneshot, watch};
 
 use super::*;
 use crate::admin::token::Token;
-use crate::admin::{Deadlines, Readiness, ShardFigures, StoreAccess};
+use crate::admin::{Connection, Deadlines, Readiness, ShardFigures, StoreAccess};
 use crate::apps::Apps;
 use crate::binding::Bindings;
 use crate::clock::Clock;
 use crate::credential::Revocation;
+use crate::directory::Way;
 use crate::ids::{DigestKey, Seq, SessionRef};
-use crate::push::{Attributes, Counts, Millis, Reached, ReceiptGap, Seen};
+use crate::push::{Attributes, Counts, Millis, Reached, ReceiptGap, Seen, TargetState};
 use crate::store::{
     Batch, Busy, DayStats, DeviceState, MessageState, OnDevice as OnDeviceState, Pulled, Refused,
     RetireError, Retired, Store, StreamBounds, StreamError, StreamRead, StreamState,
@@ -45,10 +46,13 @@ impl FakeStore {
         match query {
             Query::Totals => QueryAnswer::Totals(Box::new(counts)),
             Query::Message { message: MessageId(7), device, .. } => {
-                let on_device =
-                    device.map(|key| OnDeviceState { target: key == known, ..OnDeviceState::default() });
+                let on_device = device.map(|key| OnDeviceState {
+                    state: if key == known { TargetState::Arrived } else { TargetState::default() },
+                    ..OnDeviceState::default()
+                });
                 let (accepted_at, expires_at, job_key) = (10, 20, "spring".into());
-                let state = MessageState { counts, accepted_at, expires_at, job_key, on_device };
+                let state =
+                    MessageState { counts, accepted_at, expires_at, job_key, first: Seq(1), on_device };
                 QueryAnswer::Message(Some(Box::new(state)))
             }
             Query::Message { .. } => QueryAnswer::Message(None),
@@ -70,6 +74,8 @@ impl FakeStore {
                             push_on: true,
                             last_active: 99,
                             pending: 4,
+                            oldest_pending_at: Some(3),
+                            number: 1,
                             // Field 5, `brand`.
                             attributes: Attributes([0x32, 4, b'v', b'i', b'v', b'o'].as_slice().into()),
                             bindings: Some(Arc::new(Bindings {
@@ -201,7 +207,11 @@ async fn start_with(store: Option<FakeStore>, deadlines: Deadlines) -> Running {
         Arc::new(Readiness::default()),
         telemetry::install(),
         Box::new(shards),
-        Box::new(|key| *key == DeviceKey::of(&DIGEST_KEY, &AppKey::parse("demo").expect("valid"), "d-1")),
+        Box::new(|key| {
+            let way = Way { since: 9, transport: telemetry::Transport::Quic };
+            let known = DeviceKey::of(&DIGEST_KEY, &AppKey::parse("demo").expect("valid"), "d-1");
+            (*key == known).then_some(Connection { shard: 1, way })
+        }),
         vec![Box::new(|| telemetry::set(telemetry::Gauge::JournalLiveBytes, 12_345.0))],
     );
     admin.deadlines = deadlines;
@@ -271,8 +281,10 @@ async fn totals_messages_devices_and_shards() {
     let (_, message) = running.json("/v1/message/demo/7?device=d-1").await;
     assert_eq!(message["on_device"]["target"], true);
     assert_eq!(message["on_device"]["connected"], true);
+    assert_eq!(message["on_device"]["state"], "arrived");
     let (_, message) = running.json("/v1/message/demo/7?device=d-2").await;
     assert_eq!(message["on_device"]["target"], false);
+    assert_eq!(message["on_device"]["state"], "not_a_target");
 
     let (_, device) = running.json("/v1/device/demo/d-1").await;
     assert_eq!(
@@ -280,6 +292,8 @@ async fn totals_messages_devices_and_shards() {
         (&true.into(), &true.into(), &true.into())
     );
     assert_eq!(device["attributes"]["brand"], "vivo");
+    assert_eq!(device["connection"], serde_json::json!({"since": 9, "shard": 1, "transport": "quic"}));
+    assert_eq!((&device["oldest_pending_at"], &device["last_events"]), (&3.into(), &serde_json::json!([])));
     assert_eq!(device["bindings"], serde_json::json!({"account": "alice", "tags": ["vip"]}));
     let (status, device) = running.json("/v1/device/demo/d-2").await;
     assert_eq!((status, &device["known"], &device["connected"]), (200, &false.into(), &false.into()));

@@ -189,10 +189,10 @@ async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
         };
         let mut device = Device::new(endpoint.clone(), Machine::new(settings), printer, Arc::clone(&clock));
         if args.state_lost {
-            device.lose_state();
+            device.machine_mut().lose_state();
         }
         for request in &args.asks {
-            device.request(request.clone());
+            device.machine_mut().request(request.clone());
         }
         if args.stdin {
             device.take_requests(requests_of_stdin()?);

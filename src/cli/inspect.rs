@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::admin::{AdminPort, app_in_path, escaped};
 use super::output::{self, Failure, line};
+use crate::account::WHAT_TO_DO;
 
 /// Flags of `inspect`.
 #[derive(Debug, ClapArgs)]
@@ -58,6 +59,9 @@ enum What {
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=30))]
         days: u32,
     },
+    /// Every word that says why, with what to do next; asks no edge
+    #[command(after_help = "Examples:\n  mooring inspect reasons\n  mooring inspect reasons --json")]
+    Reasons,
     /// Sessions and deliveries of each shard
     #[command(after_help = "Examples:\n  mooring inspect shards")]
     Shards,
@@ -77,6 +81,10 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn start(args: &Args) -> Result<(), Failure> {
+    if let What::Reasons = args.what {
+        reasons(args.json);
+        return Ok(());
+    }
     let answer = args.edge.get(&path(&args.what)?)?;
     if args.json {
         line(&answer.to_string());
@@ -88,6 +96,18 @@ fn start(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The table of reasons.
+fn reasons(json: bool) {
+    if json {
+        let all = WHAT_TO_DO.iter().map(|(word, todo)| ((*word).to_owned(), Value::from(*todo)));
+        line(&Value::Object(all.collect()).to_string());
+    } else {
+        let rows: Vec<_> =
+            WHAT_TO_DO.iter().map(|(word, todo)| ((*word).to_owned(), (*todo).to_owned())).collect();
+        line(&output::table(&rows));
+    }
+}
+
 fn path(what: &What) -> Result<String, Failure> {
     let app = app_in_path;
     Ok(match what {
@@ -97,7 +117,7 @@ fn path(what: &What) -> Result<String, Failure> {
         }
         What::Device { app: key, id } => format!("/v1/device/{}/{}", app(key)?, escaped(id)),
         What::Stats { app: key, days } => format!("/v1/stats/{}?days={days}", app(key)?),
-        What::Totals => "/v1/totals".into(),
+        What::Totals | What::Reasons => "/v1/totals".into(),
         What::Shards => "/v1/shards".into(),
     })
 }

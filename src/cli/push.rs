@@ -431,7 +431,11 @@ fn summary(args: &Args, message_id: u64, last: &Progress, closed: Result<(), Sto
         let code = rejection.code.as_str_name().trim_start_matches("REJECT_CODE_").to_lowercase();
         let field =
             if rejection.field.is_empty() { String::new() } else { format!(" ({})", rejection.field) };
-        return Err(Failure::failed(format!("the edge rejected a batch: {code}{field}: {}", rejection.text)));
+        let todo = crate::account::what_to_do_about_batch(&code);
+        return Err(Failure::failed(format!(
+            "the edge rejected a batch: {code}{field}: {}; {todo}",
+            rejection.text
+        )));
     }
     closed.map_err(Failure::failed)?;
     if tally.unanswered() > 0 {

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use super::inspect::rows;
 use super::output::{self, Failure, line};
 use super::peer::{Edge, RouterIdentity};
+use crate::account::what_to_do;
 use crate::client::router::Asker;
 use crate::ids::AppKey;
 use crate::limits;
-use crate::push::{Failure as Reason, Refusal};
+use crate::push::{Failure as Reason, Refusal, TargetState};
 use crate::wire::pb::router::{DeviceState, MessageOnDevice, MessageState, Outcome};
 
 /// Flags of `query`.
@@ -178,15 +179,32 @@ fn message(id: u64, sequence: u64, state: &MessageState) -> Value {
 }
 
 fn on(device: &MessageOnDevice) -> Value {
-    let outcome = match device.outcome() {
-        Outcome::None => Value::Null,
-        Outcome::Arrived => "arrived".into(),
-        Outcome::Failed => "failed".into(),
+    let state = state_of(device);
+    let reason = match state {
+        TargetState::Refused(why) => Some(why.label()),
+        TargetState::Failed(why) => Some(why.label()),
+        _ => None,
     };
     json!({
-        "target": device.target, "pending": device.pending, "outcome": outcome, "clicked": device.clicked,
-        "cleaned": device.cleaned, "sent_time": device.sent_time,
+        "state": state.label(), "reason": reason, "what_to_do": reason.map(what_to_do), "target": device.target,
+        "pending": device.pending, "late": device.late, "clicked": device.clicked, "cleaned": device.cleaned,
+        "sent_time": device.sent_time,
     })
+}
+
+/// Of a device that isn't known (any more) the push record tells nothing: `inspect` reads the journal too.
+fn state_of(device: &MessageOnDevice) -> TargetState {
+    let number = |number: i32| u8::try_from(number).unwrap_or(0);
+    match device.outcome() {
+        Outcome::Arrived => TargetState::Arrived,
+        Outcome::Failed => {
+            Reason::from_number(number(device.reason)).map_or(TargetState::NotATarget, TargetState::Failed)
+        }
+        Outcome::None if device.pending => TargetState::Pending,
+        Outcome::None => {
+            Refusal::from_number(number(device.refused)).map_or(TargetState::NotATarget, TargetState::Refused)
+        }
+    }
 }
 
 fn device(state: &DeviceState) -> Value {

@@ -27,6 +27,8 @@ use crate::pki::{self, DevSet};
 const READY_SECONDS: u64 = 60;
 /// Milliseconds between two looks whether it is.
 const READY_EVERY_MS: u64 = 20;
+/// Devices that may register a second: all of one machine start at once.
+const REGISTRATIONS: u32 = 100_000;
 /// Lines of the log that an error shows.
 const LOG_LINES: usize = 20;
 /// Ports are taken below the range from which the system takes those of outgoing connections: a client that comes back while the edge
@@ -106,6 +108,17 @@ impl Ports {
     }
 }
 
+/// One more app of a local edge.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalApp<'a> {
+    /// Its key.
+    pub key: &'a str,
+    /// Where its receipts and outcomes go.
+    pub stream: &'a str,
+    /// `refuse_newest` or `drop_oldest`.
+    pub over_quota: &'a str,
+}
+
 /// An edge that belongs to this process: it is killed when this is dropped.
 #[derive(Debug)]
 pub struct LocalEdge {
@@ -121,7 +134,7 @@ pub struct LocalEdge {
     /// One for all devices.
     quic: Arc<QuicClient>,
     router_tls: Arc<ClientConfig>,
-    ports: [u16; 4],
+    ports: [u16; 5],
     child: Option<Child>,
 }
 
@@ -134,13 +147,24 @@ impl LocalEdge {
         shards: usize,
         settings: &[(&str, &str)],
     ) -> Result<Self, LocalError> {
+        Self::prepare_with_apps(program, dir, shards, settings, &[])
+    }
+
+    /// The same with more apps, which have the secret of the first one: their keys, each with its stream.
+    pub fn prepare_with_apps(
+        program: &Path,
+        dir: &Path,
+        shards: usize,
+        settings: &[(&str, &str)],
+        apps: &[LocalApp<'_>],
+    ) -> Result<Self, LocalError> {
         let data = dir.join("data");
         std::fs::create_dir_all(&data)
             .map_err(|source| LocalError::Io { what: data.display().to_string(), source })?;
         let dev = pki::develop(&data)?;
-        let ports = [free_port()?, free_port()?, free_port()?, free_port()?];
+        let ports = [free_port()?, free_port()?, free_port()?, free_port()?, free_port()?];
         let config = dir.join("edge.toml");
-        std::fs::write(&config, config_text(&data, &dev, shards, ports))
+        std::fs::write(&config, config_text(&data, &dev, shards, ports) + &apps_text(&dev, apps))
             .map_err(|source| LocalError::Io { what: config.display().to_string(), source })?;
         let tls = pki::client_config_device(&dev.ca)?;
         let quic = QuicClient::new(&tls, &localhost())
@@ -245,7 +269,12 @@ impl LocalEdge {
 
     /// A device's credential.
     pub fn credential(&self, device_id: &str) -> Vec<u8> {
-        credential::issue(&self.secret, &self.app, device_id, 1)
+        self.credential_of(&self.app, device_id)
+    }
+
+    /// The credential of a device of any of its apps.
+    pub fn credential_of(&self, app: &AppKey, device_id: &str) -> Vec<u8> {
+        credential::issue(&self.secret, app, device_id, 1)
     }
 
     /// Where devices connect.
@@ -263,6 +292,17 @@ impl LocalEdge {
     pub fn router_endpoint(&self) -> Endpoint {
         let transport = Transport::Tls(Arc::clone(&self.router_tls), localhost());
         Endpoint { address: format!("127.0.0.1:{}", self.ports[2]).into(), transport, source: None }
+    }
+
+    /// Where a router connects over gRPC; in a build without it, the same as [`Self::router_endpoint`].
+    pub fn router_endpoint_grpc(&self) -> Endpoint {
+        #[cfg(feature = "grpc")]
+        {
+            let transport = Transport::Grpc(Arc::clone(&self.router_tls), localhost());
+            Endpoint { address: format!("127.0.0.1:{}", self.ports[4]).into(), transport, source: None }
+        }
+        #[cfg(not(feature = "grpc"))]
+        self.router_endpoint()
     }
 
     /// "host:port" of the admin port.
@@ -363,22 +403,39 @@ pub fn free_port() -> Result<u16, LocalError> {
     Err(LocalError::Io { what: "a free port".into(), source: io::ErrorKind::AddrInUse.into() })
 }
 
-fn config_text(data: &Path, dev: &DevSet, shards: usize, [tls, plain, router, admin]: [u16; 4]) -> String {
+fn config_text(
+    data: &Path,
+    dev: &DevSet,
+    shards: usize,
+    [tls, plain, router, admin, grpc]: [u16; 5],
+) -> String {
     let quoted = |path: &Path| serde_json::Value::from(path.display().to_string()).to_string();
     let (certificate, key) = (quoted(&dev.server_certificate), quoted(&dev.server_key));
+    let grpc = if cfg!(feature = "grpc") { format!("127.0.0.1:{grpc}") } else { "off".into() };
     format!(
         "data_dir = {data}\nshards = {shards}\n\
          [device]\ntls = \"127.0.0.1:{tls}\"\nplain = \"127.0.0.1:{plain}\"\ncertificate = {certificate}\nkey = {key}\n\
-         [router]\nlisten = \"127.0.0.1:{router}\"\ngrpc = \"off\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n\
+         [router]\nlisten = \"127.0.0.1:{router}\"\ngrpc = \"{grpc}\"\ncertificate = {certificate}\nkey = {key}\nclient_ca = {ca}\n\
          [[router.routers]]\nname = \"{name}\"\napps = \"*\"\nstreams = \"*\"\n\
          [admin]\nlisten = \"127.0.0.1:{admin}\"\n\
-         [[apps]]\nkey = \"{app}\"\nsecret_file = {secret}\nstream = \"main\"\n",
+         [[apps]]\nkey = \"{app}\"\nsecret_file = {secret}\nstream = \"main\"\nregistrations_per_s = {REGISTRATIONS}\n",
         data = quoted(data),
         ca = quoted(&dev.ca),
         secret = quoted(&dev.app_secret),
         name = pki::DEV_ROUTER,
         app = pki::DEV_APP,
     )
+}
+
+fn apps_text(dev: &DevSet, apps: &[LocalApp<'_>]) -> String {
+    let secret = serde_json::Value::from(dev.app_secret.display().to_string()).to_string();
+    let app = |LocalApp { key, stream, over_quota }: &LocalApp<'_>| {
+        format!(
+            "[[apps]]\nkey = \"{key}\"\nsecret_file = {secret}\nstream = \"{stream}\"\n\
+             over_quota = \"{over_quota}\"\nregistrations_per_s = {REGISTRATIONS}\n"
+        )
+    };
+    apps.iter().map(app).collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@
 pub mod admin;
 pub mod backoff;
 pub mod device;
+#[cfg(feature = "grpc")]
+mod grpc;
 pub mod local;
 pub mod net;
 pub mod quic;

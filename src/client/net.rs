@@ -16,6 +16,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::ClientError;
+#[cfg(feature = "grpc")]
+use super::grpc::{self, GrpcStream};
 use super::quic::{QuicClient, QuicStream};
 
 /// Seconds for connecting, the TLS handshake included.
@@ -54,6 +56,9 @@ pub enum Transport {
     Plain,
     /// One stream of a QUIC connection.
     Quic(Arc<QuicClient>),
+    /// A call of the router service over gRPC; the name is checked against the edge's certificate.
+    #[cfg(feature = "grpc")]
+    Grpc(Arc<ClientConfig>, ServerName<'static>),
 }
 
 /// Where to connect to, and how.
@@ -79,6 +84,11 @@ impl Endpoint {
                     Ok(Stream::Tls(Box::new(connector.connect(name.clone(), tcp).await?)))
                 }
                 Transport::Quic(client) => Ok(Stream::Quic(Box::new(self.quic(client).await?))),
+                #[cfg(feature = "grpc")]
+                Transport::Grpc(config, name) => {
+                    let call = grpc::call(config, name.clone(), self.tcp().await?).await?;
+                    Ok(Stream::Grpc(Box::new(call)))
+                }
             }
         };
         deadline("connection", CONNECT_SECONDS, connect)
@@ -147,6 +157,9 @@ pub enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
     /// QUIC; boxed likewise.
     Quic(Box<QuicStream>),
+    /// A call over gRPC.
+    #[cfg(feature = "grpc")]
+    Grpc(Box<GrpcStream>),
 }
 
 impl AsyncRead for Stream {
@@ -155,6 +168,8 @@ impl AsyncRead for Stream {
             Self::Plain(s) => Pin::new(s).poll_read(cx, buf),
             Self::Tls(s) => Pin::new(s.as_mut()).poll_read(cx, buf),
             Self::Quic(s) => Pin::new(s.as_mut()).poll_read(cx, buf),
+            #[cfg(feature = "grpc")]
+            Self::Grpc(s) => Pin::new(s.as_mut()).poll_read(cx, buf),
         }
     }
 }
@@ -165,6 +180,8 @@ impl AsyncWrite for Stream {
             Self::Plain(s) => Pin::new(s).poll_write(cx, buf),
             Self::Tls(s) => Pin::new(s.as_mut()).poll_write(cx, buf),
             Self::Quic(s) => Pin::new(s.as_mut()).poll_write(cx, buf),
+            #[cfg(feature = "grpc")]
+            Self::Grpc(s) => Pin::new(s.as_mut()).poll_write(cx, buf),
         }
     }
 
@@ -173,6 +190,8 @@ impl AsyncWrite for Stream {
             Self::Plain(s) => Pin::new(s).poll_flush(cx),
             Self::Tls(s) => Pin::new(s.as_mut()).poll_flush(cx),
             Self::Quic(s) => Pin::new(s.as_mut()).poll_flush(cx),
+            #[cfg(feature = "grpc")]
+            Self::Grpc(s) => Pin::new(s.as_mut()).poll_flush(cx),
         }
     }
 
@@ -181,6 +200,8 @@ impl AsyncWrite for Stream {
             Self::Plain(s) => Pin::new(s).poll_shutdown(cx),
             Self::Tls(s) => Pin::new(s.as_mut()).poll_shutdown(cx),
             Self::Quic(s) => Pin::new(s.as_mut()).poll_shutdown(cx),
+            #[cfg(feature = "grpc")]
+            Self::Grpc(s) => Pin::new(s.as_mut()).poll_shutdown(cx),
         }
     }
 }

@@ -12,6 +12,9 @@ use crate::ids::{DeviceKey, Generation, SessionRef};
 use crate::wire::frame::ROUTER_HEAD;
 use crate::wire::pb::router::{self as pb, PresenceState};
 
+const WAY: crate::directory::Way =
+    crate::directory::Way { since: 0, transport: crate::telemetry::Transport::Tcp };
+
 const SHARDS: usize = 2;
 const DEVICES: u8 = 6;
 /// So few changes are kept that a follower is often too late.
@@ -145,7 +148,7 @@ impl World {
         slots.resize(slots.len().max(slot + 1), None);
         slots[slot] = Some(session.clone());
         let here = SessionRef { generation, slot: slot as u32, shard: ShardId(shard as u16) };
-        if let Ok(Some(older)) = self.directory.enter(DeviceKey([device; 16]), here) {
+        if let Ok(Some(older)) = self.directory.enter(DeviceKey([device; 16]), here, WAY) {
             self.shards[usize::from(older.shard.0)].replaced.push(older);
         }
         self.shards[shard].unsaid = Some(mark(&session, State::Connected));

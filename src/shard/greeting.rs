@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::identify::{Grant, Identified, identify};
 use super::state::{ConnRef, Live, Phase, Registering, Shard};
 use crate::config;
+use crate::directory::Way;
 use crate::error::DeviceError;
 use crate::ids::SessionRef;
 use crate::machine::session::Session;
@@ -124,7 +125,7 @@ impl Shard {
         };
         let transport = connection.transport();
         connection.phase = Phase::Live(live);
-        match context.directory.enter(device, session) {
+        match context.directory.enter(device, session, Way { since: now, transport }) {
             Ok(None) => {}
             Ok(Some(older)) => {
                 if let Some(mailbox) = context.mailboxes.get(usize::from(older.shard.0)) {

@@ -8,12 +8,13 @@ use tokio::sync::{oneshot, watch};
 use super::batch::Batch;
 use super::disk::Disk;
 use super::engine::{Engine, IsConnected, OpenError, OpenReport, Shared, StoreFailure};
+use super::history;
 use super::options::StoreOptions;
 use super::stats::StoreStats;
 use super::thread::{self, Inbox, Wanted};
 use super::{
-    BodySink, Busy, Command, CommitSink, Pulled, Recall, Refused, Store, StreamBounds, StreamError,
-    StreamRead, StreamState,
+    BodySink, Busy, Command, CommitSink, History, HistoryOf, Pulled, Recall, Refused, Store, StreamBounds,
+    StreamError, StreamRead, StreamState,
 };
 use crate::clock::Clock;
 use crate::credential::Revocation;
@@ -162,6 +163,10 @@ impl<D: Disk> Store for EmbeddedStore<D> {
         max_bytes: usize,
     ) -> Result<StreamRead, StreamError> {
         self.shared.streams.read(&self.shared.reader, stream, after, max_events, max_bytes)
+    }
+
+    fn history(&self, of: &HistoryOf) -> std::io::Result<History> {
+        history::read(&self.shared.reader, &self.clock, of)
     }
 
     fn head(&self) -> watch::Receiver<Seq> {

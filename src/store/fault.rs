@@ -15,7 +15,7 @@ pub(super) enum Fault {
     IgnoreApplied,
     /// Lets changed push records leave memory before they are written.
     ForgetChanged,
-    /// Names checkpoints before the tables hold what they reflect.
+    /// Names checkpoints before the tables hold what they reflect: the one mistake that breaks nothing, as the journal has it.
     NameEarly,
     /// Drops entries of a checkpoint whose batch is younger than its home's slice.
     DropHeld,

@@ -12,8 +12,8 @@ use crate::binding::{Bindings, Change, ChangeError};
 use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
-    Accepted, Acked, AppControl, Attributes, Counts, Failure, Millis, NewBatch, Reached, Rejection, Revoked,
-    Seen, StreamEvent,
+    Accepted, Acked, AppControl, Attributes, Counts, Failure, Millis, NewBatch, Reached, Refusal, Rejection,
+    Revoked, Seen, StreamEvent, TargetState,
 };
 
 /// A committed batch as sessions see it: immutable, shared by all entries that point to it.
@@ -31,6 +31,7 @@ pub mod disk;
 pub mod embedded;
 pub mod engine;
 mod fault;
+mod history;
 mod index;
 pub mod journal;
 mod ledger;
@@ -243,26 +244,128 @@ pub struct MessageState {
     pub expires_at: Millis,
     /// The sender's label, or empty.
     pub job_key: Arc<str>,
+    /// The sequence of its first batch: nothing of it is older.
+    pub first: Seq,
     /// What became of it on the device that was asked for.
     pub on_device: Option<OnDevice>,
 }
 
-/// What became of a message on one device.
+/// What the push record says of a message on one device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[allow(clippy::struct_excessive_bools)] // Five answers, of which any may hold.
+#[allow(clippy::struct_excessive_bools)] // Answers, of which any may hold.
 pub struct OnDevice {
-    /// It was an accepted target.
-    pub target: bool,
-    /// It is pending.
-    pub pending: bool,
-    /// It arrived.
-    pub arrived: bool,
+    /// What became of it there, of known devices.
+    pub state: TargetState,
+    /// The device's number; `None`: it isn't known.
+    pub number: Option<u32>,
+    /// It was refused there, indexed by `Refusal as usize - 1`.
+    pub refused: [bool; Refusal::ALL.len()],
+    /// While it is pending: when its batch was accepted.
+    pub accepted_at: Option<Millis>,
+    /// While it is pending: when it was first written, if it was.
+    pub sent_at: Option<Millis>,
+    /// It arrived after it had ended.
+    pub late: bool,
     /// It was tapped.
     pub clicked: bool,
     /// It was dismissed.
     pub cleaned: bool,
-    /// While it is pending: when it was first written, if it was.
+}
+
+/// What is asked about a device's past.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HistoryOf {
+    /// The app.
+    pub app: AppKey,
+    /// The device.
+    pub device: DeviceKey,
+    /// Its number, if it is known.
+    pub number: Option<u32>,
+    /// One message only, and the sequence of its first batch.
+    pub message: Option<(MessageId, Seq)>,
+}
+
+/// What the journal tells of a device's past, as far as it was looked at.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct History {
+    /// In the order of the journal; the newest ones if there are many.
+    pub events: Vec<Happened>,
+    /// The time of the oldest record that was looked at
+    pub from: Millis,
+    /// and of the newest.
+    pub to: Millis,
+    /// There are newer ones: a bound was reached.
+    pub is_cut: bool,
+}
+
+/// Something that happened to a message on a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Happened {
+    /// When.
+    pub at: Millis,
+    /// What.
+    pub what: What,
+    /// The message.
+    pub message: MessageId,
+    /// When it had first been written, if the record says so.
     pub sent_at: Option<Millis>,
+}
+
+/// See [`Happened`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// A batch named the device, and it was accepted.
+    Accepted,
+    /// The same, and it was not.
+    Refused(Refusal),
+    /// It was written, and said on its own.
+    Sent,
+    /// It arrived.
+    Arrived,
+    /// It ended otherwise.
+    Failed(Failure),
+    /// It arrived after its end.
+    Late,
+    /// It was tapped.
+    Clicked,
+    /// It was dismissed.
+    Cleaned,
+    /// Something was acknowledged that no push record has.
+    Unmatched,
+}
+
+impl What {
+    /// The word for it in JSON.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Refused(_) => "refused",
+            Self::Sent => "sent",
+            Self::Arrived => "arrived",
+            Self::Failed(_) => "failed",
+            Self::Late => "late",
+            Self::Clicked => "click",
+            Self::Cleaned => "clean",
+            Self::Unmatched => "unmatched",
+        }
+    }
+
+    /// The word for why, if there is one.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Refused(why) => Some(why.label()),
+            Self::Failed(why) => Some(why.label()),
+            _ => None,
+        }
+    }
+
+    /// Why it was refused, if it was.
+    pub fn refusal(self) -> Option<Refusal> {
+        match self {
+            Self::Refused(why) => Some(why),
+            _ => None,
+        }
+    }
 }
 
 /// What is known of a device.
@@ -276,6 +379,10 @@ pub struct DeviceState {
     pub last_active: Millis,
     /// Entries pending.
     pub pending: u32,
+    /// When the oldest of them was accepted.
+    pub oldest_pending_at: Option<Millis>,
+    /// Its number in sets.
+    pub number: u32,
     /// What the receipt log says of it.
     pub attributes: Attributes,
     /// What it is bound to; `None`: nothing.
@@ -411,6 +518,12 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         max_events: usize,
         max_bytes: usize,
     ) -> Result<StreamRead, StreamError>;
+
+    /// What happened to a device, read from the journal within bounds. Reads files: never call it on a shard's thread, nor on the store's. A store
+    /// that keeps no journal knows of nothing.
+    fn history(&self, _of: &HistoryOf) -> std::io::Result<History> {
+        Ok(History::default())
+    }
 
     /// The newest durable sequence, as it grows.
     fn head(&self) -> watch::Receiver<Seq>;

@@ -8,6 +8,7 @@ use super::batch::Batch;
 use super::ledger::Ledger;
 use super::part::Part;
 use super::push_record::{MessageKey, Numbers, PushRecord};
+use super::record::Who;
 use crate::ids::{AppKey, Seq};
 use crate::push::{Failure, Millis, Receipt, ReceiptKind, Refusal};
 
@@ -24,6 +25,8 @@ pub(super) struct Acceptance<'a> {
     pub(super) job_key: &'a Arc<str>,
     pub(super) named: u32,
     pub(super) refused: &'a [(u32, Refusal)],
+    /// In the same order.
+    pub(super) refused_who: &'a [Who],
     pub(super) numbers: Numbers<'a>,
     pub(super) accepted: u32,
 }
@@ -71,8 +74,8 @@ impl Part {
         record.accepted += accepted;
         record.pending += accepted;
         record.targets.add(&what.numbers);
-        for &(_, reason) in what.refused {
-            record.add_refused(reason);
+        for (&(_, reason), who) in what.refused.iter().zip(what.refused_who) {
+            record.add_refused(reason, who.number());
         }
         changed(record, key, ledger);
         ledger.count_pending(accepted, 0);

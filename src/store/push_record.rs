@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 
+use super::OnDevice;
 use super::codec::{Malformed, Take, put_bytes, put_u32, put_u64, put_varint};
 use crate::ids::{AppKey, MessageId, Seq};
-use crate::push::{Counts, Failure, Millis, Refusal};
+use crate::push::{Counts, Failure, Millis, Refusal, TargetState};
 
 /// A message under its app: the key of its push record.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -161,8 +162,8 @@ pub(super) struct PushRecord {
     pub(super) arrived: u64,
     pub(super) pending: u64,
     pub(super) late: u64,
-    /// Few messages have any.
-    pub(super) refused: Vec<(Refusal, u64)>,
+    /// Few messages have any. With the devices that were known: of others the journal knows.
+    pub(super) refused: Vec<(Refusal, u64, NumberSet)>,
     /// Entries, and the devices that they were of.
     pub(super) failed: Vec<(Failure, u64, NumberSet)>,
     pub(super) targets: NumberSet,
@@ -214,10 +215,46 @@ impl PushRecord {
         }
     }
 
-    pub(super) fn add_refused(&mut self, reason: Refusal) {
-        match self.refused.iter_mut().find(|(known, _)| *known == reason) {
-            Some((_, count)) => *count += 1,
-            None => self.refused.push((reason, 1)),
+    pub(super) fn add_refused(&mut self, reason: Refusal, number: Option<u32>) {
+        let at = self.refused.iter().position(|(known, ..)| *known == reason).unwrap_or_else(|| {
+            self.refused.push((reason, 0, NumberSet::Empty));
+            self.refused.len() - 1
+        });
+        let (_, count, devices) = &mut self.refused[at];
+        *count += 1;
+        if let Some(number) = number {
+            devices.insert(number);
+        }
+    }
+
+    /// What became of it on a device. `pending`: when its entry there was accepted, and when it was written.
+    pub(super) fn on_device(&self, number: u32, pending: Option<(Millis, Option<Millis>)>) -> OnDevice {
+        let mut refused = [false; Refusal::ALL.len()];
+        for (reason, _, devices) in &self.refused {
+            refused[*reason as usize - 1] = devices.contains(number);
+        }
+        let refusal = Refusal::ALL.into_iter().find(|reason| refused[*reason as usize - 1]);
+        let state = if pending.is_some() {
+            TargetState::Pending
+        } else if self.arrived_on.contains(number) {
+            TargetState::Arrived
+        } else if let Some(reason) = self.failure_on(number) {
+            TargetState::Failed(reason)
+        } else if self.targets.contains(number) {
+            // Its entry was lost with damaged records; the sums say the same.
+            TargetState::Failed(Failure::Storage)
+        } else {
+            refusal.map_or(TargetState::NotATarget, TargetState::Refused)
+        };
+        OnDevice {
+            state,
+            number: Some(number),
+            refused,
+            accepted_at: pending.map(|(accepted_at, _)| accepted_at),
+            sent_at: pending.and_then(|(_, written_at)| written_at),
+            late: self.arrived_late.contains(number),
+            clicked: self.clicked.contains(number),
+            cleaned: self.cleaned.contains(number),
         }
     }
 
@@ -259,7 +296,7 @@ impl PushRecord {
             late: self.late,
             ..Counts::default()
         };
-        for (reason, count) in &self.refused {
+        for (reason, count, _) in &self.refused {
             counts.refused[*reason as usize - 1] += count;
         }
         for (reason, count, _) in &self.failed {
@@ -284,9 +321,10 @@ impl PushRecord {
         ] {
             put_varint(out, number);
         }
-        for (reason, count) in &self.refused {
+        for (reason, count, devices) in &self.refused {
             out.push(*reason as u8);
             put_varint(out, *count);
+            devices.encode(out);
         }
         put_varint(out, self.failed.len() as u64);
         for (reason, count, devices) in &self.failed {
@@ -309,7 +347,8 @@ impl PushRecord {
         record.pending = take.varint()?;
         record.late = take.varint()?;
         for _ in 0..take.varint()? {
-            record.refused.push((Refusal::from_number(take.u8()?).ok_or(Malformed)?, take.varint()?));
+            let reason = Refusal::from_number(take.u8()?).ok_or(Malformed)?;
+            record.refused.push((reason, take.varint()?, NumberSet::decode(take)?));
         }
         for _ in 0..take.varint()? {
             let reason = Failure::from_number(take.u8()?).ok_or(Malformed)?;
@@ -347,7 +386,7 @@ mod tests {
         record.named = 3;
         record.accepted = 2;
         record.pending = 1;
-        record.add_refused(Refusal::Offline);
+        record.add_refused(Refusal::Offline, Some(9));
         let (count, devices) = record.failed_by(Failure::Expired);
         *count += 1;
         devices.insert(4);

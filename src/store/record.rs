@@ -33,9 +33,11 @@ use crate::push::{Failure, MassOutcome, Millis, Priority, Refusal};
 
 pub(super) use device::{BindingRecord, DeviceRecord, ForgottenRecord};
 pub(super) use receipt::{MassRecord, ReceiptRecord, app_of, has_ordinal, set_ordinal, stream_events};
+pub(super) use refused::{Who, put_who, take_who};
 
 pub(super) mod device;
 mod receipt;
+mod refused;
 
 pub(super) const BATCH: u8 = 1;
 pub(super) const COPY: u8 = 2;
@@ -87,6 +89,8 @@ pub(super) struct BatchRecord<'a> {
     pub(super) targets: &'a [u8],
     pub(super) priority: Priority,
     pub(super) collapse_key: &'a str,
+    /// Who was refused, see [`put_who`].
+    pub(super) refused_who: &'a [u8],
     /// Bit by ordinal: the target was resolved from an account that is bound there.
     pub(super) of_account: &'a [u8],
     /// Bit by ordinal: from one that isn't. Its end, `unbound`, is part of this record: whatever part of a group a crash leaves, the phone's
@@ -113,6 +117,7 @@ impl<'a> BatchRecord<'a> {
         put_bytes(out, self.targets);
         out.push(self.priority as u8);
         put_bytes(out, self.collapse_key.as_bytes());
+        put_bytes(out, self.refused_who);
         put_bytes(out, self.of_account);
         put_bytes(out, self.unbound);
     }
@@ -137,6 +142,7 @@ impl<'a> BatchRecord<'a> {
             targets: take.bytes()?,
             priority: take_priority(take.u8()?)?,
             collapse_key: take.text()?,
+            refused_who: take.bytes()?,
             of_account: take.bytes()?,
             unbound: take.bytes()?,
         };
@@ -329,6 +335,7 @@ mod tests {
                 targets: &encoded,
                 priority: Priority::High,
                 collapse_key: "weather",
+                refused_who: &[0, 1, 2, 3, 4],
                 of_account: &[6],
                 unbound: &[1],
             };

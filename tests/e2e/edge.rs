@@ -321,7 +321,8 @@ fn configuration(dir: &Path, dev: &DevSet, settings: &[(&str, &str)]) -> String 
     .expect("a string");
     in_section(&mut text, "router", &[]);
     let router = pki::DEV_ROUTER;
-    write!(text, "[[router.routers]]\nname = \"{router}\"\napps = \"*\"\nstreams = \"*\"\n")
+    let apps = settings.iter().find(|(key, _)| *key == "rights.apps").map_or("\"*\"", |(_, apps)| apps);
+    write!(text, "[[router.routers]]\nname = \"{router}\"\napps = {apps}\nstreams = \"*\"\n")
         .expect("a string");
     let secret = quoted(&dev.app_secret);
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");

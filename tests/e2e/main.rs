@@ -2,11 +2,13 @@
 //!
 //! One binary, as linking costs more than running; a module a theme.
 
+mod accounting;
 mod bad_input;
 mod bindings;
 mod collapse;
 mod crash;
 mod delivery;
+mod demo;
 mod device;
 mod disk;
 mod edge;
@@ -23,6 +25,7 @@ mod priority;
 mod query;
 mod quic;
 mod quota;
+mod reasons;
 mod registration;
 mod revocation;
 mod revoke;

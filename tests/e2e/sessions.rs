@@ -36,6 +36,8 @@ pub(crate) async fn narrow(edge: &Edge, way: Way) -> Link {
             Stream::Tls(Box::new(tls))
         }
         Transport::Quic(_) => unreachable!("connected above"),
+        #[cfg(feature = "grpc")]
+        Transport::Grpc(..) => unreachable!("devices don't speak it"),
     })
 }
 

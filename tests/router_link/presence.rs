@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use mooring::client::router::PresenceMap;
-use mooring::directory::Directory;
+use mooring::directory::{Directory, Way};
 use mooring::ids::{AppKey, DeviceKey, SessionRef, ShardId};
 use mooring::presence::{Change, Mark, Presence, Slice, SliceRequest, State};
+use mooring::telemetry::Transport;
 use mooring::wire::pb::router as pb;
 use pb::{LinkErrorCode, PresenceState, from_router, to_router};
 
@@ -57,7 +58,8 @@ impl Sessions {
         let generation = self.directory.next_generation();
         let session = SessionRef { generation, slot: 0, shard: ShardId(0) };
         let device = key(app_key, id);
-        self.directory.enter(device, session).expect("the newest");
+        let way = Way { since: 5, transport: Transport::Tls };
+        self.directory.enter(device, session, way).expect("the newest");
         let change = Change { app: app(app_key), device_id: id.into(), state: State::Connected, time: 5 };
         self.listed.lock().expect("lock").push((device, change.clone()));
         self.presence.mark(ShardId(0), || Mark { device, generation, change });

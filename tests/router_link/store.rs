@@ -141,6 +141,7 @@ fn answer(query: &Query) -> QueryAnswer {
             accepted_at: 5,
             expires_at: 6,
             job_key: "job".into(),
+            first: mooring::ids::Seq(1),
             on_device: None,
         }))),
         Query::Devices(keys) => QueryAnswer::Devices(keys.iter().map(|key| known(*key)).collect()),
@@ -156,6 +157,8 @@ fn known(key: DeviceKey) -> Option<DeviceState> {
         push_on: true,
         last_active: 7,
         pending: 1,
+        oldest_pending_at: Some(1),
+        number: 0,
         attributes: Attributes(Arc::from([])),
         bindings: None,
     })

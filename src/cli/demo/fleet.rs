@@ -1,139 +1,68 @@
-//! The devices of the demo: real ones, each with an app that notes what it was handed.
+//! The devices of the demo: real ones. Who they are follows from their numbers: a quarter belongs to the second app, half of them
+//! register, the last quarter goes away and comes back over another transport, some of those with push switched off.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::client::device::{Device, End, Handler, Leave, Machine, Reaction, Settings, Stopped, Tally};
+use super::app::{App, Shared};
+use crate::binding::Binding;
+use crate::cli::output::Failure;
+use crate::client::device::{Device, End, Leave, Machine, Request, Settings, Stopped, Tally};
 use crate::client::local::LocalEdge;
-use crate::client::{Backoff, Way};
+use crate::client::{Backoff, Endpoint, Way};
 use crate::clock::Clock;
-use crate::wire::pb::device::{Attributes, DeviceType, EventType, Kind, Push};
+use crate::credential::InstallSecret;
+use crate::ids::AppKey;
+use crate::wire::pb::device::{Attributes, DeviceType};
 
 /// New connections a second at the start.
 const CONNECTS_PER_SECOND: u64 = 4_000;
 /// Source addresses: 127.0.0.2 and up.
 const SOURCES: u32 = 16;
-/// Of a hundred messages so many are tapped.
-const CLICKS: u8 = 10;
-/// Of a hundred messages so many are dismissed.
-const CLEANS: u8 = 5;
-/// The user reacts within so many milliseconds; half of the reactions come at once, in the same Ack as the arrive.
-const REACTION_MS: u64 = 300;
+/// Of so many devices that come back, one has push switched off.
+const SWITCHED_OFF: u32 = 10;
 
-/// The id of device `n`.
-pub(super) fn device_id(n: u32) -> String {
-    format!("d-{n}")
+/// Of so many devices that come back, one was reinstalled.
+const REINSTALLED: u32 = 10;
+/// Of so many devices that stay, one is bound.
+const BOUND: u32 = 20;
+/// Bindings of each of those.
+pub(super) const BINDINGS: u64 = 4;
+
+/// The account that a device is bound to.
+pub(super) fn account_of(n: u32) -> String {
+    format!("user-{n}")
 }
 
-/// What all apps count together, and whether something changed.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
-    connected: AtomicU64,
-    /// Devices with events that are not confirmed, or still to be made.
-    unsettled: AtomicU64,
-    received: AtomicU64,
-    clicked: AtomicU64,
-    cleaned: AtomicU64,
-    failure: Mutex<Option<String>>,
-    pub(super) changed: Notify,
+fn bindings(n: u32) -> [Binding; BINDINGS as usize] {
+    [
+        Binding::Account(account_of(n).into()),
+        Binding::Alias(format!("alias-{n}").into()),
+        Binding::Tag("demo".into()),
+        Binding::Phone(format!("139{n:08}").into()),
+    ]
 }
 
-impl Shared {
-    pub(super) fn connected(&self) -> u64 {
-        self.connected.load(Ordering::Acquire)
-    }
-
-    pub(super) fn unsettled(&self) -> u64 {
-        self.unsettled.load(Ordering::Acquire)
-    }
-
-    pub(super) fn received(&self) -> u64 {
-        self.received.load(Ordering::Acquire)
-    }
-
-    pub(super) fn clicked(&self) -> u64 {
-        self.clicked.load(Ordering::Acquire)
-    }
-
-    pub(super) fn cleaned(&self) -> u64 {
-        self.cleaned.load(Ordering::Acquire)
-    }
-
-    /// Why a device gave up, if one did.
-    pub(super) fn failure(&self) -> Option<String> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn fail(&self, why: String) {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
-        self.changed.notify_one();
-    }
+/// Which app a device belongs to, by their numbers.
+pub(super) fn app_of(n: u32) -> usize {
+    usize::from(n % 16 >= 12)
 }
 
-/// The app of one device.
-#[derive(Debug)]
-pub(super) struct App {
-    pub(super) got: Vec<u64>,
-    rng: SmallRng,
-    shared: Arc<Shared>,
-    connected: bool,
-    unsettled: bool,
-}
-
-impl App {
-    /// Messages handed over more than once.
-    fn duplicates(&self) -> u64 {
-        let distinct: HashSet<_> = self.got.iter().collect();
-        (self.got.len() - distinct.len()) as u64
-    }
-}
-
-impl Handler for App {
-    fn push(&mut self, push: Push) -> Option<Reaction> {
-        self.got.push(push.message_id);
-        self.shared.received.fetch_add(1, Ordering::AcqRel);
-        if push.kind() != Kind::Notification {
-            return None;
-        }
-        let (event, count) = match self.rng.random_range(0..100) {
-            roll if roll < CLICKS => (EventType::Click, &self.shared.clicked),
-            roll if roll < CLICKS + CLEANS => (EventType::Clean, &self.shared.cleaned),
-            _ => return None,
-        };
-        count.fetch_add(1, Ordering::AcqRel);
-        let delay = if self.rng.random() { 0 } else { self.rng.random_range(1..REACTION_MS) };
-        Some(Reaction { event, delay })
-    }
-
-    fn turn(&mut self, machine: &Machine) {
-        let (connected, unsettled) = (machine.is_connected(), machine.unsettled() > 0);
-        note_change(&self.shared.connected, &mut self.connected, connected);
-        note_change(&self.shared.unsettled, &mut self.unsettled, unsettled);
-        self.shared.changed.notify_one();
-    }
-}
-
-fn note_change(count: &AtomicU64, was: &mut bool, is: bool) {
-    match (*was, is) {
-        (false, true) => count.fetch_add(1, Ordering::AcqRel),
-        (true, false) => count.fetch_sub(1, Ordering::AcqRel),
-        _ => return,
-    };
-    *was = is;
+/// Whether it registers, or has been given id and credential.
+fn registers(n: u32) -> bool {
+    n / 2 % 2 == 1
 }
 
 /// All devices: the first three quarters stay, the last quarter goes away and comes back.
 pub(super) struct Fleet {
     pub(super) shared: Arc<Shared>,
     pub(super) devices: u32,
+    ways: Vec<Way>,
     tasks: JoinSet<(u32, Device<App>)>,
     stay: watch::Sender<Leave>,
     first_stay: watch::Sender<Leave>,
@@ -143,31 +72,71 @@ pub(super) struct Fleet {
 /// What the devices say in the end.
 #[derive(Debug, Default)]
 pub(super) struct Devices {
-    /// By number: the messages that its app was handed.
-    pub(super) got: Vec<HashSet<u64>>,
+    /// By number: the messages that its app was handed, in that order.
+    pub(super) got: Vec<Vec<u64>>,
     pub(super) duplicates: u64,
     pub(super) tally: Tally,
+    /// How many registered.
+    pub(super) registered: u64,
+    /// How many were connected in the end, by transport.
+    pub(super) transports: BTreeMap<&'static str, u64>,
 }
 
 impl Fleet {
-    pub(super) fn start(edge: &LocalEdge, devices: u32, ways: &[Way], seed: u64, clock: &Arc<Clock>) -> Self {
+    pub(super) fn start(
+        edge: &LocalEdge,
+        apps: &[AppKey],
+        devices: u32,
+        ways: &[Way],
+        seed: u64,
+        clock: &Arc<Clock>,
+    ) -> Result<Self, Failure> {
         let (stay, staying) = watch::channel(Leave::Stay);
         let (first_stay, first_staying) = watch::channel(Leave::Stay);
         let (come_back, coming_back) = watch::channel(false);
-        let shared = Arc::new(Shared::default());
-        let mut tasks = JoinSet::new();
-        let online = devices - devices / 4;
+        let mut fleet = Self {
+            shared: Arc::new(Shared::new(devices)),
+            devices,
+            ways: ways.to_vec(),
+            tasks: JoinSet::new(),
+            stay,
+            first_stay,
+            come_back,
+        };
         for n in 0..devices {
-            let way = ways.get(n as usize % ways.len().max(1)).copied().unwrap_or(Way::Tls);
-            let device = device(edge, n, way, seed, clock, &shared);
-            let wait = Duration::from_millis(u64::from(n) * 1_000 / CONNECTS_PER_SECOND);
-            let mut lives = vec![staying.clone()];
-            if n >= online {
-                lives.insert(0, first_staying.clone());
+            let settings = settings(edge, apps, n, seed, &fleet.shared)?;
+            let app = App::new(n, settings.seed, &fleet.shared);
+            let endpoint = endpoint(edge, n, fleet.way(n, 0));
+            let mut machine = Machine::new(settings);
+            if fleet.is_bound(n) {
+                for binding in bindings(n) {
+                    machine.request(Request::Bind(binding));
+                }
             }
-            tasks.spawn(life(n, device, wait, lives, coming_back.clone(), Arc::clone(&shared)));
+            let device = Device::new(endpoint, machine, app, Arc::clone(clock));
+            let mut life = Life {
+                n,
+                wait: Duration::from_millis(u64::from(n) * 1_000 / CONNECTS_PER_SECOND),
+                stays: vec![staying.clone()],
+                come_back: coming_back.clone(),
+                elsewhere: self::endpoint(edge, n, fleet.way(n, 1)),
+                switch_off: false,
+                reinstall: false,
+                shared: Arc::clone(&fleet.shared),
+            };
+            if n >= fleet.online() {
+                life.stays.insert(0, first_staying.clone());
+                life.switch_off = fleet.is_switched_off(n);
+                life.reinstall = fleet.is_reinstalled(n);
+            }
+            fleet.tasks.spawn(life.run(device));
         }
-        Self { shared, devices, tasks, stay, first_stay, come_back }
+        Ok(fleet)
+    }
+
+    /// How a device connects in its first, or a later, life.
+    fn way(&self, n: u32, life: usize) -> Way {
+        self.ways.get((n as usize + life) % self.ways.len().max(1)).copied().unwrap_or(Way::Tls)
     }
 
     /// How many of them go offline.
@@ -177,6 +146,21 @@ impl Fleet {
 
     pub(super) fn online(&self) -> u32 {
         self.devices - self.offline()
+    }
+
+    /// Whether a device comes back with push switched off.
+    pub(super) fn is_switched_off(&self, n: u32) -> bool {
+        n.checked_sub(self.online()).is_some_and(|of_those| of_those % SWITCHED_OFF == 4)
+    }
+
+    /// Whether a device comes back after its app was reinstalled.
+    pub(super) fn is_reinstalled(&self, n: u32) -> bool {
+        n.checked_sub(self.online()).is_some_and(|of_those| of_those % REINSTALLED == 7)
+    }
+
+    /// Whether a device is bound to an account and more.
+    pub(super) fn is_bound(&self, n: u32) -> bool {
+        n < self.online() && n % BOUND == 1
     }
 
     pub(super) fn send_away(&self) {
@@ -190,7 +174,7 @@ impl Fleet {
     /// All leave, once everything is confirmed; what they say.
     pub(super) async fn end(mut self) -> Devices {
         self.stay.send_replace(Leave::Settle);
-        let mut all = Devices { got: vec![HashSet::new(); self.devices as usize], ..Devices::default() };
+        let mut all = Devices { got: vec![Vec::new(); self.devices as usize], ..Devices::default() };
         let patience = tokio::time::sleep(Duration::from_secs(10));
         tokio::pin!(patience);
         loop {
@@ -204,9 +188,13 @@ impl Fleet {
             match ended {
                 None => return all,
                 Some(Ok((n, device))) => {
+                    let tally = &device.machine().tally;
+                    let way = self.way(n, usize::from(n >= self.online()));
+                    *all.transports.entry(way.name()).or_default() += u64::from(tally.sessions > 0);
+                    all.registered += u64::from(registers(n) && tally.sessions > 0);
                     all.duplicates += device.handler.duplicates();
-                    add(&mut all.tally, &device.machine().tally);
-                    all.got[n as usize] = device.handler.got.into_iter().collect();
+                    add(&mut all.tally, tally);
+                    all.got[n as usize] = device.handler.got;
                 }
                 Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
             }
@@ -219,6 +207,8 @@ fn add(sum: &mut Tally, one: &Tally) {
     sum.duplicates_dropped += one.duplicates_dropped;
     sum.redelivered += one.redelivered;
     sum.expired += one.expired;
+    sum.revoked += one.revoked;
+    sum.bound += one.bound;
     sum.arrived += one.arrived;
     sum.confirmed += one.confirmed;
     sum.clicked += one.clicked;
@@ -227,15 +217,23 @@ fn add(sum: &mut Tally, one: &Tally) {
     sum.sessions += one.sessions;
 }
 
-fn device(
+fn settings(
     edge: &LocalEdge,
+    apps: &[AppKey],
     n: u32,
-    way: Way,
     seed: u64,
-    clock: &Arc<Clock>,
-    shared: &Arc<Shared>,
-) -> Device<App> {
-    let id = device_id(n);
+    shared: &Shared,
+) -> Result<Settings, Failure> {
+    let app = apps.get(app_of(n)).unwrap_or(edge.app());
+    let (device_id, credential, install_secret) = if registers(n) {
+        let secret = InstallSecret::generate().map_err(Failure::failed)?;
+        (String::new(), Vec::new(), Some(*secret.as_bytes()))
+    } else {
+        let id = format!("d-{n}");
+        shared.set_id(n, &id);
+        let credential = edge.credential_of(app, &id);
+        (id, credential, None)
+    };
     let brands = ["vivo", "OPPO", "Xiaomi", "HUAWEI", "HONOR"];
     let attributes = Attributes {
         device_type: DeviceType::Android.into(),
@@ -247,50 +245,64 @@ fn device(
         utdid: format!("utdid-{n}"),
         ..Attributes::default()
     };
-    let settings = Settings {
-        app_key: edge.app().as_str().into(),
-        credential: edge.credential(&id),
-        device_id: id,
-        install_secret: None,
+    Ok(Settings {
+        app_key: app.as_str().into(),
+        device_id,
+        credential,
+        install_secret,
         attributes: Arc::new(attributes),
         heartbeat_seconds: 0,
         backoff: Backoff::fast(),
         seed: seed ^ u64::from(n) << 32,
-    };
-    // Never 127.0.0.1: a source address of its own keeps devices' ports apart from those of others.
-    let [.., low] = (2 + n / 2 % SOURCES).to_be_bytes();
-    let source = IpAddr::V4(Ipv4Addr::new(127, 0, 0, low));
-    let endpoint = edge.device_endpoint(way, Some(source));
-    let app = App {
-        got: Vec::new(),
-        rng: SmallRng::seed_from_u64(settings.seed),
-        shared: Arc::clone(shared),
-        connected: false,
-        unsettled: false,
-    };
-    Device::new(endpoint, Machine::new(settings), app, Arc::clone(clock))
+    })
 }
 
-/// A device's life: one stay after the other; the second one begins when it is called back.
-async fn life(
+fn endpoint(edge: &LocalEdge, n: u32, way: Way) -> Endpoint {
+    // Never 127.0.0.1: a source address of its own keeps devices' ports apart from those of others.
+    let [.., low] = (2 + n / 2 % SOURCES).to_be_bytes();
+    edge.device_endpoint(way, Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, low))))
+}
+
+/// What a device is to do.
+struct Life {
     n: u32,
-    mut device: Device<App>,
     wait: Duration,
-    lives: Vec<watch::Receiver<Leave>>,
-    mut come_back: watch::Receiver<bool>,
+    /// One after the other; the second one begins when it is called back.
+    stays: Vec<watch::Receiver<Leave>>,
+    come_back: watch::Receiver<bool>,
+    /// Where it comes back to.
+    elsewhere: Endpoint,
+    /// Whether it comes back with push switched off.
+    switch_off: bool,
+    /// Whether its app was reinstalled before it comes back.
+    reinstall: bool,
     shared: Arc<Shared>,
-) -> (u32, Device<App>) {
-    tokio::time::sleep(wait).await;
-    for (i, mut stay) in lives.into_iter().enumerate() {
-        if i > 0 && come_back.wait_for(|back| *back).await.is_err() {
-            break; // The demo has ended without it.
+}
+
+impl Life {
+    async fn run(mut self, mut device: Device<App>) -> (u32, Device<App>) {
+        tokio::time::sleep(self.wait).await;
+        for (i, mut stay) in self.stays.into_iter().enumerate() {
+            if i > 0 {
+                if self.come_back.wait_for(|back| *back).await.is_err() {
+                    break; // The demo has ended without it.
+                }
+                *device.endpoint_mut() = self.elsewhere.clone();
+                if self.reinstall {
+                    device.machine_mut().lose_state();
+                }
+                if self.switch_off {
+                    device.machine_mut().switch_push(false);
+                }
+            }
+            if let Stopped::Ended(end) = device.run(&mut stay).await {
+                let (id, why) = (self.shared.id(self.n), reason(&end));
+                self.shared.fail(format!("device {} ({id}) was turned away: {why}", self.n));
+                break;
+            }
         }
-        if let Stopped::Ended(end) = device.run(&mut stay).await {
-            shared.fail(format!("device {} was turned away: {}", device_id(n), reason(&end)));
-            break;
-        }
+        (self.n, device)
     }
-    (n, device)
 }
 
 fn reason(end: &End) -> String {

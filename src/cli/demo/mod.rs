@@ -1,11 +1,17 @@
 //! `demo`: the whole ring over real sockets on this machine, with the edge killed in the middle, and an account of every message.
 //!
-//! The edge is a child process; devices and the router live here. What devices say, what the router says and what the edge says are
-//! counted apart, and have to agree.
+//! The edge is a child process; devices and routers live here. What devices say, what the routers say and what the edge says are
+//! counted apart, and have to agree. Some of each feature is played: two apps with a stream and a router each (one of them over gRPC), devices that register,
+//! two priorities, collapse keys, messages taken back, quotas, an app that is suspended, retention 0, the offline policy `return`, the push switch, bindings, reinstalled apps, devices that
+//! comes back over the other transport, presence and questions.
 
+mod app;
+mod device_events;
 mod fleet;
 mod plan;
+mod questions;
 mod report;
+mod scenes;
 mod stage;
 
 use std::path::{Path, PathBuf};
@@ -55,9 +61,10 @@ Examples:
   mooring demo --devices 10000 --shards 4 --json
   mooring demo --transport tls,quic,tcp
 
-Exit code 1 if a message was lost or handed to an app twice, if what edge, router and devices
-counted differs, if accepted = arrived + failed + pending did not hold at a check, or if a
-shard had no session.";
+Exit code 1 if a message was lost, handed to an app twice or out of the order of acceptance of
+its priority, if what edge, routers and devices counted differs, if presence or an answer of
+the edge differs from that, if accepted = arrived + failed + pending did not hold at a check,
+or if a shard had no session.";
 
 /// Runs `demo`.
 pub fn run(args: &Args) -> ExitCode {
@@ -88,6 +95,7 @@ async fn story(args: &Args, dir: &Path) -> Result<Report, Failure> {
     let offline = stage.fleet.offline();
     stage.say(&format!("{offline} of them go offline"));
     stage.send_away().await?;
+    stage.presence_says(stage.fleet.online()).await?;
     stage.check("connected").await?;
 
     stage.say("a broadcast, single messages, and some that can't arrive");
@@ -96,16 +104,26 @@ async fn story(args: &Args, dir: &Path) -> Result<Report, Failure> {
     stage.oddities().await?;
     stage.check("first pushes").await?;
 
+    stage.say("newer ones in the place of older ones, one taken back, and more than a device may have");
+    stage.accounts().await?;
+    stage.collapse().await?;
+    stage.take_back().await?;
+    stage.flood().await?;
+    stage.suspend().await?;
+    stage.check("messages that end early").await?;
+
     stage.say("a broadcast, and in the middle of it SIGKILL");
     stage.broadcast_and_kill().await?;
-    stage.say("the edge starts again; devices and router come back, the router repeats");
+    stage.say("the edge starts again; devices and routers come back, routers repeat");
     stage.restart().await?;
     stage.check("after the crash").await?;
     stage.broadcast().await?;
     stage.check("pushes after the crash").await?;
 
-    stage.say("those who were offline come in");
+    stage.say("those who were offline come in over the other transport, some with push switched off");
     stage.bring_in().await?;
+    stage.switched_off().await?;
+    stage.presence_says(args.devices).await?;
     stage.settle().await?;
     stage.check("the end").await?;
     stage.finish().await

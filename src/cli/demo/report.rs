@@ -1,9 +1,11 @@
 //! The end of the demo: three accounts side by side, and what is wrong with them.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
+use super::questions::Compared;
 use crate::client::device;
 use crate::client::router;
 
@@ -20,8 +22,31 @@ pub(super) struct Check {
 pub(super) struct Report {
     pub(super) lost: u64,
     pub(super) duplicates: u64,
+    /// Messages that an app was handed before one of the same priority that was accepted earlier.
+    pub(super) out_of_order: u64,
+    /// How many there have to be in a line of the account, by its name.
+    pub(super) expected: BTreeMap<String, u64>,
     pub(super) devices: device::Tally,
+    /// All routers together.
     pub(super) router: router::Tally,
+    /// Devices that registered.
+    pub(super) registered: u64,
+    /// Devices by the transport of their last session, as they know it.
+    pub(super) transports: BTreeMap<&'static str, u64>,
+    /// The same, as the edge counts its sessions.
+    pub(super) sessions: BTreeMap<&'static str, u64>,
+    /// Bindings, as the routers were told.
+    pub(super) bound: u64,
+    /// Push switches that went off, as the routers were told.
+    pub(super) switched_off: u64,
+    /// Batches that had to be rejected: of a suspended app.
+    pub(super) rejected: u64,
+    /// (device, message): told that it was taken back; how many had to be.
+    pub(super) told: (u64, u64),
+    /// Devices that are connected in the end, as a router that follows presence knows.
+    pub(super) presence: u64,
+    /// Answers about devices and messages.
+    pub(super) compared: Compared,
     pub(super) checks: Vec<Check>,
     /// The answer of `/v1/shards`.
     pub(super) shards: Value,
@@ -34,6 +59,8 @@ pub(super) struct Report {
 /// One line of the account; `None`: that side doesn't count it.
 struct Row {
     name: String,
+    /// How many there have to be.
+    plan: Option<u64>,
     edge: u64,
     router: Option<u64>,
     devices: Option<u64>,
@@ -58,9 +85,12 @@ impl Report {
 
     fn rows(&self) -> Vec<Row> {
         let (router, devices) = (&self.router, &self.devices);
-        let row = |name: &str, edge, router, devices| Row { name: name.to_owned(), edge, router, devices };
+        let row = |name: &str, edge, router, devices| {
+            let plan = self.expected.get(name).copied();
+            Row { name: name.to_owned(), plan, edge, router, devices }
+        };
         let mut rows = vec![
-            row("targets", self.total("targets"), Some(router.targets), None),
+            row("targets", self.total("targets"), Some(router.targets - router.targets_rejected), None),
             row("accepted", self.total("accepted"), Some(router.accepted), None),
         ];
         let ours = |ours: Vec<(&'static str, u64)>, reason: &str| {
@@ -91,14 +121,15 @@ impl Report {
 
     /// For a reader.
     pub(super) fn table(&self) -> String {
-        let mut out = format!("\n{:<24}{:>12}{:>12}{:>12}\n", "", "edge", "router", "devices");
+        let mut out = format!("\n{:<24}{:>12}{:>12}{:>12}{:>12}\n", "", "plan", "edge", "routers", "devices");
         let cell = |n: Option<u64>| n.map_or_else(String::new, |n| n.to_string());
         for row in self.rows() {
             // Writing to a string can't fail.
             writeln!(
                 out,
-                "{:<24}{:>12}{:>12}{:>12}",
+                "{:<24}{:>12}{:>12}{:>12}{:>12}",
                 row.name,
+                cell(row.plan),
                 row.edge,
                 cell(row.router),
                 cell(row.devices)
@@ -110,13 +141,20 @@ impl Report {
             ("handed to apps", devices.received),
             ("lost", self.lost),
             ("handed twice", self.duplicates),
+            ("out of order", self.out_of_order),
+            ("told of a taking back", self.told.0),
+            ("registered", self.registered),
             ("redelivered", devices.redelivered),
             ("duplicates dropped", devices.duplicates_dropped),
             ("acks confirmed", devices.confirmed),
             ("reconnects", devices.reconnects),
         ];
         for (name, n) in own {
-            writeln!(out, "{name:<24}{:>12}{:>12}{n:>12}", "", "").ok();
+            writeln!(out, "{name:<24}{:>36}{n:>12}", "").ok();
+        }
+        for (name, n) in &self.transports {
+            let edge = self.sessions.get(name).copied().unwrap_or_default();
+            writeln!(out, "{:<24}{:>12}{edge:>12}{:>12}{n:>12}", format!("sessions: {name}"), "", "").ok();
         }
         writeln!(out, "\n{:<24}{:>12}{:>12}", "shard", "sessions", "deliveries").ok();
         for (i, (sessions, deliveries)) in self.shards().into_iter().enumerate() {
@@ -125,8 +163,11 @@ impl Report {
         let held = self.checks.iter().filter(|c| c.holds).count();
         write!(
             out,
-            "\naccepted = arrived + failed + pending held at {held} of {} checks; {:.1} s",
+            "\naccepted = arrived + failed + pending held at {held} of {} checks; \
+             {} answers were compared, presence has {} devices; {:.1} s",
             self.checks.len(),
+            self.compared.answers,
+            self.presence,
             self.seconds
         )
         .ok();
@@ -135,7 +176,9 @@ impl Report {
 
     /// For a script.
     pub(super) fn json(&self) -> Value {
-        let failed: Map<_, _> = self.by_reason("failed").into_iter().map(|(r, n)| (r, json!(n))).collect();
+        let by_reason = |name: &str| -> Map<_, _> {
+            self.by_reason(name).into_iter().map(|(reason, n)| (reason, json!(n))).collect()
+        };
         let shards: Vec<_> = self
             .shards()
             .into_iter()
@@ -144,10 +187,20 @@ impl Report {
         json!({
             "accepted": self.total("accepted"),
             "arrived": self.total("arrived"),
-            "failed": failed,
+            "refused": by_reason("refused"),
+            "failed": by_reason("failed"),
             "pending": self.total("pending"),
             "lost": self.lost,
             "duplicates": self.duplicates,
+            "out_of_order": self.out_of_order,
+            "revokes_told": self.told.0,
+            "registered": self.registered,
+            "transports": self.transports,
+            "presence": self.presence,
+            "bound": self.bound,
+            "switched_off": self.switched_off,
+            "suspended": self.router.batches_rejected,
+            "answers_compared": self.compared.answers,
             "redelivered": self.devices.redelivered,
             "receipts": {
                 "sent": self.total("sent"),
@@ -169,16 +222,46 @@ impl Report {
         if self.duplicates > 0 {
             faults.push(format!("{} messages were handed to an app twice", self.duplicates));
         }
-        for row in self.rows() {
+        if self.out_of_order > 0 {
+            faults.push(format!("{} messages were handed to an app out of order", self.out_of_order));
+        }
+        let rows = self.rows();
+        for row in &rows {
             let differs = |other: Option<u64>| other.is_some_and(|n| n != row.edge);
-            if differs(row.router) || differs(row.devices) {
+            if differs(row.plan) || differs(row.router) || differs(row.devices) {
                 faults.push(format!("{} differs", row.name));
             }
         }
+        // A reason that the edge doesn't name at all has no line.
+        let missing = |name: &&String| self.expected[*name] > 0 && rows.iter().all(|row| row.name != **name);
+        faults.extend(self.expected.keys().filter(missing).map(|name| format!("{name} is missing")));
+        if self.told.0 != self.told.1 {
+            faults.push(format!(
+                "{} devices were told of a message taken back, not {}",
+                self.told.0, self.told.1
+            ));
+        }
+        if self.bound != self.devices.bound {
+            faults.push(format!(
+                "devices were bound {} times, routers were told of {}",
+                self.devices.bound, self.bound
+            ));
+        }
+        if self.transports != self.sessions {
+            let (ours, edge) = (&self.transports, &self.sessions);
+            faults.push(format!("sessions by transport differ: devices have {ours:?}, the edge {edge:?}"));
+        }
+        if self.presence != self.transports.values().sum::<u64>() {
+            faults.push(format!("presence has {} devices", self.presence));
+        }
+        faults.extend(self.compared.differences.first().cloned());
         let wrong = [
             ("targets have two different outcomes", self.router.conflicts),
             ("outcomes are of unknown batches", self.router.foreign),
-            ("batches were rejected", self.router.batches_rejected),
+            (
+                "batches too many, or too few, were rejected",
+                self.router.batches_rejected.abs_diff(self.rejected),
+            ),
             ("events were dropped by the edge", self.router.gaps),
             ("events match nothing", self.router.unmatched),
         ];
@@ -208,7 +291,9 @@ mod tests {
             "arrived": 9, "failed": {"expired": 1, "offline": 0}, "pending": 0, "sent": 9, "clicked": 2, "cleaned": 1,
         });
         let router = router::Tally {
-            targets: 12,
+            targets: 13,
+            targets_rejected: 1,
+            batches_rejected: 1,
             accepted: 10,
             refused: [0, 0, 0, 0, 2],
             arrived: 9,
@@ -224,6 +309,17 @@ mod tests {
         Report {
             lost: 0,
             duplicates: 0,
+            out_of_order: 0,
+            expected: [("failed: expired".to_owned(), 1)].into(),
+            registered: 1,
+            transports: [("quic", 1), ("tls", 3)].into(),
+            sessions: [("quic", 1), ("tls", 3)].into(),
+            bound: 0,
+            switched_off: 0,
+            rejected: 1,
+            told: (2, 2),
+            presence: 4,
+            compared: Compared { answers: 7, differences: Vec::new() },
             devices,
             router,
             checks: vec![Check { at: "the end".into(), holds: true, totals }],
@@ -239,7 +335,9 @@ mod tests {
         let report = report();
         assert_eq!(report.faults(), Vec::<String>::new());
         let expected = json!({
-            "accepted": 10, "arrived": 9, "failed": {"expired": 1}, "pending": 0, "lost": 0, "duplicates": 0,
+            "accepted": 10, "arrived": 9, "refused": {"duplicate": 2}, "failed": {"expired": 1}, "pending": 0, "lost": 0,
+            "duplicates": 0, "out_of_order": 0, "revokes_told": 2, "registered": 1, "transports": {"quic": 1, "tls": 3},
+            "presence": 4, "bound": 0, "switched_off": 0, "suspended": 1, "answers_compared": 7,
             "redelivered": 0, "receipts": {"sent": 9, "arrive": 9, "click": 2, "clean": 1},
             "shards": [{"sessions": 3, "deliveries": 5}, {"sessions": 1, "deliveries": 4}], "seconds": 1.23,
         });
@@ -259,6 +357,20 @@ mod tests {
         assert_eq!(faults(|r| r.devices.cleaned = 9), ["receipts: clean differs"]);
         assert_eq!(faults(|r| r.router.failed[0] = 0), ["failed: expired differs", "pending differs"]);
         assert_eq!(faults(|r| r.checks[0].holds = false).len(), 1);
+        assert_eq!(faults(|r| r.out_of_order = 1).len(), 1);
+        assert_eq!(faults(|r| r.told.0 = 1).len(), 1);
+        assert_eq!(faults(|r| r.bound = 1).len(), 1);
+        assert_eq!(faults(|r| r.presence = 3), ["presence has 3 devices"]);
+        assert_eq!(faults(|r| r.compared.differences.push("a".into())), ["a"]);
+        assert_eq!(faults(|r| *r.sessions.entry("tls").or_default() += 1).len(), 1);
+        assert_eq!(
+            faults(|r| r.expected.extend([("failed: expired".to_owned(), 3)])),
+            ["failed: expired differs"]
+        );
+        assert_eq!(
+            faults(|r| r.expected.extend([("failed: revoked".to_owned(), 3)])),
+            ["failed: revoked is missing"]
+        );
         assert_eq!(faults(|r| r.shards[1]["sessions"] = json!(0)), ["a shard had no session"]);
         assert_eq!(faults(|r| r.expected_shards = 3), ["a shard had no session"]);
     }

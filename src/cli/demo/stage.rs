@@ -1,5 +1,4 @@
-//! The edge, the devices and the router of the demo, and the scenes that they play. A scene ends with an event, never after a time; the
-//! whole has a deadline.
+//! The edge, the devices and the routers of the demo, and how it waits: for events, never for a time; the whole has a deadline.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,42 +8,54 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::Args;
-use super::fleet::{Fleet, Shared};
-use super::plan::Plan;
+use super::app::Shared;
+use super::device_events::ToldOfDevices;
+use super::fleet::Fleet;
+use super::plan::{Draft, Plan};
+use super::questions::{self, Presence};
 use super::report::{Check, Report};
 use crate::cli::output::{Failure, note};
-use crate::client::Backoff;
-use crate::client::local::LocalEdge;
+use crate::client::local::{LocalApp, LocalEdge};
 use crate::client::router::{Options, Progress, Router, Tally};
+use crate::client::{Backoff, Endpoint};
 use crate::clock::Clock;
-use crate::ids::DigestKey;
-use crate::limits;
+use crate::ids::{AppKey, DigestKey};
 
-/// Milliseconds without a link after which the router gives up.
+/// Milliseconds without a link after which a router gives up.
 const PATIENCE_MS: u64 = 60_000;
 /// Milliseconds after which the state is looked at again, whether or not something was heard.
-const LOOK_MS: u64 = 200;
-/// Single messages, at most.
-const SINGLES: u32 = 2_000;
+pub(super) const LOOK_MS: u64 = 200;
 /// Seconds for the last receipts to come in.
 const SETTLE_SECONDS: u64 = 30;
 /// Seconds for the edge to leave.
 const LEAVE_SECONDS: u64 = 40;
+/// The second app, and the stream of its receipts and outcomes. It drops the oldest where the first one refuses the newest.
+const SECOND: LocalApp<'_> = LocalApp { key: "demo-2", stream: "second", over_quota: "drop_oldest" };
+/// Messages that one device may have pending.
+pub(super) const MAX_PENDING: u32 = 64;
 
 /// All that plays.
 pub(super) struct Stage {
     pub(super) fleet: Fleet,
-    edge: LocalEdge,
-    router: Router,
-    progress: watch::Receiver<Progress>,
-    plan: Plan,
-    clock: Arc<Clock>,
+    pub(super) edge: LocalEdge,
+    /// One an app, each with a stream of its own; the second one over gRPC, where that is built in.
+    pub(super) routers: [Router; 2],
+    progress: [watch::Receiver<Progress>; 2],
+    presence: Presence,
+    /// What the streams say of devices.
+    pub(super) told_of_devices: Arc<ToldOfDevices>,
+    pub(super) plan: Plan,
+    pub(super) clock: Arc<Clock>,
     started: u64,
-    deadline: u64,
+    pub(super) deadline: u64,
     /// Messages that devices that are online have been given.
-    expected: u64,
+    pub(super) expected: u64,
     /// Outcomes that are failures.
-    failing: u64,
+    pub(super) failing: u64,
+    /// Batches that have to be rejected, of one target each.
+    pub(super) rejected: u64,
+    /// Devices that have to be told that a message was taken back.
+    pub(super) to_be_told: u64,
     checks: Vec<Check>,
     shards: u32,
 }
@@ -54,40 +65,43 @@ impl Stage {
         let clock = Arc::new(Clock::new(0));
         let started = clock.now();
         let program = std::env::current_exe().map_err(Failure::failed)?;
+        let max_pending = MAX_PENDING.to_string();
         // A short goodbye: nobody balances load here.
         let settings = [
             ("leave.drain_lead_ms", "0"),
             ("leave.window_ms", "200"),
             ("log.filter", "info"),
+            ("store.max_pending_per_device", max_pending.as_str()),
             // After a crash a device over QUIC learns of it when it says something.
             ("device.quic_heartbeat_min_s", "1"),
             ("device.quic_heartbeat_default_s", "1"),
         ];
-        let mut edge =
-            LocalEdge::prepare(&program, dir, args.shards as usize, &settings).map_err(Failure::failed)?;
+        let shards = args.shards as usize;
+        let mut edge = LocalEdge::prepare_with_apps(&program, dir, shards, &settings, &[SECOND])
+            .map_err(Failure::failed)?;
         edge.start().await.map_err(Failure::failed)?;
-        let mut digest = [0; 32];
-        getrandom::fill(&mut digest).map_err(Failure::failed)?;
-        let options = Options {
-            endpoint: edge.router_endpoint(),
-            name: "mooring demo".into(),
-            streams: vec!["main".into()],
-            backoff: Backoff::fast(),
-            patience: PATIENCE_MS,
-            seed,
-        };
-        let router = Router::start(options, Arc::clone(&clock), DigestKey(digest), Box::new(|_| {}));
+        let second = AppKey::parse(SECOND.key).ok_or_else(|| Failure::failed("not an app key"))?;
+        let apps = vec![edge.app().clone(), second];
+        let told = Arc::new(ToldOfDevices::default());
+        let routers = [
+            router(edge.router_endpoint(), "main", seed, &clock, &told)?,
+            router(edge.router_endpoint_grpc(), SECOND.stream, seed, &clock, &told)?,
+        ];
         Ok(Self {
-            fleet: Fleet::start(&edge, args.devices, &args.transport, seed, &clock),
-            progress: router.progress(),
-            plan: Plan::new(edge.app().as_str(), seed),
+            fleet: Fleet::start(&edge, &apps, args.devices, &args.transport, seed, &clock)?,
+            progress: [routers[0].progress(), routers[1].progress()],
+            presence: Presence::follow(&edge, PATIENCE_MS, seed, &clock),
+            told_of_devices: told,
+            plan: Plan::new(apps, seed),
             edge,
-            router,
+            routers,
             clock,
             started,
             deadline: started + args.deadline * 1_000,
             expected: 0,
             failing: 0,
+            rejected: 0,
+            to_be_told: 0,
             checks: Vec::new(),
             shards: args.shards,
         })
@@ -99,13 +113,28 @@ impl Stage {
         note(&format!("{:6.2} s  {what}", passed as f64 / 1_000.0));
     }
 
+    /// What both routers say together.
+    pub(super) fn look(&mut self) -> Progress {
+        let [first, second] = &mut self.progress;
+        let mut both = first.borrow_and_update().clone();
+        let other = second.borrow_and_update();
+        both.connected &= other.connected;
+        both.links += other.links;
+        both.tally += other.tally;
+        both
+    }
+
     /// Waits until something is so. Fails at the deadline, and as soon as it can't come any more.
-    async fn until(&mut self, what: &str, so: impl Fn(&Shared, &Progress) -> bool) -> Result<(), Failure> {
+    pub(super) async fn until(
+        &mut self,
+        what: &str,
+        so: impl Fn(&Shared, &Progress) -> bool,
+    ) -> Result<(), Failure> {
         let deadline = self.deadline;
         if self.is_so_by(deadline, so).await? {
             return Ok(());
         }
-        let tally = self.progress.borrow().tally;
+        let tally = self.look().tally;
         let log = self.edge.log_tail();
         Err(Failure::failed(format!(
             "gave up waiting until {what}: {} devices connected, {} messages handed over, {tally:?}; the end of the edge's log:\n{log}",
@@ -121,7 +150,8 @@ impl Stage {
         so: impl Fn(&Shared, &Progress) -> bool,
     ) -> Result<bool, Failure> {
         loop {
-            if so(&self.fleet.shared, &self.progress.borrow_and_update()) {
+            let progress = self.look();
+            if so(&self.fleet.shared, &progress) {
                 return Ok(true);
             }
             if let Some(why) = self.fleet.shared.failure() {
@@ -133,154 +163,45 @@ impl Stage {
             if self.clock.now() >= deadline {
                 return Ok(false);
             }
+            let [first, second] = &mut self.progress;
+            let ended = |_| Failure::failed("a router has ended");
             tokio::select! {
                 () = self.fleet.shared.changed.notified() => {}
-                changed = self.progress.changed() => {
-                    changed.map_err(|_| Failure::failed("the router has ended"))?;
-                }
+                changed = first.changed() => changed.map_err(ended)?,
+                changed = second.changed() => changed.map_err(ended)?,
                 () = tokio::time::sleep(Duration::from_millis(LOOK_MS)) => {}
             }
         }
     }
 
-    pub(super) async fn connect_all(&mut self) -> Result<(), Failure> {
-        let all = u64::from(self.fleet.devices);
-        self.until("all devices are connected", |fleet, _| fleet.connected() == all).await
-    }
-
-    pub(super) async fn send_away(&mut self) -> Result<(), Failure> {
-        self.fleet.send_away();
-        let online = u64::from(self.fleet.online());
-        self.until("the offline quarter has left", |fleet, _| fleet.connected() == online).await?;
-        // The edge has noticed too: what is pushed from here on waits for them.
-        while self.edge_sessions().await? != online {
-            tokio::time::sleep(Duration::from_millis(LOOK_MS / 10)).await;
-            if self.clock.now() >= self.deadline {
-                return Err(Failure::failed("the edge doesn't notice that devices have left"));
+    /// Gives a message to the routers of the apps that its devices belong to.
+    pub(super) async fn deliver(&mut self, draft: &Draft) -> Result<(), Failure> {
+        for (app, batch) in self.plan.batches(self.clock.now(), draft, &self.fleet.shared) {
+            if !self.routers[app].deliver(batch).await {
+                return Err(Failure::failed("a router has ended"));
             }
         }
         Ok(())
     }
 
-    async fn edge_sessions(&self) -> Result<u64, Failure> {
-        let shards = self.edge.ask("/v1/shards").await.map_err(Failure::failed)?;
-        let sessions = shards.as_array().into_iter().flatten().filter_map(|s| s["sessions"].as_u64());
-        Ok(sessions.sum())
-    }
-
-    async fn deliver(
-        &mut self,
-        message: u64,
-        targets: Vec<Option<u32>>,
-        retention: Option<u32>,
-    ) -> Result<(), Failure> {
-        let batch = self.plan.batch(self.clock.now(), message, targets, retention);
-        if self.router.deliver(batch).await { Ok(()) } else { Err(Failure::failed("the router has ended")) }
-    }
-
     /// Every batch is answered, and who is online has everything.
-    async fn delivered(&mut self, what: &str) -> Result<(), Failure> {
+    pub(super) async fn delivered(&mut self, what: &str) -> Result<(), Failure> {
         let expected = self.expected;
         self.until(what, |fleet, router| router.tally.unanswered() == 0 && fleet.received() >= expected).await
     }
 
-    /// One message to all, in several batches.
-    pub(super) async fn broadcast(&mut self) -> Result<(), Failure> {
-        let message = self.plan.message();
-        for targets in self.parts(5) {
-            self.deliver(message, targets, None).await?;
-        }
-        self.expected += u64::from(self.fleet.online());
-        self.delivered("a broadcast has reached who is online").await
-    }
-
-    /// All devices in so many parts, each with some who are online and some who aren't.
-    fn parts(&self, parts: u32) -> Vec<Vec<Option<u32>>> {
-        let parts = parts.max(self.fleet.devices / limits::BATCH_TARGETS as u32 + 1);
-        let part = |p| (0..self.fleet.devices).filter(|n| n % parts == p).map(Some).collect();
-        (0..parts).map(part).collect()
-    }
-
-    /// Messages to one device each, in batches of one.
-    pub(super) async fn singles(&mut self) -> Result<(), Failure> {
-        for _ in 0..self.fleet.devices.min(SINGLES) {
-            let (message, device) = (self.plan.message(), self.plan.any(self.fleet.devices));
-            self.deliver(message, vec![Some(device)], None).await?;
-            self.expected += u64::from(device < self.fleet.online());
-        }
-        self.delivered("single messages have reached who is online").await
-    }
-
-    /// What can't arrive: unknown devices, a device named twice, a message that expires, and one for who is connected only.
-    pub(super) async fn oddities(&mut self) -> Result<(), Failure> {
-        let (online, offline) = (self.fleet.online(), self.fleet.offline());
-        let some = self.fleet.devices / 20;
-        let away = |plan: &mut Plan, count| -> Vec<u32> {
-            let picked = plan.some(count, offline);
-            picked.into_iter().map(|n| n + online).collect()
-        };
-        let message = self.plan.message();
-        let mut targets = vec![None; 5];
-        targets.extend([Some(0), Some(1), Some(0)]);
-        self.deliver(message, targets, None).await?;
-        self.expected += 2;
-
-        let expiring = away(&mut self.plan, some);
-        self.failing += expiring.len() as u64;
-        let message = self.plan.message();
-        self.deliver(message, expiring.into_iter().map(Some).collect(), Some(1)).await?;
-
-        let absent = away(&mut self.plan, some);
-        let present = self.plan.some(some, online);
-        self.failing += absent.len() as u64;
-        self.expected += present.len() as u64;
-        let message = self.plan.message();
-        self.deliver(message, absent.into_iter().chain(present).map(Some).collect(), Some(0)).await?;
-
-        let failing = self.failing;
-        self.until("what can't arrive has failed", |_, router| {
-            router.tally.ended() - router.tally.arrived >= failing
-        })
-        .await?;
-        self.delivered("the others have arrived").await
-    }
-
-    /// Kills the edge while a broadcast is under way: some devices have it, some batches are not answered.
-    pub(super) async fn broadcast_and_kill(&mut self) -> Result<(), Failure> {
-        let message = self.plan.message();
-        let parts = self.parts(20);
-        let (before, half) = (self.fleet.shared.received(), parts.len() / 2);
-        for (i, targets) in parts.into_iter().enumerate() {
-            if i == half {
-                self.until("some devices have it", |fleet, _| fleet.received() > before).await?;
+    /// Waits until presence says that the first so many devices are connected, and no others.
+    pub(super) async fn presence_says(&mut self, online: u32) -> Result<(), Failure> {
+        while self.presence.count() != u64::from(online)
+            || self.presence.wrong(self.plan.apps(), &self.fleet.shared, online) > 0
+        {
+            if self.clock.now() >= self.deadline {
+                let count = self.presence.count();
+                return Err(Failure::failed(format!("presence says {count}, not {online}, are connected")));
             }
-            self.deliver(message, targets, None).await?;
+            tokio::time::sleep(Duration::from_millis(LOOK_MS / 10)).await;
         }
-        self.edge.kill().await.map_err(Failure::failed)?;
-        self.expected += u64::from(self.fleet.online());
-        let tally = self.progress.borrow().tally;
-        let got = self.fleet.shared.received() - before;
-        self.say(&format!(
-            "killed: {got} devices have the message, {} batches are not answered",
-            tally.unanswered()
-        ));
         Ok(())
-    }
-
-    pub(super) async fn restart(&mut self) -> Result<(), Failure> {
-        self.edge.start().await.map_err(Failure::failed)?;
-        let online = u64::from(self.fleet.online());
-        self.until("devices and router are back", |fleet, router| {
-            fleet.connected() == online && router.connected
-        })
-        .await?;
-        self.delivered("the broken broadcast has reached who is online").await
-    }
-
-    pub(super) async fn bring_in(&mut self) -> Result<(), Failure> {
-        self.fleet.bring_in();
-        self.connect_all().await?;
-        self.until("every accepted message has its outcome", |_, router| router.tally.is_settled()).await
     }
 
     /// Waits for the last confirmations and receipts. Whether they agree in the end is for the report to say.
@@ -307,17 +228,38 @@ impl Stage {
     pub(super) async fn finish(mut self) -> Result<Report, Failure> {
         let shards = self.edge.ask("/v1/shards").await.map_err(Failure::failed)?;
         let expected_shards = self.shards;
+        let sessions = questions::sessions(&self.edge).await?;
+        let mut compared = questions::devices(&self.edge, self.plan.apps(), &self.fleet).await?;
+        let (told, presence) = (self.fleet.shared.told(), self.presence.count());
         let devices = self.fleet.end().await;
-        let (ledger, ended) = self.router.close().await;
-        ended.map_err(Failure::failed)?;
+        let (mut ledgers, mut tally) = (Vec::new(), Tally::default());
+        for router in self.routers {
+            let (ledger, ended) = router.close().await;
+            ended.map_err(Failure::failed)?;
+            tally += ledger.tally();
+            ledgers.push(ledger);
+        }
+        questions::messages(&self.edge, &self.plan, &ledgers, &mut compared).await?;
+        drop(self.presence);
         self.edge.terminate().map_err(Failure::failed)?;
         let left = tokio::time::timeout(Duration::from_secs(LEAVE_SECONDS), self.edge.wait()).await;
         let graceful = matches!(left, Ok(Ok(status)) if status.success());
         Ok(Report {
-            lost: self.plan.lost(&ledger, &devices),
-            router: ledger.tally(),
+            lost: self.plan.lost(&ledgers, &devices),
+            out_of_order: self.plan.out_of_order(&ledgers, &devices),
+            expected: self.plan.expected().clone(),
+            router: tally,
             duplicates: devices.duplicates,
             devices: devices.tally,
+            registered: devices.registered,
+            transports: devices.transports,
+            sessions,
+            told: (told, self.to_be_told),
+            rejected: self.rejected,
+            bound: self.told_of_devices.bound(),
+            switched_off: self.told_of_devices.switched_off(),
+            presence,
+            compared,
             checks: self.checks,
             shards,
             expected_shards,
@@ -325,4 +267,24 @@ impl Stage {
             seconds: self.clock.now().saturating_sub(self.started) as f64 / 1_000.0,
         })
     }
+}
+
+fn router(
+    endpoint: Endpoint,
+    stream: &str,
+    seed: u64,
+    clock: &Arc<Clock>,
+    told: &Arc<ToldOfDevices>,
+) -> Result<Router, Failure> {
+    let mut digest = [0; 32];
+    getrandom::fill(&mut digest).map_err(Failure::failed)?;
+    let options = Options {
+        endpoint,
+        name: format!("mooring demo, stream {stream}"),
+        streams: vec![stream.into()],
+        backoff: Backoff::fast(),
+        patience: PATIENCE_MS,
+        seed,
+    };
+    Ok(Router::start(options, Arc::clone(clock), DigestKey(digest), ToldOfDevices::listener(told)))
 }

@@ -99,19 +99,14 @@ impl<H: Handler> Device<H> {
         &self.machine
     }
 
-    /// Asks the edge for something: once a session, until it is answered. `false`: too much waits already.
-    pub fn request(&mut self, request: Request) -> bool {
-        self.machine.request(request)
-    }
-
-    /// The app was reinstalled: see [`Machine::lose_state`].
-    pub fn lose_state(&mut self) {
-        self.machine.lose_state();
-    }
-
     /// Takes requests from here while it is connected.
     pub fn take_requests(&mut self, requests: mpsc::Receiver<Request>) {
         self.requests = Some(requests);
+    }
+
+    /// What it knows, to change how it goes on from the next session on.
+    pub fn machine_mut(&mut self) -> &mut Machine {
+        &mut self.machine
     }
 
     /// Where it connects to from the next session on.

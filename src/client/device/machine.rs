@@ -64,6 +64,8 @@ pub struct Tally {
     pub expired: u64,
     /// Messages taken back by the edge.
     pub revoked: u64,
+    /// Bindings that the edge made.
+    pub bound: u64,
     /// Arrive events sent, repeats after a reconnect not counted.
     pub arrived: u64,
     /// Events that the edge confirmed as durable.
@@ -185,9 +187,7 @@ impl Machine {
     /// Asks the edge for something: once a session, until it is answered. `false`: too much waits already.
     pub fn request(&mut self, request: Request) -> bool {
         if let Request::Push(on) = request {
-            // Every Hello says it too.
-            let state = if on { PushState::On } else { PushState::Off };
-            std::sync::Arc::make_mut(&mut self.settings.attributes).push = state.into();
+            self.switch_push(on);
         }
         self.requests.push(request)
     }
@@ -199,6 +199,12 @@ impl Machine {
         self.later = Vec::new();
         self.session = None;
         self.state_lost = true;
+    }
+
+    /// Sets the push switch: the next Hello says so.
+    pub fn switch_push(&mut self, on: bool) {
+        let state = if on { PushState::On } else { PushState::Off };
+        std::sync::Arc::make_mut(&mut self.settings.attributes).push = state.into();
     }
 
     /// Whether it is welcome.
@@ -249,10 +255,11 @@ impl Machine {
             }
             to_device::Frame::GoAway(away) => Asked::End(go_away(away)),
             to_device::Frame::Error(error) => Asked::End(refused(&error)),
-            to_device::Frame::Reply(reply) => self
-                .requests
-                .handle_reply(&reply)
-                .map_or(Asked::Nothing, |answered| Asked::Replied(Box::new(answered))),
+            to_device::Frame::Reply(reply) => {
+                let Some(answered) = self.requests.handle_reply(&reply) else { return Asked::Nothing };
+                self.tally.bound += u64::from(matches!(answered, (Request::Bind(_), Ok(()))));
+                Asked::Replied(Box::new(answered))
+            }
             to_device::Frame::Pong(_) => Asked::Nothing,
         }
     }

@@ -197,9 +197,9 @@ impl Driver {
     async fn keep_open(&mut self) -> Result<(), Stop> {
         let mut since = self.clock.now();
         loop {
-            let ended = match self.link().await {
+            let ended = match Box::pin(self.link()).await {
                 Some(Ok((sender, receiver, opened))) => {
-                    let ended = self.session(sender, receiver, &opened).await;
+                    let ended = Box::pin(self.session(sender, receiver, &opened)).await;
                     since = self.clock.now();
                     ended
                 }
@@ -248,7 +248,7 @@ impl Driver {
             presence: None,
         };
         let endpoint = self.options.endpoint.clone();
-        self.taking(async move { link::open(&endpoint, open).await }).await
+        self.taking(Box::pin(async move { link::open(&endpoint, open).await })).await
     }
 
     async fn session<R, W>(&mut self, sender: Sender<W>, mut receiver: Receiver<R>, opened: &Opened) -> Ended

@@ -67,8 +67,8 @@ struct Entry {
     /// Until it is answered.
     batch: Option<Arc<DeliverBatch>>,
     size: Credit,
-    /// Answered, and taken.
-    accepted: bool,
+    /// Answered, and taken: where it stands in the edge's journal.
+    accepted: Option<u64>,
     /// A number for each ordinal: 0 none yet, 1 arrived, 255 refused, else 1 + the failure's.
     outcomes: Vec<u8>,
 }
@@ -129,7 +129,7 @@ impl Ledger {
         self.tally.targets += targets as u64;
         let key = key(&batch.app_key, &batch.batch_id);
         let size = Credit { targets: targets as u64, bytes: batch.encoded_len() as u64 };
-        let entry = Entry { batch: Some(Arc::new(batch)), size, accepted: false, outcomes: vec![0; targets] };
+        let entry = Entry { batch: Some(Arc::new(batch)), size, accepted: None, outcomes: vec![0; targets] };
         let former = self.batches.insert(key.clone(), entry);
         debug_assert!(former.is_none(), "batch ids are unique per app");
         self.waiting.push_back(key);
@@ -197,7 +197,7 @@ impl Ledger {
     pub fn handle_accepted(&mut self, answer: &BatchAccepted) {
         let Some((key, _)) = self.answered(&answer.app_key, &answer.batch_id, true) else { return };
         if let Some(entry) = self.batches.get_mut(&key) {
-            entry.accepted = true;
+            entry.accepted = Some(answer.sequence);
             for ordinal in answer.refused.iter().flat_map(|r| &r.ordinals) {
                 if let Some(outcome) = entry.outcomes.get_mut(*ordinal as usize) {
                     *outcome = REFUSED;
@@ -235,13 +235,18 @@ impl Ledger {
 
     /// What became of each target of a batch, by ordinal; `None` if the batch was not accepted.
     pub fn fates(&self, app: &str, batch_id: &str) -> Option<impl Iterator<Item = Fate>> {
-        let entry = self.batches.get(&key(app, batch_id)).filter(|e| e.accepted)?;
+        let entry = self.batches.get(&key(app, batch_id)).filter(|e| e.accepted.is_some())?;
         Some(entry.outcomes.iter().map(|outcome| match *outcome {
             0 => Fate::Pending,
             ARRIVED => Fate::Arrived,
             REFUSED => Fate::Refused,
             failed => Failure::from_number(failed - ARRIVED).map_or(Fate::Pending, Fate::Failed),
         }))
+    }
+
+    /// Where a batch stands in the order of acceptance; `None` if it was not accepted.
+    pub fn sequence(&self, app: &str, batch_id: &str) -> Option<u64> {
+        self.batches.get(&key(app, batch_id))?.accepted
     }
 
     /// Events of a stream; afterwards its cursor may be acknowledged.

@@ -55,6 +55,38 @@ pub struct Tally {
     pub unchecked: u64,
 }
 
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        let Self { refused, failed, .. } = self;
+        refused.iter_mut().zip(other.refused).for_each(|(sum, n)| *sum += n);
+        failed.iter_mut().zip(other.failed).for_each(|(sum, n)| *sum += n);
+        for (sum, n) in [
+            (&mut self.batches, other.batches),
+            (&mut self.batches_accepted, other.batches_accepted),
+            (&mut self.batches_rejected, other.batches_rejected),
+            (&mut self.put_off, other.put_off),
+            (&mut self.answers_repeated, other.answers_repeated),
+            (&mut self.targets, other.targets),
+            (&mut self.targets_rejected, other.targets_rejected),
+            (&mut self.accepted, other.accepted),
+            (&mut self.arrived, other.arrived),
+            (&mut self.sent, other.sent),
+            (&mut self.arrive, other.arrive),
+            (&mut self.click, other.click),
+            (&mut self.clean, other.clean),
+            (&mut self.late, other.late),
+            (&mut self.unmatched, other.unmatched),
+            (&mut self.events_repeated, other.events_repeated),
+            (&mut self.conflicts, other.conflicts),
+            (&mut self.foreign, other.foreign),
+            (&mut self.gaps, other.gaps),
+            (&mut self.unchecked, other.unchecked),
+        ] {
+            *sum += n;
+        }
+    }
+}
+
 impl Tally {
     /// What the edge says of a message, in the place of what was counted: over all its batches.
     pub fn take_message(&mut self, state: &MessageState) {

@@ -20,7 +20,9 @@ use crate::store::options::StoreOptions;
 use crate::store::part::{Entry, OF_ACCOUNT, Spread};
 use crate::store::part_messages::{Acceptance, RecordBounds};
 use crate::store::push_record::{MessageKey, Numbers};
-use crate::store::record::{self, BatchRecord, Target, has_ordinal, put_refused, put_targets, set_ordinal};
+use crate::store::record::{
+    self, BatchRecord, Target, Who, has_ordinal, put_refused, put_targets, put_who, set_ordinal,
+};
 use crate::store::stats::StoreStats;
 
 /// Bytes of a batch record beside body, label and targets, at most.
@@ -32,6 +34,8 @@ const TARGET_BYTES: usize = 25;
 struct Decided {
     accepted: Vec<Target>,
     refused: Vec<(u32, Refusal)>,
+    /// In the same order.
+    refused_who: Vec<Who>,
     /// Of a batch of retention 0: accepted, but not connected.
     offline: Vec<Target>,
     /// Accepted, and to be told.
@@ -207,7 +211,7 @@ impl<D: Disk> Engine<D> {
             refused: refused.into(),
         };
         self.remember(id, remembered, parts);
-        self.add_message(home, &batch, &new, &answer, &decided.accepted, parts);
+        self.add_message(home, &batch, &new, &answer, (&decided.accepted, &decided.refused_who), parts);
         if accepted > 0 {
             self.begin(&batch);
             self.shared.bodies.insert(&batch, new.body);
@@ -242,6 +246,7 @@ impl<D: Disk> Engine<D> {
         let mut decided = Decided {
             accepted: Vec::with_capacity(new.targets.len()),
             refused: Vec::new(),
+            refused_who: Vec::new(),
             offline: Vec::new(),
             told: Vec::with_capacity(new.targets.len()),
             unbound: Vec::new(),
@@ -279,6 +284,9 @@ impl<D: Disk> Engine<D> {
                 }
                 Err(reason) => {
                     decided.refused.push((ordinal, reason));
+                    let number =
+                        self.shared.index.of_device(key).devices.get(key).map(|device| device.number);
+                    decided.refused_who.push(Who::of(key, number));
                     settled.insert(*key);
                 }
             }
@@ -324,8 +332,9 @@ impl<D: Disk> Engine<D> {
         batch: &Arc<Batch>,
         decided: &Decided,
     ) -> Result<Vec<u8>, StoreFailure> {
-        let (mut refused, mut targets) = (Vec::new(), Vec::new());
+        let (mut refused, mut refused_who, mut targets) = (Vec::new(), Vec::new(), Vec::new());
         put_refused(&mut refused, &decided.refused);
+        put_who(&mut refused_who, &decided.refused_who);
         put_targets(&mut targets, &decided.accepted);
         let record = BatchRecord {
             seq: batch.seq,
@@ -345,6 +354,7 @@ impl<D: Disk> Engine<D> {
             targets: &targets,
             priority: new.priority,
             collapse_key: &new.collapse_key,
+            refused_who: &refused_who,
             of_account: &decided.of_account,
             unbound: &decided.unbound_bits,
         };
@@ -382,7 +392,7 @@ impl<D: Disk> Engine<D> {
         batch: &Arc<Batch>,
         new: &NewBatch,
         answer: &Accepted,
-        accepted: &[Target],
+        (accepted, refused_who): (&[Target], &[Who]),
         parts: usize,
     ) {
         let many: RoaringBitmap;
@@ -401,6 +411,7 @@ impl<D: Disk> Engine<D> {
             job_key: &new.job_key,
             named: new.targets.len() as u32,
             refused: &answer.refused,
+            refused_who,
             numbers,
             accepted: answer.accepted,
         };

@@ -5,7 +5,6 @@ use super::{Engine, StoreFailure};
 use crate::ids::{AppKey, DeviceKey, MessageId};
 use crate::push::{Counts, Millis};
 use crate::store::disk::Disk;
-use crate::store::part::Entry;
 use crate::store::push_record::MessageKey;
 use crate::store::{DeviceState, MessageState, OnDevice, Query, QueryAnswer};
 
@@ -29,30 +28,24 @@ impl<D: Disk> Engine<D> {
     ) -> Result<Option<MessageState>, StoreFailure> {
         let index = &self.shared.index;
         // One part is locked at a time: the device's first.
-        let on_device = device.map(|key| {
+        let known = device.and_then(|key| {
             let part = index.of_device(key);
             let device = part.devices.get(key)?;
-            Some((device.number, device.entry(message).map(Entry::written_at)))
+            let entry = device.entry(message).map(|entry| (entry.batch.accepted_at, entry.written_at()));
+            Some((device.number, entry))
         });
         let key = MessageKey::of(app, message);
         let part = part_with(index, &*self.tables.tables, &mut self.ledger, key)?;
         let Some(record) = part.messages.get(&key) else { return Ok(None) };
-        let on_device = on_device.map(|known| match known {
-            None => OnDevice::default(),
-            Some((number, pending)) => OnDevice {
-                target: record.targets.contains(number),
-                pending: pending.is_some(),
-                sent_at: pending.flatten(),
-                arrived: record.arrived_on.contains(number),
-                clicked: record.clicked.contains(number),
-                cleaned: record.cleaned.contains(number),
-            },
+        let on_device = device.map(|_| {
+            known.map_or_else(OnDevice::default, |(number, pending)| record.on_device(number, pending))
         });
         Ok(Some(MessageState {
             counts: record.counts(),
             accepted_at: record.accepted_at,
             expires_at: record.expires_at,
             job_key: record.job_key.clone(),
+            first: record.row,
             on_device,
         }))
     }
@@ -65,6 +58,8 @@ impl<D: Disk> Engine<D> {
             push_on: device.push_on,
             last_active: device.about.last_active,
             pending: device.pending.len() as u32,
+            oldest_pending_at: device.pending.iter().map(|entry| entry.batch.accepted_at).min(),
+            number: device.number,
             attributes: device.about.attributes.clone(),
             bindings: device.about.bindings.clone(),
         })

@@ -25,7 +25,7 @@ use crate::store::recalls::Recall;
 use crate::store::record::device::take_active;
 use crate::store::record::{
     self, BatchRecord, BindingRecord, DeviceRecord, ForgottenRecord, MassRecord, RecallRecord, ReceiptRecord,
-    Target, has_ordinal, take_epoch, take_refused,
+    Target, has_ordinal, take_epoch, take_refused, take_who,
 };
 use crate::store::tables::{Tables, TablesError};
 
@@ -198,6 +198,7 @@ impl Replay<'_> {
         seq: Seq,
     ) -> Result<(), Malformed> {
         let refused = take_refused(record.refused)?;
+        let refused_who = take_who(record.refused_who)?;
         let numbers: RoaringBitmap = targets.iter().map(|target| target.number).collect();
         let what = Acceptance {
             app,
@@ -208,6 +209,7 @@ impl Replay<'_> {
             job_key: &record.job_key.into(),
             named: record.named,
             refused: &refused,
+            refused_who: &refused_who,
             numbers: Numbers::Many(&numbers),
             accepted: targets.len() as u32,
         };
@@ -370,10 +372,10 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Records and entries that had to be left out.
+    /// Records that couldn't be understood, and entries whose batch has no record.
     pub(super) fn left_out(&self) -> u64 {
-        let held: usize = self.loaded.held.values().map(Vec::len).sum();
-        self.malformed + held as u64
+        let held: u64 = self.loaded.held.values().map(|held| held.len() as u64).sum();
+        self.malformed + held
     }
 
     /// The lists without what ended. An entry of a batch that isn't live at home can only be left by a damaged record.

@@ -156,7 +156,7 @@ impl<D: Disk> Engine<D> {
         let mut targets = Vec::new();
         put_targets(&mut targets, &left);
         // The answer to a repeat is kept apart, and what ended at once has ended: a copy needs neither.
-        let copy = BatchRecord { refused: &[], targets: &targets, unbound: &[], ..record };
+        let copy = BatchRecord { refused: &[], refused_who: &[], targets: &targets, unbound: &[], ..record };
         self.scratch.clear();
         copy.encode(&mut self.scratch);
         if !self.journal.fits(self.scratch.len(), true) {

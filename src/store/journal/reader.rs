@@ -44,6 +44,19 @@ impl<D: Disk> JournalReader<D> {
         self.shared.first().unwrap_or(Seq(self.head().0 + 1))
     }
 
+    /// The cursor before the newest segments that together have about so many bytes.
+    pub fn tail(&self, bytes: u64) -> Seq {
+        let (mut seen, mut after) = (0, self.head());
+        for segment in self.shared.segments().iter().rev() {
+            seen += u64::from(segment.end());
+            if seen > bytes && after < self.head() {
+                break;
+            }
+            after = after.min(Seq(segment.first.0.saturating_sub(1)));
+        }
+        after
+    }
+
     /// Damaged places that scans have passed so far.
     pub fn damaged(&self) -> u64 {
         self.shared.damaged.load(Ordering::Relaxed)

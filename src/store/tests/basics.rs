@@ -154,7 +154,8 @@ fn acks_end_entries_once_and_late_ones_are_marked() {
     assert_eq!((counts.arrived, counts.failed[0], counts.pending), (2, 1, 0));
     assert_eq!((counts.clicked, counts.cleaned, counts.late), (2, 1, 2));
     let on = state.on_device.expect("asked for");
-    assert!(on.target && on.clicked && !on.arrived && !on.pending);
+    assert!(on.clicked && on.late);
+    assert_eq!(on.state, crate::push::TargetState::Failed(crate::push::Failure::Expired));
 
     let events: Vec<StreamEvent> = harness.stream(Seq(0)).into_iter().map(|(_, event)| event).collect();
     let kinds: Vec<String> = events

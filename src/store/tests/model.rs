@@ -530,6 +530,13 @@ fn dropping_held_entries_is_found() {
     is_found(Fault::DropHeld);
 }
 
+/// Checkpoints that are ahead of the tables are not made; but if there were one, the journal brings the tables up.
+#[test]
+fn promises_hold_with_tables_behind_the_checkpoint() {
+    fault::make(Some(Fault::NameEarly));
+    holds(5, 140);
+}
+
 /// The tables' own syncs matter as well: what is trimmed rests on them.
 #[test]
 fn leaving_out_the_tables_sync_is_found() {

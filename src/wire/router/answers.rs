@@ -8,7 +8,7 @@ use super::{LinkError, Rejected, pb};
 use crate::ids::Seq;
 use crate::limits;
 use crate::presence::Update;
-use crate::push::{Accepted, Counts, Failure, Millis, Refusal, Revoked};
+use crate::push::{Accepted, Counts, Failure, Millis, Refusal, Revoked, TargetState};
 use crate::store::{DeviceState, MessageState, OnDevice, StreamBounds};
 use crate::wire::frame::{ROUTER_HEAD, put_router_frame};
 use crate::wire::pb::device;
@@ -228,19 +228,23 @@ fn message_state(state: &MessageState) -> pb::MessageState {
     }
 }
 
-fn on_device(state: OnDevice) -> pb::MessageOnDevice {
-    let outcome = match state {
-        OnDevice { arrived: true, .. } => pb::Outcome::Arrived,
-        OnDevice { target: true, pending: false, .. } => pb::Outcome::Failed,
-        _ => pb::Outcome::None,
+fn on_device(on: OnDevice) -> pb::MessageOnDevice {
+    let (outcome, reason) = match on.state {
+        TargetState::Arrived => (pb::Outcome::Arrived, 0),
+        TargetState::Failed(why) => (pb::Outcome::Failed, why as u8),
+        _ => (pb::Outcome::None, 0),
     };
+    let refused = if let TargetState::Refused(why) = on.state { why as u8 } else { 0 };
     pb::MessageOnDevice {
-        target: state.target,
+        target: on.state.is_accepted(),
         outcome: outcome.into(),
-        pending: state.pending,
-        clicked: state.clicked,
-        cleaned: state.cleaned,
-        sent_time: state.sent_at.unwrap_or(0),
+        pending: on.state == TargetState::Pending,
+        clicked: on.clicked,
+        cleaned: on.cleaned,
+        sent_time: on.sent_at.unwrap_or(0),
+        reason: i32::from(reason),
+        refused: i32::from(refused),
+        late: on.late,
     }
 }
 

@@ -417,6 +417,8 @@ fn an_answer_over_the_frame_limit_is_an_error() {
         push_on: true,
         last_active: 1,
         pending: 2,
+        oldest_pending_at: None,
+        number: 0,
         attributes: Attributes(attributes),
         bindings: None,
     };

@@ -1,0 +1,155 @@
+//! What happened to a device, or to one message on it, read back from the journal: for who troubleshoots.
+//!
+//! Nothing is kept in memory for it. One question looks at [`LOOKED_AT`] bytes and for [`LOOKED_FOR_MICROS`] at most, on the asker's thread.
+//! Rejected: the last events of each device in memory, which would double what an idle device costs.
+
+use std::collections::{HashSet, VecDeque};
+use std::ops::ControlFlow;
+
+use super::codec::Malformed;
+use super::disk::Disk;
+use super::journal::{JournalReader, ReadError, Record};
+use super::push_record::take_bitmap;
+use super::record::{self, BatchRecord, MassRecord, ReceiptRecord, has_ordinal, take_refused};
+use super::{Happened, History, HistoryOf, What};
+use crate::clock::Clock;
+use crate::ids::Seq;
+use crate::push::{Failure, Millis, ReceiptKind};
+
+/// Bytes of records that one question looks at.
+const LOOKED_AT: u64 = 64 * 1024 * 1024;
+/// Microseconds that one question takes.
+const LOOKED_FOR_MICROS: u64 = 2_000_000;
+/// Events of an answer; more are dropped from the oldest end.
+const EVENTS: usize = 64;
+
+struct Scan<'a> {
+    of: &'a HistoryOf,
+    /// The device's targets: batch and ordinal. As many as there are batches in what is looked at.
+    targets: HashSet<(Seq, u32)>,
+    events: VecDeque<Happened>,
+}
+
+/// Reads within the bounds; a segment that is trimmed meanwhile ends it early.
+pub(super) fn read<D: Disk>(
+    reader: &JournalReader<D>,
+    clock: &Clock,
+    of: &HistoryOf,
+) -> std::io::Result<History> {
+    let mut after = match of.message {
+        Some((_, first)) => Seq(first.0.saturating_sub(1)),
+        None => reader.tail(LOOKED_AT),
+    };
+    after = after.max(Seq(reader.oldest().0.saturating_sub(1)));
+    let mut scan = Scan { of, targets: HashSet::new(), events: VecDeque::new() };
+    let (mut bytes, mut times, mut is_cut) = (0, None::<(Millis, Millis)>, false);
+    let until = clock.micros() + LOOKED_FOR_MICROS;
+    let scanned = reader.scan(after, &mut None, &mut |record| {
+        bytes += record.payload.len() as u64;
+        let from = times.map_or(record.group_time, |(from, _)| from);
+        times = Some((from, record.group_time));
+        // A record that isn't understood is no reason to say nothing of the others.
+        if scan.take(record).is_err() {
+            tracing::debug!(sequence = %record.seq, "a record isn't understood");
+        }
+        is_cut = bytes >= LOOKED_AT || clock.micros() >= until;
+        if is_cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    match scanned {
+        Ok(()) => {}
+        Err(ReadError::Gone | ReadError::Damaged(_)) => is_cut = true,
+        Err(ReadError::Io(error)) => return Err(error),
+    }
+    let now = clock.now();
+    let (from, to) = times.unwrap_or((now, now));
+    Ok(History { events: scan.events.into(), from, to, is_cut })
+}
+
+impl Scan<'_> {
+    fn take(&mut self, at: Record<'_>) -> Result<(), Malformed> {
+        match at.kind {
+            record::BATCH => self.batch(&BatchRecord::decode(at.payload)?),
+            record::RECEIPT => {
+                self.receipt(&ReceiptRecord::decode(at.payload)?);
+                Ok(())
+            }
+            record::MASS => self.mass(&MassRecord::decode(at.payload)?),
+            _ => Ok(()),
+        }
+    }
+
+    fn wants(&self, app: &str, message: crate::ids::MessageId) -> bool {
+        app == self.of.app.as_str() && self.of.message.is_none_or(|(wanted, _)| wanted == message)
+    }
+
+    fn note(&mut self, event: Happened) {
+        if self.events.len() >= EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    fn batch(&mut self, batch: &BatchRecord<'_>) -> Result<(), Malformed> {
+        if !self.wants(batch.app, batch.message) {
+            return Ok(());
+        }
+        let happened = |what| Happened { at: batch.accepted_at, what, message: batch.message, sent_at: None };
+        let target = batch.targets()?.into_iter().find(|target| target.key == self.of.device);
+        if let Some(target) = target {
+            self.targets.insert((batch.seq, target.ordinal));
+            self.note(happened(What::Accepted));
+            // Its end stands in the same record.
+            if has_ordinal(batch.unbound, target.ordinal) {
+                self.note(happened(What::Failed(Failure::Unbound)));
+            }
+        }
+        for (who, (_, why)) in record::take_who(batch.refused_who)?.iter().zip(take_refused(batch.refused)?) {
+            if who.is(&self.of.device, self.of.number) {
+                self.note(happened(What::Refused(why)));
+            }
+        }
+        Ok(())
+    }
+
+    fn receipt(&mut self, record: &ReceiptRecord) {
+        let receipt = &record.receipt;
+        if record.key != self.of.device || !self.wants(receipt.app.as_str(), receipt.message) {
+            return;
+        }
+        let what = match (receipt.kind, receipt.outcome) {
+            _ if receipt.unmatched => What::Unmatched,
+            (_, Some(Ok(()))) => What::Arrived,
+            (_, Some(Err(why))) => What::Failed(why),
+            (ReceiptKind::Arrive, None) => What::Late,
+            (ReceiptKind::Click, None) => What::Clicked,
+            (ReceiptKind::Clean, None) => What::Cleaned,
+            (ReceiptKind::Sent | ReceiptKind::SentFail, None) => What::Sent,
+        };
+        let sent_at = (receipt.sent_at > 0).then_some(receipt.sent_at);
+        self.note(Happened { at: receipt.event_time, what, message: receipt.message, sent_at });
+    }
+
+    fn mass(&mut self, record: &MassRecord) -> Result<(), Malformed> {
+        let mass = &record.mass;
+        if !self.wants(mass.app.as_str(), mass.message) {
+            return Ok(());
+        }
+        let is_named = self
+            .targets
+            .iter()
+            .any(|(batch, ordinal)| *batch == record.batch && has_ordinal(&mass.ordinals, *ordinal));
+        let is_numbered = match self.of.number {
+            Some(number) if !is_named => take_bitmap(&record.numbers)?.contains(number),
+            _ => false,
+        };
+        // Entries whose record was lost have no ordinal: of those, the push record knows.
+        let is_lost = mass.reason == Failure::Storage
+            && mass.ordinals.is_empty()
+            && self.targets.iter().any(|(batch, _)| *batch == record.batch);
+        if is_named || is_numbered || is_lost {
+            let what = What::Failed(mass.reason);
+            self.note(Happened { at: mass.event_time, what, message: mass.message, sent_at: None });
+        }
+        Ok(())
+    }
+}
