@@ -9,18 +9,18 @@ use clap::Args as ClapArgs;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::output::{self, Failure, line, note};
 use super::peer::{Credentials, Edge, Identities};
 use crate::client::device::{
-    Device, End, Handler, Installation, Leave, Machine, Reaction, Settings, Stopped, Tally,
+    Device, End, Handler, Installation, Leave, Machine, REQUESTS, Reaction, Request, Settings, Stopped, Tally,
 };
 use crate::client::{Backoff, ClientError, Endpoint, Transport, Way};
 use crate::clock::Clock;
 use crate::limits;
-use crate::wire::pb::device::{Attributes, DeviceType, EventType, Kind, Push, PushState};
+use crate::wire::pb::device::{Attributes, DeviceType, ErrorCode, EventType, Kind, Push, PushState};
 
 /// New connections a second, so that a load doesn't begin as a storm.
 const CONNECTS_PER_SECOND: u64 = 1_000;
@@ -67,6 +67,15 @@ pub struct Args {
     /// Say that the user switched push off
     #[arg(long)]
     push_off: bool,
+    /// Say that the app was reinstalled: what was accepted before ends, and the account goes
+    #[arg(long)]
+    state_lost: bool,
+    /// Ask for this once connected: 'bind account alice', 'unbind tag vip', 'unbind phone', 'push off'; may be given again
+    #[arg(long = "ask", value_name = "REQUEST", value_parser = Request::parse)]
+    asks: Vec<Request>,
+    /// Take such requests from standard input too, one a line, while it is connected
+    #[arg(long)]
+    stdin: bool,
     /// Which part of the messages the user taps, 0 to 1
     #[arg(long, value_name = "RATE", default_value_t = 0.0)]
     click_rate: f64,
@@ -100,6 +109,8 @@ Examples:
                                                `serve --dev --data-dir data`
   mooring device --dev data --count 1000 --click-rate 0.1
   mooring device --dev data --transport tcp --messages 1 --json
+  mooring device --dev data --device d-1 --ask 'bind account alice' --ask 'bind tag vip'
+  echo 'unbind account alice' | mooring device --dev data --device d-1 --stdin --for 5
   mooring device --dev data --register --device phone-{n} --count 3
   mooring device --address edge.example:7443 --ca ca.pem --app 23456789 --register \\
       --device phone --state phones --token phone.token
@@ -121,6 +132,9 @@ fn start(args: &Args) -> Result<(), Failure> {
         if !(0.0..=1.0).contains(&rate) {
             return Err(Failure::usage(format!("{flag} is between 0 and 1")));
         }
+    }
+    if args.stdin && args.count != 1 {
+        return Err(Failure::usage("--stdin is for one device; --ask is for all"));
     }
     if args.count != 1 && !args.device.contains("{n}") {
         return Err(Failure::usage("--count needs {n} in --device, so that the ids differ"));
@@ -174,6 +188,15 @@ async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
             alone: args.count == 1,
         };
         let mut device = Device::new(endpoint.clone(), Machine::new(settings), printer, Arc::clone(&clock));
+        if args.state_lost {
+            device.machine_mut().lose_state();
+        }
+        for request in &args.asks {
+            device.machine_mut().request(request.clone());
+        }
+        if args.stdin {
+            device.take_requests(requests_of_stdin()?);
+        }
         let mut leaving = leaving.clone();
         let wait = Duration::from_millis(n as u64 * 1_000 / CONNECTS_PER_SECOND);
         devices.spawn(async move {
@@ -205,6 +228,25 @@ fn moving(args: &Args, endpoint: &Endpoint) -> Result<impl Future<Output = Failu
             }
         }
     })
+}
+
+/// Requests as they are typed. A thread of its own, which the end of the process ends: nothing else can end its read.
+fn requests_of_stdin() -> Result<mpsc::Receiver<Request>, Failure> {
+    let (sender, requests) = mpsc::channel(REQUESTS);
+    let read = move || {
+        for text in std::io::stdin().lines().map_while(Result::ok) {
+            match Request::parse(&text) {
+                Ok(request) => {
+                    if sender.blocking_send(request).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => note(&format!("'{}': {error}", output::printable(&text))),
+            }
+        }
+    };
+    std::thread::Builder::new().name("stdin".into()).spawn(read).map_err(Failure::failed)?;
+    Ok(requests)
 }
 
 /// Waits for the end: of the devices, of the time, of the messages, or by the user.
@@ -365,6 +407,20 @@ impl Handler for Printer {
             note(&format!("{}: {error}", self.id));
         }
         tracing::debug!(device = %self.id, %error, "will try again");
+    }
+
+    fn replied(&mut self, request: &Request, result: Result<(), ErrorCode>) {
+        let code =
+            result.err().map(|code| code.as_str_name().trim_start_matches("ERROR_CODE_").to_lowercase());
+        if self.json {
+            let reply = json!({
+                "event": "reply", "device": self.id, "request": request.words(), "ok": code.is_none(), "code": code,
+            });
+            line(&reply.to_string());
+        } else {
+            let answer = code.unwrap_or_else(|| "ok".into());
+            line(&format!("{} {}: {answer}", self.id, output::printable(&request.words())));
+        }
     }
 
     fn turn(&mut self, machine: &Machine) {

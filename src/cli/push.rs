@@ -39,6 +39,9 @@ pub struct Args {
     /// A list of devices, one a line; '-': standard input
     #[arg(long, value_name = "FILE")]
     targets: Option<PathBuf>,
+    /// The account that the devices were resolved from: where it isn't bound, and when it goes, they end as unbound
+    #[arg(long, value_name = "ACCOUNT", default_value = "")]
+    account: String,
     /// The title
     #[arg(long, value_name = "TEXT", default_value = "")]
     title: String,
@@ -120,6 +123,7 @@ enum Offline {
 const EXAMPLES: &str = "\
 Examples:
   mooring push --dev data --device d-1 --title Hello --body 'Your parcel is here'
+  mooring push --dev data --device d-1 --account alice --title 'Hello Alice'
   mooring push --dev data --targets devices.txt --title Sale --retention 3600 --job-key spring
   cat ids | mooring push --dev data --targets - --kind message --body '{}' --silent --json
   mooring push --dev data --device d-1 --title Rain --priority high --collapse-key weather
@@ -145,6 +149,9 @@ fn start(args: &Args) -> Result<(), Failure> {
     let object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&args.extras);
     if let (false, Err(e)) = (args.extras.is_empty(), object) {
         return Err(Failure::usage(format!("--extras is no JSON object: {e}")));
+    }
+    if !args.account.is_empty() && !crate::binding::is_bindable(&args.account) {
+        return Err(Failure::usage("--account has 1 to 128 bytes and no control characters"));
     }
     if args.message_id == Some(0) {
         return Err(Failure::usage("--message-id must not be 0"));
@@ -181,6 +188,7 @@ async fn push(args: &Args) -> Result<(), Failure> {
         name: format!("push-{}", data_encoding::HEXLOWER.encode(name)),
         size: args.batch_size as usize,
         now: Arc::clone(&clock),
+        account: args.account.clone(),
         targets: Vec::new(),
         sent: 0,
     };
@@ -306,7 +314,7 @@ fn template(args: &Args, app: &str, now: u64) -> DeliverBatch {
             Offline::Return => OfflinePolicy::Return.into(),
         },
         source: PushSource::Api.into(),
-        target_type: "device".into(),
+        target_type: if args.account.is_empty() { "device" } else { "account" }.into(),
         ..DeliverBatch::default()
     }
 }
@@ -318,6 +326,7 @@ struct Batches<'a> {
     name: String,
     size: usize,
     now: Arc<Clock>,
+    account: String,
     targets: Vec<Target>,
     sent: u64,
 }
@@ -371,7 +380,7 @@ impl Batches<'_> {
                 limits::DEVICE_ID_BYTES
             ));
         }
-        self.targets.push(Target { device_id: id.to_owned(), account: String::new() });
+        self.targets.push(Target { device_id: id.to_owned(), account: self.account.clone() });
         if self.targets.len() >= self.size {
             self.flush().await;
         }
@@ -413,6 +422,7 @@ fn summary(args: &Args, message_id: u64, last: &Progress, closed: Result<(), Sto
             rows.push(number("pending", tally.pending()));
             rows.push(number("clicked", tally.click));
             rows.push(number("cleaned", tally.clean));
+            rows.extend(tally.device_events().map(|(event, n)| number(&format!("devices: {event}"), n)));
         }
         let follow = if args.no_follow { ", outcomes not followed" } else { "" };
         line(&format!("message {message_id}, {} batches{follow}\n{}", tally.batches, output::table(&rows)));
@@ -449,5 +459,6 @@ fn summary_json(message_id: u64, tally: &Tally) -> serde_json::Value {
         "refused": map(&mut tally.refusals()), "arrived": tally.arrived, "failed": map(&mut tally.failures()),
         "pending": tally.pending(), "receipts": {
             "sent": tally.sent, "arrive": tally.arrive, "click": tally.click, "clean": tally.clean },
+        "devices": map(&mut tally.device_events()),
     })
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use prost::Message;
 
+use super::bindings::{parse_bind, parse_unbind};
 use super::frame::put_device_frame;
 use super::pb::device as pb;
-use crate::binding::{Binding, Change, Unbind, is_bindable};
+use crate::binding::Change;
 use crate::credential::InstallSecret;
 use crate::error::DeviceError;
 use crate::ids::{AppKey, MessageId};
@@ -108,32 +109,6 @@ pub fn parse(body: &[u8]) -> Result<ToEdge, DeviceError> {
             ToEdge::Request { request_id: unbind.request_id, change: parse_unbind(unbind.binding) }
         }
     })
-}
-
-/// No binding at all is one of a later version.
-fn parse_bind(binding: Option<pb::bind::Binding>) -> Result<Box<Change>, pb::ErrorCode> {
-    let binding = match binding.ok_or(pb::ErrorCode::Unimplemented)? {
-        pb::bind::Binding::Account(text) => Binding::Account(bindable(text)?),
-        pb::bind::Binding::Alias(text) => Binding::Alias(bindable(text)?),
-        pb::bind::Binding::Tag(text) => Binding::Tag(bindable(text)?),
-        pb::bind::Binding::Phone(text) => Binding::Phone(bindable(text)?),
-    };
-    Ok(Box::new(Change::Bind(binding)))
-}
-
-fn parse_unbind(binding: Option<pb::unbind::Binding>) -> Result<Box<Change>, pb::ErrorCode> {
-    let what = match binding.ok_or(pb::ErrorCode::Unimplemented)? {
-        pb::unbind::Binding::Account(text) => Unbind::Account(bindable(text)?),
-        pb::unbind::Binding::Alias(text) => Unbind::Alias(bindable(text)?),
-        pb::unbind::Binding::Tag(text) => Unbind::Tag(bindable(text)?),
-        pb::unbind::Binding::Phone(true) => Unbind::Phone,
-        pb::unbind::Binding::Phone(false) => return Err(pb::ErrorCode::Invalid),
-    };
-    Ok(Box::new(Change::Unbind(what)))
-}
-
-fn bindable(text: String) -> Result<Arc<str>, pb::ErrorCode> {
-    if is_bindable(&text) { Ok(text.into()) } else { Err(pb::ErrorCode::Invalid) }
 }
 
 fn parse_hello(hello: pb::Hello) -> Result<Hello, DeviceError> {

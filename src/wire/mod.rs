@@ -1,6 +1,7 @@
 //! Pure codecs: bytes to frames to domain types, and back. Nothing here waits, and protobuf stops here.
 
 pub mod attributes;
+mod bindings;
 pub mod device;
 pub mod frame;
 pub mod router;

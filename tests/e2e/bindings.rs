@@ -1,13 +1,16 @@
 //! What is told of devices, what they are bound to, and that a phone's next user sees nothing of the one before.
 
 use mooring::pki::DEV_APP;
-use mooring::wire::pb::device::{Attributes, ErrorCode, PushState, PushSwitch, bind, to_edge, unbind};
+use mooring::wire::pb::device::{
+    Attributes, ErrorCode, PushState, PushSwitch, bind, to_device, to_edge, unbind,
+};
 use mooring::wire::pb::router::FailReason;
 use serde_json::json;
 
 use super::device::{Device, bind as bind_frame, hello_of, unbind as unbind_frame};
 use super::edge::{Edge, Way};
 use super::router::{End, batch, of_account};
+use super::sessions::{large, narrow};
 
 fn account(name: &str) -> bind::Binding {
     bind::Binding::Account(name.into())
@@ -227,5 +230,81 @@ async fn a_device_that_was_unseen_for_too_long_is_forgotten_and_may_come_back() 
     edge.kill().await;
     edge.run().await;
     assert_eq!(edge.ask(&format!("/v1/device/{DEV_APP}/d")).await["known"], false);
+    edge.totals().await;
+}
+
+#[tokio::test]
+async fn what_has_to_be_read_back_is_not_read_to_the_next_user() {
+    let edge = Edge::start_with(&[("store.body_cache_bytes", "\"1MiB\"")]).await;
+    edge.register(&["other"]).await;
+    let mut router = edge.router().await;
+    for way in [Way::Tls, Way::Plain] {
+        let id = format!("{way:?}");
+        let mut device = edge.device(way, &id).await;
+        device.bind(account("alice")).await;
+        device.leave(&edge, &id).await;
+        let first = if way == Way::Tls { 1 } else { 1_001 };
+        router.accepts(of_account("alice", large(first, &[&id])), 1).await;
+        // More than the memory for bodies holds.
+        for message in first + 1..first + 400 {
+            router.send(large(message, &["other"])).await;
+        }
+        router.answer(&format!("b-{}", first + 399)).await.expect("accepted");
+        router.accepts(batch(first + 500, &[&id]), 1).await;
+        // The next user logs in with the very first frames: her message may come before the reply, and never behind it.
+        let mut link = edge.connect(way).await;
+        link.queue(to_edge::Frame::Hello(hello_of(&edge, &id)));
+        link.queue(bind_frame(1, account("bob")));
+        link.flush().await.expect("written");
+        let (mut replied, mut got) = (false, 0);
+        while !(replied && got == first + 500) {
+            match link.recv(super::device::SECONDS).await.expect("a frame") {
+                to_device::Frame::Reply(reply) => replied = reply.ok,
+                to_device::Frame::Push(push) => {
+                    assert!(!replied || push.message_id != first, "a message of the user before");
+                    got = push.message_id;
+                }
+                to_device::Frame::Welcome(_) => {}
+                other => panic!("{other:?} came"),
+            }
+        }
+        assert_eq!(router.end(&format!("b-{first}"), 0).await, End::Failed(FailReason::Unbound));
+    }
+    edge.totals().await;
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_device_that_does_not_read_is_not_sent_to_the_next_user() {
+    let edge = Edge::start().await;
+    let mut router = edge.router().await;
+    for (n, way) in (1..).zip([Way::Tls, Way::Plain]) {
+        let mut deaf = Device::over(narrow(&edge, way).await, hello_of(&edge, "d")).await;
+        deaf.bind(account("alice")).await;
+        // So much that the kernel holds no more, and something waits.
+        let mut message = n * 1_000;
+        while edge.metric("mooring_outbox_bytes").await == 0.0 {
+            router.accepts(of_account("alice", large(message, &["d"])), 1).await;
+            message += 1;
+        }
+        deaf.ask(bind_frame(1, account("bob"))).await;
+        // Frames can't be taken out of a stream of bytes: the session ends, and the device asks again.
+        edge.counted("mooring_session_ends_total{reason=\"stalled\"}", n as f64).await;
+        let mut got = Vec::new();
+        while let Ok(frame) = deaf.link.recv(super::device::SECONDS).await {
+            match frame {
+                to_device::Frame::Push(push) => got.push(push.message_id),
+                other => panic!("{other:?} came"),
+            }
+        }
+        assert!(got.last() < Some(&(message - 1)), "the last one waited, and was sent");
+        let mut device = edge.device(way, "d").await;
+        device.bind(account("bob")).await;
+        device.has_nothing().await;
+        for ended in n * 1_000..message {
+            assert_eq!(router.end(&format!("b-{ended}"), 0).await, End::Failed(FailReason::Unbound));
+        }
+        device.unbind(unbind::Binding::Account("bob".into())).await;
+        device.leave(&edge, "d").await;
+    }
     edge.totals().await;
 }

@@ -42,7 +42,7 @@ pub(crate) async fn narrow(edge: &Edge, way: Way) -> Link {
 }
 
 /// A message of the largest size.
-fn large(message_id: u64, device_ids: &[&str]) -> DeliverBatch {
+pub(crate) fn large(message_id: u64, device_ids: &[&str]) -> DeliverBatch {
     let mut batch = batch(message_id, device_ids);
     batch.body.as_mut().expect("a body").body = "x".repeat(3_900);
     batch

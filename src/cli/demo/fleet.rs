@@ -10,14 +10,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::app::{App, Shared};
+use crate::binding::Binding;
 use crate::cli::output::Failure;
-use crate::client::device::{Device, End, Leave, Machine, Settings, Stopped, Tally};
+use crate::client::device::{Device, End, Leave, Machine, Request, Settings, Stopped, Tally};
 use crate::client::local::LocalEdge;
 use crate::client::{Backoff, Endpoint, Way};
 use crate::clock::Clock;
 use crate::credential::InstallSecret;
 use crate::ids::AppKey;
-use crate::wire::pb::device::bind::Binding;
 use crate::wire::pb::device::{Attributes, DeviceType};
 
 /// New connections a second at the start.
@@ -41,10 +41,10 @@ pub(super) fn account_of(n: u32) -> String {
 
 fn bindings(n: u32) -> [Binding; BINDINGS as usize] {
     [
-        Binding::Account(account_of(n)),
-        Binding::Alias(format!("alias-{n}")),
+        Binding::Account(account_of(n).into()),
+        Binding::Alias(format!("alias-{n}").into()),
         Binding::Tag("demo".into()),
-        Binding::Phone(format!("139{n:08}")),
+        Binding::Phone(format!("139{n:08}").into()),
     ]
 }
 
@@ -110,7 +110,7 @@ impl Fleet {
             let mut machine = Machine::new(settings);
             if fleet.is_bound(n) {
                 for binding in bindings(n) {
-                    machine.bind(binding);
+                    machine.request(Request::Bind(binding));
                 }
             }
             let device = Device::new(endpoint, machine, app, Arc::clone(clock));

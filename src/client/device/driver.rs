@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::{Asked, End, Link, Machine, Next};
+use super::{Asked, End, Link, Machine, Next, REQUESTS, Request};
 use crate::client::{ClientError, Endpoint};
 use crate::clock::Clock;
 use crate::push::Millis;
-use crate::wire::pb::device::{EventType, Push, to_device, to_edge};
+use crate::wire::pb::device::{ErrorCode, EventType, Push, to_device, to_edge};
 
 /// No timer is longer, milliseconds.
 const LONGEST_SLEEP: Millis = 3_600_000;
@@ -60,6 +60,9 @@ pub trait Handler: Send {
         Vec::new()
     }
 
+    /// A request was answered.
+    fn replied(&mut self, _request: &Request, _result: Result<(), ErrorCode>) {}
+
     /// A message was taken back: remove it if it is shown. One that was stored and not handed over yet never will be.
     fn revoke(&mut self, _message_id: u64) {}
 
@@ -81,17 +84,24 @@ pub struct Device<H> {
     /// The app.
     pub handler: H,
     clock: Arc<Clock>,
+    /// Where requests come from, while there may be some.
+    requests: Option<mpsc::Receiver<Request>>,
 }
 
 impl<H: Handler> Device<H> {
     /// A device that isn't connected yet.
     pub fn new(endpoint: Endpoint, machine: Machine, handler: H, clock: Arc<Clock>) -> Self {
-        Self { endpoint, machine, handler, clock }
+        Self { endpoint, machine, handler, clock, requests: None }
     }
 
     /// What it knows.
     pub fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    /// Takes requests from here while it is connected.
+    pub fn take_requests(&mut self, requests: mpsc::Receiver<Request>) {
+        self.requests = Some(requests);
     }
 
     /// What it knows, to change how it goes on from the next session on.
@@ -184,6 +194,15 @@ impl<H: Handler> Device<H> {
                 () = tokio::time::sleep(Duration::from_millis(wake)) => {
                     Ok(self.machine.handle_timeout(self.clock.now()))
                 }
+                request = next_request(&mut self.requests), if self.machine.unsettled() < REQUESTS => {
+                    if let Some(request) = request {
+                        // There is room: fewer wait than may.
+                        self.machine.request(request);
+                    } else {
+                        self.requests = None;
+                    }
+                    Ok(None)
+                }
                 () = gone(leave, self.machine.unsettled()) => break None,
             };
             match turn {
@@ -231,6 +250,7 @@ impl<H: Handler> Device<H> {
                 stored.push(*push);
             }
             Asked::Keep => self.handler.keep(self.machine.device_id(), self.machine.credential()),
+            Asked::Replied(answered) => self.handler.replied(&answered.0, answered.1),
             Asked::Revoke(message_id) => {
                 // What the app has not got yet it never gets.
                 stored.retain(|push| push.message_id != message_id);
@@ -272,6 +292,14 @@ impl<H: Handler> Device<H> {
             }
         }
         any
+    }
+}
+
+/// The next request; `None`: there will be no more. Waits for ever where there are none.
+async fn next_request(requests: &mut Option<mpsc::Receiver<Request>>) -> Option<Request> {
+    match requests {
+        Some(requests) => requests.recv().await,
+        None => std::future::pending().await,
     }
 }
 

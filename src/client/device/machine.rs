@@ -13,13 +13,14 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::ends::{End, Next, go_away, refused};
+use super::requests::{Answered, Request, Requests};
 use super::seen::Seen;
 use crate::client::Backoff;
 use crate::limits;
 use crate::push::Millis;
 use crate::wire::pb::device::{
-    Ack, Attributes, Bind, ErrorCode, Event, EventType, Hello, Login, Ping, Push, PushState, Register,
-    Welcome, bind, hello, to_device, to_edge,
+    Ack, Attributes, ErrorCode, Event, EventType, Hello, Login, Ping, Push, PushState, Register, Welcome,
+    hello, to_device, to_edge,
 };
 
 /// Events that wait for a confirmation; beyond, new pushes are left unacknowledged (the edge keeps them) and clicks are dropped.
@@ -92,6 +93,8 @@ pub enum Asked {
     Keep,
     /// Take this message back, if it is still to be seen.
     Revoke(u64),
+    /// A request was answered.
+    Replied(Box<Answered>),
     /// The session is over, for this reason.
     End(End),
 }
@@ -104,12 +107,6 @@ pub struct Machine {
     seen: Seen,
     /// Not confirmed yet, oldest first.
     events: VecDeque<Event>,
-    /// Bindings that are not answered yet, oldest first.
-    requests: VecDeque<Bind>,
-    /// The number of the newest one.
-    newest_request: u64,
-    /// The app was reinstalled since the last Welcome.
-    state_lost: bool,
     /// Clicks and cleans that the user makes later.
     later: Vec<(Millis, u64, EventType)>,
     session: Option<Session>,
@@ -117,6 +114,10 @@ pub struct Machine {
     registering: bool,
     /// Of the app's backend, for the next registration.
     token: Vec<u8>,
+    /// Without a reply yet.
+    requests: Requests,
+    /// The app was reinstalled, and the edge doesn't know yet.
+    state_lost: bool,
     /// What it did and saw.
     pub tally: Tally,
 }
@@ -127,8 +128,6 @@ struct Session {
     greeting: bool,
     /// Of the `events`, how many this session sent.
     sent: usize,
-    /// Of the `requests`, how many this session sent.
-    asked: usize,
     /// Acks of this session that are not confirmed: how many events each has.
     acks: VecDeque<u32>,
     /// The number of the first of `acks`.
@@ -152,11 +151,10 @@ impl Machine {
             rng,
             seen: Seen::default(),
             events: VecDeque::new(),
-            requests: VecDeque::new(),
-            newest_request: 0,
-            state_lost: false,
             later: Vec::new(),
             session: None,
+            requests: Requests::default(),
+            state_lost: false,
             tally: Tally::default(),
         }
     }
@@ -181,17 +179,25 @@ impl Machine {
         self.token = token;
     }
 
-    /// Binds the device; said again on the next session until it is answered.
-    pub fn bind(&mut self, binding: bind::Binding) {
-        self.newest_request += 1;
-        self.requests.push_back(Bind { request_id: self.newest_request, binding: Some(binding) });
+    /// Events that are not confirmed yet, or still to be made, and requests without a reply.
+    pub fn unsettled(&self) -> usize {
+        self.events.len() + self.later.len() + self.requests.len()
     }
 
-    /// The app was reinstalled: what it had seen, and what it still had to say, is gone. The next Hello says so.
+    /// Asks the edge for something: once a session, until it is answered. `false`: too much waits already.
+    pub fn request(&mut self, request: Request) -> bool {
+        if let Request::Push(on) = request {
+            self.switch_push(on);
+        }
+        self.requests.push(request)
+    }
+
+    /// The app was reinstalled: what it had seen and had to say is gone, and the next Hello tells so.
     pub fn lose_state(&mut self) {
         self.seen = Seen::default();
-        self.events.clear();
-        self.later.clear();
+        self.events = VecDeque::new();
+        self.later = Vec::new();
+        self.session = None;
         self.state_lost = true;
     }
 
@@ -199,11 +205,6 @@ impl Machine {
     pub fn switch_push(&mut self, on: bool) {
         let state = if on { PushState::On } else { PushState::Off };
         std::sync::Arc::make_mut(&mut self.settings.attributes).push = state.into();
-    }
-
-    /// Events that are not confirmed yet, or still to be made; and bindings that are not answered.
-    pub fn unsettled(&self) -> usize {
-        self.events.len() + self.later.len() + self.requests.len()
     }
 
     /// Whether it is welcome.
@@ -214,6 +215,7 @@ impl Machine {
     /// The connection stands: the Hello to send first.
     pub fn handle_connected(&mut self, now: Millis) -> Hello {
         self.session = Some(Session::new(now));
+        self.requests.begin_session();
         let settings = &self.settings;
         let identity = match settings.install_secret {
             Some(secret) if self.registering => {
@@ -254,13 +256,9 @@ impl Machine {
             to_device::Frame::GoAway(away) => Asked::End(go_away(away)),
             to_device::Frame::Error(error) => Asked::End(refused(&error)),
             to_device::Frame::Reply(reply) => {
-                // In the order of asking.
-                if self.requests.front().is_some_and(|asked| asked.request_id == reply.request_id) {
-                    session.asked = session.asked.saturating_sub(1);
-                    self.requests.pop_front();
-                    self.tally.bound += u64::from(reply.ok);
-                }
-                Asked::Nothing
+                let Some(answered) = self.requests.handle_reply(&reply) else { return Asked::Nothing };
+                self.tally.bound += u64::from(matches!(answered, (Request::Bind(_), Ok(()))));
+                Asked::Replied(Box::new(answered))
             }
             to_device::Frame::Pong(_) => Asked::Nothing,
         }
@@ -361,6 +359,11 @@ impl Machine {
     /// The next frame to write, until there is none.
     pub fn poll_send(&mut self, now: Millis) -> Option<to_edge::Frame> {
         let session = self.session.as_mut().filter(|s| !s.greeting)?;
+        // Before the acks: who is logged in decides what comes next.
+        if let Some(frame) = self.requests.poll_send() {
+            session.last_sent = now;
+            return Some(frame);
+        }
         if session.sent < self.events.len() {
             // As many events as wait share one Ack.
             let count = (self.events.len() - session.sent).min(session.max_events);
@@ -370,11 +373,6 @@ impl Machine {
             session.acks.push_back(count as u32);
             session.last_sent = now;
             return Some(to_edge::Frame::Ack(Ack { number, events }));
-        }
-        if let Some(request) = self.requests.get(session.asked) {
-            session.asked += 1;
-            session.last_sent = now;
-            return Some(to_edge::Frame::Bind(request.clone()));
         }
         if !session.pinged && now >= session.last_sent + session.heartbeat {
             session.pinged = true;
@@ -452,7 +450,6 @@ impl Session {
         Self {
             greeting: true,
             sent: 0,
-            asked: 0,
             acks: VecDeque::new(),
             first_ack: 1,
             last_sent: now,

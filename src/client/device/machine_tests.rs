@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::wire::pb::device::{AckConfirm, Error, GoAway, GoAwayReason, Pong};
+use crate::wire::pb::device::{AckConfirm, Error, GoAway, GoAwayReason, Pong, Reply};
 
 fn machine() -> Machine {
     Machine::new(Settings {
@@ -255,6 +255,31 @@ fn when_too_much_is_unconfirmed_new_messages_stay_with_the_edge() {
     acks(&mut m, 0);
     confirm(&mut m, u64::MAX);
     assert!(push(&mut m, 0, 1_000_000, true), "it wasn't noted as seen");
+}
+
+#[test]
+fn requests_go_first_and_what_was_lost_is_said_until_a_welcome() {
+    let mut m = machine();
+    m.lose_state();
+    assert!(m.handle_connected(0).state_lost);
+    m.handle_end(End::Broken);
+    assert!(welcome(&mut m, 0).state_lost, "it wasn't welcome");
+    push(&mut m, 0, 7, false);
+    assert!(m.request(Request::parse("bind account alice").expect("valid")));
+    assert!(m.request(Request::Push(false)));
+    assert!(matches!(m.poll_send(0), Some(to_edge::Frame::Bind(_))));
+    assert!(matches!(m.poll_send(0), Some(to_edge::Frame::PushSwitch(_))));
+    assert_eq!((acks(&mut m, 0), m.unsettled()), (vec![(1, vec![7])], 3));
+    m.handle_end(End::Broken);
+    let hello = welcome(&mut m, 10);
+    assert!(!hello.state_lost);
+    assert_eq!(hello.attributes.expect("some").push(), PushState::Off, "else Hello would switch it on again");
+    assert!(matches!(m.poll_send(10), Some(to_edge::Frame::Bind(_))), "asked again");
+    let reply = Reply { request_id: 1, ok: true, ..Reply::default() };
+    let Asked::Replied(answered) = m.handle_frame(10, to_device::Frame::Reply(reply)) else {
+        panic!("no reply")
+    };
+    assert_eq!((answered.0.words().as_str(), answered.1), ("bind account alice", Ok(())));
 }
 
 #[test]

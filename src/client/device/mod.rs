@@ -8,6 +8,7 @@ mod ends;
 mod installation;
 mod link;
 mod machine;
+mod requests;
 mod seen;
 
 pub use driver::{Device, Handler, Leave, Reaction, Stopped};
@@ -15,3 +16,4 @@ pub use ends::{End, Next};
 pub use installation::{Installation, InstallationError};
 pub use link::{HELLO_SECONDS, Link, frame_name};
 pub use machine::{Asked, Machine, Settings, Tally, UNCONFIRMED_EVENTS};
+pub use requests::{Answered, REQUESTS, Request};

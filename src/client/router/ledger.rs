@@ -14,8 +14,8 @@ use super::Tally;
 use crate::ids::{AppKey, DeviceKey, DigestKey};
 use crate::push::{Failure, Millis, Refusal};
 use crate::wire::pb::router::{
-    BatchAccepted, BatchRejected, DeliverBatch, MassOutcome, Outcome, Receipt, ReceiptEvent, RejectCode,
-    StreamBatch, stream_event,
+    BatchAccepted, BatchRejected, DeliverBatch, DeviceEvent, MassOutcome, Outcome, Receipt, ReceiptEvent,
+    RejectCode, StreamBatch, device_event, stream_event,
 };
 
 /// (message, device, event)s that are remembered; beyond, they are counted without looking for repeats.
@@ -50,6 +50,8 @@ pub struct Ledger {
     used: Credit,
     events: HashSet<(u64, DeviceKey, u8)>,
     digest: DigestKey,
+    /// By stream: up to where device events were counted. As many as streams were opened.
+    devices_to: HashMap<String, u64>,
     tally: Tally,
     first_rejection: Option<Arc<Rejection>>,
 }
@@ -99,6 +101,7 @@ impl Ledger {
             used: Credit::default(),
             events: HashSet::new(),
             digest,
+            devices_to: HashMap::new(),
             tally: Tally::default(),
             first_rejection: None,
         }
@@ -253,9 +256,35 @@ impl Ledger {
                 Some(stream_event::Event::Receipt(receipt)) => self.receipt(receipt),
                 Some(stream_event::Event::MassOutcome(mass)) => self.mass(mass),
                 Some(stream_event::Event::Gap(gap)) => self.tally.gaps += gap.events,
-                Some(stream_event::Event::Device(_)) | None => {}
+                Some(stream_event::Event::Device(device)) => {
+                    self.device(&batch.stream, event.sequence, device);
+                }
+                None => {}
             }
         }
+        // Events of one record share a sequence, and come together.
+        if let Some(last) = batch.events.last() {
+            let counted = self.devices_to.entry(batch.stream.clone()).or_default();
+            *counted = last.sequence.max(*counted);
+        }
+    }
+
+    /// They come in the order of the journal: what isn't behind the last one came before.
+    fn device(&mut self, stream: &str, sequence: u64, event: &DeviceEvent) {
+        if self.devices_to.get(stream).is_some_and(|to| sequence <= *to) {
+            self.tally.events_repeated += 1;
+            return;
+        }
+        let index = match &event.change {
+            Some(device_event::Change::Registered(_)) => 0,
+            Some(device_event::Change::Attributes(_)) => 1,
+            Some(device_event::Change::Push(_)) => 2,
+            Some(device_event::Change::Bound(_)) => 3,
+            Some(device_event::Change::Unbound(_)) => 4,
+            Some(device_event::Change::Forgotten(_)) => 5,
+            None => return,
+        };
+        self.tally.device_events[index] += 1;
     }
 
     fn receipt(&mut self, receipt: &Receipt) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::pb::router::{FailReason, Refused, StreamEvent, Target};
+use crate::wire::pb::router::{Binding, FailReason, Refused, Registered, StreamEvent, Target};
 
 fn ledger() -> Ledger {
     let mut ledger = Ledger::new(DigestKey([1; 32]));
@@ -162,4 +162,28 @@ fn a_mass_outcome_ends_the_targets_of_its_bits() {
     let fates: Vec<_> = ledger.fates("demo", "a").expect("accepted").collect();
     assert_eq!(fates[..2], [Fate::Refused, Fate::Failed(Failure::Expired)]);
     assert!(ledger.fates("demo", "b").is_none());
+}
+
+#[test]
+fn what_is_said_of_devices_is_counted_once() {
+    let mut ledger = ledger();
+    let said = |sequence, change| StreamEvent {
+        sequence,
+        event: Some(stream_event::Event::Device(DeviceEvent {
+            change: Some(change),
+            ..DeviceEvent::default()
+        })),
+    };
+    let frame = |events| StreamBatch { stream: "main".into(), events, ..StreamBatch::default() };
+    // Two events of one record.
+    let registered = said(5, device_event::Change::Registered(Registered::default()));
+    let first = frame(vec![registered, said(5, device_event::Change::Push(2))]);
+    let then = frame(vec![said(9, device_event::Change::Bound(Binding::default()))]);
+    for events in [&first, &then, &first, &then] {
+        ledger.handle_stream(events);
+    }
+    let tally = ledger.tally();
+    let counted: Vec<_> = tally.device_events().collect();
+    assert_eq!(counted, [("registered", 1), ("switch", 1), ("bound", 1)]);
+    assert_eq!(tally.events_repeated, 3);
 }

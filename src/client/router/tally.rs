@@ -1,5 +1,6 @@
 //! What a router counted, in the words of the accounting.
 
+use crate::binding::DeviceChange;
 use crate::push::{Failure, Refusal};
 use crate::wire::pb::router::MessageState;
 
@@ -48,6 +49,8 @@ pub struct Tally {
     pub foreign: u64,
     /// Events that the edge says it dropped.
     pub gaps: u64,
+    /// What was said of devices, by `DeviceChange::LABELS`.
+    pub device_events: [u64; 6],
     /// Events that were counted without looking for repeats, as too many are remembered.
     pub unchecked: u64,
 }
@@ -125,6 +128,12 @@ impl Tally {
     pub fn failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = self.failed;
         Failure::ALL.into_iter().map(move |f| (f.label(), counts[f as usize - 1])).filter(|(_, n)| *n > 0)
+    }
+
+    /// The device events that occurred, by their words.
+    pub fn device_events(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.device_events;
+        DeviceChange::LABELS.into_iter().zip(counts).filter(|(_, n)| *n > 0)
     }
 
     /// The refusals that occurred, by their words.

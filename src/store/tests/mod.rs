@@ -8,6 +8,7 @@ mod embedded;
 mod forgetting;
 mod full;
 mod model;
+mod model_devices;
 mod plan;
 mod revoke;
 mod streams;
