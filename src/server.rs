@@ -423,10 +423,10 @@ fn start_router(
                     let grpc =
                         router::serve_grpc(TcpListener::from_std(grpc)?, context.clone(), watched.clone());
                     tokio::join!(router::serve(listener, context, watched), grpc);
-                    return Ok::<(), std::io::Error>(());
+                    return Ok(());
                 }
                 router::serve(listener, context, watched).await;
-                Ok(())
+                Ok::<(), std::io::Error>(())
             };
             tokio::select! {
                 served = links => served?,

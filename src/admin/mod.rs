@@ -18,8 +18,8 @@
 //! | path | does |
 //! |---|---|
 //! | `/v1/ping` | nothing: whether the token is right |
-//! | `/v1/apps/{app}/suspend`, `…/resume`, `…/rates` | see [`apps`] |
-//! | `/v1/streams/{name}/retire` | ends a stream that no app maps to; `{"force": true}`: see [`streams`] |
+//! | `/v1/apps/{app}/suspend`, `…/resume`, `…/rates` | see `apps.rs` |
+//! | `/v1/streams/{name}/retire` | ends a stream that no app maps to; `{"force": true}`: see `streams.rs` |
 //! | `/v1/device/{app}/{device_id}/revoke` | revokes the device's credentials; `allow_registration`: it may register for a new one |
 //!
 //! Every number of a `/v1` answer from the store is as of the durable `sequence` it names. Errors are JSON: `error`, `what_to_do`.

@@ -86,7 +86,8 @@ impl Endpoint {
                 Transport::Quic(client) => Ok(Stream::Quic(Box::new(self.quic(client).await?))),
                 #[cfg(feature = "grpc")]
                 Transport::Grpc(config, name) => {
-                    let call = grpc::call(config, name.clone(), self.tcp().await?).await?;
+                    // On the heap: it is large, and every other transport would carry it along.
+                    let call = Box::pin(grpc::call(config, name.clone(), self.tcp().await?)).await?;
                     Ok(Stream::Grpc(Box::new(call)))
                 }
             }

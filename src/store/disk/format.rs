@@ -12,7 +12,7 @@ use crate::ids::DigestKey;
 use super::{Disk, DiskFile, SyncPoint};
 
 /// The newest format of a data directory that this code reads, and the one it writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const NAME: &str = "format";
 const TEMPORARY: &str = "format.tmp";
@@ -32,8 +32,16 @@ pub struct Format {
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     /// Made by a newer version.
-    #[error("the data directory has format {found}; this program reads up to {VERSION}")]
+    #[error("the data directory has format {found}; this program reads {VERSION}")]
     Newer {
+        /// Its format.
+        found: u32,
+    },
+    /// Made by an older version, whose records mean something else.
+    #[error(
+        "the data directory has format {found}, of an older program; this one reads {VERSION}: use that program, or an empty directory"
+    )]
+    Older {
         /// Its format.
         found: u32,
     },
@@ -120,6 +128,9 @@ impl Format {
         if version > VERSION {
             return Err(FormatError::Newer { found: version });
         }
+        if version < VERSION {
+            return Err(FormatError::Older { found: version });
+        }
         let bytes: &[u8; BYTES] = bytes.try_into().map_err(|_| FormatError::Damaged)?;
         if bytes[48..] != crc32c::crc32c(&bytes[..48]).to_le_bytes() {
             return Err(FormatError::Damaged);
@@ -136,14 +147,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_newer_format_is_refused_and_nothing_touched() {
-        let disk = SimDisk::new();
-        let format = Format { version: VERSION + 1, digest_key: DigestKey([1; 32]) };
-        disk.create(NAME, 0).expect("new").write_at(&format.encode(), 0).expect("fits");
-        let before = disk.operations();
-        let error = Format::open(&disk, DigestKey([2; 32])).expect_err("newer");
-        assert!(matches!(error, FormatError::Newer { found } if found == VERSION + 1), "{error}");
-        assert_eq!(disk.operations(), before);
+    fn another_format_is_refused_and_nothing_touched() {
+        for version in [VERSION - 1, VERSION + 1] {
+            let disk = SimDisk::new();
+            let format = Format { version, digest_key: DigestKey([1; 32]) };
+            disk.create(NAME, 0).expect("new").write_at(&format.encode(), 0).expect("fits");
+            let before = disk.operations();
+            let error = Format::open(&disk, DigestKey([2; 32])).expect_err("another");
+            let (FormatError::Newer { found } | FormatError::Older { found }) = error else {
+                panic!("{error}");
+            };
+            assert_eq!(found, version);
+            assert_eq!(disk.operations(), before);
+        }
     }
 
     #[test]

@@ -242,9 +242,10 @@ impl<D: Disk> Engine<D> {
             self.checkpoints.note_bytes(bytes);
             self.replenish(now)?;
         }
+        self.release();
+        // After the effects: a reader that this wakes finds its stream as the group left it, gone perhaps.
         let head = self.journal.head();
         self.shared.head.send_if_modified(|shown| std::mem::replace(shown, head) != head);
-        self.release();
         if bytes > 0 {
             // With the cursors that this group moved: else what they let go would count until the next one.
             self.measure_streams(now);
