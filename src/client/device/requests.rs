@@ -38,12 +38,17 @@ impl Request {
         if (verb, kind, what) == ("unbind", Some("phone"), None) {
             return Ok(Self::Unbind(Unbind::Phone));
         }
+        let kind = kind.unwrap_or_default();
+        let kinds = ["account", "alias", "tag", "phone"];
+        if !matches!(verb, "bind" | "unbind") || !kinds.contains(&kind) {
+            return Err("use bind or unbind with account, alias, tag or phone; or push on, push off".into());
+        }
         let what = what.map(str::trim).unwrap_or_default();
         if !is_bindable(what) {
             return Err("what is bound has 1 to 128 bytes and no control characters".into());
         }
         let text = what.into();
-        match (verb, kind.unwrap_or_default()) {
+        match (verb, kind) {
             ("bind", "account") => Ok(Self::Bind(Binding::Account(text))),
             ("bind", "alias") => Ok(Self::Bind(Binding::Alias(text))),
             ("bind", "tag") => Ok(Self::Bind(Binding::Tag(text))),
@@ -51,7 +56,7 @@ impl Request {
             ("unbind", "account") => Ok(Self::Unbind(Unbind::Account(text))),
             ("unbind", "alias") => Ok(Self::Unbind(Unbind::Alias(text))),
             ("unbind", "tag") => Ok(Self::Unbind(Unbind::Tag(text))),
-            _ => Err("use bind or unbind with account, alias, tag or phone; or push on, push off".into()),
+            _ => Err("a device has one phone number: use 'unbind phone'".into()),
         }
     }
 
