@@ -123,6 +123,11 @@ impl Shard {
             context.give_place(&live.app);
             return Ok(());
         };
+        // Read late, a connection that was cut after its Hello would be newer than the one that took its place.
+        if connection.stream.is_ended() {
+            context.give_place(&live.app);
+            return Err(DeviceError::Closed);
+        }
         let transport = connection.transport();
         connection.phase = Phase::Live(live);
         match context.directory.enter(device, session, Way { since: now, transport }) {

@@ -2,6 +2,7 @@
 //! by the connection's task, an end in each direction.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -102,6 +103,17 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => SockRef::from(&*tcp).shutdown(Shutdown::Write),
             Self::Quic(quic) => quic.streams()?.0.finish().map_err(io::Error::from),
+        }
+    }
+
+    /// Whether the peer has ended it, with nothing left to read.
+    pub(super) fn is_ended(&self) -> bool {
+        match self {
+            Self::Tcp(tcp) => match SockRef::from(tcp).peek(&mut [MaybeUninit::uninit()]) {
+                Ok(bytes) => bytes == 0,
+                Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+            },
+            Self::Quic(quic) => quic.connection.as_ref().is_some_and(|quic| quic.close_reason().is_some()),
         }
     }
 
