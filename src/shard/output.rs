@@ -10,6 +10,10 @@ use crate::wire::frame::device_frame;
 
 /// Writes what waits; whether there was something and all of it went. In the closing phase, shuts the write side behind it.
 pub(super) fn flush(connection: &mut Connection, now: Millis, cx: &mut Context<'_>) -> bool {
+    if connection.flags.broken {
+        // Perhaps just because what waits must never be written: it was taken back, or is of another account.
+        return false;
+    }
     let before = connection.outbox.len();
     let mut written = 0;
     while written < before {

@@ -186,7 +186,7 @@ impl Device {
         }
         if let Binding::Account(account) = &step.binding {
             self.account = step.bound.then(|| AccountDigest::of(digest_key, &self.about.app, account));
-            if !step.bound && !fault::is(Fault::KeepUnbound) {
+            if !fault::is(Fault::KeepUnbound) {
                 self.pending.retain(|entry| !entry.is_of_account());
             }
         }
@@ -244,9 +244,9 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// A batch of the message was accepted: if it was taken back, that is remembered as long as it lives.
-    pub(super) fn extend_recall(&self, key: MessageKey, expires_at: Millis) {
-        if let Some(recall) = self.recalls.get(&key) {
+    /// A batch of the message was accepted: if it was taken back, that is remembered as long as it lives. What was over by then stays over.
+    pub(super) fn extend_recall(&self, key: MessageKey, accepted_at: Millis, expires_at: Millis) {
+        if let Some(recall) = self.recalls.get(&key).filter(|recall| recall.holds(accepted_at)) {
             recall.extend(expires_at);
         }
     }

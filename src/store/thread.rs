@@ -42,6 +42,8 @@ struct Queue {
     bytes: usize,
     damaged: Vec<Arc<Batch>>,
     closed: bool,
+    /// Something that the engine waits for has happened since it last looked.
+    woken: bool,
 }
 
 /// Bytes that a command holds, about.
@@ -106,6 +108,8 @@ impl Inbox {
 
     /// Something that the engine waits for has happened.
     pub(super) fn wake(&self) {
+        // Kept, for a thread that is just about to sleep.
+        self.lock().woken = true;
         self.filled.notify_one();
     }
 
@@ -118,9 +122,11 @@ impl Inbox {
     /// Everything that waits, up to one group; sleeps if there is nothing and the engine has nothing to do. `None`: closed and empty.
     fn take(&self, sleep: Duration, into: &mut Vec<Command>) -> Option<Vec<Arc<Batch>>> {
         let mut queue = self.lock();
-        if queue.commands.is_empty() && queue.damaged.is_empty() && !queue.closed && !sleep.is_zero() {
+        let idle = queue.commands.is_empty() && queue.damaged.is_empty() && !queue.closed && !queue.woken;
+        if idle && !sleep.is_zero() {
             queue = self.filled.wait_timeout(queue, sleep).unwrap_or_else(PoisonError::into_inner).0;
         }
+        queue.woken = false;
         let mut bytes = 0;
         while bytes < limits::GROUP_BYTES
             && let Some((command, weight)) = queue.commands.pop_front()

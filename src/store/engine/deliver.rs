@@ -418,7 +418,7 @@ impl<D: Disk> Engine<D> {
         let mut part = self.shared.index.of_message(home);
         let before = part.known_messages();
         part.accept(home, &what, record_bounds(&self.options, parts), &mut self.ledger);
-        part.extend_recall(home, answer.expires_at);
+        part.extend_recall(home, answer.accepted_at, answer.expires_at);
         if answer.accepted > 0 {
             part.batches.insert(batch.seq, batch.clone());
         }

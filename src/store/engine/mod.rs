@@ -242,10 +242,16 @@ impl<D: Disk> Engine<D> {
             self.checkpoints.note_bytes(bytes);
             self.replenish(now)?;
         }
-        self.release();
-        // After the effects: a reader that this wakes finds its stream as the group left it, gone perhaps.
+        for effect in &self.effects {
+            // Before the head: it wakes the stream's reader, for the last time.
+            if let Effect::StreamRetired(stream) = effect {
+                self.shared.streams.retire(*stream);
+            }
+        }
+        // Before the answers: who has one finds no older head.
         let head = self.journal.head();
         self.shared.head.send_if_modified(|shown| std::mem::replace(shown, head) != head);
+        self.release();
         if bytes > 0 {
             // With the cursors that this group moved: else what they let go would count until the next one.
             self.measure_streams(now);
@@ -390,7 +396,8 @@ impl<D: Disk> Engine<D> {
                     self.sink.recalled(recall.seq);
                 }
                 Effect::Gap(stream, gap) => self.shared.streams.insert_gap(stream, *gap),
-                Effect::StreamRetired(stream) => self.shared.streams.retire(stream),
+                // Done, before anybody was told of the group.
+                Effect::StreamRetired(_) => {}
                 Effect::App(app, control) => {
                     let controls = self.shared.controls.write();
                     controls.unwrap_or_else(PoisonError::into_inner).insert(app, control);

@@ -186,6 +186,8 @@ impl<D: Disk> Engine<D> {
             found.extend(self.shared.index.lock(part).recalls.values().cloned());
         }
         self.recalls = found.len() as u64;
+        // Over, it has nothing pending left to end: what is there was accepted after it.
+        found.retain(|recall| recall.holds(self.shared.opened_at));
         for recall in &found {
             // It stays in memory: shards ask it who may have the message.
             self.warm(recall.home)?;

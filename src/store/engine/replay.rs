@@ -180,7 +180,7 @@ impl Replay<'_> {
         home: MessageKey,
         at: Record<'_>,
     ) -> Result<Option<Arc<Batch>>, Malformed> {
-        self.loaded.index.of_message(home).extend_recall(home, record.expires_at);
+        self.loaded.index.of_message(home).extend_recall(home, record.accepted_at, record.expires_at);
         if targets.is_empty() {
             return Ok(None);
         }

@@ -229,6 +229,7 @@ impl<D: Disk> Engine<D> {
                     "there is no space for the tables; the journal keeps what they don't"
                 );
                 self.tables.again = job.writes;
+                self.tables.looks = 0;
                 let lent = !self.tables.borrows && self.lend_spares();
                 self.tables.borrows |= lent;
                 self.tables.next_at = if lent { now } else { now + RETRY_MS };
@@ -261,6 +262,10 @@ impl<D: Disk> Engine<D> {
     /// Push records that nobody touched lately leave memory, as far as it is too full. Only what is in the tables as it is may go. Once after
     /// each transaction: what was changed or touched is passed over, and there is more to choose from after the next one.
     fn make_room(&mut self) -> bool {
+        if !self.tables.again.is_empty() {
+            // What found no space is in no table yet, though nothing says so beside it.
+            return false;
+        }
         let max = self.options.message_cache_bytes;
         let looks = self.tables.looks.min(LOOKED_AT);
         self.tables.looks -= looks;
