@@ -28,6 +28,8 @@ impl Shard {
         tracing::debug!(peer = %connection.peer, %error, "connection ends");
         let phase = std::mem::replace(&mut connection.phase, Phase::Closing { deadline: now + LINGER_MS });
         connection.partial = Vec::new();
+        // A device whose credentials were revoked gets nothing more of what waits for it.
+        let cut = error == DeviceError::Unauthenticated && !connection.outbox.is_empty();
         self.leave(conn, phase, error);
         let mut frames = Vec::new();
         match error {
@@ -39,11 +41,11 @@ impl Shard {
             _ => wire::put_error(&mut frames, error),
         }
         let mut cipher = Vec::new();
-        if !frames.is_empty() {
+        if !frames.is_empty() && !cut {
             self.send(conn, &frames, &mut cipher);
         }
         let Some(connection) = self.connection(conn) else { return };
-        if matches!(error, DeviceError::Closed | DeviceError::Stalled) {
+        if cut || matches!(error, DeviceError::Closed | DeviceError::Stalled) {
             connection.flags.broken = true;
         } else if let Some(tls) = &mut connection.tls {
             cipher.clear();

@@ -138,16 +138,11 @@ impl Shard {
         total: usize,
         scratch: &mut Scratch,
     ) -> Result<(), DeviceError> {
-        let now = self.now();
         if total == 0 {
             return Ok(());
         }
         let Some(connection) = self.connection(conn) else { return Ok(()) };
         let is_tls = connection.tls.is_some();
-        if let Phase::Live(live) = &mut connection.phase {
-            live.session.handle_read(now);
-            self.no_longer_suspect(conn);
-        }
         let mut closed = false;
         if is_tls {
             self.spend_step(conn);
@@ -221,6 +216,15 @@ impl Shard {
                 Err(error) => break Err(error.into()),
             }
         };
+        // Whole frames only: a frame that never ends must not keep its session, and its bytes, for ever.
+        let now = self.now();
+        if frames > 0
+            && let Some(connection) = self.connection(conn)
+            && let Phase::Live(live) = &mut connection.phase
+        {
+            live.session.handle_read(now);
+            self.no_longer_suspect(conn);
+        }
         telemetry::add(Counter::DeviceFrames(Direction::In), frames);
         telemetry::add(Counter::DeviceBytes(Direction::In), at as u64);
         if at < bytes.len()

@@ -215,6 +215,10 @@ impl<D: Disk> Engine<D> {
 
     /// Sessions began, ended, or are still there. Journaled where it is news.
     pub(super) fn last_active(&mut self, active: &[(DeviceKey, Millis)]) -> Result<(), StoreFailure> {
+        // Before memory says so: what it says already is journaled no more in this grain.
+        if !self.has_room_beside_ends(active.len(), ACTIVE_BYTES) {
+            return Ok(());
+        }
         let grain = forget::grain_ms(self.options.forget_after_ms);
         let mut news = Vec::new();
         for (key, at) in active {
