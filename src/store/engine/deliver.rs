@@ -1,6 +1,11 @@
 //! Admission: which targets of a batch are accepted, and which batches are not taken at all.
+//!
+//! A device that stands twice in a batch gets it once: the first target counts, and the others are `duplicate`. But a target of an account
+//! that isn't bound there counts only if none of them is better: whatever order a router's list has, a stale account in it never takes the
+//! message from who is there. Rejected: ending the stale one as `unbound` beside the right one, as then one device would have two ends of one
+//! batch, and sets of device numbers can't tell them apart.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -46,6 +51,31 @@ struct Decided {
     unbound_bits: Vec<u8>,
     /// Bit by ordinal: resolved from an account that is bound there.
     of_account: Vec<u8>,
+}
+
+impl Decided {
+    /// These were accepted, and are duplicates after all.
+    fn withdraw(&mut self, ordinals: &[u32]) {
+        if ordinals.is_empty() {
+            return;
+        }
+        let mut bits = Vec::new();
+        for ordinal in ordinals {
+            set_ordinal(&mut bits, *ordinal);
+        }
+        let (gone, left): (Vec<Target>, Vec<Target>) =
+            self.accepted.drain(..).partition(|target| has_ordinal(&bits, target.ordinal));
+        self.accepted = left;
+        let mut refused: Vec<_> = self.refused.drain(..).zip(self.refused_who.drain(..)).collect();
+        refused.extend(
+            gone.iter().map(|target| {
+                ((target.ordinal, Refusal::Duplicate), Who::of(&target.key, Some(target.number)))
+            }),
+        );
+        // In the record they stand ascending.
+        refused.sort_unstable_by_key(|((ordinal, _), _)| *ordinal);
+        (self.refused, self.refused_who) = refused.into_iter().unzip();
+    }
 }
 
 /// An accepted target.
@@ -254,29 +284,40 @@ impl<D: Disk> Engine<D> {
             of_account: Vec::new(),
         };
         let newcomer = self.newcomer(new);
-        // Of targets that are in no list: who stands twice meets itself here.
-        let mut settled: HashSet<DeviceKey, Spread> = HashSet::default();
+        // Of targets that are in no list: who stands twice meets itself here. With the accepted target, if it is of an account that isn't bound.
+        let mut settled: HashMap<DeviceKey, Option<Target>, Spread> = HashMap::default();
+        // Ordinals of those that a better one came after.
+        let mut withdrawn: Vec<u32> = Vec::new();
         for (ordinal, key) in (0u32..).zip(&new.targets) {
             // Asked before the part is locked: the directory has locks of its own.
             let connected = !asks || (self.is_connected)(key);
             let account = new.accounts.get(ordinal as usize).copied().flatten();
-            let verdict = if !settled.is_empty() && settled.contains(key) {
+            let before = if settled.is_empty() { None } else { settled.get(key).copied() };
+            let mut verdict = if before == Some(None) {
                 Err(Refusal::Duplicate)
             } else {
                 self.admit_target(key, ordinal, account, connected || new.online_only, batch, &newcomer)
             };
+            if let Some(Some(stale)) = before {
+                if matches!(verdict, Ok(Admitted { unbound: true, .. })) {
+                    verdict = Err(Refusal::Duplicate);
+                } else {
+                    withdrawn.push(stale.ordinal);
+                    settled.remove(key);
+                }
+            }
             match verdict {
                 Ok(Admitted { number, unbound }) => {
                     let target = Target { ordinal, key: *key, number };
                     decided.accepted.push(target);
-                    if account.is_some() {
-                        let bits = if unbound { &mut decided.unbound_bits } else { &mut decided.of_account };
-                        set_ordinal(bits, ordinal);
-                    }
                     if unbound {
-                        decided.unbound.push(target);
-                        settled.insert(*key);
-                    } else if connected || !new.online_only {
+                        settled.insert(*key, Some(target));
+                        continue;
+                    }
+                    if account.is_some() {
+                        set_ordinal(&mut decided.of_account, ordinal);
+                    }
+                    if connected || !new.online_only {
                         decided.told.push(*key);
                     } else {
                         decided.offline.push(target);
@@ -287,10 +328,16 @@ impl<D: Disk> Engine<D> {
                     let number =
                         self.shared.index.of_device(key).devices.get(key).map(|device| device.number);
                     decided.refused_who.push(Who::of(key, number));
-                    settled.insert(*key);
+                    settled.entry(*key).or_insert(None);
                 }
             }
         }
+        decided.unbound = settled.into_values().flatten().collect();
+        decided.unbound.sort_unstable_by_key(|target| target.ordinal);
+        for target in &decided.unbound {
+            set_ordinal(&mut decided.unbound_bits, target.ordinal);
+        }
+        decided.withdraw(&withdrawn);
         decided
     }
 
@@ -339,7 +386,6 @@ impl<D: Disk> Engine<D> {
         let record = BatchRecord {
             seq: batch.seq,
             app: new.app.as_str(),
-            message: new.message,
             id: new.id.as_str(),
             job_key: &new.job_key,
             body_digest: new.body_digest,
@@ -404,6 +450,7 @@ impl<D: Disk> Engine<D> {
         };
         let what = Acceptance {
             app: &new.app,
+            message: new.message,
             seq: answer.seq,
             body_digest: new.body_digest,
             accepted_at: answer.accepted_at,

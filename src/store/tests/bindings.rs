@@ -291,3 +291,53 @@ fn a_change_without_room_changes_nothing() {
     assert_eq!(harness.change(0, Change::Bind(account("a"))), Ok(()), "it needs no room");
     assert_eq!(harness.change(0, Change::Unbind(Unbind::Phone)), Ok(()));
 }
+
+#[test]
+fn a_stale_account_never_takes_the_place_of_the_right_one_in_any_order() {
+    use crate::push::{Refusal, TargetState};
+    let (disk, mut harness) = opened();
+    harness.change(0, Change::Bind(account("a"))).expect("bound");
+    harness.change(1, Change::Bind(account("a"))).expect("bound");
+    let accounts = |names: &[Option<&str>]| -> Vec<_> {
+        names.iter().map(|name| name.map(super::support::account_digest)).collect()
+    };
+    let orders: [(&[Option<&str>], u32); 5] = [
+        (&[Some("x"), Some("a")], 1),
+        (&[Some("a"), Some("x")], 0),
+        (&[Some("x"), Some("y"), Some("a"), Some("x")], 2),
+        (&[Some("x"), None], 1),
+        (&[Some("x"), Some("y")], 0),
+    ];
+    for (message, (names, right)) in (1..).zip(orders) {
+        let mut new = to(message, &vec![0; names.len()]);
+        new.accounts = accounts(names);
+        let answer = harness.deliver(new).expect("accepted");
+        let duplicates: Vec<_> = (0..names.len() as u32).filter(|&ordinal| ordinal != right).collect();
+        assert_eq!(answer.accepted, 1, "{names:?}");
+        assert_eq!(
+            answer.refused.iter().map(|refused| refused.0).collect::<Vec<_>>(),
+            duplicates,
+            "{names:?}"
+        );
+        assert!(answer.refused.iter().all(|refused| refused.1 == Refusal::Duplicate));
+        let nobody = message == 5;
+        let on = harness.message(message, Some(0)).expect("a record").on_device.expect("asked for");
+        let state = if nobody { TargetState::Failed(Failure::Unbound) } else { TargetState::Pending };
+        assert_eq!((on.state, on.refused[Refusal::Duplicate as usize - 1]), (state, true), "{names:?}");
+        assert_eq!(harness.stream(answer.seq).len(), 0);
+        let pulled: Vec<_> =
+            harness.pull(0).iter().map(|pulled| (pulled.batch.seq, pulled.ordinal)).collect();
+        assert_eq!(pulled.contains(&(answer.seq, right)), !nobody, "{names:?}: {pulled:?}");
+    }
+    // The better one decides even where it is refused.
+    let mut asking = to(9, &[1, 1]);
+    (asking.accounts, asking.offline_policy) = (accounts(&[Some("x"), Some("a")]), OfflinePolicy::Return);
+    let answer = harness.deliver(asking).expect("accepted");
+    assert_eq!(answer.refused, [(0, Refusal::Duplicate), (1, Refusal::Offline)]);
+    let before = harness.totals();
+    assert!(before.identity_holds() && before.pending == 4, "{before:?}");
+    for checkpoint in [false, true] {
+        harness = crash(&disk, harness, checkpoint);
+        assert_eq!((harness.pull(0).len(), harness.totals()), (4, before.clone()));
+    }
+}

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::model_devices::check_devices;
+use super::model_devices::{check_accounts, check_devices};
 use super::plan::{CONNECTED, DEVICES, History, MESSAGES, Promised, Step, placed, plan};
 use super::support::{Harness, account_digest, app, batch, device};
 use crate::binding::DeviceChange;
@@ -193,6 +193,7 @@ fn verify(
     let outcomes = outcomes(&history);
     let pending = check_lists(harness, promised)?;
     check_devices(harness, promised, &history)?;
+    check_accounts(promised, answered, &history)?;
     check_targets(promised, answered, &outcomes, &pending)?;
     check_gone(promised, &pending)?;
     check_promises(harness, promised, &history, &outcomes)?;
@@ -437,6 +438,7 @@ fn a_run_does_everything_that_is_to_be_proved() {
     const ENDS: [Failure; 4] = [Failure::Revoked, Failure::Replaced, Failure::OverQuota, Failure::Expired];
     let mut ends = [0; 4];
     let (mut changes, mut reasons) = (BTreeSet::new(), BTreeSet::new());
+    let mut chosen = 0;
     for seed in 1..=3 {
         let model = Model::new(seed, 300);
         let disk = SimDisk::new();
@@ -466,7 +468,9 @@ fn a_run_does_everything_that_is_to_be_proved() {
         ] {
             assert!(figure(name) > 1, "seed {seed}: {name}");
         }
-        for event in history(&harness, &promised).expect("a history").values() {
+        let history = history(&harness, &promised).expect("a history");
+        chosen += check_accounts(&promised, &promised.answered, &history).expect("the right one");
+        for event in history.values() {
             match event {
                 StreamEvent::Device(event) => {
                     changes.insert(DeviceChange::LABELS[event.change.index()]);
@@ -486,6 +490,7 @@ fn a_run_does_everything_that_is_to_be_proved() {
         assert!(reasons.contains(&reason), "{reason:?}: {reasons:?}");
     }
     assert!(ends.iter().all(|count| *count > 1), "{ENDS:?}: {ends:?}");
+    assert!(chosen > 5, "a batch named a device under a stale account and a better one {chosen} times");
 }
 
 /// The mistake is found by one of some seeds.
