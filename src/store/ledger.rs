@@ -13,7 +13,7 @@ use roaring::RoaringBitmap;
 
 use super::codec::{Malformed, Take, put_bytes, put_u32, put_varint};
 use super::push_record::{MessageKey, NumberSet};
-use super::tables::{Table, Tables, TablesError, Writes};
+use super::tables::{Table, Tables, TablesError, Writes, new_row, row_content};
 use super::{DayStats, counts};
 use crate::ids::{AppKey, Seq};
 use crate::push::{Counts, Millis};
@@ -94,14 +94,24 @@ impl Ledger {
         let mut ledger = Self::new(zone_minutes);
         let damaged = |_| TablesError::Damaged { what: "the statistics aren't of this version".into() };
         if let Some(row) = tables.get(Table::Single, TOTALS)? {
-            ledger.take_totals(&row).map_err(damaged)?;
+            ledger.take_totals(row_content(Table::Single, TOTALS, &row)?).map_err(damaged)?;
         }
-        let mut failed = Ok(());
-        tables.scan(Table::Days, &mut |key, row| failed = failed.and_then(|()| ledger.take_day(key, row)))?;
-        tables.scan(Table::Active, &mut |key, row| {
-            failed = failed.and_then(|()| ledger.take_active(key, row));
-        })?;
-        failed.map_err(damaged)?;
+        for table in [Table::Days, Table::Active] {
+            let mut failed = Ok(());
+            tables.scan(table, &mut |key, row| {
+                if failed.is_ok() {
+                    failed = row_content(table, key, row).and_then(|row| {
+                        let taken = if table == Table::Days {
+                            ledger.take_day(key, row)
+                        } else {
+                            ledger.take_active(key, row)
+                        };
+                        taken.map_err(damaged)
+                    });
+                }
+            })?;
+            failed?;
+        }
         Ok(ledger)
     }
 
@@ -254,7 +264,7 @@ impl Ledger {
         self.age(now);
         writes.extend(self.old.drain(..).map(|place| (place, None)));
         if std::mem::take(&mut self.totals_dirty) {
-            let mut row = Vec::new();
+            let mut row = new_row();
             put_u32(&mut row, self.registered_below);
             counts::put(&mut row, &self.totals);
             writes.insert((Table::Single, TOTALS.to_vec()), Some(row));
@@ -263,7 +273,7 @@ impl Ledger {
             if !std::mem::take(&mut row.dirty) {
                 continue;
             }
-            let mut bytes = Vec::new();
+            let mut bytes = new_row();
             put_varint(&mut bytes, row.registered);
             put_varint(&mut bytes, row.active);
             counts::put(&mut bytes, &row.counts);
@@ -278,7 +288,7 @@ impl Ledger {
         (self.active_dirty, self.active_written_at) = (false, now);
         for ((app, day), set) in self.active.iter_mut().filter(|(_, set)| set.dirty) {
             set.dirty = false;
-            let mut bytes = Vec::new();
+            let mut bytes = new_row();
             NumberSet::Many(Box::new(set.devices.clone())).encode(&mut bytes);
             writes.insert((Table::Active, day_key(app, *day)), Some(bytes));
         }

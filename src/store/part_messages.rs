@@ -9,7 +9,7 @@ use super::ledger::Ledger;
 use super::part::Part;
 use super::push_record::{MessageKey, Numbers, PushRecord};
 use super::record::Who;
-use crate::ids::{AppKey, Seq};
+use crate::ids::{AppKey, MessageId, Seq};
 use crate::push::{Failure, Millis, Receipt, ReceiptKind, Refusal};
 
 /// Unfinished push records that are passed over in the search for one that may go.
@@ -18,6 +18,7 @@ const PASSED_OVER: usize = 16;
 /// What a batch record says to its message's push record.
 pub(super) struct Acceptance<'a> {
     pub(super) app: &'a AppKey,
+    pub(super) message: MessageId,
     pub(super) seq: Seq,
     pub(super) body_digest: [u8; 16],
     pub(super) accepted_at: Millis,
@@ -59,8 +60,10 @@ impl Part {
         if !self.messages.contains_key(&key) {
             self.forget_messages(what.accepted_at, bounds, ledger);
             self.message_order.push_back(key);
+            let of = (what.app.clone(), what.message);
+            let job_key = what.job_key.clone();
             let mut record =
-                PushRecord::new(what.body_digest, what.accepted_at, what.expires_at, what.job_key.clone());
+                PushRecord::new(of, what.body_digest, what.accepted_at, what.expires_at, job_key);
             record.row = what.seq;
             ledger.hot_bytes += record.bytes as usize;
             ledger.hot.push_back(key);

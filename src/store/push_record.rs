@@ -152,6 +152,9 @@ const NEW_BYTES: u32 = 160;
 /// The push record of a message. `accepted = arrived + failed + pending` at all times.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct PushRecord {
+    /// Its app and message: the key is only their digest, and an end may have to be told when no batch is left that names them.
+    pub(super) app: AppKey,
+    pub(super) message: MessageId,
     pub(super) body_digest: [u8; 16],
     pub(super) accepted_at: Millis,
     pub(super) expires_at: Millis,
@@ -184,12 +187,15 @@ pub(super) struct PushRecord {
 
 impl PushRecord {
     pub(super) fn new(
+        (app, message): (AppKey, MessageId),
         body_digest: [u8; 16],
         accepted_at: Millis,
         expires_at: Millis,
         job_key: Arc<str>,
     ) -> Self {
         Self {
+            app,
+            message,
             body_digest,
             accepted_at,
             expires_at,
@@ -306,6 +312,8 @@ impl PushRecord {
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_bytes(out, self.app.as_str().as_bytes());
+        put_u64(out, self.message.0);
         out.extend_from_slice(&self.body_digest);
         put_u64(out, self.accepted_at);
         put_u64(out, self.expires_at);
@@ -339,7 +347,8 @@ impl PushRecord {
     }
 
     pub(super) fn decode(take: &mut Take<'_>) -> Result<Self, Malformed> {
-        let mut record = Self::new(take.array()?, take.u64()?, take.u64()?, take.text()?.into());
+        let of = (AppKey::parse(take.text()?).ok_or(Malformed)?, MessageId(take.u64()?));
+        let mut record = Self::new(of, take.array()?, take.u64()?, take.u64()?, take.text()?.into());
         record.batches = take.varint32()?;
         record.named = take.varint()?;
         record.accepted = take.varint()?;
@@ -382,7 +391,8 @@ mod tests {
 
     #[test]
     fn a_record_comes_back_whole() {
-        let mut record = PushRecord::new([1; 16], 2, 3, "job".into());
+        let of = (AppKey::parse("app").expect("valid"), MessageId(7));
+        let mut record = PushRecord::new(of, [1; 16], 2, 3, "job".into());
         record.named = 3;
         record.accepted = 2;
         record.pending = 1;

@@ -386,6 +386,7 @@ impl<D: Disk> Engine<D> {
         let record = BatchRecord {
             seq: batch.seq,
             app: new.app.as_str(),
+            message: new.message,
             id: new.id.as_str(),
             job_key: &new.job_key,
             body_digest: new.body_digest,

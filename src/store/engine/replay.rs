@@ -202,6 +202,7 @@ impl Replay<'_> {
         let numbers: RoaringBitmap = targets.iter().map(|target| target.number).collect();
         let what = Acceptance {
             app,
+            message: record.message,
             seq,
             body_digest: record.body_digest,
             accepted_at: record.accepted_at,

@@ -28,7 +28,7 @@ use crate::store::ledger::Ledger;
 use crate::store::part::{Cold, Part};
 use crate::store::push_record::{MessageKey, PushRecord};
 use crate::store::stats::StoreStats;
-use crate::store::tables::{Job, Table, Tables, TablesError, Writer, Writes};
+use crate::store::tables::{Job, Table, Tables, TablesError, Writer, Writes, new_row, row_content};
 
 /// Milliseconds between two transactions, at least; and so many times what the last one took, at most.
 const PAUSE_MS: Millis = 200;
@@ -98,8 +98,12 @@ pub(super) fn part_with<'a>(
     };
     ledger.reads += 1;
     let found = tables.get(Table::Messages, &row.0.to_be_bytes())?;
-    let record = found.as_deref().and_then(|bytes| {
-        let mut take = Take(bytes);
+    let content = match &found {
+        Some(bytes) => row_content(Table::Messages, &row.0.to_be_bytes(), bytes)?,
+        None => &[],
+    };
+    let record = found.as_ref().and_then(|bytes| {
+        let mut take = Take(content);
         let head = take_head(&mut take)?;
         let record = PushRecord::decode(&mut take).ok()?;
         (head.0 == key).then_some(PushRecord { row, bytes: bytes.len() as u32, touched: true, ..record })
@@ -132,8 +136,12 @@ fn put_row(out: &mut Vec<u8>, key: MessageKey, record: &PushRecord) {
 
 /// Which push records the tables hold; how many rows made no sense.
 pub(super) fn read_index(tables: &dyn Tables, index: &Index) -> Result<u64, TablesError> {
-    let mut malformed = 0;
+    let (mut malformed, mut newer) = (0, None);
     tables.scan(Table::Messages, &mut |key, row| {
+        let row = row_content(Table::Messages, key, row).unwrap_or_else(|error| {
+            newer.get_or_insert(error);
+            &[]
+        });
         let row_key = key.try_into().map(u64::from_be_bytes);
         let (Ok(row_key), Some((message, cold))) = (row_key, take_head(&mut Take(row))) else {
             malformed += 1;
@@ -143,7 +151,7 @@ pub(super) fn read_index(tables: &dyn Tables, index: &Index) -> Result<u64, Tabl
         part.cold.insert(message, cold.at(Seq(row_key)));
         part.message_order.push_back(message);
     })?;
-    Ok(malformed)
+    newer.map_or(Ok(malformed), Err)
 }
 
 impl<D: Disk> Engine<D> {
@@ -196,7 +204,8 @@ impl<D: Disk> Engine<D> {
             // Gone since, or there twice.
             let Some(record) = part.messages.get_mut(&key).filter(|record| record.dirty) else { continue };
             record.dirty = false;
-            let mut row = Vec::with_capacity(record.bytes as usize);
+            let mut row = new_row();
+            row.reserve(record.bytes as usize);
             put_row(&mut row, key, record);
             self.ledger.hot_bytes = self.ledger.hot_bytes + row.len() - record.bytes as usize;
             record.bytes = row.len() as u32;

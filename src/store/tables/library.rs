@@ -13,7 +13,7 @@ use redb::{
     TableError,
 };
 
-use super::{FILE, Table, Tables, TablesError, Visit, Writes, open_file};
+use super::{FILE, Table, Tables, TablesError, Visit, Writes, new_row, open_file, row_content};
 use crate::ids::Seq;
 use crate::store::disk::{Disk, DiskFile, SyncPoint};
 
@@ -53,9 +53,12 @@ impl<D: Disk> LibraryTables<D> {
         let tables = Self { disk, cache_bytes, database, applied: AtomicU64::new(0) };
         let applied = match tables.get(Table::Single, APPLIED)? {
             None => 0,
-            Some(row) => u64::from_le_bytes(row.try_into().map_err(|_| TablesError::Damaged {
-                what: "the row of the sequence applied has a wrong length".into(),
-            })?),
+            Some(row) => {
+                let content = row_content(Table::Single, APPLIED, &row)?;
+                u64::from_le_bytes(content.try_into().map_err(|_| TablesError::Damaged {
+                    what: "the row of the sequence applied has a wrong length".into(),
+                })?)
+            }
         };
         tables.applied.store(applied, Ordering::Release);
         Ok(tables)
@@ -84,7 +87,9 @@ impl<D: Disk> LibraryTables<D> {
                 }
             }
             if of == Table::Single {
-                table.insert(APPLIED, applied.0.to_le_bytes().as_slice())?;
+                let mut row = new_row();
+                row.extend_from_slice(&applied.0.to_le_bytes());
+                table.insert(APPLIED, row.as_slice())?;
             }
         }
         Ok(transaction.commit()?)

@@ -42,6 +42,10 @@ pub(super) use writer::{Job, Writer};
 use super::disk::Disk;
 use crate::ids::Seq;
 
+/// The version of rows: their first byte, so that a program that knows no newer one says so instead of guessing. The tables as a whole have the
+/// data directory's format.
+const ROW_VERSION: u8 = 1;
+
 /// The table library's file.
 pub const FILE: &str = "tables.redb";
 
@@ -93,6 +97,20 @@ pub enum TablesError {
         /// What is wrong.
         what: String,
     },
+    /// A row was written by a newer version. Nothing was touched.
+    #[error(
+        "the tables ({file}) were written by a newer version: the row {key} of {table:?} has version {version}, and this program reads \
+         {ROW_VERSION}. Start the newer program again",
+        file = FILE
+    )]
+    Newer {
+        /// The table.
+        table: Table,
+        /// The row's key, in hexadecimal.
+        key: String,
+        /// The row's version.
+        version: u8,
+    },
     /// The file is missing, or of another time than the journal.
     #[error(
         "the tables ({file}) hold everything up to sequence {applied}, and the journal begins at {oldest}: the file is missing, or older than \
@@ -126,6 +144,22 @@ impl TablesError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
             _ => Self::Io { doing, source },
         }
+    }
+}
+
+/// A row's beginning.
+pub(super) fn new_row() -> Vec<u8> {
+    vec![ROW_VERSION]
+}
+
+/// What stands in a row of this version. Nothing, where no version ever stood: what reads it says that it is malformed.
+pub(super) fn row_content<'a>(table: Table, key: &[u8], row: &'a [u8]) -> Result<&'a [u8], TablesError> {
+    match row.split_first() {
+        Some((&ROW_VERSION, content)) => Ok(content),
+        Some((&version, _)) if version > ROW_VERSION => {
+            Err(TablesError::Newer { table, key: data_encoding::HEXLOWER.encode(key), version })
+        }
+        _ => Ok(&[]),
     }
 }
 

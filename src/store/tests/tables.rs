@@ -13,7 +13,7 @@ use crate::store::disk::Disk;
 use crate::store::disk::sim::SimDisk;
 use crate::store::engine::OpenError;
 use crate::store::options::StoreOptions;
-use crate::store::tables::{TableKind, TablesError};
+use crate::store::tables::{self, Table, TableKind, TablesError, Writes};
 use crate::store::{Query, QueryAnswer};
 
 const HOUR: u64 = 3_600_000;
@@ -185,4 +185,42 @@ fn a_disk_without_space_for_the_tables_stops_trimming_and_nothing_else() {
     drop(harness);
     disk.crash(&mut SmallRng::seed_from_u64(3));
     assert_eq!(Harness::open(&disk, &options, now).totals(), before);
+}
+
+/// The tables of a data directory with something in each, and one row of which this is made.
+fn with_row(table: Table, change: impl Fn(&mut Vec<u8>)) -> Result<Harness<SimDisk>, OpenError> {
+    let (disk, mut harness) = opened(&small());
+    harness.deliver(batch("b1", 1, &[0, 1], START, HOUR)).expect("accepted");
+    harness.arrive(0, 1);
+    harness.checkpoint().expect("written");
+    drop(harness);
+    let tables = tables::open(&disk, TableKind::Log, 0).expect("opens");
+    let mut rows = Vec::new();
+    tables.scan(table, &mut |key, row| rows.push((key.to_vec(), row.to_vec()))).expect("readable");
+    let (key, mut row) = rows.pop().expect("a row");
+    change(&mut row);
+    tables.apply(&Writes::from([((table, key), Some(row))]), tables.applied()).expect("written");
+    drop(tables);
+    Harness::try_open(&disk, &small(), START)
+}
+
+#[test]
+fn rows_of_a_newer_version_are_refused_and_malformed_ones_are_what_they_were() {
+    for table in [Table::Single, Table::Messages, Table::Days, Table::Active] {
+        with_row(table, |_| ()).expect("nothing is wrong");
+        let error = with_row(table, |row| row[0] += 1).expect_err("newer");
+        let OpenError::Tables(TablesError::Newer { table: found, version: 2, .. }) = &error else {
+            panic!("{table:?}: {error}");
+        };
+        assert_eq!(*found, table);
+        assert!(error.to_string().contains("written by a newer version"), "{error}");
+        for damage in [0, 1] {
+            let opened = with_row(table, |row| if damage == 0 { row.truncate(4) } else { row[0] = 0 });
+            match (table, opened) {
+                (Table::Messages, Ok(harness)) => assert_eq!(harness.report.left_out, 1),
+                (_, Err(OpenError::Tables(TablesError::Damaged { .. }))) => {}
+                (_, other) => panic!("{table:?}: {:?}", other.map(|harness| harness.report)),
+            }
+        }
+    }
 }
