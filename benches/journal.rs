@@ -27,7 +27,7 @@ impl Log {
     fn new(dir: &Path) -> Self {
         let (disk, format) = RealDisk::open(dir, None).expect("a new directory");
         let options = JournalOptions { salt: format.salt(), ..JournalOptions::default() };
-        Self(Journal::recover(disk, options, Seq(0), &mut |_| {}).expect("a new journal").0)
+        Self(Journal::recover(disk, options, (Seq(0), Seq(0)), &mut |_| {}).expect("a new journal").0)
     }
 
     fn commit(&mut self, records: usize) {

@@ -161,6 +161,11 @@ impl BatchId {
         is_name(text, limits::BATCH_ID_BYTES).then(|| Self(text.into()))
     }
 
+    /// Of a batch whose record is damaged: nobody knows it. Empty, as no other is.
+    pub fn lost() -> Self {
+        Self("".into())
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0

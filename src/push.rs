@@ -439,7 +439,7 @@ pub struct MassOutcome {
     pub app: AppKey,
     /// The message.
     pub message: MessageId,
-    /// The batch.
+    /// The batch; [`BatchId::lost`]: its record is damaged, so that nobody knows which it was.
     pub batch: BatchId,
     /// The reason.
     pub reason: Failure,
@@ -447,7 +447,7 @@ pub struct MassOutcome {
     pub event_time: Millis,
     /// Bit `i % 8` of byte `i / 8` stands for ordinal `i`.
     pub ordinals: Vec<u8>,
-    /// Bits set.
+    /// Bits set. More, with reason `storage`, where what told the ordinals is damaged.
     pub count: u32,
     /// The sender's label, or empty.
     pub job_key: Arc<str>,

@@ -119,7 +119,7 @@ fn a_scan_goes_on_where_it_stopped_and_sees_what_is_committed_meanwhile() {
     let mut options = RandomRun::new(1, 0).options;
     (options.segment_bytes, options.reserve_segments) = (1024, 2);
     let (mut journal, _) =
-        Journal::recover(Arc::new(SimDisk::new()), options, Seq(0), &mut |_| {}).expect("new");
+        Journal::recover(Arc::new(SimDisk::new()), options, (Seq(0), Seq(0)), &mut |_| {}).expect("new");
     let reader = journal.reader();
     let (mut position, mut seen) = (None, 0u64);
     for round in 0..200u64 {

@@ -16,9 +16,17 @@ fn options() -> JournalOptions {
     JournalOptions { segment_bytes: SEGMENT, reserve_segments: 1, salt: 42 }
 }
 
-fn recover(disk: &SimDisk, after: u64) -> Result<(Journal<SimDisk>, Recovery, Vec<u64>), JournalError> {
+type Recovered = Result<(Journal<SimDisk>, Recovery, Vec<u64>), JournalError>;
+
+fn recover(disk: &SimDisk, after: u64) -> Recovered {
+    recover_durable(disk, (after, after))
+}
+
+/// Everything up to the second one is known to have been durable.
+fn recover_durable(disk: &SimDisk, (after, durable): (u64, u64)) -> Recovered {
     let mut found = Vec::new();
-    let (journal, report) = Journal::recover(Arc::new(disk.clone()), options(), Seq(after), &mut |record| {
+    let known = (Seq(after), Seq(durable));
+    let (journal, report) = Journal::recover(Arc::new(disk.clone()), options(), known, &mut |record| {
         assert_eq!(record.payload, payload(record.seq.0), "record {}", record.seq);
         found.push(record.seq.0);
     })?;
@@ -114,6 +122,62 @@ fn what_a_checkpoint_covers_is_never_a_torn_tail() {
     assert_eq!(journal.next_seq(), Seq(12), "no sequence that a checkpoint covers is given twice");
 }
 
+fn told(report: &Recovery) -> Vec<u64> {
+    report.corrupt.iter().filter_map(|damage| damage.lost).flat_map(|(a, b)| a.0..=b.0).collect()
+}
+
+#[test]
+fn a_flipped_bit_in_the_last_group_is_damage_if_something_knows_that_it_was_durable() {
+    // The last group at the end of a segment with others, and alone in its segment: there its damaged header, or that of the segment, is all there is.
+    for groups in 4..30 {
+        let (disk, places) = filled(groups);
+        let head = groups * 3;
+        let last = places[places.len() - 3];
+        let end = places[places.len() - 1].offset + 17;
+        let alone = last.offset == 2 * HEADER;
+        let from = if alone { 0 } else { last.offset - HEADER };
+        for offset in (from..end).step_by(if alone { 1 } else { 7 }) {
+            let disk = disk.fork();
+            disk.flip(&name(last), u64::from(offset), 1 << (offset % 8)).expect("there");
+            let mut again = Vec::new();
+            for start in 0..3 {
+                let (mut journal, report, found) = recover_durable(&disk, (0, head)).expect("goes on");
+                let missing: Vec<u64> = (1..=head).filter(|seq| !found.contains(seq)).collect();
+                assert_eq!(missing, told(&report), "{groups} groups, offset {offset}, start {start}");
+                assert!(missing.len() <= 3 && report.torn_bytes == 0, "offset {offset}: {missing:?}");
+                assert_eq!(
+                    journal.next_seq(),
+                    Seq(head + 1 + again.len() as u64),
+                    "no sequence is given twice"
+                );
+                if start > 0 {
+                    journal.stage(1, &payload(journal.next_seq().0)).expect("fits");
+                    again.push(journal.commit(9).expect("works").0);
+                }
+            }
+            let (_, report, found) = recover(&disk, 0).expect("goes on without being told, too");
+            assert_eq!((&found[found.len() - 2..], told(&report).len() <= 3), (&again[..], true));
+        }
+    }
+}
+
+#[test]
+fn a_journal_that_is_older_than_what_knows_of_it_is_a_clear_error_and_nothing_is_touched() {
+    let (disk, places) = filled(4);
+    for durable in [13, 1_000] {
+        let before = disk.operations();
+        let error = recover_durable(&disk, (0, durable)).expect_err("it ends at 12");
+        assert!(matches!(error, JournalError::Short { head: Seq(12), durable: Seq(_) }), "{error}");
+        assert_eq!(disk.operations(), before);
+    }
+    // A copy that was made while its last group was written: what was durable since has no room there.
+    disk.flip(&name(places[9]), u64::from(places[9].offset) - 20, 1).expect("there");
+    let before = disk.operations();
+    let error = recover_durable(&disk, (0, 1_000)).expect_err("it ends at 9");
+    assert!(matches!(error, JournalError::Short { head: Seq(9), .. }), "{error}");
+    assert_eq!(disk.operations(), before);
+}
+
 #[test]
 fn readers_report_or_pass_over_damage() {
     let (disk, places) = filled(4);
@@ -147,10 +211,11 @@ fn bytes_in_a_payload_never_pass_for_a_group() {
         journal.stage(2, b"behind").expect("fits");
         journal.commit(5).expect("works");
         disk.flip(&name(place), u64::from(place.offset) - 8, 1).expect("there");
-        let _recovered = Journal::recover(Arc::new(disk.fork()), options(), Seq(0), &mut |record| {
-            found += usize::from(record.kind == 1);
-        })
-        .expect("goes on");
+        let _recovered =
+            Journal::recover(Arc::new(disk.fork()), options(), (Seq(0), Seq(0)), &mut |record| {
+                found += usize::from(record.kind == 1);
+            })
+            .expect("goes on");
     }
     assert_eq!(found, 8 * 6, "only the six real ones, each time");
 }
@@ -184,7 +249,8 @@ fn newer_and_foreign_segments_are_clear_errors_and_nothing_is_touched() {
     let (disk, _) = filled(4);
     let foreign = JournalOptions { salt: 43, ..options() };
     let before = disk.operations();
-    let error = Journal::recover(Arc::new(disk.clone()), foreign, Seq(0), &mut |_| {}).expect_err("foreign");
+    let error = Journal::recover(Arc::new(disk.clone()), foreign, (Seq(0), Seq(0)), &mut |_| {})
+        .expect_err("foreign");
     assert!(matches!(error, JournalError::Foreign { segment: 1 }), "{error}");
     assert_eq!(disk.operations(), before);
 

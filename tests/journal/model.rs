@@ -88,13 +88,14 @@ impl RandomRun {
         let mut found = Vec::new();
         let mut order = Ok(());
         let disk = Arc::new(disk.clone());
-        let (journal, report) = Journal::recover(disk, self.options.clone(), Seq(after), &mut |record| {
-            if record.seq.0 != after + found.len() as u64 + 1 {
-                order = Err(format!("sequence {} came as number {}", record.seq, found.len() + 1));
-            }
-            found.push(((record.kind, record.payload.to_vec()), record.place));
-        })
-        .map_err(|error| format!("recovery: {error}"))?;
+        let (journal, report) =
+            Journal::recover(disk, self.options.clone(), (Seq(after), Seq(after)), &mut |record| {
+                if record.seq.0 != after + found.len() as u64 + 1 {
+                    order = Err(format!("sequence {} came as number {}", record.seq, found.len() + 1));
+                }
+                found.push(((record.kind, record.payload.to_vec()), record.place));
+            })
+            .map_err(|error| format!("recovery: {error}"))?;
         order?;
         Ok((journal, report, found))
     }

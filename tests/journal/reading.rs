@@ -12,7 +12,7 @@ const SEGMENT: u32 = 4096;
 
 fn journal() -> Journal<SimDisk> {
     let options = JournalOptions { segment_bytes: SEGMENT, reserve_segments: 8, salt: 1 };
-    Journal::recover(Arc::new(SimDisk::new()), options, Seq(0), &mut |_| {}).expect("recovers").0
+    Journal::recover(Arc::new(SimDisk::new()), options, (Seq(0), Seq(0)), &mut |_| {}).expect("recovers").0
 }
 
 fn write(journal: &mut Journal<SimDisk>, bytes: usize) -> Seq {

@@ -12,7 +12,7 @@ const SEGMENT: u32 = 4096;
 
 fn journal(disk: &SimDisk, reserve_segments: u32) -> Journal<SimDisk> {
     let options = JournalOptions { segment_bytes: SEGMENT, reserve_segments, salt: 1 };
-    Journal::recover(Arc::new(disk.clone()), options, Seq(0), &mut |_| {}).expect("recovers").0
+    Journal::recover(Arc::new(disk.clone()), options, (Seq(0), Seq(0)), &mut |_| {}).expect("recovers").0
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn small_and_large_records_on_a_real_directory() {
         let (disk, format) = RealDisk::open(dir.path(), None).expect("not in use");
         let options = JournalOptions { segment_bytes: 1 << 20, reserve_segments: 1, salt: format.salt() };
         let mut found = 0;
-        let (mut journal, report) = Journal::recover(disk, options, Seq(0), &mut |record| {
+        let (mut journal, report) = Journal::recover(disk, options, (Seq(0), Seq(0)), &mut |record| {
             assert_eq!(record.payload.len(), lengths[found % lengths.len()]);
             found += 1;
         })

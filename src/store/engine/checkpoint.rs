@@ -121,7 +121,8 @@ impl<D: Disk> Engine<D> {
     /// After enough journal bytes; and when there is no room, as a newer checkpoint may let old segments go.
     fn checkpoint_is_due(&self, now: Millis) -> bool {
         let state = &self.checkpoints;
-        if now < state.retry_at {
+        // What damage took is found by what the journal says, which a newer checkpoint would pass.
+        if now < state.retry_at || self.lost.is_some() {
             return false;
         }
         // A second one of the same is worth writing only for what the older one still holds back.
@@ -149,7 +150,11 @@ impl<D: Disk> Engine<D> {
         if !checkpoint {
             return Ok(());
         }
+        while self.sweep_lost(now)? {}
         self.commit(now)?;
+        if self.lost.is_some() {
+            return self.write_tables(now).map(drop);
+        }
         if self.checkpoints.writing.is_none() && self.journal.head() <= self.checkpoints.covers {
             // What doesn't rest on records is worth keeping too.
             return self.write_tables(now).map(drop);

@@ -177,6 +177,8 @@ pub struct Engine<D: Disk> {
     forget: forget::State,
     /// Batches whose record can't be read; their entries are looked for part by part.
     damaged: VecDeque<storage::Sweep>,
+    /// After a start that found damage: push records that count entries which no list has.
+    lost: Option<storage::Lost>,
     /// Messages that were taken back and have pending entries still.
     recalling: VecDeque<recall::Recalling>,
     /// The disk had no room for their ends: not before this time again.
@@ -330,7 +332,7 @@ impl<D: Disk> Engine<D> {
             let duty = (self.duty + duty) % DUTIES;
             busy = match duty {
                 0 => self.expire(now)?,
-                1 => self.sweep_damaged(now)?,
+                1 => self.sweep_damaged(now)? || self.sweep_lost(now)?,
                 2 => self.recall_slice(now)?,
                 3 => self.checkpoint_slice(now)?,
                 4 => self.tables_slice(now)?,
@@ -351,7 +353,8 @@ impl<D: Disk> Engine<D> {
     pub fn next_wakeup(&self) -> Option<Millis> {
         let replenish = (self.replenish_at > 0).then_some(self.replenish_at);
         let retries = self.retry_checkpoint_at().into_iter().chain(self.next_recalling()).chain(replenish);
-        let retries = retries.chain(self.next_transaction()).chain(self.next_forget());
+        let retries =
+            retries.chain(self.next_transaction()).chain(self.next_forget()).chain(self.next_lost());
         self.next_expiry().into_iter().chain(retries).min()
     }
 

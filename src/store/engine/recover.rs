@@ -60,9 +60,26 @@ fn layout(options: &StoreOptions) -> JournalOptions {
     }
 }
 
-/// What it means for the tables that the journal can't be replayed from where they end.
-fn behind(applied: Seq, covers: Seq) -> impl FnOnce(JournalError) -> OpenError {
+impl Replay<'_> {
+    /// Through the journal.
+    fn run<D: Disk>(&mut self, disk: &Arc<D>) -> Result<(Journal<D>, Recovery), OpenError> {
+        let (covers, applied) = (self.covers, self.tables.applied());
+        // Tables that hold less than the checkpoint were made anew, or are another time's: the journal may still have what they lack. And what
+        // either of them holds was durable in the journal before.
+        let known = (covers.min(applied), covers.max(applied));
+        let layout = layout(self.options);
+        Journal::recover(disk.clone(), layout, known, &mut |record| self.apply(record))
+            .map_err(apart(applied, covers))
+    }
+}
+
+/// What it means for the tables that the journal can't be replayed from where they end, or doesn't reach that far. Everything that they
+/// hold was durable in the journal before.
+fn apart(applied: Seq, covers: Seq) -> impl FnOnce(JournalError) -> OpenError {
     move |error| match error {
+        JournalError::Short { head, durable } if durable == applied => {
+            TablesError::Ahead { applied, head }.into()
+        }
         JournalError::Missing { to, .. } if applied < covers => {
             TablesError::Behind { applied, oldest: to }.into()
         }
@@ -108,8 +125,6 @@ impl<D: Disk> Engine<D> {
         let tables = tables::open(&disk, options.tables, options.table_cache_bytes)?;
         let malformed = read_index(&*tables, &loaded.index)?;
         let ledger = Ledger::read(&*tables, options.utc_offset_minutes)?;
-        // Tables that hold less than the checkpoint were made anew, or are another time's: the journal may still have what they lack.
-        let after = covers.min(tables.applied());
         let bodies = BodyCache::new(options.body_cache_bytes);
         let mut replay = Replay {
             loaded,
@@ -122,10 +137,8 @@ impl<D: Disk> Engine<D> {
             masses: std::collections::HashMap::default(),
             malformed,
         };
-        let (journal, recovery) =
-            Journal::recover(disk.clone(), layout(options), after, &mut |record| replay.apply(record))
-                .map_err(behind(tables.applied(), covers))?;
-        replay.check_tables(recovery.head)?;
+        let (journal, recovery) = replay.run(&disk)?;
+        replay.check_tables()?;
         replay.tidy();
         let left_out = replay.left_out();
         let ledger = replay.ledger;
@@ -145,6 +158,7 @@ impl<D: Disk> Engine<D> {
             head: watch::Sender::new(recovery.head),
         };
         StoreStats::set(&shared.stats.damaged, left_out);
+        let lost = (!recovery.corrupt.is_empty() || left_out > 0).then(super::storage::Lost::default);
         let since = journal.segments().into_iter().filter(|segment| segment.last > covers);
         let since = since.map(|segment| u64::from(segment.used)).sum();
         let mut engine = Self {
@@ -178,6 +192,7 @@ impl<D: Disk> Engine<D> {
             gap: None,
             forget: forget::State::new(options.forget_after_ms),
             damaged: VecDeque::new(),
+            lost,
             recalling: VecDeque::new(),
             recall_retry_at: 0,
             recalls: 0,

@@ -1,17 +1,30 @@
 //! Damage: a batch whose record can't be read has lost its body and the list of its targets. Its entries are looked for in
 //! all lists, part by part, and end as `storage`.
+//!
+//! A batch whose record is damaged at a start, and which no checkpoint has, is in no list at all; but the tables may have counted it, and its
+//! push record would count it as pending for ever. So after a start that found damage each push record is compared with the live batches of its
+//! message, and what it counts beyond them ends as `storage`: in the sums, and by a record of its own that the router reads. It names the
+//! message and how many; which batch and which ordinals stood in what is lost, and which devices is what the push record answers. The other way
+//! round, an end that is lost and counted already, the entry is in its list again: the device gets it once more, and the sums stay.
 
 use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use roaring::RoaringBitmap;
+
+use super::expiry::RETRY_MS;
+use super::tables::part_with;
 use super::{Engine, StoreFailure};
-use crate::ids::Seq;
-use crate::push::{Failure, Millis};
+use crate::ids::{BatchId, Seq};
+use crate::push::{Failure, MassOutcome, Millis};
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
-use crate::store::part::Spread;
-use crate::store::record::Target;
+use crate::store::part::{Part, Spread};
+use crate::store::part_messages::End;
+use crate::store::push_record::{MessageKey, Numbers, bitmap_bytes};
+use crate::store::record::{self, MassRecord, Target};
 use crate::store::stats::StoreStats;
 
 /// One pass over all lists, for all batches that were found damaged before it began.
@@ -21,7 +34,113 @@ pub(super) struct Sweep {
     next_part: usize,
 }
 
+/// Push records looked at in one slice: each may be a read from the tables.
+const SLICE_RECORDS: usize = 256;
+
+/// One pass over the push records that count something as pending, see the module.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    next_part: usize,
+    /// Of the part before.
+    keys: VecDeque<MessageKey>,
+    /// The disk had no room: not before this time again.
+    retry_at: Millis,
+}
+
+impl Part {
+    /// Messages of which something is pending, by their push records.
+    fn counted_pending(&self) -> VecDeque<MessageKey> {
+        let pending = |key: &&MessageKey| match self.messages.get(key) {
+            Some(record) => record.pending > 0,
+            None => self.cold.get(key).is_some_and(|cold| cold.is_pending()),
+        };
+        self.message_order.iter().filter(pending).copied().collect()
+    }
+
+    /// Entries pending of each message, by its batches.
+    fn live_by_message(&self) -> HashMap<MessageKey, u64> {
+        let mut live = HashMap::new();
+        for batch in self.batches.values() {
+            *live.entry(batch.home).or_default() += u64::from(batch.live.load(Ordering::Relaxed));
+        }
+        live
+    }
+}
+
 impl<D: Disk> Engine<D> {
+    /// Looks at some push records after a start that found damage. Answers whether there was anything to do.
+    pub(super) fn sweep_lost(&mut self, now: Millis) -> Result<bool, StoreFailure> {
+        let Some(mut lost) = self.lost.take() else { return Ok(false) };
+        if now < lost.retry_at {
+            self.lost = Some(lost);
+            return Ok(false);
+        }
+        if lost.keys.is_empty() {
+            if lost.next_part == self.shared.index.len() {
+                return Ok(true);
+            }
+            lost.keys = self.shared.index.lock(lost.next_part).counted_pending();
+            lost.next_part += 1;
+            self.lost = Some(lost);
+            return Ok(true);
+        }
+        let live = self.shared.index.lock(lost.next_part - 1).live_by_message();
+        for _ in 0..SLICE_RECORDS {
+            let Some(&key) = lost.keys.front() else { break };
+            if !self.has_room(1, Self::mass_bytes(0, 0)) {
+                lost.retry_at = now + RETRY_MS;
+                break;
+            }
+            self.fail_lost(now, key, live.get(&key).copied().unwrap_or(0))?;
+            lost.keys.pop_front();
+        }
+        self.lost = Some(lost);
+        Ok(true)
+    }
+
+    /// When the next slice is due.
+    pub(super) fn next_lost(&self) -> Option<Millis> {
+        self.lost.as_ref().map(|lost| lost.retry_at)
+    }
+
+    /// What a push record counts as pending beyond what is live of its message ends.
+    fn fail_lost(&mut self, now: Millis, key: MessageKey, live: u64) -> Result<(), StoreFailure> {
+        let mass = {
+            let part = part_with(&self.shared.index, &*self.tables.tables, &mut self.ledger, key)?;
+            let Some(known) = part.messages.get(&key) else { return Ok(()) };
+            let count = known.pending.saturating_sub(live);
+            MassOutcome {
+                app: known.app.clone(),
+                message: known.message,
+                batch: BatchId::lost(),
+                reason: Failure::Storage,
+                event_time: now,
+                ordinals: Vec::new(),
+                count: u32::try_from(count).unwrap_or(u32::MAX),
+                job_key: known.job_key.clone(),
+            }
+        };
+        if mass.count == 0 {
+            return Ok(());
+        }
+        tracing::error!(
+            app = %mass.app, message = %mass.message, count = mass.count,
+            "the record of a batch is damaged; what was pending of it ends as storage"
+        );
+        StoreStats::add(&self.shared.stats.damaged, u64::from(mass.count));
+        let nobody = RoaringBitmap::new();
+        let record = MassRecord { mass, batch: Seq(0), numbers: bitmap_bytes(&nobody) };
+        self.scratch.clear();
+        record.encode(&mut self.scratch);
+        let (seq, _) = self.stage(record::MASS)?;
+        let MassOutcome { app, count, .. } = &record.mass;
+        self.shared.streams.note_event(self.options.stream_of(app.as_str()), seq);
+        let (outcome, numbers) = (Err(Failure::Storage), Numbers::Many(&nobody));
+        let end = End { app, at: now, outcome, count: *count, numbers };
+        self.shared.index.of_message(key).count_end(key, &end, &mut self.ledger);
+        Ok(())
+    }
+
     /// This batch's record can't be read.
     pub fn found_damaged(&mut self, batch: &Arc<Batch>) {
         if batch.damaged.swap(true, Ordering::Relaxed) || !batch.is_live() {

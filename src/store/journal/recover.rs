@@ -1,14 +1,18 @@
 //! What is in the files after a start: which records are there, which were never completed, which are damaged.
 //!
 //! Every segment but the last is durable as a whole, and in the last every group that a later group's header calls synced. What is bad
-//! there, or at or below what the caller's checkpoint covers, is corruption: reported and skipped. Behind that only the
+//! there, or at or below what the caller knows to have been durable, is corruption: reported and skipped. Behind that only the
 //! very last group can be incomplete: it is dropped as a whole. Nothing is written before all of this is known.
+//!
+//! A journal that ends before what was durable is one of two things. If bytes stand behind its end in which the missing records have room, the
+//! end is damaged: it goes on behind them, and no sequence is given twice. If there are only zeros, or too few bytes, the files are older than
+//! what knows of the records (a restored copy, a lost file): that is an error, and nothing is touched.
 
 use std::sync::Arc;
 
 use crate::ids::Seq;
 
-use super::format::{FoundHeader, SEGMENT_HEADER, Salt, SegmentHeader};
+use super::format::{FoundHeader, RECORD_HEADER, SEGMENT_HEADER, Salt, SegmentHeader};
 use super::segments::{self, Segment, Shared};
 use super::walk::{Group, Stretch};
 use super::{
@@ -36,24 +40,31 @@ struct Extent {
     end: u32,
     /// Whether there are only zeros behind.
     clean: bool,
+    /// Records in it were durable, readable or not.
+    durable: bool,
     /// Where the groups begin that nothing proves durable, and their bytes.
     unproven: Option<(u32, Vec<u8>)>,
 }
 
 impl<D: Disk> Journal<D> {
     /// Replays every valid record with a sequence after `after` in order through `apply`. What it replayed is durable when it returns,
-    /// and the next group can be staged. `after`: what the caller's checkpoint covers.
+    /// and the next group can be staged. `after`: what the caller has already. `durable`: up to where everything is known to have been durable,
+    /// because something says so that was written later.
     pub fn recover(
         disk: Arc<D>,
         options: JournalOptions,
-        after: Seq,
+        (after, durable): (Seq, Seq),
         apply: &mut dyn FnMut(Record<'_>),
     ) -> Result<(Self, Recovery), JournalError> {
         let salt = Salt(options.salt);
         let names = disk.list().map_err(JournalError::io("listing the data directory"))?;
         let (stale, mut found) = find(&*disk, &names, salt)?;
-        let mut replay = Replay { salt, after, next: Seq(1), apply, report: Recovery::default() };
+        let mut replay = Replay { salt, after, durable, next: Seq(1), apply, report: Recovery::default() };
         let mut extents = replay.all(&found, !stale.is_empty())?;
+        let head = Seq(replay.next.0 - 1);
+        if head < durable {
+            return Err(JournalError::Short { head, durable });
+        }
         let dropped = drop_unborn(&mut found, &mut extents);
         let active = settle_tail(&*disk, &found, &extents, dropped.as_ref(), salt)?;
         for id in stale.into_iter().chain(dropped.map(|dropped| dropped.id)) {
@@ -143,10 +154,10 @@ impl<D: Disk> Found<D> {
 }
 
 /// A last segment without a group that counts, and not as fresh as its header was written, is no segment yet: it goes, and the next
-/// roll puts a new file in its place.
+/// roll puts a new file in its place. One whose records were durable and are all damaged stays: the next start, too, must see that they were.
 fn drop_unborn<D: Disk>(found: &mut Vec<Found<D>>, extents: &mut Vec<Extent>) -> Option<Found<D>> {
     let (last, extent) = (found.last()?, extents.last()?);
-    let unborn = extent.last < extent.first && (!extent.clean || last.header.is_none());
+    let unborn = extent.last < extent.first && !extent.durable && (!extent.clean || last.header.is_none());
     if !unborn {
         return None;
     }
@@ -188,6 +199,7 @@ fn settle_tail<D: Disk>(
 struct Replay<'a> {
     salt: Salt,
     after: Seq,
+    durable: Seq,
     /// The next sequence that is expected.
     next: Seq,
     apply: &'a mut dyn FnMut(Record<'_>),
@@ -218,7 +230,8 @@ impl Replay<'_> {
             let Some(next) = pair[1].header.filter(|next| next.first <= wanted) else { break };
             let last = Seq(next.first.0 - 1);
             let first = pair[0].first.unwrap_or(next.first);
-            extents.push(Extent { first, last, end: next.previous_end, clean: true, unproven: None });
+            let end = next.previous_end;
+            extents.push(Extent { first, last, end, clean: true, durable: true, unproven: None });
         }
         let skipped = extents.len();
         self.next = found[skipped].first.map_or(wanted, |first| first.min(wanted));
@@ -234,7 +247,7 @@ impl Replay<'_> {
         let valid_end = later.first().and_then(|next| next.header).map_or(u32::MAX, |next| next.previous_end);
         let bytes = found.read(valid_end)?;
         let bytes = found.bytes(&bytes, self.salt);
-        let mark = bound.map_or_else(|| self.mark(found, bytes), |bound| Seq(bound.0 - 1));
+        let mut mark = bound.map_or_else(|| self.mark(found, bytes), |bound| Seq(bound.0 - 1));
         let first = found.first.unwrap_or(self.next);
         if found.header.is_none() && first <= mark {
             self.damage("a segment's header", Place { segment: found.id, offset: 0 }, None);
@@ -249,7 +262,7 @@ impl Replay<'_> {
                 continue; // torn at an earlier recovery; what replaced it is elsewhere
             }
             // A group is durable as a whole or not at all, so its first sequence decides.
-            let proven = group.header.first <= mark;
+            let proven = group.header.first <= mark.max(self.durable);
             if !proven && !group.is_whole() {
                 break; // the torn one
             }
@@ -260,14 +273,19 @@ impl Replay<'_> {
             self.group(&group, found.id);
             (end, last) = (group.end(), group.header.last());
         }
-        self.expect(Seq(mark.0 + 1), Place { segment: found.id, offset: end });
         let behind = bytes.written_behind(end);
-        if bound.is_none() {
+        let missing = (self.durable.0 + 1).saturating_sub(self.next.0.max(mark.0 + 1));
+        if bound.is_none() && missing > 0 && behind >= missing * u64::from(RECORD_HEADER) {
+            mark = self.durable;
+        }
+        self.expect(Seq(mark.0 + 1), Place { segment: found.id, offset: end });
+        if bound.is_none() && missing == 0 {
             self.report.torn_bytes += behind;
         }
         let copy =
             |at: u32| (at, bytes.bytes[(at - bytes.base) as usize..(end - bytes.base) as usize].to_vec());
-        Ok(Extent { first, last, end, clean: behind == 0, unproven: unproven.map(copy) })
+        let (clean, durable) = (behind == 0, first <= mark);
+        Ok(Extent { first, last, end, clean, durable, unproven: unproven.map(copy) })
     }
 
     /// The highest sequence of the last segment that is known to have been durable.

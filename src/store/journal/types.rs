@@ -156,6 +156,14 @@ pub enum JournalError {
     /// A checkpoint or an older file says that there were records, but there is no file with any. Nothing was touched.
     #[error("there are no usable journal files, but a checkpoint covers records up to {0}")]
     NoSegments(Seq),
+    /// The journal ends before what is known to have been durable: its files are older than what knows of it. Nothing was touched.
+    #[error("the journal ends at {head}, and records up to {durable} were durable: its files are older")]
+    Short {
+        /// Its newest record.
+        head: Seq,
+        /// The newest that there was.
+        durable: Seq,
+    },
     /// A segment was written by a newer version. Nothing was touched.
     #[error("segment {segment:010} has format {version}; this program reads up to {}", format::VERSION)]
     Newer {

@@ -132,6 +132,7 @@ fn take_channel(number: u8) -> Result<Channel, Malformed> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::store) struct MassRecord {
     pub(in crate::store) mass: MassOutcome,
+    /// 0: of none that is known, see [`BatchId::lost`].
     pub(in crate::store) batch: Seq,
     /// The devices' numbers, a serialized roaring bitmap: the push record remembers who failed, for late events.
     pub(in crate::store) numbers: Vec<u8>,
@@ -159,7 +160,10 @@ impl MassRecord {
         let mass = MassOutcome {
             app,
             message: MessageId(take.u64()?),
-            batch: BatchId::parse(take.text()?).ok_or(Malformed)?,
+            batch: match take.text()? {
+                "" if batch == Seq(0) => BatchId::lost(),
+                id => BatchId::parse(id).ok_or(Malformed)?,
+            },
             reason: Failure::from_number(take.u8()?).ok_or(Malformed)?,
             event_time: take.u64()?,
             ordinals: take.bytes()?.to_vec(),

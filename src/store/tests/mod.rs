@@ -3,6 +3,7 @@
 mod basics;
 mod bindings;
 mod bounds;
+mod damage;
 mod delivery;
 mod embedded;
 mod forgetting;
