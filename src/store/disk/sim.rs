@@ -51,6 +51,8 @@ struct State {
     /// Everything fails until the crash.
     down: bool,
     capacity: Option<u64>,
+    /// What is overwritten takes space too.
+    copies: bool,
     skipped: BTreeSet<SyncPoint>,
     fail_next_sync: Option<SyncPoint>,
     /// Syncs done, by point.
@@ -203,6 +205,11 @@ impl SimDisk {
         self.state().fail_next_sync = Some(point);
     }
 
+    /// Whether what is overwritten takes space too, as on a file system that copies on writing; it comes back at once.
+    pub fn set_copies(&self, copies: bool) {
+        self.state().copies = copies;
+    }
+
     /// At most this many bytes in all files; `None`: no limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
@@ -341,7 +348,7 @@ impl DiskFile for SimFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.with(true, |state, id| {
             let grows = (offset + bytes.len() as u64).saturating_sub(inode(state, id)?.seen.len);
-            state.fits(grows)?;
+            state.fits(if state.copies { bytes.len() as u64 } else { grows })?;
             let inode = inode(state, id)?;
             inode.seen.write(offset, bytes);
             inode.pending.push(Change::Write { offset, bytes: bytes.to_vec() });

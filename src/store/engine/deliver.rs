@@ -162,7 +162,7 @@ impl<D: Disk> Engine<D> {
             }
         }
         if self.pending + batch.targets.len() as u64 > self.options.max_pending
-            || self.ledger.changed.len() >= super::tables::TOO_MANY
+            || self.is_behind_with_tables()
         {
             return Err(Rejection::Exhausted);
         }

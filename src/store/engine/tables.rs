@@ -36,8 +36,6 @@ const PAUSE_TIMES: Millis = 10;
 const PAUSE_MAX_MS: Millis = 5_000;
 /// Changed push records that don't wait for the pause to end.
 const MANY: usize = 20_000;
-/// Changed push records at which batches are refused until some are written.
-pub(super) const TOO_MANY: usize = 1_000_000;
 /// How long to wait for space.
 const RETRY_MS: Millis = 1_000;
 /// Push records looked at in one slice of making room.
@@ -161,6 +159,11 @@ impl<D: Disk> Engine<D> {
         over: impl Fn() + Send + 'static,
     ) -> std::io::Result<std::thread::JoinHandle<()>> {
         self.tables.writer.start_thread(over)
+    }
+
+    /// Whether too much waits for the tables, which have no space or are slow.
+    pub(super) fn is_behind_with_tables(&self) -> bool {
+        self.ledger.changed.len() + self.tables.again.len() >= self.options.max_unwritten_messages
     }
 
     /// See [`part_with`].

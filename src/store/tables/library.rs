@@ -1,21 +1,21 @@
 //! The tables in redb, whose file is one of the data directory's like any other.
 //!
-//! A file that grows is synced at once: the library's header tells its length, and a header without the length would not open again. A
-//! transaction that met a full disk is undone by opening the file again, as the library asks for.
+//! A transaction that met a full disk is undone by opening the file again, as the library asks for. If there is no space even for that, which
+//! only a disk that copies what it overwrites can say, the file is opened in memory: it can be read, and the next transaction tries again.
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition,
-    TableError,
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError,
 };
 
+use super::checked::CheckedFile;
 use super::{FILE, Table, Tables, TablesError, Visit, Writes, new_row, open_file, row_content};
 use crate::ids::Seq;
-use crate::store::disk::{Disk, DiskFile, SyncPoint};
+use crate::store::disk::{Disk, DiskFile};
 
 /// Its name while it is made.
 const NEW_FILE: &str = "tables.new";
@@ -38,6 +38,8 @@ pub(super) struct LibraryTables<D: Disk> {
     cache_bytes: usize,
     /// `None` only while it is opened again.
     database: RwLock<Option<Database>>,
+    /// It is open in memory, as there was no space to open it for writing.
+    in_memory: AtomicBool,
     applied: AtomicU64,
 }
 
@@ -50,7 +52,8 @@ impl<D: Disk> fmt::Debug for LibraryTables<D> {
 impl<D: Disk> LibraryTables<D> {
     pub(super) fn open(disk: Arc<D>, cache_bytes: usize) -> Result<Self, TablesError> {
         let database = RwLock::new(Some(open(&*disk, cache_bytes)?));
-        let tables = Self { disk, cache_bytes, database, applied: AtomicU64::new(0) };
+        let (in_memory, applied) = (AtomicBool::new(false), AtomicU64::new(0));
+        let tables = Self { disk, cache_bytes, database, in_memory, applied };
         let applied = match tables.get(Table::Single, APPLIED)? {
             None => 0,
             Some(row) => {
@@ -99,7 +102,15 @@ impl<D: Disk> LibraryTables<D> {
     fn reopen(&self) -> Result<(), TablesError> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         *database = None;
-        *database = Some(open(&*self.disk, self.cache_bytes)?);
+        let opened = open(&*self.disk, self.cache_bytes);
+        let is_full = matches!(opened, Err(TablesError::Full));
+        *database = Some(if is_full {
+            let file = self.disk.open(FILE).map_err(TablesError::io("opened"))?;
+            open_in(file, self.cache_bytes, true)?
+        } else {
+            opened?
+        });
+        self.in_memory.store(is_full, Ordering::Release);
         Ok(())
     }
 }
@@ -112,23 +123,30 @@ fn open<D: Disk>(disk: &D, cache_bytes: usize) -> Result<Database, TablesError> 
         if known(NEW_FILE) {
             disk.remove(NEW_FILE).map_err(TablesError::io("made"))?;
         }
-        drop(open_in(disk.create(NEW_FILE, 0).map_err(TablesError::io("made"))?, cache_bytes)?);
+        drop(open_in(disk.create(NEW_FILE, 0).map_err(TablesError::io("made"))?, cache_bytes, false)?);
         disk.rename(NEW_FILE, FILE).map_err(TablesError::io("made"))?;
     }
-    open_in(open_file(disk, FILE)?, cache_bytes)
+    open_in(open_file(disk, FILE)?, cache_bytes, false)
 }
 
-fn open_in<F: DiskFile>(file: F, cache_bytes: usize) -> Result<Database, TablesError> {
-    let file = LibraryFile(file);
+fn open_in<F: DiskFile>(file: F, cache_bytes: usize, in_memory: bool) -> Result<Database, TablesError> {
+    let file = CheckedFile::open(file, in_memory).map_err(failed_io("opened"))?;
     Database::builder()
         .set_cache_size(cache_bytes)
         .create_with_backend(file)
         .map_err(|error: DatabaseError| failed("opened")(error.into()))
 }
 
+fn failed_io(doing: &'static str) -> impl FnOnce(io::Error) -> TablesError {
+    move |error| match error.kind() {
+        io::ErrorKind::InvalidData => TablesError::Damaged { what: error.to_string() },
+        _ => TablesError::io(doing)(error),
+    }
+}
+
 fn failed(doing: &'static str) -> impl FnOnce(redb::Error) -> TablesError {
     move |error| match error {
-        redb::Error::Io(source) => TablesError::io(doing)(source),
+        redb::Error::Io(source) => failed_io(doing)(source),
         redb::Error::Corrupted(what) => TablesError::Damaged { what },
         other => TablesError::Io { doing, source: io::Error::other(other) },
     }
@@ -170,6 +188,12 @@ impl<D: Disk> Tables for LibraryTables<D> {
     }
 
     fn apply(&self, writes: &Writes, applied: Seq) -> Result<(), TablesError> {
+        if self.in_memory.load(Ordering::Acquire) {
+            self.reopen()?;
+            if self.in_memory.load(Ordering::Acquire) {
+                return Err(TablesError::Full);
+            }
+        }
         match self.write(writes, applied).map_err(failed("written")) {
             Ok(()) => {
                 self.applied.store(applied.0, Ordering::Release);
@@ -181,33 +205,5 @@ impl<D: Disk> Tables for LibraryTables<D> {
             }
             Err(error) => Err(error),
         }
-    }
-}
-
-/// The file as the library wants it.
-#[derive(Debug)]
-struct LibraryFile<F>(F);
-
-impl<F: DiskFile> StorageBackend for LibraryFile<F> {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let read = self.0.read_at(out, offset)?;
-        if read < out.len() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)?;
-        self.0.sync(SyncPoint::TablesContent)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync(SyncPoint::TablesContent)
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(data, offset)
     }
 }

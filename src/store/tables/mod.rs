@@ -25,9 +25,13 @@
 //! [`Disk`] like everything else here, and the crash tests tear *its* writes too; it has no threads of its own and no dependencies.
 //! `SQLite` (C) and `LMDB` (a licence of its own) weren't measured.
 //!
+//! What it reads is checked against checksums of ours first, as it takes pages as they are (see `checked`): so a file that a disk altered is an
+//! error that names the place, at the start or whenever it is met. Nothing mends it: the journal keeps only what came after.
+//!
 //! Pages are written for good in two phases and the free list with every transaction ("quick repair"): a start after a crash doesn't read the
 //! whole file. That costs 10 to 15 % CPU, and is in the figures of growing keys.
 
+mod checked;
 mod library;
 mod log;
 mod writer;
@@ -92,7 +96,11 @@ pub enum TablesError {
         source: io::Error,
     },
     /// What is in the file isn't what was written.
-    #[error("the tables ({file}) are damaged: {what}", file = FILE)]
+    #[error(
+        "the tables ({file}) are damaged: {what}. Put back a copy of the whole data directory; or move the file away and start: while the journal \
+         still has everything it is made anew, and if not the start says so and changes nothing",
+        file = FILE
+    )]
     Damaged {
         /// What is wrong.
         what: String,

@@ -1,13 +1,13 @@
 use std::sync::Arc;
 
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::store::disk::SyncPoint;
 use crate::store::disk::crash::{CrashTest, everywhere};
 use crate::store::disk::real::RealDisk;
 use crate::store::disk::sim::{Loss, SimDisk};
+use crate::store::disk::{DiskFile, SyncPoint};
 
 const KINDS: [TableKind; 2] = [TableKind::Library, TableKind::Log];
 const CACHE: usize = 1024 * 1024;
@@ -16,7 +16,10 @@ fn row(table: Table, key: u32, row: Option<&[u8]>) -> ((Table, Vec<u8>), Option<
     ((table, key.to_be_bytes().to_vec()), row.map(<[u8]>::to_vec))
 }
 
-fn rows(tables: &dyn Tables, table: Table) -> Vec<(Vec<u8>, Vec<u8>)> {
+/// Keys and rows.
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn rows(tables: &dyn Tables, table: Table) -> Rows {
     let mut rows = Vec::new();
     tables.scan(table, &mut |key, row| rows.push((key.to_vec(), row.to_vec()))).expect("readable");
     rows
@@ -167,5 +170,121 @@ fn a_writer_tells_when_it_is_done_and_gives_a_job_back_that_found_no_space() {
             thread.join().expect("it ends");
             return;
         }
+    }
+}
+
+#[test]
+fn a_disk_that_has_no_space_even_to_open_the_file_again_is_waited_for() {
+    let disk = Arc::new(SimDisk::new());
+    let tables = open(&disk, TableKind::Library, CACHE).expect("opens");
+    tables.apply(&Writes::from([row(Table::Days, 1, Some(b"old"))]), Seq(1)).expect("room");
+    disk.set_copies(true);
+    disk.set_capacity(Some(disk.used()));
+    let writes = Writes::from([row(Table::Days, 1, Some(b"new"))]);
+    for _ in 0..3 {
+        let full = tables.apply(&writes, Seq(2));
+        assert!(matches!(full, Err(TablesError::Full)), "{full:?}");
+        assert_eq!((rows(&*tables, Table::Days)[0].1.as_slice(), tables.applied()), (&b"old"[..], Seq(1)));
+    }
+    disk.set_capacity(None);
+    tables.apply(&writes, Seq(2)).expect("room again");
+    drop(tables);
+    disk.crash_with(Loss::All, &mut SmallRng::seed_from_u64(1));
+    let tables = open(&disk, TableKind::Library, CACHE).expect("opens");
+    assert_eq!((rows(&*tables, Table::Days)[0].1.as_slice(), tables.applied()), (&b"new"[..], Seq(2)));
+}
+
+/// Rows of all sizes, some changed and some gone, over several groups of blocks; and what should be there.
+fn grown(disk: &Arc<SimDisk>) -> Rows {
+    let tables = open(disk, TableKind::Library, CACHE).expect("opens");
+    let mut rng = SmallRng::seed_from_u64(9);
+    for transaction in 1..=12u64 {
+        let change = |rng: &mut SmallRng| {
+            let long = vec![transaction as u8; rng.random_range(1..1_500)];
+            let gone = rng.random_bool(0.1);
+            row(Table::Messages, rng.random_range(0..6_000), (!gone).then_some(long.as_slice()))
+        };
+        let writes: Writes = (0..600).map(|_| change(&mut rng)).collect();
+        tables.apply(&writes, Seq(transaction)).expect("written");
+    }
+    rows(&*tables, Table::Messages)
+}
+
+/// What is in a file that was altered, or the error that names it. It never panics.
+fn look(disk: &Arc<SimDisk>) -> Result<(Seq, Rows), TablesError> {
+    let tables = open(disk, TableKind::Library, CACHE)?;
+    let mut rows = Vec::new();
+    tables.scan(Table::Messages, &mut |key, row| rows.push((key.to_vec(), row.to_vec())))?;
+    let applied = tables.applied();
+    // And it goes on, or says so.
+    tables.apply(&Writes::from([row(Table::Messages, 7_000, Some(b"more"))]), Seq(applied.0 + 1))?;
+    Ok((applied, rows))
+}
+
+#[test]
+fn a_file_altered_anywhere_is_read_as_it_was_written_or_an_error() {
+    let disk = Arc::new(SimDisk::new());
+    let right = grown(&disk);
+    disk.crash_with(Loss::Nothing, &mut SmallRng::seed_from_u64(1));
+    let length = disk.content(FILE).expect("there").len() as u64;
+    assert!(length > 5 * 1024 * 1024, "more than one group: {length}");
+    let (mut found, mut whole) = (0, 0);
+    for seed in 0..400 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let disk = Arc::new(disk.fork());
+        // The heads, the first sums, and anywhere: a bit, or many.
+        let ends = [64, 8_192, 16 * 1024, 256 * 1024, length];
+        let end = ends[seed as usize % ends.len()].min(length);
+        let flips = if seed % 3 == 0 { 64 } else { 1 };
+        for _ in 0..flips {
+            disk.flip(FILE, rng.random_range(0..end), 1 << rng.random_range(0..8)).expect("there");
+        }
+        match look(&disk) {
+            Ok((applied, rows)) => {
+                assert!(applied == Seq(12) && rows == right, "seed {seed}: other rows, as of {applied}");
+                whole += 1;
+            }
+            Err(TablesError::Damaged { what }) => {
+                assert!(!what.is_empty());
+                found += 1;
+            }
+            Err(other) => panic!("seed {seed}: {other}"),
+        }
+    }
+    println!("{found} were errors, {whole} harmless");
+    assert!(found > 50 && whole > 10);
+}
+
+#[test]
+fn a_file_that_was_cut_or_is_another_is_an_error() {
+    let disk = Arc::new(SimDisk::new());
+    let _right = grown(&disk);
+    let length = disk.content(FILE).expect("there").len() as u64;
+    for cut in [1, 100, 4_096, 8_192, 9_000, 100_000, length / 2, length - 1] {
+        let disk = Arc::new(disk.fork());
+        disk.open(FILE).expect("there").set_len(cut).expect("cut");
+        assert!(matches!(look(&disk), Err(TablesError::Damaged { .. })), "{cut}");
+    }
+    // A file of the library without heads, as older formats had it, and one of nothing but noise.
+    for noise in [b"redb\x1A\x0A\xA9\x0D\x0A".as_slice(), &[7; 100]] {
+        let disk = Arc::new(disk.fork());
+        let mut bytes = noise.to_vec();
+        bytes.resize(100_000, 1);
+        disk.open(FILE).expect("there").write_at(&bytes, 0).expect("works");
+        let error = look(&disk).expect_err("none of ours");
+        assert!(error.to_string().contains("move the file away"), "{error}");
+    }
+}
+
+#[test]
+fn one_head_is_enough() {
+    let disk = Arc::new(SimDisk::new());
+    let right = grown(&disk);
+    disk.crash_with(Loss::Nothing, &mut SmallRng::seed_from_u64(1));
+    for place in [0, 4_096] {
+        let disk = Arc::new(disk.fork());
+        disk.flip(FILE, place + 100, 1).expect("there");
+        let (applied, rows) = look(&disk).expect("the other one is there");
+        assert!(applied == Seq(12) && rows == right);
     }
 }

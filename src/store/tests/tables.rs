@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use super::plan::START;
 use super::support::{Harness, app, batch, small};
 use crate::ids::Seq;
-use crate::push::Event;
+use crate::push::{Event, Rejection};
 use crate::store::disk::Disk;
 use crate::store::disk::sim::SimDisk;
 use crate::store::engine::OpenError;
@@ -223,4 +223,67 @@ fn rows_of_a_newer_version_are_refused_and_malformed_ones_are_what_they_were() {
             }
         }
     }
+}
+
+#[test]
+fn without_space_for_the_tables_batches_are_refused_at_a_bound() {
+    let options = StoreOptions { max_unwritten_messages: 8, ..small() };
+    let (disk, mut harness) = opened(&options);
+    harness.settle().expect("the disk works");
+    disk.set_capacity(Some(disk.used()));
+    let mut accepted = 0;
+    let refused = loop {
+        harness.now += 10_000;
+        match harness.deliver(batch(&format!("b{accepted}"), accepted + 1, &[0], harness.now, HOUR)) {
+            Ok(_) => accepted += 1,
+            Err(refused) => break refused,
+        }
+        harness.settle().expect("a full disk is no failure");
+    };
+    assert_eq!(refused, Rejection::Exhausted);
+    assert!((3..=8).contains(&accepted), "{accepted}");
+    disk.set_capacity(None);
+    harness.now += 10_000;
+    harness.settle().expect("the disk works");
+    harness.deliver(batch("again", 99, &[0], harness.now, HOUR)).expect("accepted");
+    assert_eq!(harness.totals().pending, accepted + 1);
+}
+
+#[test]
+fn push_records_of_a_transaction_that_found_no_space_stay_in_memory() {
+    let options = StoreOptions { message_cache_bytes: 100, ..small() };
+    let (disk, mut harness) = opened(&options);
+    for message in 1..=20 {
+        harness.deliver(batch(&format!("b{message}"), message, &[0], START, HOUR)).expect("accepted");
+    }
+    // A transaction is over, and room in memory is still to be made.
+    let writes = |harness: &Harness<SimDisk>| {
+        harness
+            .engine
+            .stats()
+            .all()
+            .into_iter()
+            .find(|figure| figure.0 == "table_writes")
+            .map(|figure| figure.1)
+    };
+    while writes(&harness) != Some(1) {
+        harness.commit().expect("the disk works");
+        harness.engine.maintain(harness.now).expect("the disk works");
+    }
+    for message in 1..=5 {
+        harness.arrive(0, message);
+    }
+    disk.set_capacity(Some(disk.used()));
+    harness.now += 10_000;
+    for _ in 0..100 {
+        harness.commit().expect("the disk works");
+        harness.engine.maintain(harness.now).expect("a full disk is no failure");
+    }
+    assert_eq!(writes(&harness), Some(1), "the second one found no space");
+    for message in 1..=20 {
+        let state = harness.message(message, None).unwrap_or_else(|| panic!("{message} is forgotten"));
+        assert_eq!(state.counts.arrived, u64::from(message <= 5), "{message} is as it was before");
+    }
+    let totals = harness.totals();
+    assert!(totals.identity_holds() && totals.pending == 15);
 }
