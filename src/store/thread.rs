@@ -314,3 +314,25 @@ pub(super) fn read_body<D: Disk>(shared: &Shared<D>, batch: &Batch) -> Result<Ar
     }
     read
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wake_up_before_the_sleep_is_kept() {
+        let inbox = Arc::new(Inbox::default());
+        inbox.wake();
+        let (telling, told) = std::sync::mpsc::sync_channel(1);
+        let sleeper = inbox.clone();
+        let thread = std::thread::spawn(move || {
+            let taken = sleeper.take(Duration::from_secs(3_600), &mut Vec::new());
+            // The test may have given up.
+            telling.send(taken.is_some()).ok();
+        });
+        let awake = told.recv_timeout(Duration::from_secs(10));
+        inbox.close();
+        thread.join().expect("it ends");
+        assert_eq!(awake, Ok(true), "it slept on");
+    }
+}

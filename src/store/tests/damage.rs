@@ -1,12 +1,14 @@
 //! Damage below what was durable: what it took ends as `storage`, once, in the sums and for the router; the rest goes on.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::plan::{MESSAGES, Promised, START, plan};
-use super::support::{Harness, batch, small};
+use super::support::{Harness, batch, of_account, small};
+use crate::binding::{Binding, Change};
 use crate::push::{Counts, Failure, StreamEvent, TargetState};
 use crate::store::disk::Disk;
 use crate::store::disk::sim::SimDisk;
@@ -127,6 +129,39 @@ fn a_damaged_last_group_that_the_tables_reflect_is_no_torn_tail() {
         assert_eq!((harness.pulled(0), harness.pulled(1)), (vec![(1, true)], vec![(3, true)]));
         assert_eq!(storage(&harness.totals()), 2, "once");
     }
+}
+
+#[test]
+fn where_the_ends_of_a_former_account_are_damaged_nobody_else_gets_what_was_its_own() {
+    let (disk, mut harness) = opened(&small());
+    harness.change(0, Change::Bind(Binding::Account("a".into()))).expect("bound");
+    harness.deliver(of_account("a", batch("b1", 1, &[0], START, HOUR))).expect("accepted");
+    harness.deliver(batch("b2", 2, &[0], START, HOUR)).expect("accepted");
+    let before = harness.head();
+    harness.change(0, Change::Bind(Binding::Account("b".into()))).expect("bound");
+    let change = harness.head();
+    harness.deliver(batch("b3", 3, &[0], START, HOUR)).expect("accepted");
+    // The change is the end of the entry, that the one account goes, and that the other comes. Only the last is left.
+    let mut places = Vec::new();
+    let scanned = harness.engine.shared().reader.scan(before, &mut None, &mut |record| {
+        if record.seq < change {
+            places.push(record.place);
+        }
+        ControlFlow::Continue(())
+    });
+    scanned.expect("readable");
+    assert_eq!(places.len(), 2);
+    for place in places {
+        disk.flip(&segment(place.segment), u64::from(place.offset) + 20, 1).expect("there");
+    }
+    harness = again(&disk, harness, &small());
+    let bindings = harness.state_of(0).expect("known").bindings.expect("some");
+    assert_eq!(bindings.account.as_deref(), Some("b"));
+    assert_eq!(harness.pulled(0), [(2, true), (3, true)]);
+    harness.now += 2 * HOUR;
+    harness.settle().expect("the disk works");
+    let totals = harness.totals();
+    assert!(totals.identity_holds() && totals.pending == 0 && storage(&totals) == 1, "{totals:?}");
 }
 
 /// One flipped bit anywhere in the journal after a random run: nothing stays pending for ever, and nothing is counted twice.

@@ -354,3 +354,29 @@ fn a_batch_whose_ends_do_not_fit_is_refused_and_nothing_changes() {
     let taken = revoke(&mut harness, 1).expect("the reserve is for ends");
     assert_eq!(taken.ended, 2);
 }
+
+#[test]
+fn a_recall_that_is_over_stays_over_when_a_batch_comes_for_its_message() {
+    let (disk, mut harness) = opened(&small());
+    harness.deliver(new(1, &[0])).expect("accepted");
+    assert_eq!(revoke(&mut harness, 1).map(|revoked| revoked.ended), Ok(1));
+    harness.now += 100 * HOUR;
+    harness.settle().expect("the disk works");
+    for (id, n) in [("later", 0), ("latest", 1)] {
+        let later = batch(id, 1, &[n], harness.now, HOUR);
+        assert_eq!(harness.deliver(later).map(|answer| answer.accepted), Ok(1));
+    }
+    for checkpoint in [false, true, true] {
+        harness.settle().expect("the disk works");
+        for n in [0, 1] {
+            assert_eq!(messages(&harness, n), [1], "device {n}");
+        }
+        if checkpoint {
+            harness.checkpoint().expect("the disk works");
+        }
+        let now = harness.now;
+        drop(harness);
+        disk.kill();
+        harness = Harness::open(&disk, &small(), now);
+    }
+}

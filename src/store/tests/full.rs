@@ -6,9 +6,10 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::plan::START;
-use super::support::{Harness, Told, ack, batch, session, small};
+use super::support::{Harness, Told, ack, batch, device, session, small};
 use crate::ids::Seq;
 use crate::push::{Event, Rejection};
+use crate::store::Command;
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
 
@@ -123,4 +124,35 @@ fn a_disk_too_small_for_many_checkpoints_goes_on_for_ever() {
         }
         assert!(harness.totals().identity_holds());
     }
+}
+
+#[test]
+fn activity_that_finds_no_room_is_not_taken_for_journaled() {
+    let options = StoreOptions { forget_after_ms: 80_000, ..options() };
+    let (disk, mut harness) = opened(&options);
+    disk.set_capacity(Some(disk.used()));
+    fill(&mut harness, 1);
+    use_up(&mut harness);
+    let active = |harness: &mut Harness<SimDisk>| {
+        let now = harness.now;
+        harness.apply(Command::LastActive(vec![(device(0), now)])).expect("the disk works");
+        harness.commit().expect("the disk works");
+        harness.state_of(0).expect("known").last_active == now
+    };
+    // Each time more than the grain in which it is journaled once.
+    let mut noted = 0;
+    while active(&mut harness) {
+        harness.now += 20_000;
+        noted += 1;
+        assert!(noted < 1_000, "it is noted though nothing says so durably");
+    }
+    disk.set_capacity(None);
+    harness.now += 2_000;
+    harness.settle().expect("the disk works");
+    assert!(active(&mut harness));
+    let now = harness.now;
+    drop(harness);
+    disk.kill();
+    let mut harness = Harness::open(&disk, &options, now);
+    assert_eq!(harness.state_of(0).expect("known").last_active, now, "journaled as soon as there was room");
 }
