@@ -1,12 +1,14 @@
 //! CPU per pointer of accepting batches, and per ack, on a disk that costs nothing; beside looking up and pushing the same
 //! pointers in a bare hash map, which is the floor. The figures are for comparing with each other on one machine.
 #![allow(missing_docs)]
+#![allow(clippy::disallowed_methods)] // A part of each round is measured.
 
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use mooring::binding::ChangeError;
@@ -15,6 +17,7 @@ use mooring::push::{Acked, Attributes, Event, Failure, NewBatch, OfflinePolicy, 
 use mooring::store::disk::{Disk, DiskFile, SyncPoint};
 use mooring::store::engine::Engine;
 use mooring::store::options::StoreOptions;
+use mooring::store::tables::TableKind;
 use mooring::store::{Batch, Command, CommitSink, Confirm, DeviceAck};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -97,7 +100,9 @@ fn keys() -> Vec<DeviceKey> {
 
 /// An engine that knows all devices.
 fn engine(keys: &[DeviceKey]) -> Engine<NoDisk> {
-    let options = StoreOptions { checkpoint_bytes: u64::MAX, ..StoreOptions::default() };
+    // The disk gives nothing back, so that tables in memory have to do.
+    let tables = TableKind::Log;
+    let options = StoreOptions { checkpoint_bytes: u64::MAX, tables, ..StoreOptions::default() };
     let opened = Engine::open(Arc::new(NoDisk), &options, Box::new(NoSink), Box::new(|_| true));
     let (mut engine, _) = opened.expect("opens");
     for (n, &key) in keys.iter().enumerate() {
@@ -130,7 +135,12 @@ fn targets(keys: &[DeviceKey]) -> Vec<Vec<DeviceKey>> {
 }
 
 fn deliver(engine: &mut Engine<NoDisk>, targets: &[Vec<DeviceKey>]) {
-    for (n, targets) in targets.iter().enumerate() {
+    deliver_from(engine, 0, targets);
+}
+
+/// The batches with ids from so many on.
+fn deliver_from(engine: &mut Engine<NoDisk>, first: usize, targets: &[Vec<DeviceKey>]) {
+    for (n, targets) in (first..).zip(targets) {
         let (reply, answer) = oneshot::channel();
         let batch = Box::new(NewBatch {
             id: BatchId::parse(&format!("b{n}")).expect("valid"),
@@ -156,7 +166,11 @@ fn deliver(engine: &mut Engine<NoDisk>, targets: &[Vec<DeviceKey>]) {
 }
 
 fn acknowledge(engine: &mut Engine<NoDisk>, targets: &[Vec<DeviceKey>]) {
-    for (n, targets) in targets.iter().enumerate() {
+    acknowledge_from(engine, 0, targets);
+}
+
+fn acknowledge_from(engine: &mut Engine<NoDisk>, first: usize, targets: &[Vec<DeviceKey>]) {
+    for (n, targets) in (first..).zip(targets) {
         let message = MessageId(n as u64 + 1);
         let event = Acked { message, event: Event::Arrive, time: NOW, sent_at: Some(NOW) };
         let ack =
@@ -214,5 +228,43 @@ fn accept(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, accept);
+/// One batch for all devices, and the acks of it, while each has so many messages pending. The store's thread does nothing else meanwhile.
+fn long_lists(c: &mut Criterion) {
+    let keys = keys();
+    let mut group = c.benchmark_group("long lists");
+    group.sample_size(10).warm_up_time(Duration::from_millis(1));
+    for (devices, pending) in [(100_000, 1), (100_000, 100), (10_000, 1_000)] {
+        let keys = &keys[..devices];
+        let all = [keys.to_vec()];
+        let mut engine = engine(keys);
+        for n in 0..pending - 1 {
+            deliver_from(&mut engine, n, &all);
+        }
+        let mut next = pending;
+        // `true`: the batch is measured, `false`: its acks. Afterwards the lists are what they were.
+        let mut measure = |rounds: u64, accept: bool| {
+            let mut took = Duration::ZERO;
+            for _ in 0..rounds {
+                let began = Instant::now();
+                deliver_from(&mut engine, next, &all);
+                took += if accept { began.elapsed() } else { Duration::ZERO };
+                let began = Instant::now();
+                acknowledge_from(&mut engine, next, &all);
+                took += if accept { Duration::ZERO } else { began.elapsed() };
+                next += 1;
+            }
+            took
+        };
+        group.throughput(Throughput::Elements(devices as u64));
+        group.bench_function(format!("accept, {pending} pending"), |b| {
+            b.iter_custom(|rounds| measure(rounds, true));
+        });
+        group.bench_function(format!("arrive, {pending} pending"), |b| {
+            b.iter_custom(|rounds| measure(rounds, false));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, accept, long_lists);
 criterion_main!(benches);

@@ -22,6 +22,7 @@ pub(super) mod apps;
 mod bindings;
 mod checkpoint;
 mod collapse;
+mod decide;
 mod deliver;
 mod devices;
 mod ends;
