@@ -15,10 +15,15 @@ use quinn::{
     TransportConfig, VarInt,
 };
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes that the edge may send before they are read.
 const RECEIVE_BYTES: u32 = 64 * 1024;
+
+/// Bytes that the kernel may keep for a socket that many connections share, each way, as far as it allows. With its default, a push to a few hundred
+/// devices of one socket loses datagrams, and each of those comes again a second later at the earliest.
+const BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
 /// How long a stream that was ended waits for the edge to have all of it.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -74,7 +79,7 @@ impl QuicClient {
     /// All connections go on from new ports, as those of a phone do when NAT forgets it or it changes networks.
     pub fn rebind(&self) -> io::Result<()> {
         let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        endpoints.iter().try_for_each(|(from, endpoint)| endpoint.rebind(UdpSocket::bind(from)?))
+        endpoints.iter().try_for_each(|(from, endpoint)| endpoint.rebind(bind(*from)?))
     }
 
     fn endpoint(&self, to: SocketAddr, source: Option<IpAddr>) -> io::Result<Endpoint> {
@@ -84,11 +89,19 @@ impl QuicClient {
         if let Some((_, endpoint)) = endpoints.iter().find(|(address, _)| *address == from) {
             return Ok(endpoint.clone());
         }
-        let socket = UdpSocket::bind(from)?;
+        let socket = bind(from)?;
         let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
         endpoints.push((from, endpoint.clone()));
         Ok(endpoint)
     }
+}
+
+fn bind(from: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(from)?;
+    let buffers = SockRef::from(&socket);
+    buffers.set_recv_buffer_size(BUFFER_BYTES)?;
+    buffers.set_send_buffer_size(BUFFER_BYTES)?;
+    Ok(socket)
 }
 
 /// A QUIC connection and its one stream. Dropped, it closes the connection, whatever is on its way: shut it down first.

@@ -67,6 +67,7 @@ pub(super) struct Fleet {
     stay: watch::Sender<Leave>,
     first_stay: watch::Sender<Leave>,
     come_back: watch::Sender<bool>,
+    probe: watch::Sender<()>,
 }
 
 /// What the devices say in the end.
@@ -94,6 +95,7 @@ impl Fleet {
         let (stay, staying) = watch::channel(Leave::Stay);
         let (first_stay, first_staying) = watch::channel(Leave::Stay);
         let (come_back, coming_back) = watch::channel(false);
+        let (probe, probes) = watch::channel(());
         let mut fleet = Self {
             shared: Arc::new(Shared::new(devices)),
             devices,
@@ -102,6 +104,7 @@ impl Fleet {
             stay,
             first_stay,
             come_back,
+            probe,
         };
         for n in 0..devices {
             let settings = settings(edge, apps, n, seed, &fleet.shared)?;
@@ -113,7 +116,8 @@ impl Fleet {
                     machine.request(Request::Bind(binding));
                 }
             }
-            let device = Device::new(endpoint, machine, app, Arc::clone(clock));
+            let mut device = Device::new(endpoint, machine, app, Arc::clone(clock));
+            device.probe_on(probes.clone());
             let mut life = Life {
                 n,
                 wait: Duration::from_millis(u64::from(n) * 1_000 / CONNECTS_PER_SECOND),
@@ -165,6 +169,11 @@ impl Fleet {
 
     pub(super) fn send_away(&self) {
         self.first_stay.send_replace(Leave::Now);
+    }
+
+    /// As if users looked at their phones: each device asks whether its connection still stands.
+    pub(super) fn probe(&self) {
+        self.probe.send_replace(());
     }
 
     pub(super) fn bring_in(&self) {

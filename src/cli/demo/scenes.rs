@@ -265,6 +265,8 @@ impl Stage {
 
     pub(super) async fn restart(&mut self) -> Result<(), Failure> {
         self.edge.start().await.map_err(Failure::failed)?;
+        // Over QUIC a device that has nothing to say would learn of the crash with its next heartbeat.
+        self.fleet.probe();
         let online = u64::from(self.fleet.online());
         self.until("devices and routers are back", |fleet, router| {
             fleet.connected() == online && router.connected

@@ -72,9 +72,6 @@ impl Stage {
             ("leave.window_ms", "200"),
             ("log.filter", "info"),
             ("store.max_pending_per_device", max_pending.as_str()),
-            // After a crash a device over QUIC learns of it when it says something.
-            ("device.quic_heartbeat_min_s", "1"),
-            ("device.quic_heartbeat_default_s", "1"),
         ];
         let shards = args.shards as usize;
         let mut edge = LocalEdge::prepare_with_apps(&program, dir, shards, &settings, &[SECOND])

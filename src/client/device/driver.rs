@@ -86,12 +86,14 @@ pub struct Device<H> {
     clock: Arc<Clock>,
     /// Where requests come from, while there may be some.
     requests: Option<mpsc::Receiver<Request>>,
+    /// Changes when it is to ask whether its connection still stands.
+    probes: Option<watch::Receiver<()>>,
 }
 
 impl<H: Handler> Device<H> {
     /// A device that isn't connected yet.
     pub fn new(endpoint: Endpoint, machine: Machine, handler: H, clock: Arc<Clock>) -> Self {
-        Self { endpoint, machine, handler, clock, requests: None }
+        Self { endpoint, machine, handler, clock, requests: None, probes: None }
     }
 
     /// What it knows.
@@ -102,6 +104,11 @@ impl<H: Handler> Device<H> {
     /// Takes requests from here while it is connected.
     pub fn take_requests(&mut self, requests: mpsc::Receiver<Request>) {
         self.requests = Some(requests);
+    }
+
+    /// Asks the edge whether its connection still stands each time this changes ([`Machine::probe`]).
+    pub fn probe_on(&mut self, probes: watch::Receiver<()>) {
+        self.probes = Some(probes);
     }
 
     /// What it knows, to change how it goes on from the next session on.
@@ -176,6 +183,9 @@ impl<H: Handler> Device<H> {
         if self.machine.is_registering() {
             self.machine.set_token(self.handler.token());
         }
+        if let Some(probes) = &mut self.probes {
+            probes.mark_unchanged(); // It asks by connecting.
+        }
         let hello = self.machine.handle_connected(self.clock.now());
         link.queue(to_edge::Frame::Hello(hello));
         let mut stored = Vec::new();
@@ -201,6 +211,10 @@ impl<H: Handler> Device<H> {
                     } else {
                         self.requests = None;
                     }
+                    Ok(None)
+                }
+                () = changed(&mut self.probes) => {
+                    self.machine.probe();
                     Ok(None)
                 }
                 () = gone(leave, self.machine.unsettled()) => break None,
@@ -301,6 +315,17 @@ async fn next_request(requests: &mut Option<mpsc::Receiver<Request>>) -> Option<
         Some(requests) => requests.recv().await,
         None => std::future::pending().await,
     }
+}
+
+/// The next change. Waits for ever where there are none, or no more.
+async fn changed(probes: &mut Option<watch::Receiver<()>>) {
+    if let Some(changes) = probes
+        && changes.changed().await.is_ok()
+    {
+        return;
+    }
+    *probes = None;
+    std::future::pending::<()>().await;
 }
 
 /// Returns when the device is to leave: at once if `Now`, when nothing is unsettled if `Settle`.

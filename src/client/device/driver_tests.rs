@@ -142,6 +142,29 @@ async fn a_broken_session_is_continued_by_the_next_one() {
 }
 
 #[tokio::test]
+async fn it_probes_when_told_to() {
+    let (near, far) = duplex(4_096);
+    let mut edge = Edge { stream: far, bytes: Vec::new() };
+    let mut device = device(false);
+    let (leave, mut leaving) = watch::channel(Leave::Stay);
+    let (probe, probes) = watch::channel(());
+    device.probe_on(probes);
+    let script = async {
+        edge.welcome().await;
+        probe.send_replace(());
+        assert!(matches!(edge.recv().await, to_edge::Frame::Ping(_)));
+        drop(probe);
+        edge.send(vec![push(1)]).await;
+        edge.ack().await;
+        leave.send_replace(Leave::Now);
+        edge
+    };
+    let (end, _edge) = tokio::join!(device.session(Link::over(near), &mut leaving), script);
+    assert_eq!(end, None);
+    assert_eq!(device.handler.got, [1]);
+}
+
+#[tokio::test]
 async fn bytes_that_are_no_frame_end_the_session() {
     let (near, far) = duplex(4_096);
     let mut edge = Edge { stream: far, bytes: Vec::new() };

@@ -134,6 +134,8 @@ struct Session {
     first_ack: u64,
     last_sent: Millis,
     pinged: bool,
+    /// A Ping is due, whatever the heartbeat says.
+    probes: bool,
     heartbeat: Millis,
     max_events: usize,
     /// Edge time less local time, milliseconds.
@@ -205,6 +207,14 @@ impl Machine {
     pub fn switch_push(&mut self, on: bool) {
         let state = if on { PushState::On } else { PushState::Off };
         std::sync::Arc::make_mut(&mut self.settings.attributes).push = state.into();
+    }
+
+    /// The app came to the foreground, or the network changed: asks the edge whether the connection still stands, without waiting for the
+    /// heartbeat. QUIC says nothing by itself when the edge has crashed.
+    pub fn probe(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.probes = true;
+        }
     }
 
     /// Whether it is welcome.
@@ -374,8 +384,10 @@ impl Machine {
             session.last_sent = now;
             return Some(to_edge::Frame::Ack(Ack { number, events }));
         }
-        if !session.pinged && now >= session.last_sent + session.heartbeat {
+        let is_due = session.probes || now >= session.last_sent + session.heartbeat;
+        if !session.pinged && is_due {
             session.pinged = true;
+            session.probes = false;
             session.last_sent = now;
             return Some(to_edge::Frame::Ping(Ping {}));
         }
@@ -454,6 +466,7 @@ impl Session {
             first_ack: 1,
             last_sent: now,
             pinged: false,
+            probes: false,
             heartbeat: 240_000,
             max_events: 1,
             ahead: 0,

@@ -68,6 +68,24 @@ fn a_message_is_acknowledged_each_time_it_comes_and_handed_over_once() {
 }
 
 #[test]
+fn a_probe_is_one_ping_at_once() {
+    let mut m = machine();
+    m.probe();
+    welcome(&mut m, 10);
+    assert!(m.poll_send(10).is_none(), "a new connection needs none");
+    m.probe();
+    m.probe();
+    assert!(matches!(m.poll_send(10), Some(to_edge::Frame::Ping(_))));
+    assert!(m.poll_send(10).is_none());
+    m.handle_frame(11, to_device::Frame::Pong(Pong::default()));
+    assert!(m.poll_send(60_009).is_none());
+    assert!(matches!(m.poll_send(60_010), Some(to_edge::Frame::Ping(_))), "the heartbeat goes on from there");
+    m.probe();
+    assert_eq!(m.handle_timeout(90_009), None);
+    assert_eq!(m.handle_timeout(90_010), Some(End::Silent));
+}
+
+#[test]
 fn acks_are_bundled_up_to_the_edges_limit_and_numbered_from_one() {
     let mut m = machine();
     welcome(&mut m, 10);
