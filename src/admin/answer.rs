@@ -24,6 +24,10 @@ pub(super) enum Problem {
     NoMessageId,
     NoDeviceId,
     NoDays,
+    NoSequence,
+    NoWait,
+    /// As many as may wait for the journal to go on.
+    ManyWait,
     UnknownMessage,
     NotOpen,
     Busy,
@@ -60,6 +64,15 @@ impl IntoResponse for Problem {
             }
             Self::NoMessageId => (StatusCode::BAD_REQUEST, "not a message id", "use a decimal number from 1"),
             Self::NoDays => (StatusCode::BAD_REQUEST, "not a number of days", "use 1 to 30"),
+            Self::NoSequence => {
+                (StatusCode::BAD_REQUEST, "not a sequence", "use the `sequence` of an answer, or 0")
+            }
+            Self::NoWait => (StatusCode::BAD_REQUEST, "not a time to wait", "use 1 to 5 seconds"),
+            Self::ManyWait => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "as many requests wait for the journal as may",
+                "ask without `after`, or try again in a second",
+            ),
             Self::NoDeviceId => (StatusCode::BAD_REQUEST, "not a device id", "use 1 to 64 bytes"),
             Self::UnknownMessage => (
                 StatusCode::NOT_FOUND,

@@ -18,10 +18,12 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+#[cfg(doc)]
+use super::Deadlines;
 use super::answer::{self, Problem};
 use super::{Admin, CONNECTIONS, Phase, apps, streams, writes};
 use crate::account::Account;
-use crate::ids::{AppKey, DeviceKey, MessageId};
+use crate::ids::{AppKey, DeviceKey, MessageId, Seq};
 use crate::limits;
 use crate::store::{Command, History, HistoryOf, Query, QueryAnswer};
 
@@ -72,6 +74,8 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: impl Futu
     permits.acquire_many(CONNECTIONS).await.map(drop).ok();
 }
 
+/// Seconds that a request may wait for the journal to go on; less than [`Deadlines::connection`] by what the answer may take.
+const WAIT_SECONDS: u64 = 5;
 /// Days of statistics, unless asked for more or fewer.
 const DEFAULT_DAYS: u32 = 7;
 /// As many as are kept.
@@ -118,10 +122,37 @@ async fn shards(State(admin): State<Arc<Admin>>) -> Response {
     axum::Json((admin.shards)()).into_response()
 }
 
-async fn totals(State(admin): State<Arc<Admin>>) -> Result<Response, Problem> {
+#[derive(serde::Deserialize)]
+struct Beyond {
+    after: Option<String>,
+    wait_s: Option<String>,
+}
+
+async fn totals(
+    State(admin): State<Arc<Admin>>,
+    UrlQuery(asked): UrlQuery<Beyond>,
+) -> Result<Response, Problem> {
+    let number = |text: Option<&str>| text.map(str::parse::<u64>).transpose();
+    let seconds = number(asked.wait_s.as_deref()).ok().map(|seconds| seconds.unwrap_or(WAIT_SECONDS));
+    let seconds = seconds.filter(|seconds| (1..=WAIT_SECONDS).contains(seconds)).ok_or(Problem::NoWait)?;
+    if let Some(after) = number(asked.after.as_deref()).map_err(|_| Problem::NoSequence)? {
+        head_beyond(&admin, Seq(after), Duration::from_secs(seconds)).await?;
+    }
     let (sequence, answer) = ask(&admin, Query::Totals).await?;
     let QueryAnswer::Totals(counts) = answer else { return Err(Problem::Unanswered) };
     json(answer::totals(sequence, &counts))
+}
+
+/// Waits until something beyond this sequence is durable, or for so long.
+async fn head_beyond(admin: &Admin, after: Seq, wait: Duration) -> Result<(), Problem> {
+    let mut head = admin.store.get().ok_or(Problem::NotOpen)?.store.head();
+    if *head.borrow() > after {
+        return Ok(());
+    }
+    let _place = admin.waiting.try_acquire().map_err(|_| Problem::ManyWait)?;
+    // Nothing came, or the store has closed: the answer says how things are all the same.
+    tokio::time::timeout(wait, head.wait_for(|head| *head > after)).await.ok();
+    Ok(())
 }
 
 #[derive(serde::Deserialize)]

@@ -5,7 +5,7 @@
 //! | `/metrics` | Prometheus text |
 //! | `/healthz` | 200 while the process lives |
 //! | `/readyz` | 200 while it serves, else 503; the text says why |
-//! | `/v1/totals` | everything since the data directory was made |
+//! | `/v1/totals?after=&wait_s=` | everything since the data directory was made; with `after`, as soon as the journal is beyond that sequence, or after `wait_s` seconds (1 to 5, the default) as things are: who follows the totals asks again with the `sequence` of the last answer |
 //! | `/v1/message/{app}/{id}?device=` | a message's counts, and what became of it on one device: one state, why, when, and what to do next |
 //! | `/v1/device/{app}/{device_id}` | what is known of a device: known, push on, connected are three answers; its connection, what is pending, what happened last |
 //! | `/v1/stats/{app}?days=` | the newest days of an app, today first: what was accepted, refused, arrived, failed; devices |
@@ -53,6 +53,9 @@ use crate::telemetry::{self, Renderer};
 
 /// Connections at a time; the next ones wait to be accepted.
 pub const CONNECTIONS: u32 = 32;
+
+/// Requests that may wait for the journal to go on, so that the others find a connection free; beyond, they are refused.
+pub const WAITING: u32 = 8;
 
 /// How long the admin port is patient.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,6 +164,8 @@ pub struct Admin {
     pub connection: ConnectedFn,
     /// One question at a time reads the journal.
     pub reading: Arc<Semaphore>,
+    /// Places of those who wait for the journal to go on.
+    pub waiting: Semaphore,
     /// Run at every scrape, in order.
     pub scrapes: Vec<ScrapeFn>,
     /// How long it is patient.
@@ -205,7 +210,19 @@ impl Admin {
     ) -> Self {
         let (store, deadlines) = (OnceLock::new(), Deadlines::default());
         let reading = Arc::new(Semaphore::new(1));
-        Self { readiness, renderer, store, shards, connection, reading, scrapes, deadlines, token: None }
+        let waiting = Semaphore::new(WAITING as usize);
+        Self {
+            readiness,
+            renderer,
+            store,
+            shards,
+            connection,
+            reading,
+            waiting,
+            scrapes,
+            deadlines,
+            token: None,
+        }
     }
 
     /// The metrics, after what is kept elsewhere was copied.

@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::*;
 use crate::admin::token::Token;
-use crate::admin::{Connection, Deadlines, Readiness, ShardFigures, StoreAccess};
+use crate::admin::{Connection, Deadlines, Readiness, ShardFigures, StoreAccess, WAITING};
 use crate::apps::Apps;
 use crate::binding::Bindings;
 use crate::clock::Clock;
@@ -35,6 +35,8 @@ struct FakeStore {
     is_busy: bool,
     /// Replies that are held back, so that nobody answers.
     held: Option<Mutex<Vec<Reply>>>,
+    /// Where its journal ends; 42 for ever without.
+    head: Option<watch::Sender<Seq>>,
 }
 
 impl FakeStore {
@@ -160,7 +162,7 @@ impl Store for FakeStore {
     }
 
     fn head(&self) -> watch::Receiver<Seq> {
-        watch::channel(Seq(42)).1
+        self.head.as_ref().map_or_else(|| watch::channel(Seq(42)).1, watch::Sender::subscribe)
     }
 
     fn oldest_created_at(&self) -> Millis {
@@ -305,6 +307,32 @@ async fn totals_messages_devices_and_shards() {
 }
 
 #[tokio::test]
+async fn totals_wait_for_the_journal_to_go_on() {
+    let head = watch::channel(Seq(42)).0;
+    let running = start(Some(FakeStore { head: Some(head.clone()), ..FakeStore::default() })).await;
+    let places = &running.admin.waiting;
+    assert_eq!(running.json("/v1/totals?after=41").await.1["sequence"], 42, "it is beyond already");
+    let goes_on = async {
+        while places.available_permits() == WAITING as usize {
+            tokio::task::yield_now().await;
+        }
+        head.send_replace(Seq(43));
+    };
+    let (answer, ()) = tokio::join!(running.json("/v1/totals?after=42"), goes_on);
+    assert_eq!((answer.0, &answer.1["identity"]), (200, &true.into()));
+    assert_eq!(running.json("/v1/totals?after=43&wait_s=1").await.0, 200, "as things are, after a second");
+
+    let all = places.acquire_many(WAITING).await.expect("free again");
+    let (status, said) = running.json("/v1/totals?after=43").await;
+    assert_eq!((status, said["what_to_do"].is_string()), (503, true));
+    assert_eq!(running.json("/v1/totals").await.0, 200, "who doesn't wait is answered");
+    drop(all);
+    for wrong in ["after=-1", "after=x", "after=1&wait_s=0", "after=1&wait_s=6"] {
+        assert_eq!(running.json(&format!("/v1/totals?{wrong}")).await.0, 400, "{wrong}");
+    }
+}
+
+#[tokio::test]
 async fn statistics_name_their_days_and_leave_out_what_is_no_days() {
     let running = start(Some(FakeStore::default())).await;
     let (code, stats) = running.json("/v1/stats/demo?days=2").await;
@@ -347,13 +375,13 @@ async fn a_store_that_is_not_open_busy_or_silent() {
     let running = start(None).await;
     assert_eq!(running.json("/v1/totals").await.0, 503);
     assert_eq!(running.json("/v1/device/demo/d-1").await.0, 503);
-    let running = start(Some(FakeStore { is_busy: true, held: None })).await;
+    let running = start(Some(FakeStore { is_busy: true, ..FakeStore::default() })).await;
     assert_eq!(running.json("/v1/totals").await.0, 503);
 }
 
 #[tokio::test]
 async fn a_silent_store_and_a_silent_client_meet_their_deadlines() {
-    let store = FakeStore { is_busy: false, held: Some(Mutex::default()) };
+    let store = FakeStore { held: Some(Mutex::default()), ..FakeStore::default() };
     let deadlines = Deadlines { query: Duration::from_millis(50), ..Deadlines::default() };
     let running = start_with(Some(store), deadlines).await;
     assert_eq!(running.json("/v1/totals").await.0, 504);

@@ -230,7 +230,26 @@ impl Edge {
 
     /// `/v1/totals`, in which the identity must hold.
     pub(crate) async fn totals(&self) -> Value {
-        let totals = self.ask("/v1/totals").await;
+        self.totals_at("/v1/totals").await
+    }
+
+    /// The first totals that are right.
+    pub(crate) async fn totals_when(&self, right: impl Fn(&Value) -> bool) -> Value {
+        let follow = async {
+            let mut totals = self.totals().await;
+            while !right(&totals) {
+                totals = self.totals_at(&format!("/v1/totals?after={}", totals["sequence"])).await;
+            }
+            totals
+        };
+        if let Ok(totals) = timeout(NEVER, follow).await {
+            return totals;
+        }
+        panic!("the totals stay at {}; the log:\n{}", self.totals().await, self.log());
+    }
+
+    async fn totals_at(&self, path: &str) -> Value {
+        let totals = self.ask(path).await;
         let count = |value: &Value| value.as_u64().expect("a count");
         let sum = |value: &Value| value.as_object().expect("by reason").values().map(count).sum::<u64>();
         let accepted = count(&totals["accepted"]);
