@@ -12,6 +12,7 @@ pub(crate) struct Figures {
     pub(crate) devices: u32,
     pub(crate) rss_bytes_per_session: Option<f64>,
     pub(crate) pss_bytes_per_session: Option<f64>,
+    /// In the kernel, for the server's end of it; null without root.
     pub(crate) kernel_bytes_per_session: Option<f64>,
     pub(crate) connects_per_s: Option<f64>,
     pub(crate) cpu_us_per_connect: Option<f64>,

@@ -1,7 +1,8 @@
 //! `hold`: memory of an idle session, as the slope between numbers of sessions, so that what the process needs without any doesn't count.
 //!
 //! Each device has received and acknowledged three messages, so that what a session keeps after having worked is in it; then all is
-//! quiet for `--seconds`, and only then memory is read. Nothing is purged.
+//! quiet for `--seconds`, and only then memory is read. Nothing is purged. What the kernel keeps for sockets is the slope of its caches of them,
+//! halved, as both ends of each session are here (`process::socket_bytes`; root only). Over QUIC there is no socket a session.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use mooring::clock::Clock;
 use crate::figures::{Figures, rounded, slope};
 use crate::fleet::Fleet;
 use crate::messages::{self, Messages};
+use crate::process;
 use crate::target::{self, Target};
 
 /// Messages that each device gets.
@@ -52,6 +54,8 @@ struct Step {
     sessions: u32,
     rss: u64,
     pss: u64,
+    /// Of both ends of each session, which are all on this machine.
+    sockets: Option<u64>,
     connect_seconds: f64,
     connect_cpu_us: u64,
     quiet_cpu_us: u64,
@@ -122,7 +126,16 @@ async fn one_step(
     quiet(args.seconds, args.target.json).await;
     let quiet_cpu_us = target.process.cpu_us()? - cpu;
     let memory = target.process.memory()?;
-    Ok(Step { sessions, rss: memory.rss, pss: memory.pss, connect_seconds, connect_cpu_us, quiet_cpu_us })
+    let sockets = process::socket_bytes();
+    Ok(Step {
+        sessions,
+        rss: memory.rss,
+        pss: memory.pss,
+        sockets,
+        connect_seconds,
+        connect_cpu_us,
+        quiet_cpu_us,
+    })
 }
 
 async fn quiet(seconds: u64, silent: bool) {
@@ -139,6 +152,8 @@ fn figures(args: &Args, steps: &[Step], deliveries: u64, lost: u64) -> Figures {
         let points: Vec<_> = steps.iter().map(|s| (f64::from(s.sessions), value(s) as f64)).collect();
         slope(&points).map(rounded)
     };
+    let sockets = |s: &Step| s.sockets.map(|bytes| (f64::from(s.sessions), bytes as f64 / 2.0));
+    let sockets: Option<Vec<_>> = steps.iter().map(sockets).collect();
     let devices = f64::from(args.target.devices);
     let connect_seconds: f64 = steps.iter().map(|s| s.connect_seconds).sum();
     let connect_cpu: u64 = steps.iter().map(|s| s.connect_cpu_us).sum();
@@ -151,6 +166,7 @@ fn figures(args: &Args, steps: &[Step], deliveries: u64, lost: u64) -> Figures {
         devices: args.target.devices,
         rss_bytes_per_session: over_sessions(|s| s.rss),
         pss_bytes_per_session: over_sessions(|s| s.pss),
+        kernel_bytes_per_session: sockets.and_then(|points| slope(&points)).map(rounded),
         connects_per_s: Some(rounded(devices / connect_seconds.max(1e-9))),
         cpu_us_per_connect: Some(rounded(connect_cpu as f64 / devices)),
         idle_cpu_us_per_session_s: Some(rounded(quiet_cpu as f64 / session_seconds.max(1.0))),
