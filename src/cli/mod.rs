@@ -31,7 +31,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  mooring demo                                        the whole ring on this machine, with a crash in the middle
+  mooring demo                                        the whole ring here, with a kill -9 in the middle
   mooring serve --dev --data-dir data                 an edge to try things with
   mooring device --dev data --device d-1              a device that connects to it
   mooring push --dev data --device d-1 --title Hello  a message to that device";
@@ -41,7 +41,7 @@ Examples:
 pub enum Command {
     /// Run the edge
     Serve(serve::Args),
-    /// Show the whole ring: an edge, devices and a router, with the edge killed in the middle
+    /// Show the whole ring: devices, an edge that is killed in the middle, routers; and the account of it
     Demo(demo::Args),
     /// Connect as a device, or as many, and print what arrives
     Device(device::Args),

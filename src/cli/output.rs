@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use clap::builder::styling::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Why a subcommand didn't do what it was asked.
@@ -39,6 +40,57 @@ pub fn exit(result: Result<(), Failure>) -> ExitCode {
         note(&format!("error: {failure}"));
     }
     ExitCode::from(code)
+}
+
+/// Colours, where somebody looks: on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
+#[derive(Clone, Copy, Debug)]
+pub struct Paint {
+    on: bool,
+}
+
+impl Paint {
+    /// For standard output.
+    pub fn stdout() -> Self {
+        Self::on(io::stdout().is_terminal())
+    }
+
+    /// For standard error.
+    pub fn stderr() -> Self {
+        Self::on(io::stderr().is_terminal())
+    }
+
+    /// None.
+    pub fn none() -> Self {
+        Self { on: false }
+    }
+
+    fn on(is_terminal: bool) -> Self {
+        Self { on: is_terminal && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty()) }
+    }
+
+    /// What is as it should be.
+    pub fn good(self, text: &str) -> String {
+        self.with(Style::new().fg_color(Some(AnsiColor::Green.into())), text)
+    }
+
+    /// What isn't.
+    pub fn bad(self, text: &str) -> String {
+        self.with(Style::new().bold().fg_color(Some(AnsiColor::Red.into())), text)
+    }
+
+    /// A heading.
+    pub fn strong(self, text: &str) -> String {
+        self.with(Style::new().bold(), text)
+    }
+
+    /// An explanation.
+    pub fn faint(self, text: &str) -> String {
+        self.with(Style::new().dimmed(), text)
+    }
+
+    fn with(self, style: Style, text: &str) -> String {
+        if self.on { format!("{style}{text}{style:#}") } else { text.to_owned() }
+    }
 }
 
 /// A line for the user on standard error. If that is gone there is nobody to tell.

@@ -24,6 +24,8 @@ use crate::wire::pb::device::{Attributes, DeviceType};
 const CONNECTS_PER_SECOND: u64 = 4_000;
 /// Source addresses: 127.0.0.2 and up.
 const SOURCES: u32 = 16;
+/// Who leaves in the end waits so long for what it said to be confirmed. All is settled by then, so it waits for nothing, unless the edge lost an ack.
+const LAST_CONFIRMATIONS: Duration = Duration::from_secs(10);
 /// Of so many devices that come back, one has push switched off.
 const SWITCHED_OFF: u32 = 10;
 
@@ -184,7 +186,7 @@ impl Fleet {
     pub(super) async fn end(mut self) -> Devices {
         self.stay.send_replace(Leave::Settle);
         let mut all = Devices { got: vec![Vec::new(); self.devices as usize], ..Devices::default() };
-        let patience = tokio::time::sleep(Duration::from_secs(10));
+        let patience = tokio::time::sleep(LAST_CONFIRMATIONS);
         tokio::pin!(patience);
         loop {
             let ended = tokio::select! {

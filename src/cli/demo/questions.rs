@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::app::Shared;
@@ -24,6 +25,7 @@ const MESSAGES: usize = 250;
 #[derive(Debug)]
 pub(super) struct Presence {
     present: Arc<Mutex<HashSet<(String, String)>>>,
+    heard: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -39,7 +41,8 @@ impl Presence {
             seed,
         };
         let present: Arc<Mutex<HashSet<(String, String)>>> = Arc::default();
-        let (known, clock) = (Arc::clone(&present), Arc::clone(clock));
+        let heard = Arc::new(Notify::new());
+        let (known, news_came, clock) = (Arc::clone(&present), Arc::clone(&heard), Arc::clone(clock));
         let task = tokio::spawn(async move {
             let stop = follow_presence(options, clock, |news| {
                 // What led to a snapshot came as changes.
@@ -53,10 +56,11 @@ impl Presence {
                         known.insert(device);
                     }
                 }
+                news_came.notify_one();
             });
             note(&format!("presence is followed no more: {}", stop.await));
         });
-        Self { present, task }
+        Self { present, heard, task }
     }
 
     /// How many are connected.
@@ -64,8 +68,15 @@ impl Presence {
         self.present.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
     }
 
+    /// Waits until it says what is so: that the first `online` are connected and no others.
+    pub(super) async fn until_right(&self, apps: &[AppKey], devices: &Shared, online: u32) {
+        while self.count() != u64::from(online) || self.wrong(apps, devices, online) > 0 {
+            self.heard.notified().await;
+        }
+    }
+
     /// Devices of which it says something else than what is so: that the first `online` are connected and no others.
-    pub(super) fn wrong(&self, apps: &[AppKey], devices: &Shared, online: u32) -> u64 {
+    fn wrong(&self, apps: &[AppKey], devices: &Shared, online: u32) -> u64 {
         let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         let device = |n| (apps[app_of(n)].to_string(), devices.id(n).to_owned());
         let truth: HashSet<_> = (0..online).map(device).collect();

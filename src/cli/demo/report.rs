@@ -1,11 +1,11 @@
 //! The end of the demo: three accounts side by side, and what is wrong with them.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
 use super::questions::Compared;
+use super::show::Timed;
 use crate::client::device;
 use crate::client::router;
 
@@ -53,17 +53,33 @@ pub(super) struct Report {
     pub(super) expected_shards: u32,
     /// The edge left by itself on SIGTERM.
     pub(super) graceful: bool,
+    /// In their order.
+    pub(super) stages: Vec<Timed>,
     pub(super) seconds: f64,
 }
 
 /// One line of the account; `None`: that side doesn't count it.
-struct Row {
-    name: String,
+pub(super) struct Row {
+    pub(super) name: String,
     /// How many there have to be.
-    plan: Option<u64>,
-    edge: u64,
-    router: Option<u64>,
-    devices: Option<u64>,
+    pub(super) plan: Option<u64>,
+    pub(super) edge: u64,
+    pub(super) router: Option<u64>,
+    pub(super) devices: Option<u64>,
+}
+
+impl Row {
+    /// Whether all who count it count the same.
+    pub(super) fn agrees(&self) -> bool {
+        [self.plan, self.router, self.devices].into_iter().flatten().all(|n| n == self.edge)
+    }
+
+    /// Whether it is part of a sum above.
+    pub(super) fn is_part(&self) -> bool {
+        self.name.starts_with("refused: ")
+            || self.name.starts_with("failed: ")
+            || ["arrived", "pending"].contains(&&*self.name)
+    }
 }
 
 impl Report {
@@ -83,16 +99,14 @@ impl Report {
             .collect()
     }
 
-    fn rows(&self) -> Vec<Row> {
+    pub(super) fn rows(&self) -> Vec<Row> {
         let (router, devices) = (&self.router, &self.devices);
         let row = |name: &str, edge, router, devices| {
             let plan = self.expected.get(name).copied();
             Row { name: name.to_owned(), plan, edge, router, devices }
         };
-        let mut rows = vec![
-            row("targets", self.total("targets"), Some(router.targets - router.targets_rejected), None),
-            row("accepted", self.total("accepted"), Some(router.accepted), None),
-        ];
+        let mut rows =
+            vec![row("targets", self.total("targets"), Some(router.targets - router.targets_rejected), None)];
         let ours = |ours: Vec<(&'static str, u64)>, reason: &str| {
             Some(ours.iter().find(|(name, _)| *name == reason).map_or(0, |(_, n)| *n))
         };
@@ -100,6 +114,7 @@ impl Report {
             let router = ours(router.refusals().collect(), &reason);
             rows.push(row(&format!("refused: {reason}"), n, router, None));
         }
+        rows.push(row("accepted", self.total("accepted"), Some(router.accepted), None));
         rows.push(row("arrived", self.total("arrived"), Some(router.arrived), Some(devices.arrived)));
         for (reason, n) in self.by_reason("failed") {
             let router = ours(router.failures().collect(), &reason);
@@ -113,65 +128,10 @@ impl Report {
         rows
     }
 
-    fn shards(&self) -> Vec<(u64, u64)> {
+    pub(super) fn shards(&self) -> Vec<(u64, u64)> {
         let figure = |shard: &Value, name: &str| shard[name].as_u64().unwrap_or_default();
         let shards = self.shards.as_array().into_iter().flatten();
         shards.map(|s| (figure(s, "sessions"), figure(s, "deliveries"))).collect()
-    }
-
-    /// For a reader.
-    pub(super) fn table(&self) -> String {
-        let mut out = format!("\n{:<24}{:>12}{:>12}{:>12}{:>12}\n", "", "plan", "edge", "routers", "devices");
-        let cell = |n: Option<u64>| n.map_or_else(String::new, |n| n.to_string());
-        for row in self.rows() {
-            // Writing to a string can't fail.
-            writeln!(
-                out,
-                "{:<24}{:>12}{:>12}{:>12}{:>12}",
-                row.name,
-                cell(row.plan),
-                row.edge,
-                cell(row.router),
-                cell(row.devices)
-            )
-            .ok();
-        }
-        let devices = &self.devices;
-        let own = [
-            ("handed to apps", devices.received),
-            ("lost", self.lost),
-            ("handed twice", self.duplicates),
-            ("out of order", self.out_of_order),
-            ("told of a taking back", self.told.0),
-            ("registered", self.registered),
-            ("redelivered", devices.redelivered),
-            ("duplicates dropped", devices.duplicates_dropped),
-            ("acks confirmed", devices.confirmed),
-            ("reconnects", devices.reconnects),
-        ];
-        for (name, n) in own {
-            writeln!(out, "{name:<24}{:>36}{n:>12}", "").ok();
-        }
-        for (name, n) in &self.transports {
-            let edge = self.sessions.get(name).copied().unwrap_or_default();
-            writeln!(out, "{:<24}{:>12}{edge:>12}{:>12}{n:>12}", format!("sessions: {name}"), "", "").ok();
-        }
-        writeln!(out, "\n{:<24}{:>12}{:>12}", "shard", "sessions", "deliveries").ok();
-        for (i, (sessions, deliveries)) in self.shards().into_iter().enumerate() {
-            writeln!(out, "{i:<24}{sessions:>12}{deliveries:>12}").ok();
-        }
-        let held = self.checks.iter().filter(|c| c.holds).count();
-        write!(
-            out,
-            "\naccepted = arrived + failed + pending held at {held} of {} checks; \
-             {} answers were compared, presence has {} devices; {:.1} s",
-            self.checks.len(),
-            self.compared.answers,
-            self.presence,
-            self.seconds
-        )
-        .ok();
-        out
     }
 
     /// For a script.
@@ -184,6 +144,7 @@ impl Report {
             .into_iter()
             .map(|(sessions, deliveries)| json!({"sessions": sessions, "deliveries": deliveries}))
             .collect();
+        let stages: Vec<_> = self.stages.iter().map(|t| json!({"stage": t.stage, "ms": t.ms})).collect();
         json!({
             "accepted": self.total("accepted"),
             "arrived": self.total("arrived"),
@@ -209,6 +170,7 @@ impl Report {
                 "clean": self.total("cleaned"),
             },
             "shards": shards,
+            "stages": stages,
             "seconds": (self.seconds * 100.0).round() / 100.0,
         })
     }
@@ -227,8 +189,7 @@ impl Report {
         }
         let rows = self.rows();
         for row in &rows {
-            let differs = |other: Option<u64>| other.is_some_and(|n| n != row.edge);
-            if differs(row.plan) || differs(row.router) || differs(row.devices) {
+            if !row.agrees() {
                 faults.push(format!("{} differs", row.name));
             }
         }
@@ -282,10 +243,10 @@ impl Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn report() -> Report {
+    pub(in super::super) fn report() -> Report {
         let totals = json!({
             "identity": true, "targets": 12, "refused": {"duplicate": 2, "offline": 0}, "accepted": 10,
             "arrived": 9, "failed": {"expired": 1, "offline": 0}, "pending": 0, "sent": 9, "clicked": 2, "cleaned": 1,
@@ -326,6 +287,7 @@ mod tests {
             shards: json!([{"sessions": 3, "deliveries": 5}, {"sessions": 1, "deliveries": 4}]),
             expected_shards: 2,
             graceful: true,
+            stages: vec![Timed { stage: "connect", ms: 12 }, Timed { stage: "push", ms: 1_222 }],
             seconds: 1.234,
         }
     }
@@ -339,7 +301,8 @@ mod tests {
             "duplicates": 0, "out_of_order": 0, "revokes_told": 2, "registered": 1, "transports": {"quic": 1, "tls": 3},
             "presence": 4, "bound": 0, "switched_off": 0, "suspended": 1, "answers_compared": 7,
             "redelivered": 0, "receipts": {"sent": 9, "arrive": 9, "click": 2, "clean": 1},
-            "shards": [{"sessions": 3, "deliveries": 5}, {"sessions": 1, "deliveries": 4}], "seconds": 1.23,
+            "shards": [{"sessions": 3, "deliveries": 5}, {"sessions": 1, "deliveries": 4}],
+            "stages": [{"stage": "connect", "ms": 12}, {"stage": "push", "ms": 1222}], "seconds": 1.23,
         });
         assert_eq!(report.json(), expected);
     }

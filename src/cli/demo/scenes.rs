@@ -1,13 +1,12 @@
 //! The scenes that the demo plays, each to its end.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::fleet::{BINDINGS, app_of};
 use super::plan::Account;
-use super::stage::{LOOK_MS, MAX_PENDING, Stage};
+use super::stage::{MAX_PENDING, Stage};
 use crate::admin::token::{self, TOKEN_FILE};
 use crate::cli::output::Failure;
 use crate::client::admin;
@@ -33,19 +32,17 @@ impl Stage {
         let online = u64::from(self.fleet.online());
         self.until("the offline quarter has left", |fleet, _| fleet.connected() == online).await?;
         // The edge has noticed too: what is pushed from here on waits for them.
-        while self.edge_sessions().await? != online {
-            tokio::time::sleep(Duration::from_millis(LOOK_MS / 10)).await;
-            if self.clock.now() >= self.deadline {
-                return Err(Failure::failed("the edge doesn't notice that devices have left"));
-            }
-        }
-        Ok(())
+        self.presence_says(self.fleet.online()).await
     }
 
-    async fn edge_sessions(&self) -> Result<u64, Failure> {
-        let shards = self.edge.ask("/v1/shards").await.map_err(Failure::failed)?;
-        let sessions = shards.as_array().into_iter().flatten().filter_map(|s| s["sessions"].as_u64());
-        Ok(sessions.sum())
+    /// A message that expires before its devices come back.
+    pub(super) async fn expiring(&mut self) -> Result<(), Failure> {
+        let (_, away) = self.here_and_away();
+        self.failing += away.len() as u64;
+        self.plan.expect("failed: expired", away.len());
+        let mut draft = self.plan.draft(away);
+        draft.retention_seconds = Some(1);
+        self.deliver(&draft).await
     }
 
     /// One message to all, in several batches.
@@ -86,7 +83,7 @@ impl Stage {
         (here, away)
     }
 
-    /// What can't arrive: unknown devices, a device named twice, a message that expires, and one for who is connected only.
+    /// What can't arrive: unknown devices, a device named twice, and a message for who is connected only.
     pub(super) async fn oddities(&mut self) -> Result<(), Failure> {
         let mut draft = self.plan.draft([0, 1, 0]);
         draft.targets.extend([None; 5]);
@@ -94,13 +91,6 @@ impl Stage {
         self.plan.expect("refused: duplicate", 1);
         self.deliver(&draft).await?;
         self.expected += 2;
-
-        let (_, away) = self.here_and_away();
-        self.failing += away.len() as u64;
-        self.plan.expect("failed: expired", away.len());
-        let mut draft = self.plan.draft(away);
-        draft.retention_seconds = Some(1);
-        self.deliver(&draft).await?;
 
         let (here, away) = self.here_and_away();
         self.failing += away.len() as u64;
@@ -256,7 +246,7 @@ impl Stage {
         self.expected += u64::from(self.fleet.online());
         let tally = self.look().tally;
         let got = self.fleet.shared.received() - before;
-        self.say(&format!(
+        self.show.say(&format!(
             "killed: {got} devices have the message, {} batches are not answered",
             tally.unanswered()
         ));

@@ -14,7 +14,8 @@ use super::fleet::Fleet;
 use super::plan::{Draft, Plan};
 use super::questions::{self, Presence};
 use super::report::{Check, Report};
-use crate::cli::output::{Failure, note};
+use super::show::{Goal, Show};
+use crate::cli::output::Failure;
 use crate::client::local::{LocalApp, LocalEdge};
 use crate::client::router::{Options, Progress, Router, Tally};
 use crate::client::{Backoff, Endpoint};
@@ -24,7 +25,7 @@ use crate::ids::{AppKey, DigestKey};
 /// Milliseconds without a link after which a router gives up.
 const PATIENCE_MS: u64 = 60_000;
 /// Milliseconds after which the state is looked at again, whether or not something was heard.
-pub(super) const LOOK_MS: u64 = 200;
+const LOOK_MS: u64 = 200;
 /// Seconds for the last receipts to come in.
 const SETTLE_SECONDS: u64 = 30;
 /// Seconds for the edge to leave.
@@ -46,8 +47,8 @@ pub(super) struct Stage {
     pub(super) told_of_devices: Arc<ToldOfDevices>,
     pub(super) plan: Plan,
     pub(super) clock: Arc<Clock>,
-    started: u64,
-    pub(super) deadline: u64,
+    pub(super) show: Show,
+    deadline: u64,
     /// Messages that devices that are online have been given.
     pub(super) expected: u64,
     /// Outcomes that are failures.
@@ -63,7 +64,11 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) async fn new(args: &Args, seed: u64, dir: &Path) -> Result<Self, Failure> {
         let clock = Arc::new(Clock::new(0));
-        let started = clock.now();
+        let mut show = Show::new(&clock);
+        let how = args.transport.iter().map(|way| way.name()).collect::<Vec<_>>().join(" and ");
+        let starts =
+            format!("an edge of {} shards starts; devices will come over {how} (seed {seed})", args.shards);
+        show.begin("start", &starts, Goal::Unknown);
         let program = std::env::current_exe().map_err(Failure::failed)?;
         let max_pending = MAX_PENDING.to_string();
         // A short goodbye: nobody balances load here.
@@ -92,9 +97,9 @@ impl Stage {
             plan: Plan::new(apps, seed),
             edge,
             routers,
+            deadline: clock.now() + args.deadline * 1_000,
             clock,
-            started,
-            deadline: started + args.deadline * 1_000,
+            show,
             expected: 0,
             failing: 0,
             rejected: 0,
@@ -102,12 +107,6 @@ impl Stage {
             checks: Vec::new(),
             shards: args.shards,
         })
-    }
-
-    /// Says what happens next, with the time.
-    pub(super) fn say(&self, what: &str) {
-        let passed = self.clock.now().saturating_sub(self.started);
-        note(&format!("{:6.2} s  {what}", passed as f64 / 1_000.0));
     }
 
     /// What both routers say together.
@@ -148,6 +147,7 @@ impl Stage {
     ) -> Result<bool, Failure> {
         loop {
             let progress = self.look();
+            self.show.look(self.fleet.shared.connected(), self.fleet.shared.received());
             if so(&self.fleet.shared, &progress) {
                 return Ok(true);
             }
@@ -189,14 +189,11 @@ impl Stage {
 
     /// Waits until presence says that the first so many devices are connected, and no others.
     pub(super) async fn presence_says(&mut self, online: u32) -> Result<(), Failure> {
-        while self.presence.count() != u64::from(online)
-            || self.presence.wrong(self.plan.apps(), &self.fleet.shared, online) > 0
-        {
-            if self.clock.now() >= self.deadline {
-                let count = self.presence.count();
-                return Err(Failure::failed(format!("presence says {count}, not {online}, are connected")));
-            }
-            tokio::time::sleep(Duration::from_millis(LOOK_MS / 10)).await;
+        let left = Duration::from_millis(self.deadline.saturating_sub(self.clock.now()));
+        let told = self.presence.until_right(self.plan.apps(), &self.fleet.shared, online);
+        if tokio::time::timeout(left, told).await.is_err() {
+            let count = self.presence.count();
+            return Err(Failure::failed(format!("presence says {count}, not {online}, are connected")));
         }
         Ok(())
     }
@@ -209,7 +206,7 @@ impl Stage {
             fleet.unsettled() == 0 && click == fleet.clicked() && clean == fleet.cleaned()
         };
         if !self.is_so_by(deadline, agreed).await? {
-            note("the last receipts didn't come in");
+            self.show.say("the last receipts didn't come in");
         }
         Ok(())
     }
@@ -219,6 +216,14 @@ impl Stage {
         let totals = self.edge.ask("/v1/totals").await.map_err(Failure::failed)?;
         self.checks.push(Check { at: at.to_owned(), holds: totals["identity"] == Value::Bool(true), totals });
         Ok(())
+    }
+
+    /// What failed, and in which stage.
+    pub(super) fn failed(&self, failure: &Failure) -> Failure {
+        let stage = self.show.now();
+        Failure::failed(format!(
+            "at the stage \"{stage}\": {failure}\nWith --keep DIR the edge's data and log stay."
+        ))
     }
 
     /// All leave; the account.
@@ -239,8 +244,11 @@ impl Stage {
         questions::messages(&self.edge, &self.plan, &ledgers, &mut compared).await?;
         drop(self.presence);
         self.edge.terminate().map_err(Failure::failed)?;
+        self.show.begin("leave", "SIGTERM: the edge says goodbye and leaves", Goal::Unknown);
         let left = tokio::time::timeout(Duration::from_secs(LEAVE_SECONDS), self.edge.wait()).await;
         let graceful = matches!(left, Ok(Ok(status)) if status.success());
+        self.show.end();
+        let (stages, ms) = self.show.times();
         Ok(Report {
             lost: self.plan.lost(&ledgers, &devices),
             out_of_order: self.plan.out_of_order(&ledgers, &devices),
@@ -261,7 +269,8 @@ impl Stage {
             shards,
             expected_shards,
             graceful,
-            seconds: self.clock.now().saturating_sub(self.started) as f64 / 1_000.0,
+            stages,
+            seconds: ms as f64 / 1_000.0,
         })
     }
 }
