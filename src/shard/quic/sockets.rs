@@ -11,7 +11,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Bytes that the kernel may keep for a socket, each way, as far as it allows: a storm of connects comes in bursts.
 const BUFFER_BYTES: usize = 4 * 1024 * 1024;
@@ -43,11 +43,16 @@ pub fn bind(address: SocketAddr, shards: usize, steered: bool) -> io::Result<Gro
     let mut refused = None;
     if shards > 1 && steered {
         match bind_group(address, shards, steer)? {
-            Ok(sockets) => return Ok(Group { sockets, refused }),
+            Ok(sockets) => {
+                sockets.iter().take(1).for_each(check_room);
+                return Ok(Group { sockets, refused });
+            }
             Err(error) => refused = Some(error),
         }
     }
-    Ok(Group { sockets: vec![bind_one(address)?], refused })
+    let socket = bind_one(address)?;
+    check_room(&socket);
+    Ok(Group { sockets: vec![socket], refused })
 }
 
 /// The inner error is `steer`'s: the kernel doesn't do it.
@@ -84,6 +89,20 @@ fn new_socket(address: SocketAddr) -> io::Result<Socket> {
         set(&socket, BUFFER_BYTES)?;
     }
     Ok(socket)
+}
+
+/// Says so if the kernel grants less than was asked for: it would lose datagrams, and nothing here would tell.
+fn check_room(socket: &UdpSocket) {
+    // The kernel answers with twice what it grants, as it counts its own part too (socket(7)).
+    match SockRef::from(socket).recv_buffer_size() {
+        Ok(bytes) if bytes / 2 < BUFFER_BYTES => tracing::warn!(
+            granted = bytes / 2,
+            wanted = BUFFER_BYTES,
+            "QUIC: bursts of datagrams will be lost; raise net.core.rmem_max and net.core.wmem_max"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "QUIC: how much the kernel keeps isn't known"),
+    }
 }
 
 /// Has the kernel choose the socket of the group by the first byte of the connection id, modulo the number of sockets. A datagram too short for

@@ -19,6 +19,10 @@
 //! | memory of the process, file | **74 MB**, 297 MB | 76 MB, 292 MB | 161 MB, 166–375 MB |
 //! | to open after an orderly end | **1 ms** | 1 ms | 560 ms |
 //!
+//! With 1,000,000 rows, on a machine that others used at the same time (so CPU and bytes count, the times don't): keys that grow, new rows 2.1 µs
+//! and 615 B, random changes 17 µs and 5,723 B (5,000 a transaction), 32 µs and 11,122 B (100 a transaction); keys all over 13 µs and 4,948 B, 15 µs
+//! and 5,462 B, 37 µs and 11,077 B. 75 to 80 MB held; the file has 1,077 MB after that.
+//!
 //! A log-structured library takes random changes at a fifth of the cost. So no key here is random: a device's row stands under its
 //! dense number, a push record under the sequence of its first batch, and what is new or was touched lately shares pages at the end
 //! of its tree. Then the B-tree costs the same, and it has what the other lacks: it reaches its file through a trait, so that it runs on
