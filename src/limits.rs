@@ -99,8 +99,10 @@ pub const STREAM_WINDOW: usize = 16;
 pub const STREAM_BATCH_EVENTS: usize = 4_096;
 /// Bytes of one stream batch, about.
 pub const STREAM_BATCH_BYTES: usize = 1024 * 1024;
-/// Connections to a router listener that have shown no certificate yet; beyond, the oldest of the address that has the most is closed.
+/// Connections to a router listener that are no router's yet; beyond, the oldest of the address that has the most is closed.
 pub const ROUTER_HANDSHAKES: usize = 64;
+/// Lines a second about router links that were never opened: of strangers, and of routers.
+pub const ROUTER_FAILURE_LINES: u32 = 5;
 /// Router links at a time.
 pub const ROUTER_LINKS: usize = 64;
 /// Calls at a time on one gRPC connection, those of health and reflection included.

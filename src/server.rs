@@ -397,7 +397,7 @@ fn start_router(
             online_window_ms: base.config.device.online_window_ms,
             max_clock_skew_ms: config.max_clock_skew_ms,
         },
-        routers: config.routers.iter().map(|r| (r.name.clone(), rights(r))).collect(),
+        routers: config.routers.iter().map(|r| (r.name.clone(), Arc::new(rights(r)))).collect(),
         credit_targets: config.credit_targets,
         credit_bytes: config.credit_bytes,
         batch_window_ms: base.config.store.batch_window_s * 1_000,
@@ -409,6 +409,7 @@ fn start_router(
         },
         doors,
         streams: base.readers.clone(),
+        failure_lines: router::FailureLines::default(),
     });
     let (phase, watched) = watch::channel(router::Phase::Serving);
     let thread = Thread::start("the router thread", "router".into(), move || {

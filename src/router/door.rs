@@ -3,7 +3,8 @@
 //! A newcomer always gets such a place. If all are taken, the one who has waited longest leaves for it, among those of the address that takes
 //! the most: a peer that opens connections and says nothing only drives out its own. A router's handshake takes a few round trips; to drive that out
 //! somebody has to open [`limits::ROUTER_HANDSHAKES`] connections in that time from as many addresses, or from the router's own.
-//! With the handshake done the place is given back for one among [`limits::ROUTER_LINKS`].
+//! Who turns out to be a router of this edge gives the place back for one among [`limits::ROUTER_LINKS`]; who does not keeps it until it is told so
+//! (`stranger`).
 //!
 //! Rejected: a limit an address. Behind a balancer all come from one.
 
@@ -23,7 +24,7 @@ pub(super) struct Door {
     links: Arc<Semaphore>,
 }
 
-/// Those that have no certificate yet, the oldest first. Small: looked through for every newcomer.
+/// Those that are no routers yet, the oldest first. Small: looked through for every newcomer.
 #[derive(Debug, Default)]
 struct Waiting {
     next: u64,
@@ -38,7 +39,7 @@ struct Peer {
     _stay: oneshot::Sender<()>,
 }
 
-/// A place before the certificate, then one among the links. Given back when dropped.
+/// A place before the certificate is known, then one among the links. Given back when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     door: Arc<Door>,
@@ -95,7 +96,7 @@ impl Place {
         (&mut self.stay).await.ok();
     }
 
-    /// The peer has shown its certificate.
+    /// The peer's certificate names a router of this edge.
     pub(super) fn admit(&mut self) -> Result<(), LinkEnd> {
         self.door.waiting().leave(self.number);
         let link = Arc::clone(&self.door.links).try_acquire_owned().map_err(|_full| LinkEnd::Full)?;

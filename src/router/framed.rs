@@ -8,7 +8,8 @@ use tokio::sync::watch;
 
 use super::door::Place;
 use super::transport::Transport;
-use super::{Phase, RouterContext, accept, link, tls};
+use super::who::Who;
+use super::{Phase, RouterContext, accept, link, stranger, tls};
 use crate::telemetry::RouterTransport;
 
 /// Accepts router links until the edge leaves, then waits until they have ended.
@@ -26,13 +27,19 @@ async fn live(
     phase: watch::Receiver<Phase>,
 ) {
     let kind = RouterTransport::Tcp;
-    match tls::handshake(socket, &mut place, &context.tls, &context.pace, &phase).await {
-        Ok(stream) => {
-            let router = tls::router_name(&stream);
-            let (read, write) = tokio::io::split(stream);
-            let transport = Transport { kind, peer, router, read, write, ending: Box::new(|_end| ()) };
-            link::live(transport, &context, &phase).await;
-        }
-        Err(end) => link::Who::new(kind, peer).ended(&end),
+    let stream = match tls::handshake(socket, &mut place, &context.tls, &context.pace, &phase).await {
+        Ok(stream) => stream,
+        Err(end) => return Who::new(kind, peer).ended(&end, &context),
+    };
+    let router = tls::router_name(&stream);
+    let (read, write) = tokio::io::split(stream);
+    let Some(rights) = context.routers.get(&router).cloned() else {
+        let end = stranger::turn_away((read, write), &router, &mut place, &context, &phase).await;
+        return Who::stranger(kind, peer, &router).ended(&end, &context);
+    };
+    if let Err(end) = place.admit() {
+        return Who::router(kind, peer, &router).ended(&end, &context);
     }
+    let transport = Transport { kind, peer, router, rights, read, write, ending: Box::new(|_end| ()) };
+    link::live(transport, &context, &phase).await;
 }

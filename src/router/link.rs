@@ -1,7 +1,6 @@
 //! A link's life after the handshake, as one straight line: open, run, settle. It reads and writes through a [`Transport`] and does not
 //! know which.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -16,6 +15,7 @@ use super::outbox::{self, Outbox};
 use super::reader::Reader;
 use super::receipts::{self, Reading};
 use super::transport::Transport;
+use super::who::Who;
 use super::{LinkEnd, Phase, Rights, RouterContext, answers, presence, reached};
 use crate::ids::Seq;
 use crate::limits;
@@ -30,43 +30,10 @@ pub(super) async fn live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     context: &Arc<RouterContext>,
     phase: &watch::Receiver<Phase>,
 ) -> LinkEnd {
-    let mut who = Who::new(transport.kind, transport.peer);
-    who.router.clone_from(&transport.router);
+    let mut who = Who::router(transport.kind, transport.peer, &transport.router);
     let end = linked(transport, context, phase, &mut who).await;
-    who.ended(&end);
+    who.ended(&end, context);
     end
-}
-
-/// Who is at the other end, as far as it is known.
-pub(super) struct Who {
-    kind: RouterTransport,
-    peer: SocketAddr,
-    /// By certificate.
-    router: String,
-    /// By its own word.
-    process: String,
-    opened: bool,
-}
-
-impl Who {
-    pub(super) fn new(kind: RouterTransport, peer: SocketAddr) -> Self {
-        Self { kind, peer, router: String::new(), process: String::new(), opened: false }
-    }
-
-    /// The one place where the end of a link is counted and logged.
-    pub(super) fn ended(self, end: &LinkEnd) {
-        telemetry::add(Counter::RouterLinkEnds(end.label()), 1);
-        if !self.opened {
-            telemetry::add(Counter::RouterHandshakeFailures, 1);
-        }
-        let Self { kind, peer, router, process, opened } = self;
-        let (transport, reason) = (kind.label(), end.label().label());
-        if matches!(end, LinkEnd::Closed | LinkEnd::Left) {
-            tracing::info!(%peer, transport, router, process, opened, reason, "router link ended: {end}");
-        } else {
-            tracing::warn!(%peer, transport, router, process, opened, reason, "router link ended: {end}");
-        }
-    }
 }
 
 /// Whatever goes wrong from here on, the router is told.
@@ -76,21 +43,21 @@ async fn linked<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     phase: &watch::Receiver<Phase>,
     who: &mut Who,
 ) -> LinkEnd {
-    let Transport { kind, read, write, ending, .. } = transport;
+    let Transport { kind, router, rights, read, write, ending, .. } = transport;
     let mut frames = FrameReader::new(read);
     let (outbox, queue) = outbox::outbox();
     let writer = outbox::write(queue, write, context.pace.stall);
     tokio::pin!(writer);
     let run = async {
         let opened = tokio::select! {
-            opened = open(&mut frames, context, who) => opened,
+            opened = open(&mut frames, context, (&router, &rights), who) => opened,
             () = reached(phase, Phase::Closing) => Err(LinkEnd::Left),
         };
         match opened {
             Ok(mut opened) => {
                 let _counted = Counted::new(kind);
                 let presence = opened.presence.take();
-                run(&mut frames, context, &opened, presence, &outbox, phase).await
+                run(&mut frames, context, &rights, &opened, presence, &outbox, phase).await
             }
             Err(end) => end,
         }
@@ -106,7 +73,6 @@ async fn linked<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
 
 /// What a link has after Open.
 struct Opened {
-    rights: Arc<Rights>,
     streams: Vec<Arc<Reading>>,
     presence: Option<Follower>,
     answer: Vec<u8>,
@@ -115,11 +81,9 @@ struct Opened {
 async fn open<R: AsyncRead + Unpin>(
     frames: &mut FrameReader<R>,
     context: &RouterContext,
+    (router, rights): (&str, &Rights),
     who: &mut Who,
 ) -> Result<Opened, LinkEnd> {
-    let rights = context.routers.get(&who.router).ok_or_else(|| {
-        LinkError::Unauthorized(format!("router {:?} is not in the configuration of this edge", who.router))
-    })?;
     let frame = frames.next(limits::ROUTER_CONTROL_BYTES, context.pace.open, "no Open in time").await?;
     let bytes = match &frame {
         Frame::Small(bytes) => bytes,
@@ -133,7 +97,7 @@ async fn open<R: AsyncRead + Unpin>(
         return Err(LinkError::Version(open.version).into());
     }
     let scope = open.presence.as_ref().map(|asked| presence::scope(asked, rights, context)).transpose()?;
-    let streams = open_streams(&open, rights, &who.router, context)?;
+    let streams = open_streams(&open, rights, router, context)?;
     let answer = wire::opened(&wire::Welcome {
         edge: &context.edge,
         now: context.clock.now(),
@@ -147,7 +111,7 @@ async fn open<R: AsyncRead + Unpin>(
     let follow = |(asked, scope): (&wire::OpenPresence, _)| context.presence.follow(scope, Some(asked.point));
     let presence = open.presence.as_ref().zip(scope).map(follow);
     let streams = streams.into_iter().map(|(reading, _)| reading).collect();
-    Ok(Opened { rights: Arc::new(rights.clone()), streams, presence, answer })
+    Ok(Opened { streams, presence, answer })
 }
 
 /// All are checked before the first is taken from the one who reads it now.
@@ -217,6 +181,7 @@ impl Drop for Counted {
 async fn run<R: AsyncRead + Unpin>(
     frames: &mut FrameReader<R>,
     context: &Arc<RouterContext>,
+    rights: &Arc<Rights>,
     opened: &Opened,
     presence: Option<Follower>,
     outbox: &Outbox,
@@ -227,7 +192,7 @@ async fn run<R: AsyncRead + Unpin>(
     let (work, line) = answers::line();
     let reader = Reader {
         context,
-        rights: &opened.rights,
+        rights,
         phase,
         outbox,
         credit: &credit,
@@ -270,6 +235,18 @@ async fn run<R: AsyncRead + Unpin>(
         _ = drained => LinkEnd::Left,
         () = too_late => LinkEnd::Left,
     }
+}
+
+/// What ended before it began: the last word to whoever may not have a link.
+pub(super) async fn say_last<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    end: &LinkEnd,
+    read: R,
+    write: W,
+    context: &RouterContext,
+) {
+    let (outbox, queue) = outbox::outbox();
+    let writer = outbox::write(queue, write, context.pace.stall);
+    settle(end, FrameReader::new(read), outbox, writer, context).await;
 }
 
 /// The last word, everything written, and time for the router to read it.

@@ -22,8 +22,10 @@ mod reader;
 mod receipts;
 mod registry;
 mod rights;
+mod stranger;
 mod tls;
 mod transport;
+mod who;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -40,6 +42,7 @@ pub use framed::serve;
 pub use grpc::serve as serve_grpc;
 pub use registry::{StreamReader, StreamRegistry};
 pub use rights::{Allowed, Rights};
+pub use who::FailureLines;
 
 use crate::apps::Apps;
 use crate::clock::Clock;
@@ -66,7 +69,7 @@ pub struct RouterContext {
     /// What admission has to know.
     pub rules: Rules,
     /// The routers by the common name of their certificates.
-    pub routers: HashMap<String, Rights>,
+    pub routers: HashMap<String, Arc<Rights>>,
     /// Targets in flight on one link; at least `limits::BATCH_TARGETS`.
     pub credit_targets: u64,
     /// Bytes of batches in flight on one link; at least `limits::ROUTER_FRAME_BYTES`.
@@ -83,6 +86,8 @@ pub struct RouterContext {
     pub doors: Arc<Apps>,
     /// Who reads which stream.
     pub streams: Arc<StreamRegistry>,
+    /// How many lines failures may write.
+    pub failure_lines: FailureLines,
 }
 
 impl std::fmt::Debug for RouterContext {

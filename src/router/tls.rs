@@ -17,7 +17,7 @@ use crate::pki;
 /// Bytes that are read and forgotten after a failed handshake.
 const FORGOTTEN_BYTES: u64 = 256 * 1024;
 
-/// The handshake within its deadline, unless the edge closes or the place is needed for another. Afterwards the place is one of a link.
+/// The handshake within its deadline, unless the edge closes or the place is needed for another.
 pub(super) async fn handshake(
     socket: TcpStream,
     held: &mut Place,
@@ -25,13 +25,11 @@ pub(super) async fn handshake(
     pace: &Pace,
     phase: &watch::Receiver<Phase>,
 ) -> Result<TlsStream<TcpStream>, LinkEnd> {
-    let stream = tokio::select! {
-        shaken = shake(socket, config, pace) => shaken?,
-        () = held.evicted() => return Err(LinkEnd::Evicted),
-        () = reached(phase, Phase::Closing) => return Err(LinkEnd::Left),
-    };
-    held.admit()?;
-    Ok(stream)
+    tokio::select! {
+        shaken = shake(socket, config, pace) => shaken,
+        () = held.evicted() => Err(LinkEnd::Evicted),
+        () = reached(phase, Phase::Closing) => Err(LinkEnd::Left),
+    }
 }
 
 async fn shake(

@@ -5,18 +5,21 @@
 //! Rejected: a transport that deals in messages. It would need a second decoder, with limits of its own.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use super::LinkEnd;
+use super::{LinkEnd, Rights};
 use crate::telemetry::RouterTransport;
 
-/// Bytes both ways with a router that has shown its certificate.
+/// Bytes both ways with a router of this edge, by its certificate.
 pub(super) struct Transport<R, W> {
     /// Which one: for metrics and logs.
     pub(super) kind: RouterTransport,
     /// The other end.
     pub(super) peer: SocketAddr,
-    /// The common name of its certificate. Empty, it is in no configuration.
+    /// The common name of its certificate.
     pub(super) router: String,
+    /// What the configuration says under that name.
+    pub(super) rights: Arc<Rights>,
     /// Ends with 0 bytes when the router says no more.
     pub(super) read: R,
     /// Takes a write only as fast as the router reads. Shutting it down ends the link for the router.

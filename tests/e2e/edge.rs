@@ -10,6 +10,7 @@ use mooring::client::quic::QuicClient;
 use mooring::client::{Endpoint, Transport, admin};
 use mooring::credential::{self, InstallSecret, Secret};
 use mooring::ids::AppKey;
+use mooring::pki::file::Existing;
 use mooring::pki::{self, DevSet};
 use mooring::server::Ports;
 use rustix::process::{Pid, Signal, kill_process};
@@ -53,6 +54,22 @@ impl Way {
     /// Over TCP.
     pub(crate) const BOTH: [Self; 2] = [Self::Tls, Self::Plain];
     pub(crate) const ALL: [Self; 3] = [Self::Tls, Self::Plain, Self::Quic];
+}
+
+/// How a router's frames travel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Carrier {
+    Framed,
+    #[cfg(feature = "grpc")]
+    Grpc,
+}
+
+impl Carrier {
+    pub(crate) const ALL: &'static [Self] = &[
+        Self::Framed,
+        #[cfg(feature = "grpc")]
+        Self::Grpc,
+    ];
 }
 
 /// An edge; killed when dropped.
@@ -184,9 +201,37 @@ impl Edge {
 
     /// Where routers connect.
     pub(crate) fn router_endpoint(&self) -> Endpoint {
-        let transport = Transport::Tls(self.router_tls.clone(), localhost());
-        let address = format!("127.0.0.1:{}", self.ports.router);
-        Endpoint { address: address.into(), transport, source: None }
+        self.router_endpoint_over(Carrier::Framed)
+    }
+
+    /// The same, over this carrier.
+    pub(crate) fn router_endpoint_over(&self, carrier: Carrier) -> Endpoint {
+        self.endpoint_with(carrier, self.router_tls.clone())
+    }
+
+    /// Where a router connects whose certificate has this name.
+    pub(crate) fn endpoint_of(&self, carrier: Carrier, router: &str) -> Endpoint {
+        let (ca, key) = (&self.dev.ca, &self.dev.ca_key);
+        let out = self.dir.path().join("routers");
+        let pair = pki::make_router(router, ca, key, 30, &out, Existing::Replace).expect("made");
+        let tls = pki::client_config_router(ca, &pair.certificate, &pair.key).expect("TLS");
+        self.endpoint_with(carrier, tls)
+    }
+
+    fn endpoint_with(&self, carrier: Carrier, tls: Arc<ClientConfig>) -> Endpoint {
+        let (port, transport) = match carrier {
+            Carrier::Framed => (self.ports.router, Transport::Tls(tls, localhost())),
+            #[cfg(feature = "grpc")]
+            Carrier::Grpc => (self.ports.grpc.expect("a port"), Transport::Grpc(tls, localhost())),
+        };
+        Endpoint { address: format!("127.0.0.1:{port}").into(), transport, source: None }
+    }
+
+    /// Changes its configuration, for the next start.
+    pub(crate) fn configure(&self, change: impl FnOnce(&str) -> String) {
+        let file = self.dir.path().join("edge.toml");
+        let text = std::fs::read_to_string(&file).expect("a configuration");
+        std::fs::write(file, change(&text)).expect("written");
     }
 
     /// Runs a subcommand, which must do what it was asked; what it printed.

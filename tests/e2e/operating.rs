@@ -1,29 +1,21 @@
 //! What an operator does while the edge runs: apps suspended and bounded, streams of their own, their ends.
 
 use mooring::client::router::{Receiver, Sender, open};
-use mooring::client::{ClientError, Endpoint, Transport, admin};
+use mooring::client::{ClientError, admin};
 use mooring::pki::{self, DEV_APP};
 use mooring::wire::pb::device::{Attributes, ErrorCode, EventType};
 use mooring::wire::pb::router::{
     DeliverBatch, LinkErrorCode, Open, OpenStream, ReceiptGap, RejectCode, StreamAck, StreamBatch,
     from_router, open_stream, stream_event, to_router,
 };
-use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::device::{SECONDS, hello_of, hello_with, is_refused};
-use super::edge::{APP_OF_EPOCH_3, Edge, Way};
+use super::edge::{APP_OF_EPOCH_3, Carrier, Edge, Way};
 use super::router::{End, Router, batch};
 
 impl Edge {
-    /// Changes its configuration, for the next start.
-    fn configure(&self, change: impl FnOnce(&str) -> String) {
-        let file = self.dir.path().join("edge.toml");
-        let text = std::fs::read_to_string(&file).expect("a configuration");
-        std::fs::write(file, change(&text)).expect("written");
-    }
-
     /// `mooring …` against its data directory, as JSON; or what it said on standard error.
     async fn mooring(&self, arguments: &[&str]) -> Result<Value, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mooring"));
@@ -49,13 +41,7 @@ impl Edge {
         stream: &str,
         from: Option<open_stream::From>,
     ) -> Result<(Sender, Receiver), ClientError> {
-        let (ca, key) = (&self.dev.ca, &self.dev.ca_key);
-        let out = self.dir.path().join("routers");
-        let pair = pki::make_router(router, ca, key, 30, &out, pki::file::Existing::Replace).expect("made");
-        let tls = pki::client_config_router(ca, &pair.certificate, &pair.key).expect("TLS");
-        let name = ServerName::try_from("localhost").expect("a name");
-        let address = format!("127.0.0.1:{}", self.ports.router).into();
-        let endpoint = Endpoint { address, transport: Transport::Tls(tls, name), source: None };
+        let endpoint = self.endpoint_of(Carrier::Framed, router);
         let streams = match stream {
             "" => Vec::new(),
             name => vec![OpenStream { stream: name.into(), from }],
@@ -70,12 +56,12 @@ impl Edge {
     }
 }
 
-fn of_other(message_id: u64, device_ids: &[&str]) -> DeliverBatch {
+pub(super) fn of_other(message_id: u64, device_ids: &[&str]) -> DeliverBatch {
     DeliverBatch { app_key: APP_OF_EPOCH_3.into(), ..batch(message_id, device_ids) }
 }
 
 /// `epochs` has the stream `second`; a router for each app, beside the one with all rights.
-fn two_streams(text: &str) -> String {
+pub(super) fn two_streams(text: &str) -> String {
     let app = format!("key = \"{APP_OF_EPOCH_3}\"\n");
     let text = text.replace(&app, &format!("{app}stream = \"second\"\n"));
     format!(

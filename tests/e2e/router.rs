@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use mooring::client::Endpoint;
 use mooring::client::router::{Receiver, Sender, frame_name, open};
 use mooring::clock::Clock;
 use mooring::pki::DEV_APP;
@@ -83,13 +84,18 @@ impl Edge {
 
     /// A link that reads these streams.
     pub(crate) async fn router_reading(&self, streams: Vec<OpenStream>) -> Router {
-        let said = Open { version: 1, name: "test".into(), streams, ..Open::default() };
-        let (sender, receiver, _) = open(&self.router_endpoint(), said).await.expect("a link");
-        Router::over(sender, receiver)
+        Router::open(&self.router_endpoint(), streams).await
     }
 }
 
 impl Router {
+    /// A link that reads these streams.
+    pub(crate) async fn open(endpoint: &Endpoint, streams: Vec<OpenStream>) -> Self {
+        let said = Open { version: 1, name: "test".into(), streams, ..Open::default() };
+        let (sender, receiver, _) = open(endpoint, said).await.expect("a link");
+        Self::over(sender, receiver)
+    }
+
     /// Over an open link.
     pub(crate) fn over(sender: Sender, receiver: Receiver) -> Self {
         Self {

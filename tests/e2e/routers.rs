@@ -1,16 +1,19 @@
 //! What bad input from routers gets, and a router that doesn't read.
 
-use mooring::client::router::{Receiver, Sender};
+use mooring::client::router::{Receiver, Sender, open};
 use mooring::client::{ClientError, Endpoint, Transport};
-use mooring::pki::{self, file::Existing};
+use mooring::limits;
+use mooring::pki;
 use mooring::wire::pb::device::PushState;
 use mooring::wire::pb::router::{
-    DeliverBatch, LinkErrorCode, Open, Ping, RefuseReason, RejectCode, Target, from_router, to_router,
+    DeliverBatch, DeviceIds, LinkErrorCode, Open, Ping, Query, RefuseReason, RejectCode, Target, from_router,
+    query, to_router,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use super::device::SECONDS;
-use super::edge::{Edge, Way};
+use super::edge::{Carrier, Edge, LOOK, NEVER, Way};
 use super::router::{End, Router, batch, now, refused};
 
 fn links(reason: &str) -> String {
@@ -68,17 +71,113 @@ async fn a_router_without_a_valid_client_certificate_gets_a_tls_alert() {
 #[tokio::test]
 async fn a_router_whose_name_is_not_configured_is_unauthorized() {
     let edge = Edge::start().await;
-    let pair =
-        pki::make_router("unknown", &edge.dev.ca, &edge.dev.ca_key, 1, edge.dir.path(), Existing::Keep)
-            .expect("a certificate");
-    let tls = pki::client_config_router(&edge.dev.ca, &pair.certificate, &pair.key).expect("TLS");
+    for (count, carrier) in (1..).zip(Carrier::ALL) {
+        let endpoint = edge.endpoint_of(*carrier, "unknown");
+        let error = open(&endpoint, Open { version: 1, ..Open::default() }).await;
+        let Err(ClientError::Link { code, text }) = error else { panic!("a refusal") };
+        assert_eq!(code, LinkErrorCode::Unauthorized);
+        assert!(text.contains("\"unknown\" is not in the configuration"), "{text}");
+        edge.counted(&links("unauthorized"), f64::from(count)).await;
+    }
+}
+
+#[tokio::test]
+async fn who_fails_at_the_router_port_does_not_fill_the_log_nor_hide_what_a_router_does_wrong() {
+    let edge = Edge::start().await;
     let mut endpoint = edge.router_endpoint();
-    let Transport::Tls(_, name) = endpoint.transport else { panic!("TLS") };
-    endpoint.transport = Transport::Tls(tls, name);
-    let error = mooring::client::router::open(&endpoint, Open { version: 1, ..Open::default() }).await;
-    let Err(ClientError::Link { code, .. }) = error else { panic!("a refusal") };
-    assert_eq!(code, LinkErrorCode::Unauthorized);
-    edge.counted(&links("unauthorized"), 1.0).await;
+    endpoint.transport = Transport::Plain;
+    let fail = async || {
+        let mut stream = endpoint.connect().await.expect("connected");
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("written");
+        let mut rest = Vec::new();
+        // An alert, and perhaps a reset behind it.
+        stream.read_to_end(&mut rest).await.ok();
+    };
+    let (began, failures) = (tokio::time::Instant::now(), 300);
+    for _ in 0..failures {
+        fail().await;
+    }
+    edge.counted("mooring_router_handshake_failures_total", f64::from(failures)).await;
+    let most = (began.elapsed().as_secs() + 2) * u64::from(limits::ROUTER_FAILURE_LINES);
+    let lines = edge.log().lines().filter(|line| line.contains("router link ended")).count() as u64;
+    assert!(lines <= most, "{lines} lines, {most} allowed");
+    // In the same second, a router has lines of its own.
+    let refused = open(&edge.router_endpoint(), Open { version: 9, ..Open::default() }).await;
+    assert!(matches!(refused, Err(ClientError::Link { code: LinkErrorCode::Version, .. })));
+    let said = |right: &dyn Fn(&str) -> bool| {
+        edge.log().lines().any(|line| line.contains("router link ended") && right(line))
+    };
+    let look = async {
+        while !said(&|line| line.contains(pki::DEV_ROUTER) && line.contains("version")) {
+            tokio::time::sleep(LOOK).await;
+        }
+        // The next line says how many there were between.
+        while !said(&|line| line.contains("suppressed=") && !line.contains("suppressed=0")) {
+            fail().await;
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    timeout(NEVER, look).await.expect("both lines");
+}
+
+#[tokio::test]
+async fn a_router_that_says_nothing_is_told_so_at_the_deadline_and_holds_up_nobody() {
+    let edge = Edge::start().await;
+    let mut silent = Vec::new();
+    for carrier in Carrier::ALL {
+        let stream = edge.router_endpoint_over(*carrier).connect().await.expect("connected");
+        let (read, write) = tokio::io::split(stream);
+        silent.push((Receiver::over(read), write));
+    }
+    let mut router = edge.router().await;
+    let mut device = edge.device(Way::Tls, "d").await;
+    router.push(1, &["d"]).await;
+    device.takes(1).await;
+    for (receiver, _write) in &mut silent {
+        let word = receiver.recv(SECONDS).await.expect("an error frame");
+        assert_eq!(code(&word), LinkErrorCode::Deadline);
+        assert!(matches!(receiver.recv(SECONDS).await, Err(ClientError::Closed)));
+    }
+    edge.counted(&links("deadline"), Carrier::ALL.len() as f64).await;
+    router.push(2, &["d"]).await;
+    device.takes(2).await;
+}
+
+/// What it says until it can say no more: questions whose answers it never reads.
+async fn asks_and_does_not_read(endpoint: Endpoint) -> ClientError {
+    let said = Open { version: 1, ..Open::default() };
+    let (mut sender, receiver, _) = open(&endpoint, said).await.expect("a link");
+    let ids: Vec<String> = (0..10_000).map(|n| format!("a-device-with-a-name-of-some-length-{n}")).collect();
+    let mut request_id = 0;
+    let error = loop {
+        request_id += 1;
+        let of = Some(query::Of::Devices(DeviceIds { ids: ids.clone() }));
+        let query = Query { request_id, app_key: pki::DEV_APP.into(), of, ..Query::default() };
+        if let Err(error) = sender.send(from_router::Frame::Query(query)).await {
+            break error;
+        }
+    };
+    drop(receiver);
+    error
+}
+
+#[tokio::test]
+async fn a_router_that_reads_nothing_at_all_is_cut_off_and_holds_up_nobody() {
+    let edge = Edge::start_with(&[("router.user_timeout_ms", "1000")]).await;
+    let mut router = edge.router().await;
+    let mut device = edge.device(Way::Tls, "d").await;
+    let deaf = tokio::spawn(asks_and_does_not_read(edge.router_endpoint()));
+    // Others go on for as long as that takes.
+    let mut message = 0;
+    while edge.metric(&links("error")).await + edge.metric(&links("stalled")).await < 1.0 {
+        message += 1;
+        router.push(message, &["d"]).await;
+        device.takes(message).await;
+    }
+    let error = timeout(NEVER, deaf).await.expect("it notices").expect("no panic");
+    assert!(!matches!(error, ClientError::Deadline { .. }), "its link was cut: {error}");
+    router.push(message + 1, &["d"]).await;
+    device.takes(message + 1).await;
 }
 
 #[tokio::test]

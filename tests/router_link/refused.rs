@@ -8,6 +8,7 @@ use mooring::telemetry;
 use mooring::wire::pb::router as pb;
 use pb::LinkErrorCode;
 use pb::from_router::Frame;
+use pb::to_router;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -169,6 +170,27 @@ async fn peers_without_a_certificate_never_take_a_routers_place() {
     let (mut other, _) = edge.open(vec![]).await;
     other.nothing_more_comes(2).await;
     router.nothing_more_comes(3).await;
+}
+
+#[tokio::test]
+async fn whoever_is_no_router_here_is_told_and_holds_no_place() {
+    // They could stay for as long as they like.
+    let pace = Pace { settle: NEVER, ..Pace::default() };
+    let edge = Edge::start_with(|context| context.pace = pace).await;
+    let mut strangers = Vec::new();
+    for _ in 0..=limits::ROUTER_LINKS {
+        let mut stranger = edge.connect("stranger").await;
+        let to_router::Frame::Error(error) = stranger.hear().await else { panic!("no error") };
+        assert_eq!(error.code(), LinkErrorCode::Unauthorized);
+        strangers.push(stranger);
+    }
+    let mut links = Vec::new();
+    for _ in 0..limits::ROUTER_LINKS {
+        links.push(edge.open(vec![]).await.0);
+    }
+    for link in &mut links {
+        link.nothing_more_comes(1).await;
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use mooring::apps::Apps;
 use mooring::clock::Clock;
 use mooring::ids::{AppKey, DigestKey};
 use mooring::presence::Presence;
-use mooring::router::{Allowed, Pace, Phase, Rights, RouterContext, Rules};
+use mooring::router::{Allowed, FailureLines, Pace, Phase, Rights, RouterContext, Rules};
 use mooring::wire::pb::{device, router as pb};
 use pb::{from_router, to_router};
 use prost::Message;
@@ -156,7 +156,7 @@ fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
             online_window_ms: 10_000,
             max_clock_skew_ms: 300_000,
         },
-        routers: [("r1".into(), r1), ("r2".into(), r2)].into(),
+        routers: [("r1".into(), Arc::new(r1)), ("r2".into(), Arc::new(r2))].into(),
         credit_targets: 1_000_000,
         credit_bytes: 64 * 1024 * 1024,
         batch_window_ms: 86_400_000,
@@ -164,6 +164,7 @@ fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
         presence: Arc::new(Presence::new(Arc::default(), 0, 1, Box::new(|_, _| {}))),
         pace: Pace { gather: Duration::from_millis(1), ..Pace::default() },
         streams: Arc::default(),
+        failure_lines: FailureLines::default(),
     }
 }
 

@@ -102,6 +102,20 @@ impl Link {
 }
 
 #[tokio::test]
+async fn a_stranger_gets_the_same_answer_whatever_it_calls() {
+    let edge = Edge::start().await;
+    let (connection, _) = connect(&edge, "stranger").await;
+    let mut client = HealthClient::new(connection.clone());
+    let status = client.check(HealthCheckRequest::default()).await.expect_err("turned away");
+    assert_eq!(status.code(), Code::PermissionDenied);
+    let mut link = Link::begin(&connection).await.expect("an answer");
+    let to_router::Frame::Error(error) = link.hear().await else { panic!("no error") };
+    assert_eq!((error.code(), error.text.as_str()), (LinkErrorCode::Unauthorized, status.message()));
+    let ended = link.next().await.expect_err("the end");
+    assert_eq!((ended.code(), ended.message()), (Code::Aborted, status.message()));
+}
+
+#[tokio::test]
 async fn a_link_of_messages_pushes_follows_a_stream_and_ends_ok() {
     let edge = Edge::start().await;
     let (connection, _) = connect(&edge, "r1").await;

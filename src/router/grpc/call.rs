@@ -13,8 +13,8 @@ use tokio::io::{DuplexStream, duplex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::Status;
 
-use super::super::LinkEnd;
 use super::super::transport::Transport;
+use super::super::{LinkEnd, Rights};
 use super::body::{FromRouterBody, ToRouterBody};
 use crate::limits;
 use crate::telemetry::RouterTransport;
@@ -42,19 +42,19 @@ impl Call {
     pub(super) fn into_transport(
         self,
         peer: SocketAddr,
-        router: String,
+        (router, rights): (String, Arc<Rights>),
     ) -> (Transport<FromRouterBody, DuplexStream>, OwnedSemaphorePermit) {
         let Self { read, write, verdict, room } = self;
         let ending = Box::new(move |end: &LinkEnd| {
             // Only here, and a link ends once.
             verdict.set(status(end)).ok();
         });
-        (Transport { kind: RouterTransport::Grpc, peer, router, read, write, ending }, room)
+        (Transport { kind: RouterTransport::Grpc, peer, router, rights, read, write, ending }, room)
     }
 }
 
 /// The status stands beside the last frame, for those who look at nothing else: the frame says more.
-fn status(end: &LinkEnd) -> Status {
+pub(super) fn status(end: &LinkEnd) -> Status {
     match end {
         LinkEnd::Closed | LinkEnd::Left => Status::ok(""),
         LinkEnd::Refused(error) => Status::aborted(error.to_string()),
@@ -65,13 +65,15 @@ fn status(end: &LinkEnd) -> Status {
 /// Takes a call: from here on its body is a link's.
 pub(super) async fn link(Extension(calls): Extension<Calls>, request: Request) -> Response {
     match take(&calls, request) {
-        Ok(body) => {
-            let mut response = Response::new(Body::new(body));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            response
-        }
+        Ok(body) => answer(Body::new(body)),
         Err(status) => status.into_http(),
     }
+}
+
+pub(super) fn answer(body: Body) -> Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
 }
 
 fn take(calls: &Calls, request: Request) -> Result<ToRouterBody, Status> {

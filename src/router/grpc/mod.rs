@@ -13,6 +13,7 @@
 
 mod body;
 mod call;
+mod stranger;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +34,8 @@ use tonic_health::server::HealthReporter;
 
 use self::call::{Call, Calls};
 use super::door::Place;
-use super::{LinkEnd, Phase, RouterContext, accept, link, reached, tls};
+use super::who::Who;
+use super::{LinkEnd, Phase, Rights, RouterContext, accept, link, reached, tls};
 use crate::limits;
 use crate::telemetry::RouterTransport;
 
@@ -105,9 +107,16 @@ async fn live(socket: TcpStream, peer: SocketAddr, mut place: Place, shared: Arc
     let Shared { context, phase, .. } = &*shared;
     let stream = match tls::handshake(socket, &mut place, &shared.tls, &context.pace, phase).await {
         Ok(stream) => stream,
-        Err(end) => return link::Who::new(RouterTransport::Grpc, peer).ended(&end),
+        Err(end) => return Who::new(RouterTransport::Grpc, peer).ended(&end, context),
     };
     let router = tls::router_name(&stream);
+    let Some(rights) = context.routers.get(&router).cloned() else {
+        let end = stranger::turn_away(stream, &router, &mut place, context, phase).await;
+        return Who::stranger(RouterTransport::Grpc, peer, &router).ended(&end, context);
+    };
+    if let Err(end) = place.admit() {
+        return Who::router(RouterTransport::Grpc, peer, &router).ended(&end, context);
+    }
     let (calls, mut queue) = mpsc::channel(limits::GRPC_CALLS as usize);
     let calls = Calls { queue: calls, links: Arc::clone(&shared.links) };
     let service = TowerToHyperService::new(shared.routes.clone().layer(Extension(calls)));
@@ -129,7 +138,8 @@ async fn live(socket: TcpStream, peer: SocketAddr, mut place: Place, shared: Arc
                     break;
                 }
                 Some(call) = queue.recv() => {
-                    links.spawn(linked(call, peer, router.clone(), Arc::clone(&shared)));
+                    let who = (router.clone(), Arc::clone(&rights));
+                    links.spawn(linked(call, peer, who, Arc::clone(&shared)));
                 }
                 Some(ended) = links.join_next() => {
                     if matches!(ended, Ok(LinkEnd::Stalled)) {
@@ -163,8 +173,8 @@ async fn live(socket: TcpStream, peer: SocketAddr, mut place: Place, shared: Arc
     }
 }
 
-async fn linked(call: Call, peer: SocketAddr, router: String, shared: Arc<Shared>) -> LinkEnd {
-    let (transport, _room) = call.into_transport(peer, router);
+async fn linked(call: Call, peer: SocketAddr, who: (String, Arc<Rights>), shared: Arc<Shared>) -> LinkEnd {
+    let (transport, _room) = call.into_transport(peer, who);
     link::live(transport, &shared.context, &shared.phase).await
 }
 
