@@ -125,6 +125,11 @@ fn invalid(field: &str, text: &str) -> Rejected {
     reject(Reject::Invalid, field, text)
 }
 
+/// A number that a newer protocol may have a meaning for.
+fn unimplemented(field: &str, text: &str) -> Rejected {
+    reject(Reject::Unimplemented, field, text)
+}
+
 /// Checks what a router wants taken back.
 pub(super) fn revocable(
     app_key: &str,
@@ -147,7 +152,7 @@ fn policies(fields: &pb::DeliverBatch) -> Result<(Priority, OfflinePolicy), Reje
     let priority = match device::Priority::try_from(fields.priority) {
         Ok(device::Priority::Normal) => Priority::Normal,
         Ok(device::Priority::High) => Priority::High,
-        Err(_) => return Err(invalid("priority", "no such priority")),
+        Err(_) => return Err(unimplemented("priority", "no priority that this edge knows")),
     };
     for (field, label) in [
         ("collapse_key", &fields.collapse_key),
@@ -161,7 +166,7 @@ fn policies(fields: &pb::DeliverBatch) -> Result<(Priority, OfflinePolicy), Reje
     match pb::OfflinePolicy::try_from(fields.offline_policy) {
         Ok(pb::OfflinePolicy::Store) => Ok((priority, OfflinePolicy::Store)),
         Ok(pb::OfflinePolicy::Return) => Ok((priority, OfflinePolicy::Return)),
-        Err(_) => Err(invalid("offline_policy", "no such policy")),
+        Err(_) => Err(unimplemented("offline_policy", "no policy that this edge knows")),
     }
 }
 
@@ -197,9 +202,12 @@ fn times(now: Millis, fields: &pb::DeliverBatch, rules: &Rules) -> Result<Times,
 /// The push as devices get it, still without its expiry: what the edge sets is set, whatever the router put there.
 fn body(fields: &pb::DeliverBatch) -> Result<device::Push, Rejected> {
     let Some(said) = &fields.body else { return Err(invalid("body", "missing")) };
-    let kind = device::Kind::try_from(said.kind).ok().filter(|kind| *kind != device::Kind::Unspecified);
-    if kind.is_none() {
-        return Err(invalid("body.kind", "neither notification nor message"));
+    match device::Kind::try_from(said.kind) {
+        Ok(device::Kind::Notification | device::Kind::Message) => {}
+        Ok(device::Kind::Unspecified) => {
+            return Err(invalid("body.kind", "neither notification nor message"));
+        }
+        Err(_) => return Err(unimplemented("body.kind", "no kind that this edge knows")),
     }
     let long_text = match said.style.as_ref().and_then(|style| style.style.as_ref()) {
         Some(device::style::Style::LongText(long)) => long.text.len(),

@@ -137,7 +137,7 @@ fn an_expired_batch_passes_to_the_store_which_alone_knows_repeats() {
 
 #[test]
 fn every_field_at_fault_is_named() {
-    use Reject::{Invalid, NoTargets, PayloadTooLarge, UnknownApp};
+    use Reject::{Invalid, NoTargets, PayloadTooLarge, Unimplemented, UnknownApp};
     let cases: [(Reject, &str, Change); 24] = [
         (UnknownApp, "app_key", |b| b.app_key = "nobody".into()),
         (UnknownApp, "app_key", |b| b.app_key = "other".into()),
@@ -147,7 +147,7 @@ fn every_field_at_fault_is_named() {
         (Invalid, "message_id", |b| b.message_id = 0),
         (Invalid, "body", |b| b.body = None),
         (Invalid, "body.kind", |b| push(b).kind = 0),
-        (Invalid, "body.kind", |b| push(b).kind = 77),
+        (Unimplemented, "body.kind", |b| push(b).kind = 77),
         (Invalid, "body.extras", |b| push(b).extras = "[1]".into()),
         (Invalid, "body.extras", |b| push(b).extras = "{\"a\":}".into()),
         (PayloadTooLarge, "body", |b| push(b).body = "x".repeat(4_000)),
@@ -159,8 +159,8 @@ fn every_field_at_fault_is_named() {
         (Invalid, "targets[1].account", |b| b.targets[1].account = "m\ne".into()),
         (Invalid, "targets[0].account", |b| b.targets[0].account = "x".repeat(129)),
         (Invalid, "created_at", |b| b.created_at = 0),
-        (Invalid, "offline_policy", |b| b.offline_policy = 9),
-        (Invalid, "priority", |b| b.priority = 7),
+        (Unimplemented, "offline_policy", |b| b.offline_policy = 9),
+        (Unimplemented, "priority", |b| b.priority = 7),
         (Invalid, "collapse_key", |b| b.collapse_key = "c".repeat(65)),
         (Invalid, "job_key", |b| b.job_key = "j".repeat(65)),
     ];

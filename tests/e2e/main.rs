@@ -27,6 +27,7 @@ mod quic;
 mod quota;
 mod reasons;
 mod registration;
+mod rejections;
 mod revocation;
 mod revoke;
 mod rough;
