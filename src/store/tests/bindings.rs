@@ -1,6 +1,7 @@
 //! Device events, bindings, and what ends with them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::plan::START;
 use super::support::{Harness, Told, ack, batch, device, of_account, seen, session, small};
@@ -113,6 +114,33 @@ fn each_change_is_one_event_and_no_change_is_none() {
         assert_eq!((bindings.aliases.len(), bindings.tags.len()), (1, 0));
         assert_eq!(harness.state_of(1).expect("known").bindings, None);
     }
+}
+
+fn commits(harness: &Harness<SimDisk>) -> u64 {
+    harness.engine.stats().commits.load(Ordering::Relaxed)
+}
+
+#[test]
+fn a_request_that_changes_nothing_is_answered_and_writes_nothing() {
+    let (_disk, mut harness) = opened();
+    let said = Change::Attributes { attributes: attributes("vivo"), push_on: Some(false) };
+    harness.change(1, said.clone()).expect("taken");
+    harness.change(1, Change::Bind(account("alice"))).expect("taken");
+    let before = (harness.head(), commits(&harness));
+    for change in [
+        said,
+        Change::Attributes { attributes: attributes("vivo"), push_on: None },
+        Change::Push(false),
+        Change::Moved([127, 0, 0, 9].into()),
+        Change::Bind(account("alice")),
+        Change::Unbind(Unbind::Phone),
+    ] {
+        assert_eq!(harness.change(1, change), Ok(()));
+    }
+    assert_eq!((harness.head(), commits(&harness)), before);
+    // Said anew, it is a record again.
+    harness.change(1, Change::Push(true)).expect("taken");
+    assert!(harness.head() > before.0);
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! Streams beyond the cursor: the gap at the hard bound, streams and apps that change with the configuration, retirement.
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 
 use super::plan::START;
 use super::support::{Harness, ack, app, batch, of_messages, seen, session, small};
 use crate::ids::{AppKey, DeviceKey, DigestKey, Seq};
 use crate::push::{Event, NewBatch, ReceiptGap, Rejection, StreamEvent};
 use crate::store::disk::sim::SimDisk;
-use crate::store::engine::StoreFailure;
+use crate::store::engine::{Shared, StoreFailure};
 use crate::store::options::StoreOptions;
 use crate::store::{Command, RetireError, StreamError};
 
@@ -255,6 +257,35 @@ fn a_stream_of_no_configuration_is_kept_and_readable_until_it_is_retired() {
     let from = harness.engine.stream_bounds("second").expect("new").cursor;
     assert!(from >= retired.sequence);
     assert_eq!(said(&harness.try_stream_of("second", from).expect("readable")), [3]);
+}
+
+/// Looks at a stream at the very moment at which its reader is woken.
+struct Glance {
+    shared: Arc<Shared<SimDisk>>,
+    is_gone: Mutex<Option<bool>>,
+}
+
+impl Wake for Glance {
+    fn wake(self: Arc<Self>) {
+        let gone = self.shared.streams.bounds(&self.shared.reader, "second").is_err();
+        *self.is_gone.lock().expect("not poisoned") = Some(gone);
+    }
+}
+
+#[test]
+fn a_retired_streams_reader_finds_it_gone_when_it_is_woken_for_the_last_time() {
+    let (disk, mut harness) = opened(&two("main", "second"));
+    other_event(&mut harness, 1);
+    harness = reopened(&disk, harness, &two("main", "main"));
+    let shared = harness.engine.shared().clone();
+    let mut head = shared.head.subscribe();
+    let glance = Arc::new(Glance { shared, is_gone: Mutex::default() });
+    let waker = Waker::from(glance.clone());
+    let mut changed = pin!(head.changed());
+    assert!(changed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    harness.retire("second", true).expect("it has no apps");
+    let is_gone = *glance.is_gone.lock().expect("not poisoned");
+    assert_eq!(is_gone, Some(true), "nothing wakes the reader again: it would wait for ever");
 }
 
 #[test]
