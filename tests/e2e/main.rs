@@ -18,8 +18,10 @@ mod grpc;
 #[cfg(feature = "grpc")]
 #[path = "../router_link_grpc/call.rs"]
 mod grpc_call;
+mod isolation;
 mod leaving;
 mod operating;
+mod order;
 mod presence;
 mod priority;
 mod query;

@@ -8,7 +8,7 @@ use mooring::wire::pb::router::DeliverBatch;
 use super::edge::{Edge, Way};
 use super::router::{End, batch};
 
-fn high(message_id: u64, device_ids: &[&str]) -> DeliverBatch {
+pub(super) fn high(message_id: u64, device_ids: &[&str]) -> DeliverBatch {
     DeliverBatch { priority: Priority::High.into(), ..batch(message_id, device_ids) }
 }
 
