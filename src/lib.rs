@@ -12,10 +12,9 @@
 //! There is one path: a connected device is one whose list is drained at once, an offline one is drained later.
 //!
 //! # The rooms, and which way imports point
-//! `ids, limits, push, binding, error ← wire ← machine ← directory, store ← shard, router ← server ← cli`. [`shard`] and [`router`] never import
-//! `ids, limits, push, error ← wire ← machine ← directory, store, presence ← account, shard, router ← server ← cli`. [`shard`] and [`router`] never import
-//! each other; [`machine`] imports nothing that waits; protobuf stops at [`wire`] (the client library speaks it). [`clock`] is the only caller
-//! of the system's clocks, [`telemetry`] has the closed list of metrics, [`limits`] every bound.
+//! `ids, limits, push, binding, error ← wire ← machine ← directory, store, presence ← account, shard, router ← server ← cli`. [`shard`] and
+//! [`router`] never import each other; [`machine`] imports nothing that waits; protobuf stops at [`wire`] (the client library speaks it).
+//! [`clock`] is the only caller of the system's clocks, [`telemetry`] has the closed list of metrics, [`limits`] every bound.
 //!
 //! # Promises
 //! Accepted means kept (durable first); at least once with a stable id, and the device hands an id to its app once; in order of acceptance on

@@ -4,6 +4,7 @@
 //! then "ready". Leaving: not ready, a little longer for balancers to notice, goodbyes spread over a window, then everything durable and a
 //! checkpoint, so that the next start is quick. A store that can't go on ends the process: the next start recovers.
 
+mod routers;
 mod sockets;
 mod threads;
 
@@ -15,18 +16,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::admin::token::{Token, TokenError};
 use crate::admin::{self, Admin, Readiness, StoreAccess};
 use crate::apps::Apps;
 use crate::clock::Clock;
-use crate::config::{self, Config, Scope};
+use crate::config::{self, Config};
 use crate::directory::Directory;
 use crate::ids::{DigestKey, ShardId};
 use crate::pki::{self, PkiError};
 use crate::presence::Presence;
-use crate::router::{self, Allowed, RouterContext};
+use crate::router;
 use crate::shard::{self, DeviceContext, Handover, Loaded, Mailbox, ShardFigures, quic};
 use crate::store::disk::Disk;
 use crate::store::disk::format::Format;
@@ -35,6 +36,7 @@ use crate::store::engine::{OpenError, StoreFailure};
 use crate::store::options::{Quota, StoreOptions};
 use crate::store::{Command, Store};
 use crate::telemetry::{self, Gauge, Renderer};
+use routers::Routers;
 use sockets::Sockets;
 use threads::Thread;
 
@@ -156,8 +158,8 @@ pub async fn serve<D: Disk>(
     )?;
     let [tls, quic, plain] = sockets.ports();
     let (mut shards, _group) = start_shards(sockets, &context)?;
-    let (phase, mut routers, (router, grpc)) =
-        start_router(&base, store.clone(), (doors, presence), digest_key)?;
+    let mut routers = Routers::start(&base, store.clone(), (doors, presence), digest_key)?;
+    let (router, grpc) = (routers.port, routers.grpc_port);
     let ports = Ports { tls, quic, plain, router, grpc, admin: admin_port };
     base.readiness.set(admin::Phase::Serving);
     ready(ports);
@@ -177,14 +179,14 @@ pub async fn serve<D: Disk>(
         () = shutdown => None,
         failure = &mut failed => Some(failure.map_or(ServeError::StoreGone, ServeError::Store)),
         error = threads::any_ends(&mut shards) => Some(error),
-        error = threads::any_ends(std::slice::from_mut(&mut routers)) => Some(error),
+        error = threads::any_ends(std::slice::from_mut(&mut routers.thread)) => Some(error),
     };
     if let Some(error) = error {
         base.readiness.set(admin::Phase::Failed);
         return Err(error);
     }
     let deadline = Duration::from_millis(base.config.leave.deadline_ms);
-    let leaving = leave(&base, store, shards, &phase, routers);
+    let leaving = leave(&base, store, shards, routers);
     tokio::select! {
         left = tokio::time::timeout(deadline, leaving) => left.unwrap_or(Err(ServeError::LeftLate)),
         failure = failed => Err(failure.map_or(ServeError::StoreGone, ServeError::Store)),
@@ -368,113 +370,18 @@ fn start_shards(
     Ok((threads, group))
 }
 
-/// The thread, how it is told of leaving, and the ports in use: framed, gRPC.
-type RouterThread = (watch::Sender<router::Phase>, Thread, (u16, Option<u16>));
-
-/// Router links have a thread of their own: what a router does never delays a shard.
-fn start_router(
-    base: &Foundation,
-    store: Arc<dyn Store>,
-    (doors, presence): (Arc<Apps>, Arc<Presence>),
-    digest_key: DigestKey,
-) -> Result<RouterThread, ServeError> {
-    let config = &base.config.router;
-    let tls = pki::server_config_router(&config.certificate, &config.key, &config.client_ca)?;
-    let (listener, port) = bind_router("router.listen", config.listen)?;
-    let grpc = config.grpc.map(|address| bind_router("router.grpc", address)).transpose()?;
-    let grpc_port = grpc.as_ref().map(|(_, port)| *port);
-    let directory = base.directory.clone();
-    let leave = &base.config.leave;
-    let left = Duration::from_millis(leave.deadline_ms.saturating_sub(leave.drain_lead_ms + leave.window_ms));
-    let context = Arc::new(RouterContext {
-        edge: concat!("mooring ", env!("CARGO_PKG_VERSION")).into(),
-        store,
-        clock: base.clock.clone(),
-        tls,
-        rules: router::Rules {
-            apps: base.config.apps.iter().map(|app| app.key.clone()).collect(),
-            digest_key,
-            online_window_ms: base.config.device.online_window_ms,
-            max_clock_skew_ms: config.max_clock_skew_ms,
-        },
-        routers: config.routers.iter().map(|r| (r.name.clone(), Arc::new(rights(r)))).collect(),
-        credit_targets: config.credit_targets,
-        credit_bytes: config.credit_bytes,
-        batch_window_ms: base.config.store.batch_window_s * 1_000,
-        is_connected: Box::new(move |device| directory.find(device).is_some()),
-        presence,
-        pace: router::Pace {
-            user_timeout: Duration::from_millis(config.user_timeout_ms.into()),
-            ..router::Pace::default().leaving_within(left)
-        },
-        doors,
-        streams: base.readers.clone(),
-        failure_lines: router::FailureLines::default(),
-    });
-    let (phase, watched) = watch::channel(router::Phase::Serving);
-    let thread = Thread::start("the router thread", "router".into(), move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let listener = TcpListener::from_std(listener)?;
-            let (presence, clock) = (context.presence.clone(), context.clock.clone());
-            let links = async {
-                // A build without it has refused its listener.
-                #[cfg(feature = "grpc")]
-                if let Some((grpc, _)) = grpc {
-                    let grpc =
-                        router::serve_grpc(TcpListener::from_std(grpc)?, context.clone(), watched.clone());
-                    tokio::join!(router::serve(listener, context, watched), grpc);
-                    return Ok(());
-                }
-                router::serve(listener, context, watched).await;
-                Ok::<(), std::io::Error>(())
-            };
-            tokio::select! {
-                served = links => served?,
-                () = presence.keep(&clock) => {}
-            }
-            Ok(())
-        })
-    })?;
-    Ok((phase, thread, (port, grpc_port)))
-}
-
-fn bind_router(key: &'static str, address: SocketAddr) -> Result<(std::net::TcpListener, u16), ServeError> {
-    let bind = || {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        let port = listener.local_addr()?.port();
-        Ok((listener, port))
-    };
-    bind().map_err(|error| ServeError::Listen { key, address, error })
-}
-
-fn rights(router: &crate::config::RouterRights) -> router::Rights {
-    let streams = match &router.streams {
-        // Also those that wait to be retired: somebody has to read them to their end.
-        Scope::All => Allowed::All,
-        Scope::Only(some) => Allowed::Only(some.iter().cloned().collect()),
-    };
-    let apps = match &router.apps {
-        Scope::All => Allowed::All,
-        Scope::Only(some) => Allowed::Only(some.iter().cloned().collect()),
-    };
-    router::Rights { apps, streams }
-}
-
 /// Goodbye, in order: balancers, devices, routers, and last the store.
 async fn leave(
     base: &Foundation,
     store: Arc<dyn Store>,
     shards: Vec<Thread>,
-    phase: &watch::Sender<router::Phase>,
-    router: Thread,
+    routers: Routers,
 ) -> Result<(), ServeError> {
     let leave = &base.config.leave;
     base.readiness.set(admin::Phase::Leaving);
     tracing::info!("leaving");
     tokio::time::sleep(Duration::from_millis(leave.drain_lead_ms)).await;
-    phase.send_replace(router::Phase::Leaving);
+    routers.phase.send_replace(router::Phase::Leaving);
     for mailbox in base.mailboxes.iter() {
         mailbox.leave(leave.window_ms);
     }
@@ -482,8 +389,8 @@ async fn leave(
         shard.join().await?;
     }
     flush(&store, false).await;
-    phase.send_replace(router::Phase::Closing);
-    router.join().await?;
+    routers.phase.send_replace(router::Phase::Closing);
+    routers.thread.join().await?;
     flush(&store, true).await;
     tracing::info!("left");
     Ok(())

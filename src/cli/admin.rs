@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::output::Failure;
+use super::output::{self, Failure};
 use crate::admin::token::{self, TOKEN_FILE};
 use crate::client::admin;
 use crate::client::local::Ports;
@@ -23,6 +23,33 @@ pub struct AdminPort {
     /// Take address and token from an edge that runs on this data directory
     #[arg(long, visible_alias = "dev", value_name = "DATA_DIR", global = true)]
     data_dir: Option<PathBuf>,
+}
+
+/// An edge's admin port, and how its answer is shown.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Asking {
+    #[command(flatten)]
+    edge: AdminPort,
+    /// The edge's answer as it is, one JSON line
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+impl Asking {
+    /// What it answers.
+    pub fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.edge.get(path)
+    }
+
+    /// Changes something.
+    pub fn post(&self, token: &AdminToken, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.edge.post(token, path, body)
+    }
+
+    /// The answer as it is, or in these words.
+    pub fn show(&self, answer: &Value, words: impl FnOnce(&Value) -> String) {
+        output::line(&if self.json { answer.to_string() } else { words(answer) });
+    }
 }
 
 /// What changes need beside it.

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Args as ClapArgs, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::admin::{AdminPort, AdminToken, app_in_path};
-use super::output::{self, Failure, line, printable};
+use super::admin::{AdminToken, Asking, app_in_path};
+use super::output::{self, Failure, printable};
 
 /// Flags of `apps`.
 #[derive(Debug, ClapArgs)]
@@ -15,10 +15,7 @@ pub struct Args {
     #[command(subcommand)]
     what: What,
     #[command(flatten)]
-    edge: AdminPort,
-    /// The edge's answer as it is, one JSON line
-    #[arg(long, global = true)]
-    json: bool,
+    edge: Asking,
 }
 
 #[derive(Debug, Subcommand)]
@@ -97,14 +94,10 @@ fn start(args: &Args) -> Result<(), Failure> {
             post(app, "rates", token, &new_rates(given, *reset)?)?
         }
     };
-    if args.json {
-        line(&answer.to_string());
-        return Ok(());
-    }
-    match answer["apps"].as_array() {
-        Some(apps) => apps.iter().for_each(|app| line(&text(app))),
-        None => line(&text(&answer)),
-    }
+    args.edge.show(&answer, |answer| match answer["apps"].as_array() {
+        Some(apps) => apps.iter().map(text).collect::<Vec<_>>().join("\n"),
+        None => text(answer),
+    });
     Ok(())
 }
 

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Args as ClapArgs, Subcommand};
 use serde_json::Value;
 
-use super::admin::{AdminPort, app_in_path, escaped};
-use super::output::{self, Failure, line};
+use super::admin::{Asking, app_in_path, escaped};
+use super::output::{self, Failure};
 use crate::account::WHAT_TO_DO;
 
 /// Flags of `inspect`.
@@ -16,10 +16,7 @@ pub struct Args {
     #[command(subcommand)]
     what: What,
     #[command(flatten)]
-    edge: AdminPort,
-    /// The edge's answer as it is, one JSON line
-    #[arg(long, global = true)]
-    json: bool,
+    edge: Asking,
 }
 
 /// What is asked.
@@ -82,30 +79,24 @@ pub fn run(args: &Args) -> ExitCode {
 
 fn start(args: &Args) -> Result<(), Failure> {
     if let What::Reasons = args.what {
-        reasons(args.json);
+        let (json, words) = reasons();
+        args.edge.show(&json, |_| words);
         return Ok(());
     }
     let answer = args.edge.get(&path(&args.what)?)?;
-    if args.json {
-        line(&answer.to_string());
-    } else if let Some(days) = answer["days"].as_array() {
-        line(&days_lines(days).join("\n"));
-    } else {
-        line(&output::table(&rows(&answer)));
-    }
+    args.edge.show(&answer, |answer| match answer["days"].as_array() {
+        Some(days) => days_lines(days).join("\n"),
+        None => output::table(&rows(answer)),
+    });
     Ok(())
 }
 
-/// The table of reasons.
-fn reasons(json: bool) {
-    if json {
-        let all = WHAT_TO_DO.iter().map(|(word, todo)| ((*word).to_owned(), Value::from(*todo)));
-        line(&Value::Object(all.collect()).to_string());
-    } else {
-        let rows: Vec<_> =
-            WHAT_TO_DO.iter().map(|(word, todo)| ((*word).to_owned(), (*todo).to_owned())).collect();
-        line(&output::table(&rows));
-    }
+/// The table of reasons, as JSON and in its own order; no edge is asked.
+fn reasons() -> (Value, String) {
+    let json = WHAT_TO_DO.iter().map(|(word, todo)| ((*word).to_owned(), Value::from(*todo)));
+    let rows: Vec<_> =
+        WHAT_TO_DO.iter().map(|(word, todo)| ((*word).to_owned(), (*todo).to_owned())).collect();
+    (Value::Object(json.collect()), output::table(&rows))
 }
 
 fn path(what: &What) -> Result<String, Failure> {
@@ -150,7 +141,7 @@ fn days_lines(days: &[Value]) -> Vec<String> {
     std::iter::once(head).chain(rows).collect()
 }
 
-/// Names and values, nested ones with the name of what they are in; counts of zero by reason are left out.
+/// Names and values, nested ones with the name of what they are in; what has no value is left out, and so are counts of zero by reason.
 pub(super) fn rows(answer: &Value) -> Vec<(String, String)> {
     let mut rows = Vec::new();
     flatten("", answer, &mut rows);
@@ -174,9 +165,11 @@ fn flatten(name: &str, value: &Value, rows: &mut Vec<(String, String)>) {
                 flatten(&inner(&i.to_string()), value, rows);
             }
         }
+        Value::Null => {}
+        Value::String(text) if text.is_empty() => {}
         Value::String(text) => rows.push((name.to_owned(), output::printable(text))),
         Value::Bool(yes) => rows.push((name.to_owned(), if *yes { "yes" } else { "no" }.to_owned())),
-        other => rows.push((name.to_owned(), other.to_string())),
+        Value::Number(number) => rows.push((name.to_owned(), number.to_string())),
     }
 }
 
@@ -197,8 +190,7 @@ mod tests {
 
     #[test]
     fn an_answer_becomes_rows() {
-        let answer =
-            json!({"accepted": 2, "failed": {"expired": 1, "offline": 0}, "on_device": {"pending": true}});
+        let answer = json!({"accepted": 2, "after": null, "failed": {"expired": 1, "offline": 0}, "on_device": {"pending": true}});
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         let expected =
             [pair("accepted", "2"), pair("failed: expired", "1"), pair("on device: pending", "yes")];

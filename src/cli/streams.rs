@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::{Args as ClapArgs, Subcommand};
 use serde_json::{Value, json};
 
-use super::admin::{AdminPort, AdminToken, escaped};
-use super::output::{self, Failure, line, printable};
+use super::admin::{AdminToken, Asking, escaped};
+use super::output::{self, Failure, printable};
 
 /// Flags of `streams`.
 #[derive(Debug, ClapArgs)]
@@ -16,10 +16,7 @@ pub struct Args {
     #[command(subcommand)]
     what: What,
     #[command(flatten)]
-    edge: AdminPort,
-    /// The edge's answer as it is, one JSON line
-    #[arg(long, global = true)]
-    json: bool,
+    edge: Asking,
 }
 
 #[derive(Debug, Subcommand)]
@@ -63,20 +60,18 @@ fn start(args: &Args) -> Result<(), Failure> {
             args.edge.post(token, &path, &json!({ "force": force }))?
         }
     };
-    if args.json {
-        line(&answer.to_string());
-    } else if let What::Retire { name, .. } = &args.what {
-        let name = printable(name);
-        line(&if answer["ended"] == true {
-            format!("The stream {name} has ended.")
-        } else {
-            format!("What was unread of {name} is dropped; it goes on.")
-        });
-    } else {
-        for stream in answer["streams"].as_array().into_iter().flatten() {
-            line(&text(stream));
+    args.edge.show(&answer, |answer| match &args.what {
+        What::List => {
+            let streams = answer["streams"].as_array().into_iter().flatten();
+            streams.map(text).collect::<Vec<_>>().join("\n")
         }
-    }
+        What::Retire { name, .. } if answer["ended"] == true => {
+            format!("The stream {} has ended.", printable(name))
+        }
+        What::Retire { name, .. } => {
+            format!("What was unread of {} is dropped; it goes on.", printable(name))
+        }
+    });
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod backoff;
 pub mod device;
+mod frames;
 #[cfg(feature = "grpc")]
 mod grpc;
 pub mod local;

@@ -1,25 +1,34 @@
 //! One connection of a device: frames out, frames in. No behaviour: that is [`super::Machine`]'s.
 
-use prost::Message;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::client::net::{WRITE_SECONDS, deadline};
+use crate::client::frames::{self, Incoming, Input};
 use crate::client::{ClientError, Endpoint, net::Stream};
-use crate::wire::frame::{device_frame, put_device_frame};
+use crate::wire::frame::{FrameError, device_frame, put_device_frame};
 use crate::wire::pb::device::{Hello, ToDevice, ToEdge, Welcome, to_device, to_edge};
 
 /// Seconds for the edge's answer to Hello.
 pub const HELLO_SECONDS: u64 = 15;
-/// Bytes asked for in one read.
-const READ_BYTES: usize = 2_048;
+
+impl Incoming for ToDevice {
+    type Frame = to_device::Frame;
+    const READ_BYTES: usize = 2_048;
+    const KEPT_BYTES: usize = Self::READ_BYTES;
+
+    fn whole(bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
+        device_frame(bytes)
+    }
+
+    fn frame(self) -> Option<to_device::Frame> {
+        self.frame
+    }
+}
 
 /// A connection that speaks device frames.
 #[derive(Debug)]
 pub struct Link<S = Stream> {
     stream: S,
-    /// Read, from `taken` on not yet handed out.
-    input: Vec<u8>,
-    taken: usize,
+    input: Input<ToDevice>,
     /// Queued, not yet written.
     output: Vec<u8>,
 }
@@ -34,7 +43,7 @@ impl Link {
 impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     /// A link over an open stream.
     pub fn over(stream: S) -> Self {
-        Self { stream, input: Vec::new(), taken: 0, output: Vec::new() }
+        Self { stream, input: Input::new(), output: Vec::new() }
     }
 
     /// Puts a frame behind those that wait for [`Self::flush`].
@@ -44,16 +53,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
 
     /// Writes what is queued, under a deadline.
     pub async fn flush(&mut self) -> Result<(), ClientError> {
-        if self.output.is_empty() {
-            return Ok(());
-        }
-        let work = async {
-            self.stream.write_all(&self.output).await?;
-            self.stream.flush().await
-        };
-        deadline("room to write", WRITE_SECONDS, work).await??;
-        self.output.clear();
-        Ok(())
+        frames::flush(&mut self.stream, &mut self.output, ToDevice::KEPT_BYTES).await
     }
 
     /// Queues and writes one frame.
@@ -64,40 +64,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
 
     /// The next frame, within so many seconds.
     pub async fn recv(&mut self, seconds: u64) -> Result<to_device::Frame, ClientError> {
-        deadline("frame", seconds, async {
-            loop {
-                if let Some(frame) = self.buffered()? {
-                    return Ok(frame);
-                }
-                self.fill().await?;
-            }
-        })
-        .await?
+        self.input.recv(&mut self.stream, seconds).await
     }
 
     /// The next frame that has been read already. Unknown ones are skipped.
     pub fn buffered(&mut self) -> Result<Option<to_device::Frame>, ClientError> {
-        loop {
-            let Some((head, body)) = device_frame(&self.input[self.taken..])? else { return Ok(None) };
-            let from = self.taken + head;
-            let message = ToDevice::decode(&self.input[from..from + body])?;
-            self.taken = from + body;
-            if message.frame.is_some() {
-                return Ok(message.frame);
-            }
-        }
+        self.input.buffered()
     }
 
     /// Reads more. Can be cancelled without losing bytes; the caller has the deadline.
     pub async fn fill(&mut self) -> Result<(), ClientError> {
-        // What was handed out goes, so that an idle device holds one small buffer.
-        self.input.drain(..self.taken);
-        self.taken = 0;
-        self.input.reserve(READ_BYTES);
-        if self.stream.read_buf(&mut self.input).await? == 0 {
-            return Err(ClientError::Closed);
-        }
-        Ok(())
+        self.input.fill(&mut self.stream).await
     }
 
     /// Says Hello and waits for the Welcome.
@@ -116,7 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
 
     /// Closes in order: what was written arrives. Under a deadline; a peer that doesn't care loses nothing.
     pub async fn close(mut self) -> Result<(), ClientError> {
-        Ok(deadline("end of the connection", WRITE_SECONDS, self.stream.shutdown()).await??)
+        frames::close(&mut self.stream).await
     }
 
     /// The stream beneath, for bytes that are no frames.

@@ -1,20 +1,32 @@
 //! One connection of a router: gRPC's length-prefixed frames over mutual TLS, in two halves, as the link is full duplex.
 
-use prost::Message;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf, split};
 
-use crate::client::net::{Stream, WRITE_SECONDS, deadline};
+use crate::client::frames::{self, Incoming, Input};
+use crate::client::net::Stream;
 use crate::client::{ClientError, Endpoint};
 use crate::limits;
-use crate::wire::frame::{ROUTER_HEAD, put_router_frame, router_frame};
+use crate::wire::frame::{FrameError, ROUTER_HEAD, put_router_frame, router_frame};
 use crate::wire::pb::router::{FromRouter, Open, Opened, ToRouter, from_router, to_router};
 
 /// Seconds for the edge's answer to Open.
 const OPEN_SECONDS: u64 = 15;
-/// Bytes asked for in one read.
-const READ_BYTES: usize = 64 * 1024;
-/// Bytes that a buffer keeps when it is empty.
-const KEPT_BYTES: usize = 1024 * 1024;
+
+impl Incoming for ToRouter {
+    type Frame = to_router::Frame;
+    const READ_BYTES: usize = 64 * 1024;
+    const KEPT_BYTES: usize = 1024 * 1024;
+
+    fn whole(bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
+        let Some(head) = bytes.first_chunk::<ROUTER_HEAD>() else { return Ok(None) };
+        let body = router_frame(*head, limits::ROUTER_FRAME_BYTES)?;
+        Ok((bytes.len() >= ROUTER_HEAD + body).then_some((ROUTER_HEAD, body)))
+    }
+
+    fn frame(self) -> Option<to_router::Frame> {
+        self.frame
+    }
+}
 
 /// Connects, says Open and waits for Opened.
 pub async fn open(endpoint: &Endpoint, open: Open) -> Result<(Sender, Receiver, Opened), ClientError> {
@@ -59,19 +71,12 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
 
     /// Writes what is queued, under a deadline.
     pub async fn flush(&mut self) -> Result<(), ClientError> {
-        let work = async {
-            self.stream.write_all(&self.output).await?;
-            self.stream.flush().await
-        };
-        deadline("room to write", WRITE_SECONDS, work).await??;
-        self.output.clear();
-        self.output.shrink_to(KEPT_BYTES);
-        Ok(())
+        frames::flush(&mut self.stream, &mut self.output, ToRouter::KEPT_BYTES).await
     }
 
     /// Says that nothing more comes.
     pub async fn close(&mut self) -> Result<(), ClientError> {
-        Ok(deadline("end of the connection", WRITE_SECONDS, self.stream.shutdown()).await??)
+        frames::close(&mut self.stream).await
     }
 
     /// The stream beneath, for bytes that are no frames.
@@ -84,57 +89,28 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
 #[derive(Debug)]
 pub struct Receiver<R = ReadHalf<Stream>> {
     stream: R,
-    /// Read, from `taken` on not yet handed out.
-    input: Vec<u8>,
-    taken: usize,
+    input: Input<ToRouter>,
 }
 
 impl<R: AsyncRead + Unpin> Receiver<R> {
     /// A receiver over an open stream.
     pub fn over(stream: R) -> Self {
-        Self { stream, input: Vec::new(), taken: 0 }
+        Self { stream, input: Input::new() }
     }
 
     /// The next frame, within so many seconds.
     pub async fn recv(&mut self, seconds: u64) -> Result<to_router::Frame, ClientError> {
-        deadline("frame", seconds, async {
-            loop {
-                if let Some(frame) = self.buffered()? {
-                    return Ok(frame);
-                }
-                self.fill().await?;
-            }
-        })
-        .await?
+        self.input.recv(&mut self.stream, seconds).await
     }
 
     /// The next frame that has been read already. Unknown ones are skipped.
     pub fn buffered(&mut self) -> Result<Option<to_router::Frame>, ClientError> {
-        loop {
-            let rest = &self.input[self.taken..];
-            let Some(head) = rest.first_chunk::<ROUTER_HEAD>() else { return Ok(None) };
-            let length = router_frame(*head, limits::ROUTER_FRAME_BYTES)?;
-            let Some(body) = rest.get(ROUTER_HEAD..ROUTER_HEAD + length) else { return Ok(None) };
-            let message = ToRouter::decode(body)?;
-            self.taken += ROUTER_HEAD + length;
-            if message.frame.is_some() {
-                return Ok(message.frame);
-            }
-        }
+        self.input.buffered()
     }
 
     /// Reads more. Can be cancelled without losing bytes; the caller has the deadline.
     pub async fn fill(&mut self) -> Result<(), ClientError> {
-        self.input.drain(..self.taken);
-        self.taken = 0;
-        if self.input.is_empty() {
-            self.input.shrink_to(KEPT_BYTES);
-        }
-        self.input.reserve(READ_BYTES);
-        if self.stream.read_buf(&mut self.input).await? == 0 {
-            return Err(ClientError::Closed);
-        }
-        Ok(())
+        self.input.fill(&mut self.stream).await
     }
 }
 

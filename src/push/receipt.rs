@@ -1,0 +1,174 @@
+//! What the streams say of messages: receipts, the same end for many, and what is missing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Attributes, Failure, Millis};
+use crate::binding::{DeviceChange, DeviceEvent};
+use crate::ids::{AppKey, BatchId, MessageId, Seq};
+
+/// Which way a message went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Channel {
+    /// Not written, or not known.
+    Unknown = 0,
+    /// Written live.
+    Online = 1,
+    /// Drained after waiting.
+    Offline = 2,
+}
+
+/// What a receipt says happened.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum ReceiptKind {
+    /// Written, but no arrive within the deadline.
+    Sent = 1,
+    /// Ended without arriving.
+    SentFail = 2,
+    /// Acknowledged.
+    Arrive = 3,
+    /// Tapped.
+    Click = 4,
+    /// Dismissed.
+    Clean = 5,
+}
+
+impl ReceiptKind {
+    /// The word for it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::SentFail => "sent_fail",
+            Self::Arrive => "arrive",
+            Self::Click => "click",
+            Self::Clean => "clean",
+        }
+    }
+}
+
+/// One receipt, self-contained; if it carries an outcome, both are one journal record.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Receipt {
+    /// What happened.
+    pub kind: ReceiptKind,
+    /// `Some(Ok)`: arrived, `Some(Err)`: failed; the target's one terminal outcome.
+    pub outcome: Option<Result<(), Failure>>,
+    /// The app.
+    pub app: AppKey,
+    /// The message.
+    pub message: MessageId,
+    /// The batch and ordinal, if the entry was still pending.
+    pub target: Option<(BatchId, u32)>,
+    /// The device.
+    pub device_id: Arc<str>,
+    /// Clamped to [accepted, now].
+    pub event_time: Millis,
+    /// As the device said.
+    pub raw_event_time: Millis,
+    /// First written. 0: reported before, or forgotten in a crash. An arrive stands for `sent` in any case.
+    pub sent_at: Millis,
+    /// Which way it went.
+    pub channel: Channel,
+    /// The device's last connection before the event.
+    pub last_active: Millis,
+    /// Where it came from.
+    pub client_ip: Option<std::net::IpAddr>,
+    /// As of the event.
+    pub attributes: Attributes,
+    /// The sender's label, or empty.
+    pub job_key: Arc<str>,
+    /// Late: the target had already ended, with this reason.
+    pub after: Option<Failure>,
+    /// Counted as late, in no outcome.
+    pub late: bool,
+    /// No push record matches.
+    pub unmatched: bool,
+    /// An arrive implied by a click or clean.
+    pub implied: bool,
+}
+
+impl Receipt {
+    /// Whether it stands for `sent` too: what arrived was sent, also when a crash made the edge forget the time; and an end that says when the
+    /// message was written says that it was.
+    pub fn says_sent(&self) -> bool {
+        match self.kind {
+            ReceiptKind::Sent | ReceiptKind::Arrive => !self.unmatched,
+            ReceiptKind::SentFail => self.sent_at > 0,
+            ReceiptKind::Click | ReceiptKind::Clean => false,
+        }
+    }
+}
+
+/// The same end for many targets of one batch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MassOutcome {
+    /// The app.
+    pub app: AppKey,
+    /// The message.
+    pub message: MessageId,
+    /// The batch; [`BatchId::lost`]: its record is damaged, so that nobody knows which it was.
+    pub batch: BatchId,
+    /// The reason.
+    pub reason: Failure,
+    /// When.
+    pub event_time: Millis,
+    /// Bit `i % 8` of byte `i / 8` stands for ordinal `i`.
+    pub ordinals: Vec<u8>,
+    /// Bits set. More, with reason `storage`, where what told the ordinals is damaged.
+    pub count: u32,
+    /// The sender's label, or empty.
+    pub job_key: Arc<str>,
+}
+
+/// Events of a stream that went because nobody read it up to its hard bound.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReceiptGap {
+    /// Everything of the stream from this sequence
+    pub first: Seq,
+    /// to this one.
+    pub last: Seq,
+    /// How many events: the sum of `by_event`.
+    pub events: u64,
+    /// By the word for the event; each target of a mass outcome is one `sent_fail`.
+    pub by_event: BTreeMap<String, u64>,
+}
+
+impl ReceiptGap {
+    /// Of this range, with nothing in it yet.
+    pub fn new(first: Seq, last: Seq) -> Self {
+        Self { first, last, events: 0, by_event: BTreeMap::new() }
+    }
+
+    /// Counts events.
+    pub fn count(&mut self, event: &str, count: u64) {
+        self.events += count;
+        *self.by_event.entry(event.to_owned()).or_default() += count;
+    }
+}
+
+/// One event of a stream.
+#[derive(Clone, PartialEq, Debug)]
+pub enum StreamEvent {
+    /// A receipt, perhaps with an outcome.
+    Receipt(Box<Receipt>),
+    /// Many outcomes.
+    Mass(Box<MassOutcome>),
+    /// What happened to a device.
+    Device(Box<DeviceEvent>),
+    /// What is missing here.
+    Gap(Box<ReceiptGap>),
+}
+
+impl StreamEvent {
+    /// The word for it in a [`ReceiptGap`], and how often it counts.
+    pub fn counted(&self) -> (&'static str, u64) {
+        match self {
+            Self::Receipt(receipt) => (receipt.kind.label(), 1),
+            Self::Mass(mass) => (ReceiptKind::SentFail.label(), u64::from(mass.count)),
+            Self::Gap(gap) => ("gap", gap.events),
+            Self::Device(event) => (DeviceChange::LABELS[event.change.index()], 1),
+        }
+    }
+}
