@@ -26,6 +26,8 @@ use crate::wire::pb::device::{Attributes, DeviceType, ErrorCode, EventType, Kind
 const CONNECTS_PER_SECOND: u64 = 1_000;
 /// Seconds for the last acks to be confirmed before the devices leave.
 const SETTLE_SECONDS: u64 = 10;
+/// So many devices say when they connect, and who they are.
+const FEW: u32 = 10;
 /// A reaction of the user comes within so many milliseconds.
 const REACTION_MS: u64 = 2_000;
 
@@ -111,7 +113,7 @@ Examples:
   mooring device --dev data --transport tcp --messages 1 --json
   mooring device --dev data --device d-1 --ask 'bind account alice' --ask 'bind tag vip'
   echo 'unbind account alice' | mooring device --dev data --device d-1 --stdin --for 5
-  mooring device --dev data --register --device phone-{n} --count 3
+  mooring device --dev data --register --count 3
   mooring device --address edge.example:7443 --ca ca.pem --app 23456789 --register \\
       --device phone --state phones --token phone.token
   mooring device --dev data --transport quic --rebind 5 --json
@@ -185,7 +187,7 @@ async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
             rng: SmallRng::seed_from_u64(settings.seed),
             count: count.clone(),
             connected: false,
-            alone: args.count == 1,
+            talks: args.count <= FEW,
         };
         let mut device = Device::new(endpoint.clone(), Machine::new(settings), printer, Arc::clone(&clock));
         if args.state_lost {
@@ -348,12 +350,14 @@ struct Printer {
     rng: SmallRng,
     count: watch::Sender<u64>,
     connected: bool,
-    /// Says more of its connection, as it is the only one.
-    alone: bool,
+    /// Says more of its connection, as there are few.
+    talks: bool,
 }
 
 impl Handler for Printer {
     fn push(&mut self, push: Push) -> Option<Reaction> {
+        // It may have come with the Welcome.
+        self.is_connected(true);
         self.print(&push);
         self.count.send_modify(|count| *count += 1);
         if push.kind() != Kind::Notification {
@@ -386,7 +390,7 @@ impl Handler for Printer {
                 "an id and a credential".to_owned()
             }
         };
-        if self.alone {
+        if self.talks {
             note(&format!("{} got {how}: {device_id}", self.id));
         }
     }
@@ -403,7 +407,7 @@ impl Handler for Printer {
     }
 
     fn failed(&mut self, error: &ClientError) {
-        if self.alone && !matches!(error, ClientError::Closed) {
+        if self.talks && !matches!(error, ClientError::Closed) {
             note(&format!("{}: {error}", self.id));
         }
         tracing::debug!(device = %self.id, %error, "will try again");
@@ -424,10 +428,7 @@ impl Handler for Printer {
     }
 
     fn turn(&mut self, machine: &Machine) {
-        if self.alone && self.connected != machine.is_connected() {
-            note(&format!("{} {}", self.id, if self.connected { "disconnected" } else { "connected" }));
-        }
-        self.connected = machine.is_connected();
+        self.is_connected(machine.is_connected());
     }
 }
 
@@ -436,6 +437,13 @@ fn priority(push: &Push) -> String {
 }
 
 impl Printer {
+    fn is_connected(&mut self, connected: bool) {
+        if self.talks && self.connected != connected {
+            note(&format!("{} {}", self.id, if connected { "connected" } else { "disconnected" }));
+        }
+        self.connected = connected;
+    }
+
     fn print(&self, push: &Push) {
         let kind = push.kind().as_str_name().trim_start_matches("KIND_").to_lowercase();
         if self.json {

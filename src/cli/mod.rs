@@ -87,13 +87,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_arguments_are_consistent_and_every_subcommand_has_examples() {
+    fn the_arguments_are_consistent_and_every_subcommand_has_examples_that_can_be_said() {
         let mut command = Cli::command();
         command.build();
         command.clone().debug_assert();
+        has_examples("", &command);
+    }
+
+    fn has_examples(above: &str, command: &clap::Command) {
         for subcommand in command.get_subcommands().filter(|c| c.get_name() != "help") {
+            let name = format!("{above} {}", subcommand.get_name());
             let help = subcommand.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.contains("Examples:"), "mooring {} --help", subcommand.get_name());
+            let examples = examples(&help);
+            assert!(help.contains("Example") && !examples.is_empty(), "mooring{name} --help");
+            // It would begin a new line.
+            assert!(!help.contains("{n}"), "mooring{name} --help");
+            for example in examples {
+                let wrong = Cli::try_parse_from(&example).err();
+                assert!(wrong.is_none(), "mooring{name} --help: {example:?}: {}", wrong.expect("wrong"));
+            }
+            has_examples(&name, subcommand);
         }
+    }
+
+    /// The words of each command, without pipes, redirections and the remarks behind it.
+    fn examples(help: &str) -> Vec<Vec<String>> {
+        let joined: Vec<&str> = help.split("\\\n").map(str::trim_start).collect();
+        joined.concat().lines().filter_map(command).collect()
+    }
+
+    fn command(line: &str) -> Option<Vec<String>> {
+        let line = line.strip_prefix("  ")?;
+        let at = if line.starts_with("mooring ") { 0 } else { line.find(" mooring ")? + 1 };
+        let line = line[at..].split("  ").next()?.split(" > ").next()?;
+        // What is quoted is one word.
+        let parts = line.split(['\'', '"']).enumerate();
+        let words = parts.flat_map(|(n, part)| match n % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect(),
+            _ => vec![part.to_owned()],
+        });
+        Some(words.collect())
     }
 }

@@ -123,11 +123,17 @@ fn target(quiet: bool) -> ProgressDrawTarget {
     }
 }
 
-/// Rows of words and numbers, numbers to the right.
+/// Rows of a name and a value: numbers to the right, one below the other, text to the left.
 pub fn table(rows: &[(String, String)]) -> String {
-    let left = rows.iter().map(|(l, _)| l.chars().count()).max().unwrap_or(0);
-    let right = rows.iter().map(|(_, r)| r.chars().count()).max().unwrap_or(0);
-    rows.iter().map(|(l, r)| format!("  {l:<left$}  {r:>right$}")).collect::<Vec<_>>().join("\n")
+    let is_number = |value: &str| value.parse::<f64>().is_ok();
+    let names = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let numbers = rows.iter().filter(|(_, value)| is_number(value)).map(|(_, value)| value.len()).max();
+    let numbers = numbers.unwrap_or(0);
+    let row = |(name, value): &(String, String)| {
+        let width = if is_number(value) { numbers } else { 0 };
+        format!("  {name:<names$}  {value:>width$}")
+    };
+    rows.iter().map(row).collect::<Vec<_>>().join("\n")
 }
 
 /// Text of a peer, safe for a terminal: control characters are escaped.
@@ -151,7 +157,8 @@ mod tests {
 
     #[test]
     fn a_table_is_aligned() {
-        let rows = [("accepted".to_owned(), "1000".to_owned()), ("failed".to_owned(), "7".to_owned())];
-        assert_eq!(table(&rows), "  accepted  1000\n  failed       7");
+        let rows = [("accepted", "1000"), ("failed", "7"), ("why", "a long sentence")];
+        let rows = rows.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(table(&rows), "  accepted  1000\n  failed       7\n  why       a long sentence");
     }
 }

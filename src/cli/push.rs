@@ -247,7 +247,7 @@ async fn follow_message(
     followed: &mut Option<MessageState>,
 ) -> Result<(), Failure> {
     let accepted = progress.borrow_and_update().tally.accepted;
-    let (mut pause, mut failures) = (ASK_FIRST_MS, 0);
+    let (mut pause, mut failures, mut is_said) = (ASK_FIRST_MS, 0, false);
     if accepted == 0 {
         return Ok(());
     }
@@ -258,9 +258,15 @@ async fn follow_message(
                 shown.tally.take_message(&state);
                 show(bar, &shown);
                 let is_settled = state.pending == 0 && state.accepted >= accepted;
+                let pending = state.pending;
                 (*followed, failures) = (Some(state), 0);
                 if is_settled {
                     return Ok(());
+                }
+                if pause == ASK_MS && !is_said {
+                    let id = format!("message {message_id} is accepted, {pending} pending");
+                    note(&format!("{id}: waiting for its end; Ctrl-C ends the waiting only"));
+                    is_said = true;
                 }
             }
             Err(error @ AskError::Refused { .. }) => return Err(Failure::failed(error)),
