@@ -21,7 +21,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// As phones ask: AES-128 first. The edge takes the suite that the client names first, as a phone without AES in hardware has `ChaCha20` there; and
-/// rustls names AES-256 first, whose key schedule by SHA-384 costs both sides a tenth of a handshake.
+/// rustls names AES-256 first, whose key schedule by SHA-384 (in software) was 4 % of the CPU of `mooring demo` by a profile.
 fn provider_of_devices() -> Arc<CryptoProvider> {
     let mut provider = ring::default_provider();
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
