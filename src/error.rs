@@ -24,6 +24,9 @@ pub enum DeviceError {
     /// No Hello in time.
     #[error("no Hello before the deadline")]
     Deadline,
+    /// It had not said Hello, and its place was needed for another.
+    #[error("no Hello, and its place was needed for another")]
+    Evicted,
     /// A maximum of the edge is reached.
     #[error("at a limit; come back later")]
     Exhausted,
@@ -69,6 +72,7 @@ impl DeviceError {
             Self::Unauthenticated => (ErrorCode::Unauthenticated, 0),
             Self::RegistrationClosed => (ErrorCode::RegistrationClosed, 0),
             Self::Deadline => (ErrorCode::Deadline, 0),
+            Self::Evicted => (ErrorCode::ResourceExhausted, 1_000),
             Self::Exhausted => (ErrorCode::ResourceExhausted, 5_000),
             Self::Limited { retry_after_ms } => (ErrorCode::ResourceExhausted, retry_after_ms),
             Self::Unavailable => (ErrorCode::Unavailable, 2_000),

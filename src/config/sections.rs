@@ -82,7 +82,7 @@ sections! {
         stall_deadline_ms: u64 = 30_000, 100..=600_000;
         /// Sessions of this process.
         max_sessions: usize = 2_000_000, 1..=20_000_000;
-        /// Handshakes in flight on each shard; beyond, accepting pauses.
+        /// Handshakes in flight on each shard; beyond, who waited longest at the most crowded address leaves, or accepting pauses.
         max_handshakes: usize = 256, 1..=65_536;
         /// Bytes that may wait unsent in the kernel for one device, or unacknowledged by it over QUIC.
         send_buffer_bytes: usize = 16_384, 4_096..=16_777_216;

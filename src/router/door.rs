@@ -1,12 +1,10 @@
 //! Who may come in: peers that have shown no certificate yet have places of their own, so that they never take those of routers.
 //!
 //! A newcomer always gets such a place. If all are taken, the one who has waited longest leaves for it, among those of the address that takes
-//! the most: a peer that opens connections and says nothing only drives out its own. A router's handshake takes a few round trips; to drive that out
-//! somebody has to open [`limits::ROUTER_HANDSHAKES`] connections in that time from as many addresses, or from the router's own.
-//! Who turns out to be a router of this edge gives the place back for one among [`limits::ROUTER_LINKS`]; who does not keeps it until it is told so
-//! (`stranger`).
-//!
-//! Rejected: a limit an address. Behind a balancer all come from one.
+//! the most ([`crate::machine::door`]): a peer that opens connections and says nothing only drives out its own. A router's handshake takes a few
+//! round trips; to drive that out somebody has to open [`limits::ROUTER_HANDSHAKES`] connections in that time from as many addresses, or from the
+//! router's own. Who turns out to be a router of this edge gives the place back for one among [`limits::ROUTER_LINKS`]; who does not keeps it until
+//! it is told so (`stranger`).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::LinkEnd;
 use crate::limits;
+use crate::machine::door;
 
 /// Of one listener.
 #[derive(Debug)]
@@ -24,19 +23,13 @@ pub(super) struct Door {
     links: Arc<Semaphore>,
 }
 
-/// Those that are no routers yet, the oldest first. Small: looked through for every newcomer.
+/// Those that are no routers yet, each with its number: they leave in the order of coming.
 #[derive(Debug, Default)]
 struct Waiting {
     next: u64,
-    peers: Vec<Peer>,
-}
-
-#[derive(Debug)]
-struct Peer {
-    number: u64,
-    address: IpAddr,
+    peers: door::Door<u64>,
     /// Dropped: it has to leave.
-    _stay: oneshot::Sender<()>,
+    stays: HashMap<u64, oneshot::Sender<()>>,
 }
 
 /// A place before the certificate is known, then one among the links. Given back when dropped.
@@ -62,7 +55,8 @@ impl Door {
         let (sender, stay) = oneshot::channel();
         let number = waiting.next;
         waiting.next += 1;
-        waiting.peers.push(Peer { number, address, _stay: sender });
+        waiting.peers.enter(number, address, number);
+        waiting.stays.insert(number, sender);
         Place { door: Arc::clone(self), number, stay, link: None }
     }
 
@@ -72,20 +66,16 @@ impl Door {
 }
 
 impl Waiting {
-    /// The oldest of the address that has the most; of several such addresses the one that has the oldest.
+    /// The oldest of the address that has the most.
     fn evict(&mut self) {
-        let mut counts = HashMap::new();
-        for peer in &self.peers {
-            *counts.entry(peer.address).or_insert(0usize) += 1;
-        }
-        let most = counts.values().copied().max();
-        if let Some(at) = self.peers.iter().position(|peer| counts.get(&peer.address).copied() == most) {
-            self.peers.remove(at);
+        if let Some((number, _)) = self.peers.first() {
+            self.leave(number);
         }
     }
 
     fn leave(&mut self, number: u64) {
-        self.peers.retain(|peer| peer.number != number);
+        self.peers.leave(number);
+        self.stays.remove(&number);
     }
 }
 

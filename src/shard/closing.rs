@@ -65,7 +65,7 @@ impl Shard {
             Phase::Registering(registering) => (registering.live, false),
             Phase::Greeting { .. } | Phase::Closing { .. } => {
                 telemetry::add(Counter::Handshakes(handshake_result(error)), 1);
-                return self.end_handshake(conn.slot as usize);
+                return self.end_handshake(conn);
             }
         };
         self.context.give_place(&live.app);
@@ -95,7 +95,7 @@ impl Shard {
         } else {
             telemetry::add(Counter::Handshakes(handshake_result(error)), 1);
         }
-        self.end_handshake(conn.slot as usize);
+        self.end_handshake(conn);
     }
 
     /// The connection's task is done.
@@ -120,6 +120,7 @@ fn handshake_result(error: DeviceError) -> HandshakeResult {
         DeviceError::Unavailable | DeviceError::Leaving => HandshakeResult::Unavailable,
         DeviceError::Unimplemented => HandshakeResult::Unimplemented,
         DeviceError::Tls => HandshakeResult::Tls,
+        DeviceError::Evicted => HandshakeResult::Evicted,
         DeviceError::Closed | DeviceError::Replaced | DeviceError::Stalled => HandshakeResult::Closed,
     }
 }

@@ -182,11 +182,16 @@ impl Shard {
         {
             connection.retained = scratch.net[received.consumed..total].to_vec();
         }
+        let peer = connection.peer;
+        let is_answered = !scratch.cipher.is_empty() && matches!(connection.phase, Phase::Greeting { .. });
         connection.write(now, &scratch.cipher);
+        if is_answered {
+            self.was_answered(conn);
+        }
         match result {
             Ok(received) => Ok(received.closed),
             Err(error) => {
-                tracing::debug!(peer = %connection.peer, %error, "TLS");
+                tracing::debug!(%peer, %error, "TLS");
                 Err(DeviceError::Tls)
             }
         }

@@ -75,6 +75,7 @@ impl Shard {
             return Err(DeviceError::Unavailable);
         }
         let deadline = now + REGISTER_MS;
+        self.stays_at_door(conn);
         if let Some(connection) = self.connection(conn) {
             let registering = Registering { live, last_active, grant, deadline };
             connection.phase = Phase::Registering(Box::new(registering));
@@ -187,7 +188,7 @@ impl Shard {
         telemetry::adjust(Gauge::Sessions(transport), 1);
         telemetry::adjust(Gauge::ShardSessions(self.id), 1);
         self.context.figures(self.id).sessions.fetch_add(1, Ordering::Relaxed);
-        self.end_handshake(conn.slot as usize);
+        self.end_handshake(conn);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Listening sockets, one of each kind a shard, and accepting. Accepting pauses while the shard has its maximum of handshakes in flight.
+//! Listening sockets, one of each kind a shard, and accepting. Who was accepted waits until it has a place (`door`), and the next one with the kernel.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 
+use super::door::place;
 use super::state::{ConnRef, Shared};
 use super::stream::Stream;
 use super::tls::Tls;
@@ -57,28 +58,16 @@ pub(super) fn start(shard: &Shared, listeners: Listeners) -> io::Result<()> {
 
 async fn accept(shard: Shared, listener: tokio::net::TcpListener, tls: Option<Arc<rustls::ServerConfig>>) {
     loop {
-        gate(&shard).await;
         match listener.accept().await {
-            Ok((stream, peer)) => take_in(&shard, stream, peer, tls.as_ref()),
+            Ok((stream, peer)) => {
+                place(&shard).await;
+                take_in(&shard, stream, peer, tls.as_ref());
+            }
             Err(error) => {
                 tracing::warn!(%error, "accepting failed; if descriptors ran out, raise LimitNOFILE");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
-}
-
-/// Waits while the shard has its maximum of handshakes in flight.
-pub(super) async fn gate(shard: &Shared) {
-    loop {
-        let gate = {
-            let shard = shard.borrow();
-            if shard.handshakes < shard.context.config.max_handshakes {
-                return;
-            }
-            shard.gate.clone()
-        };
-        gate.notified().await;
     }
 }
 

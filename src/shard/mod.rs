@@ -6,6 +6,7 @@
 
 mod closing;
 mod connection;
+mod door;
 mod frames;
 mod greeting;
 mod identify;

@@ -19,6 +19,7 @@ use super::recalls::Recalls;
 use super::stream::Stream;
 use super::tls::Tls;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
+use crate::machine::door::Door;
 use crate::machine::session::{Entry, Session};
 use crate::machine::wheel::Wheel;
 use crate::presence::SliceRequest;
@@ -28,7 +29,7 @@ use crate::telemetry::{self, Gauge, Transport};
 use crate::wire::pb::device::ErrorCode;
 
 /// A connection's slot, and a number that tells whether the slot has been used again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct ConnRef {
     pub slot: u32,
     pub serial: u32,
@@ -72,12 +73,13 @@ pub(super) struct Shard {
     /// Handshake steps left in this turn, and who waits for the next.
     pub handshake_steps: usize,
     pub deferred: VecDeque<ConnRef>,
-    pub handshakes: usize,
+    /// Who has not said Hello yet.
+    pub door: Door<ConnRef>,
     /// The accept loops.
     pub accepting: Vec<AbortHandle>,
     /// Wakes the turn.
     pub work: Rc<Notify>,
-    /// Wakes the accept loops.
+    /// Wakes those who wait for a place.
     pub gate: Rc<Notify>,
     pub scratch: Scratch,
     /// Entries on their way from the store to one session; empty between.
@@ -130,8 +132,6 @@ pub(super) struct Connection {
 #[derive(Clone, Copy, Default)]
 #[allow(clippy::struct_excessive_bools)]
 pub(super) struct Flags {
-    /// Counted among the handshakes in flight.
-    pub handshaking: bool,
     /// In the queue of those with something to pull.
     pub dirty: bool,
     /// In the queue of those with something of high priority.
@@ -255,7 +255,7 @@ impl Shard {
             want_body: Vec::new(),
             handshake_steps: crate::limits::TURN_HANDSHAKE_STEPS,
             deferred: VecDeque::new(),
-            handshakes: 0,
+            door: Door::default(),
             accepting: Vec::new(),
             work: Rc::new(Notify::new()),
             gate: Rc::new(Notify::new()),
@@ -293,10 +293,10 @@ impl Shard {
             partial: Vec::new(),
             outbox: Outbox::default(),
             waker: None,
-            flags: Flags { handshaking: true, ..Flags::default() },
+            flags: Flags::default(),
         });
-        self.handshakes += 1;
         let conn = ConnRef { slot: slot as u32, serial };
+        self.enter_door(conn);
         self.keepalive.insert(deadline, conn);
         conn
     }
@@ -354,12 +354,9 @@ impl Shard {
     }
 
     /// The handshake is over, one way or the other.
-    pub(super) fn end_handshake(&mut self, slot: usize) {
-        if let Some(connection) = self.connections.get_mut(slot)
-            && std::mem::take(&mut connection.flags.handshaking)
-        {
-            self.handshakes -= 1;
-            // Every accept loop looks again: the one that waited longest may get no connection for a long time.
+    pub(super) fn end_handshake(&mut self, conn: ConnRef) {
+        if self.door.leave(conn) {
+            // Everybody who waits looks again: one of them gets the place.
             self.gate.notify_waiters();
             telemetry::adjust(Gauge::HandshakesInFlight, -1);
             self.context.figures(self.id).handshakes.fetch_sub(1, Ordering::Relaxed);

@@ -117,6 +117,16 @@ impl Stream {
         }
     }
 
+    /// Whether something came that was not read yet; of QUIC nobody knows.
+    pub(super) fn has_unread(&self) -> bool {
+        match self {
+            Self::Tcp(tcp) => {
+                SockRef::from(tcp).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|bytes| bytes > 0)
+            }
+            Self::Quic(_) => false,
+        }
+    }
+
     /// The peer's address now, where it may change: a QUIC connection survives that.
     pub(super) fn moved_to(&self) -> Option<SocketAddr> {
         match self {

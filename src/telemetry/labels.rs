@@ -72,6 +72,8 @@ labels! {
         Tls = "tls",
         /// Silence, or too slow.
         Deadline = "deadline",
+        /// No Hello yet, and its place was needed for another.
+        Evicted = "evicted",
         /// Bytes that are no frame.
         Malformed = "malformed",
         /// A frame over the limit.

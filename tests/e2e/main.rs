@@ -37,3 +37,4 @@ mod router;
 mod routers;
 mod sessions;
 mod stats;
+mod strangers;

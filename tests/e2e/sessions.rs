@@ -294,7 +294,7 @@ async fn frames_behind_hello_and_bytes_one_by_one_are_understood() {
 
 #[tokio::test]
 async fn silent_connections_hold_up_others_only_until_their_deadline() {
-    let settings = [("shards", "1"), ("device.max_handshakes", "1"), ("device.hello_deadline_ms", "400")];
+    let settings = [("shards", "1"), ("device.max_handshakes", "1"), ("device.hello_deadline_ms", "200")];
     let edge = Edge::start_with(&settings).await;
     for round in 1..=3u8 {
         // Both listeners at their maximum; then each of them goes on, whatever the other one gets.

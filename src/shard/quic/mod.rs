@@ -25,7 +25,8 @@ use quinn::{
 };
 
 use super::connection;
-use super::listener::{gate, started};
+use super::door::place;
+use super::listener::started;
 use super::state::{ConnRef, Phase, Shared};
 use super::stream::{QuicStream, Stream};
 use crate::config;
@@ -130,7 +131,7 @@ async fn accept(shard: Shared, endpoint: Endpoint) {
             tokio::task::yield_now().await;
             continue;
         }
-        gate(&shard).await;
+        place(&shard).await;
         take_a_step(&shard).await;
         if shard.borrow().leaving.is_some() {
             // Told at once, so that the device tries the next edge.
@@ -144,7 +145,7 @@ async fn accept(shard: Shared, endpoint: Endpoint) {
 /// Half of the handshakes that may be in flight are.
 fn is_busy(shard: &Shared) -> bool {
     let shard = shard.borrow();
-    shard.handshakes * 2 >= shard.context.config.max_handshakes
+    shard.door.len() * 2 >= shard.context.config.max_handshakes
 }
 
 /// Handshakes have a share of each turn.
