@@ -90,14 +90,15 @@ impl Apps {
         Ok(())
     }
 
-    /// Whether an app may have one more session now; then it is counted until [`Apps::leave`].
-    pub fn enter(&self, app: &AppKey, now: Millis) -> Result<(), Limited> {
+    /// Whether an app may have one more session now; then it is counted until [`Apps::leave`]. One that follows another of its device, which
+    /// leaves by that, may come even at the maximum.
+    pub fn enter(&self, app: &AppKey, follows: bool, now: Millis) -> Result<(), Limited> {
         let Some(door) = self.by_app.get(app) else { return Ok(()) };
         let rates = self.rates_of(app, door);
         let mut buckets = door.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so that no two take the last place.
         let max = rates.max_sessions;
-        if max > 0 && door.sessions.load(Ordering::Relaxed) >= u64::from(max) {
+        if max > 0 && !follows && door.sessions.load(Ordering::Relaxed) >= u64::from(max) {
             return Err(Limited::after(AppLimit::MaxSessions, SESSIONS_FULL_MS));
         }
         buckets.sessions.set_rate(rates.sessions_per_s, now);

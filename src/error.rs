@@ -42,6 +42,15 @@ pub enum DeviceError {
     /// Asked for something that this edge doesn't do.
     #[error("not implemented by this edge")]
     Unimplemented,
+    /// A frame was begun and not ended in time.
+    #[error("a frame was not ended before its deadline")]
+    Unfinished,
+    /// Too much is held for frames that were begun and not ended; this one was among the oldest.
+    #[error("a frame was not ended, and its room was needed")]
+    Crowded,
+    /// What was sent is not answered any more.
+    #[error("the device does not answer what is sent to it")]
+    Unreachable,
     /// Nothing was read for longer than the heartbeat allows.
     #[error("silent for too long")]
     Silent,
@@ -71,15 +80,19 @@ impl DeviceError {
             Self::HelloExpected => (ErrorCode::HelloExpected, 0),
             Self::Unauthenticated => (ErrorCode::Unauthenticated, 0),
             Self::RegistrationClosed => (ErrorCode::RegistrationClosed, 0),
-            Self::Deadline => (ErrorCode::Deadline, 0),
-            Self::Evicted => (ErrorCode::ResourceExhausted, 1_000),
+            Self::Deadline | Self::Unfinished => (ErrorCode::Deadline, 0),
+            Self::Evicted | Self::Crowded => (ErrorCode::ResourceExhausted, 1_000),
             Self::Exhausted => (ErrorCode::ResourceExhausted, 5_000),
             Self::Limited { retry_after_ms } => (ErrorCode::ResourceExhausted, retry_after_ms),
             Self::Unavailable => (ErrorCode::Unavailable, 2_000),
             Self::Unimplemented => (ErrorCode::Unimplemented, 0),
-            Self::Silent | Self::Replaced | Self::Leaving | Self::Closed | Self::Stalled | Self::Tls => {
-                return None;
-            }
+            Self::Silent
+            | Self::Replaced
+            | Self::Leaving
+            | Self::Closed
+            | Self::Stalled
+            | Self::Unreachable
+            | Self::Tls => return None,
         })
     }
 }

@@ -141,7 +141,8 @@ fn fit_descriptors(config: &mut Config) {
         }
     };
     let Some(usable) = usable else { return };
-    let sessions = sessions_within(usable, config.shards, config.device.max_handshakes);
+    let beside = config.device.max_handshakes + config.device.max_closing;
+    let sessions = sessions_within(usable, config.shards, beside);
     if config.device.max_sessions > sessions {
         tracing::info!(
             descriptors = usable,
@@ -152,10 +153,10 @@ fn fit_descriptors(config: &mut Config) {
     }
 }
 
-/// Sessions that leave descriptors for handshakes and for everything else; at least one.
-fn sessions_within(descriptors: u64, shards: usize, handshakes_a_shard: usize) -> usize {
-    let handshakes = ((shards * handshakes_a_shard) as u64).min(descriptors / 4);
-    descriptors.saturating_sub(OTHER_DESCRIPTORS + handshakes).max(1) as usize
+/// Sessions that leave descriptors for connections that are none yet or no more, so many a shard, and for everything else; at least one.
+fn sessions_within(descriptors: u64, shards: usize, beside_a_shard: usize) -> usize {
+    let beside = ((shards * beside_a_shard) as u64).min(descriptors / 4);
+    descriptors.saturating_sub(OTHER_DESCRIPTORS + beside).max(1) as usize
 }
 
 fn print_commands(data_dir: &std::path::Path, dev: &DevSet, ports: Ports) {
@@ -182,7 +183,7 @@ mod tests {
     #[test]
     fn sessions_leave_descriptors_for_the_journal() {
         assert_eq!(sessions_within(20_000, 2, 256), 20_000 - 1_024 - 512);
-        // Handshakes never take more than a quarter, however many shards there are.
+        // Those never take more than a quarter, however many shards there are.
         assert_eq!(sessions_within(20_000, 256, 256), 20_000 - 1_024 - 5_000);
         assert_eq!(sessions_within(1_024, 2, 256), 1);
     }

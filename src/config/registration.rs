@@ -28,7 +28,7 @@ pub struct Registration {
     pub keys: VerifyingKeys,
     /// A token's lifetime, at most.
     pub token_max_ms: Millis,
-    /// Registrations a second, at most.
+    /// Registrations of new devices a second, at most.
     pub per_second: u32,
 }
 

@@ -84,9 +84,15 @@ sections! {
         max_sessions: usize = 2_000_000, 1..=20_000_000;
         /// Handshakes in flight on each shard; beyond, who waited longest at the most crowded address leaves, or accepting pauses.
         max_handshakes: usize = 256, 1..=65_536;
+        /// Bytes of frames that are begun and not ended, on each shard; beyond, the session whose frame is oldest ends.
+        max_begun_bytes: usize = 64 * MIB as usize, 128 * 1024..=1_024 * MIB as usize * 64;
+        /// From the beginning of a frame to its end, milliseconds.
+        frame_deadline_ms: u64 = 30_000, 100..=600_000;
+        /// Connections on each shard that are over and may take their last frames; beyond, the oldest closes at once.
+        max_closing: usize = 4_096, 1..=1_048_576;
         /// Bytes that may wait unsent in the kernel for one device, or unacknowledged by it over QUIC.
         send_buffer_bytes: usize = 16_384, 4_096..=16_777_216;
-        /// `TCP_USER_TIMEOUT`: how long the kernel waits for an acknowledgement of what it sent, milliseconds.
+        /// How long what was sent may stay unacknowledged, milliseconds: `TCP_USER_TIMEOUT`, and over QUIC how long nothing may come meanwhile.
         user_timeout_ms: u32 = 30_000, 1_000..=600_000;
     }
 

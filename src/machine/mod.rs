@@ -1,5 +1,6 @@
 //! The pure machines: events and the time go in, decisions come out. No tokio, no clock, no files.
 
+pub mod begun;
 pub mod bucket;
 pub mod door;
 pub mod fanout;

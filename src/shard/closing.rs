@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 use super::state::{ConnRef, Phase, Shard};
 use crate::error::DeviceError;
 use crate::presence::State;
+use crate::push::Millis;
 use crate::store::SentAlone;
 use crate::telemetry::{self, Counter, Gauge, HandshakeResult, SessionEnd};
 use crate::wire::device as wire;
 use crate::wire::pb::device::GoAwayReason;
 
 /// Milliseconds in which a closed connection may still take its last frames.
-const LINGER_MS: u64 = 2_000;
+const LINGER_MS: Millis = 2_000;
 
 impl Shard {
     /// Ends a connection: leaves the directory, tells the peer why if there is a code for it, and closes behind that.
@@ -28,9 +29,13 @@ impl Shard {
         tracing::debug!(peer = %connection.peer, %error, "connection ends");
         let phase = std::mem::replace(&mut connection.phase, Phase::Closing { deadline: now + LINGER_MS });
         connection.partial = Vec::new();
-        // A device whose credentials were revoked gets nothing more of what waits for it.
-        let cut = error == DeviceError::Unauthenticated && !connection.outbox.is_empty();
+        // A device whose credentials were revoked gets nothing more of what waits for it. One that was replaced gets it on its newer connection:
+        // written to both, a push would come twice, and on this one perhaps after what is newer. Frames can't be taken out of what waits, and
+        // nothing can be said behind a half: such a connection just breaks.
+        let cut = matches!(error, DeviceError::Unauthenticated | DeviceError::Replaced)
+            && !connection.outbox.is_empty();
         self.leave(conn, phase, error);
+        self.count_closing(conn, now + LINGER_MS);
         let mut frames = Vec::new();
         match error {
             DeviceError::Replaced => wire::put_go_away(&mut frames, GoAwayReason::Replaced, 0),
@@ -45,16 +50,17 @@ impl Shard {
             self.send(conn, &frames, &mut cipher);
         }
         let Some(connection) = self.connection(conn) else { return };
-        if cut || matches!(error, DeviceError::Closed | DeviceError::Stalled) {
+        if cut || matches!(error, DeviceError::Closed | DeviceError::Stalled | DeviceError::Unreachable) {
             connection.flags.broken = true;
         } else if let Some(tls) = &mut connection.tls {
             cipher.clear();
             tls.close(&mut connection.retained, &mut cipher);
-            // Nothing is decrypted any more.
-            connection.retained = Vec::new();
             connection.write(now, &cipher);
         }
+        // Nothing is decrypted any more.
+        connection.retained = Vec::new();
         connection.wake();
+        self.count_begun(conn);
         self.keepalive.insert(now + LINGER_MS, conn);
     }
 
@@ -98,10 +104,32 @@ impl Shard {
         self.end_handshake(conn);
     }
 
+    /// A connection that is over may still take its last frames. Beyond a bound the oldest ones of these close at once.
+    fn count_closing(&mut self, conn: ConnRef, deadline: Millis) {
+        self.closing.insert((deadline, conn));
+        telemetry::adjust(Gauge::Closing, 1);
+        // When all leave, all close at once, and there are no more than there were.
+        let bound = if self.leaving.is_some() { usize::MAX } else { self.context.config.max_closing };
+        while self.closing.len() > bound
+            && let Some((_, oldest)) = self.closing.pop_first()
+        {
+            telemetry::adjust(Gauge::Closing, -1);
+            if let Some(connection) = self.connection(oldest) {
+                connection.flags.broken = true;
+                connection.wake();
+            }
+        }
+    }
+
     /// The connection's task is done.
     pub(super) fn remove(&mut self, conn: ConnRef) {
         self.fail(conn, DeviceError::Closed);
-        if self.connection(conn).is_some() {
+        if let Some(connection) = self.connection(conn) {
+            if let Phase::Closing { deadline } = connection.phase
+                && self.closing.remove(&(deadline, conn))
+            {
+                telemetry::adjust(Gauge::Closing, -1);
+            }
             self.connections.remove(conn.slot as usize);
             self.work.notify_one();
         }
@@ -115,13 +143,17 @@ fn handshake_result(error: DeviceError) -> HandshakeResult {
         DeviceError::HelloExpected => HandshakeResult::HelloExpected,
         DeviceError::Unauthenticated => HandshakeResult::Unauthenticated,
         DeviceError::RegistrationClosed => HandshakeResult::RegistrationClosed,
-        DeviceError::Deadline | DeviceError::Silent => HandshakeResult::Deadline,
-        DeviceError::Exhausted | DeviceError::Limited { .. } => HandshakeResult::Exhausted,
+        DeviceError::Deadline | DeviceError::Silent | DeviceError::Unfinished => HandshakeResult::Deadline,
+        DeviceError::Exhausted | DeviceError::Limited { .. } | DeviceError::Crowded => {
+            HandshakeResult::Exhausted
+        }
         DeviceError::Unavailable | DeviceError::Leaving => HandshakeResult::Unavailable,
         DeviceError::Unimplemented => HandshakeResult::Unimplemented,
         DeviceError::Tls => HandshakeResult::Tls,
         DeviceError::Evicted => HandshakeResult::Evicted,
-        DeviceError::Closed | DeviceError::Replaced | DeviceError::Stalled => HandshakeResult::Closed,
+        DeviceError::Closed | DeviceError::Replaced | DeviceError::Stalled | DeviceError::Unreachable => {
+            HandshakeResult::Closed
+        }
     }
 }
 
@@ -134,6 +166,9 @@ fn session_end(error: DeviceError) -> SessionEnd {
         DeviceError::Leaving => SessionEnd::Leaving,
         DeviceError::Stalled => SessionEnd::Stalled,
         DeviceError::Closed => SessionEnd::Closed,
+        DeviceError::Unfinished => SessionEnd::Unfinished,
+        DeviceError::Crowded => SessionEnd::Crowded,
+        DeviceError::Unreachable => SessionEnd::Unreachable,
         // Of a session that was welcome: its credential was revoked.
         DeviceError::Unauthenticated => SessionEnd::Revoked,
         _ => SessionEnd::Error,

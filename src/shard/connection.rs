@@ -61,7 +61,7 @@ fn poll(shard: &Shared, conn: ConnRef, cx: &mut Context<'_>) -> Poll<()> {
 impl Shard {
     /// Whether more may be read from it now. What stops it wakes it again: a durable Hello or request, a confirmed Ack,
     /// a flushed outbox.
-    fn may_read(&mut self, conn: ConnRef) -> bool {
+    pub(super) fn may_read(&mut self, conn: ConnRef) -> bool {
         let full = self.acks.len() >= limits::TURN_ACKS;
         let Some(connection) = self.connection(conn) else { return false };
         let may = match &connection.phase {
@@ -227,6 +227,7 @@ impl Shard {
             && let Some(connection) = self.connection(conn)
             && let Phase::Live(live) = &mut connection.phase
         {
+            connection.flags.frame_ended = true;
             live.session.handle_read(now);
             self.no_longer_suspect(conn);
         }
@@ -249,8 +250,9 @@ impl Shard {
             scratch.frames = frames;
             scratch.frames.clear();
         }
-        if let Err(error) = result {
-            self.fail(conn, error);
+        match result {
+            Ok(()) => self.note_begun(conn),
+            Err(error) => self.fail(conn, error),
         }
     }
 

@@ -53,7 +53,7 @@ impl Shard {
             unwritten: Vec::new(),
             replies: VecDeque::new(),
         });
-        context.take_place(&hello.app, now)?;
+        context.take_place(&hello.app, &device, now)?;
         let app = hello.app.clone();
         let seen = Seen {
             key: device,
@@ -154,12 +154,12 @@ impl Shard {
             telemetry::add(Counter::Registrations(RegistrationResult::Ok), 1);
         }
         self.acks.extend(received);
-        self.last_active.push((device, now));
         let bounds = heartbeat_bounds(&context.config, transport);
         let heartbeat_bounds_s = (bounds.min, bounds.max);
         let Grant { device_id, credential } = grant;
         let welcome = Welcome { device_id, credential, heartbeat_s, heartbeat_bounds_s, now };
         wire::put_welcome(out, welcome);
+        self.last_active.push((device, now));
         self.catch_up_from(conn, last_active);
         self.mark_dirty(conn);
         self.work.notify_one();

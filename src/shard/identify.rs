@@ -145,7 +145,10 @@ impl Caller<'_> {
         let Some(epoch) = epochs.current() else {
             return Err(self.refuse(Some(&device_id), &credential::CredentialError::DeviceLocked));
         };
-        let gate = self.context.gates.by_app.get(&app.key);
+        // Who is known already has shown with its install secret that it is that device: a repeat is a login, and bounded as logins are, by the
+        // handshakes in flight and the app's sessions. It takes nothing from the rate of new ones: one phone that repeats itself locks out nobody.
+        let is_new = self.context.store.last_active(&key).is_none();
+        let gate = self.context.gates.by_app.get(&app.key).filter(|_| is_new);
         if gate.is_some_and(|gate| !gate.registrations.take(self.now)) {
             self.say(CLOSED, Some(&device_id), &"`registrations_per_s` is reached");
             return Err(DeviceError::Exhausted);

@@ -4,6 +4,7 @@
 //! task of the shard's runtime: a connection became readable or writable (`connection`), the mailbox or a timer (`turn`), an accept
 //! (`listener`). A turn is budgeted, so that a fan-out to everybody does not keep reads, acks and timers waiting.
 
+mod begun;
 mod closing;
 mod connection;
 mod door;
@@ -243,14 +244,17 @@ impl DeviceContext {
         &self.figures[usize::from(shard.0)]
     }
 
-    /// Takes a place among the sessions of this edge and of the app, if there is one.
-    fn take_place(&self, app: &AppKey, now: Millis) -> Result<(), DeviceError> {
+    /// Takes a place among the sessions of this edge and of the app, if there is one. A device whose older session still counts always gets in: that
+    /// one, dead perhaps, leaves by it, so that there is one more for a moment only. An app's rate of sessions holds for all: whoever it sends
+    /// away gets in a little later.
+    fn take_place(&self, app: &AppKey, device: &DeviceKey, now: Millis) -> Result<(), DeviceError> {
+        let follows = self.directory.find(device).is_some();
         let max = self.config.max_sessions;
-        let count = |n| (n < max).then_some(n + 1);
+        let count = |n| (n < max || follows).then_some(n + 1);
         self.sessions
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, count)
             .map_err(|_| DeviceError::Exhausted)?;
-        self.doors.enter(app, now).map_err(|limited| {
+        self.doors.enter(app, follows, now).map_err(|limited| {
             self.sessions.fetch_sub(1, Ordering::Relaxed);
             DeviceError::Limited { retry_after_ms: limited.retry_after_ms }
         })

@@ -57,10 +57,12 @@ impl Shard {
         } else {
             connection.write(now, frames);
         }
-        if !connection.outbox.is_empty() && !connection.flags.stall_armed {
+        let has_stalled = !connection.outbox.is_empty() && !connection.flags.stall_armed;
+        if has_stalled {
             connection.flags.stall_armed = true;
             self.stalls.insert(now + self.context.config.stall_deadline_ms, conn);
         }
+        self.expect_answer(conn);
     }
 }
 

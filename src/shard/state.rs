@@ -1,7 +1,7 @@
 //! What a shard holds: its connections and what waits to be done for them.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use super::recalls::Recalls;
 use super::stream::Stream;
 use super::tls::Tls;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
+use crate::machine::begun::Begun;
 use crate::machine::door::Door;
 use crate::machine::session::{Entry, Session};
 use crate::machine::wheel::Wheel;
@@ -45,6 +46,8 @@ pub(super) struct Shard {
     pub keepalive: Wheel<ConnRef>,
     /// Acknowledgement deadlines: one entry a session with something in flight.
     pub overdue: Wheel<ConnRef>,
+    /// When QUIC connections have to have been heard: one entry each that was written to.
+    pub unheard: Wheel<ConnRef>,
     /// Stall deadlines: one entry a connection whose outbox was not empty.
     pub stalls: Wheel<ConnRef>,
     /// When sessions with something in flight become suspect: one entry each.
@@ -75,6 +78,12 @@ pub(super) struct Shard {
     pub deferred: VecDeque<ConnRef>,
     /// Who has not said Hello yet.
     pub door: Door<ConnRef>,
+    /// Frames that were begun and not ended.
+    pub begun: Begun<ConnRef>,
+    /// Their bytes as the metric has them.
+    pub begun_published: usize,
+    /// Connections that are over, by when they close at the latest.
+    pub closing: BTreeSet<(Millis, ConnRef)>,
     /// The accept loops.
     pub accepting: Vec<AbortHandle>,
     /// Wakes the turn.
@@ -144,6 +153,10 @@ pub(super) struct Flags {
     pub suspect_armed: bool,
     /// Whole frames were read that could not be handled yet.
     pub held: bool,
+    /// A whole frame was handled since what is left was counted.
+    pub frame_ended: bool,
+    /// Counted among the frames that were begun.
+    pub begun: bool,
     /// Waits for a body.
     pub waits_for_body: bool,
     /// Reads for itself of messages that were taken back.
@@ -240,6 +253,7 @@ impl Shard {
             next_serial: 0,
             keepalive: Wheel::new(now),
             overdue: Wheel::new(now),
+            unheard: Wheel::new(now),
             stalls: Wheel::new(now),
             suspects: Wheel::new(now),
             slices: VecDeque::new(),
@@ -256,6 +270,9 @@ impl Shard {
             handshake_steps: crate::limits::TURN_HANDSHAKE_STEPS,
             deferred: VecDeque::new(),
             door: Door::default(),
+            begun: Begun::default(),
+            begun_published: 0,
+            closing: BTreeSet::new(),
             accepting: Vec::new(),
             work: Rc::new(Notify::new()),
             gate: Rc::new(Notify::new()),

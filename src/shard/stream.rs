@@ -11,6 +11,8 @@ use quinn::{RecvStream, SendStream, VarInt};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use crate::push::Millis;
+
 /// Bytes both ways.
 pub(super) enum Stream {
     /// TCP, with TLS above it or plain.
@@ -26,6 +28,15 @@ pub(super) struct QuicStream {
     connection: Option<quinn::Connection>,
     /// `None` until the device opened its stream.
     streams: Option<(SendStream, RecvStream)>,
+    unanswered: Option<Unanswered>,
+}
+
+/// Something was written, and nothing came since.
+#[derive(Clone, Copy)]
+struct Unanswered {
+    since: Millis,
+    /// Datagrams that had come by then.
+    heard: u64,
 }
 
 impl QuicStream {
@@ -37,6 +48,27 @@ impl QuicStream {
     /// The device opened its stream.
     pub(super) fn opened(&mut self, streams: (SendStream, RecvStream)) {
         self.streams = Some(streams);
+    }
+
+    /// Something was written. Whether a time begins in which it has to be answered: else one is running already.
+    pub(super) fn wrote(&mut self, now: Millis) -> bool {
+        let was_armed = self.unanswered.is_some();
+        if self.unanswered_since().is_none() {
+            let Some(heard) = self.heard() else { return false };
+            self.unanswered = Some(Unanswered { since: now, heard });
+        }
+        !was_armed
+    }
+
+    /// Since when something was written and nothing has come. Whatever comes shows that the peer is there: what it lacks is sent again.
+    pub(super) fn unanswered_since(&mut self) -> Option<Millis> {
+        let heard = self.heard();
+        self.unanswered = self.unanswered.filter(|unanswered| Some(unanswered.heard) == heard);
+        self.unanswered.map(|unanswered| unanswered.since)
+    }
+
+    fn heard(&self) -> Option<u64> {
+        self.connection.as_ref().map(|connection| connection.stats().udp_rx.datagrams)
     }
 
     fn streams(&mut self) -> io::Result<&mut (SendStream, RecvStream)> {

@@ -1,6 +1,7 @@
 //! Deadlines of a shard's connections. Timers are lazy: what is due is looked at, and put back if its deadline has moved.
 
 use super::state::{ConnRef, Phase, Shard};
+use super::stream::Stream;
 use crate::error::DeviceError;
 use crate::push::Millis;
 
@@ -28,6 +29,11 @@ impl Shard {
         for conn in due.drain(..) {
             self.check_stall(conn, now);
         }
+        self.unheard.advance(now, &mut due);
+        for conn in due.drain(..) {
+            self.check_unheard(conn, now);
+        }
+        self.check_begun(now);
         self.suspects.advance(now, &mut due);
         for conn in due.drain(..) {
             self.check_suspect(conn, now);
@@ -79,6 +85,29 @@ impl Shard {
             None => connection.flags.stall_armed = false,
             Some(at) if at > now => self.stalls.insert(at, conn),
             Some(_) => self.fail(conn, DeviceError::Stalled),
+        }
+    }
+
+    /// A QUIC connection was written to: what is sent makes the peer answer, or it can't be reached any more.
+    pub(super) fn expect_answer(&mut self, conn: ConnRef) {
+        let (now, patience) = (self.now(), Millis::from(self.context.config.user_timeout_ms));
+        if let Some(connection) = self.connection(conn)
+            && let Stream::Quic(quic) = &mut connection.stream
+            && quic.wrote(now)
+        {
+            self.unheard.insert(now + patience, conn);
+        }
+    }
+
+    /// As `TCP_USER_TIMEOUT` does: nothing came for so long since something was written.
+    fn check_unheard(&mut self, conn: ConnRef, now: Millis) {
+        let patience = Millis::from(self.context.config.user_timeout_ms);
+        let Some(connection) = self.connection(conn) else { return };
+        let Stream::Quic(quic) = &mut connection.stream else { return };
+        match quic.unanswered_since() {
+            None => {}
+            Some(since) if since + patience > now => self.unheard.insert(since + patience, conn),
+            Some(_) => self.fail(conn, DeviceError::Unreachable),
         }
     }
 

@@ -122,6 +122,12 @@ labels! {
         Leaving = "leaving",
         /// The device didn't read its outbox.
         Stalled = "stalled",
+        /// A frame was begun and not ended in time.
+        Unfinished = "unfinished",
+        /// A frame was begun and not ended, and its room was needed.
+        Crowded = "crowded",
+        /// Over QUIC: what was sent was not answered for too long.
+        Unreachable = "unreachable",
         /// Its device's credentials were revoked.
         Revoked = "revoked",
     }

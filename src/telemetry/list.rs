@@ -127,6 +127,10 @@ families! {
         ShardSessions(shard: ShardId) = "mooring_shard_sessions",
         #[doc = "Device connections that have not said Hello successfully yet."]
         HandshakesInFlight = "mooring_handshakes_in_flight",
+        #[doc = "Bytes of frames that devices have begun and not ended."]
+        BegunFrameBytes = "mooring_begun_frame_bytes",
+        #[doc = "Device connections that are over and may still take their last frames."]
+        Closing = "mooring_closing_connections",
         #[doc = "Accepted targets that have not ended."]
         Pending = "mooring_pending",
         #[doc = "Devices known."]

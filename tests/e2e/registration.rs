@@ -28,12 +28,12 @@ pub(crate) fn registering(app: &str, install_secret: [u8; 16], token: &str) -> H
 }
 
 /// The n-th installation.
-fn install(n: usize) -> [u8; 16] {
+pub(crate) fn install(n: usize) -> [u8; 16] {
     (n as u128 + 1).to_be_bytes()
 }
 
 /// Registers, and gets exactly one reply.
-async fn registers(edge: &Edge, way: Way, hello: Hello) -> Welcome {
+pub(crate) async fn registers(edge: &Edge, way: Way, hello: Hello) -> Welcome {
     let mut device = edge.device_saying(way, hello).await;
     device.has_nothing().await;
     assert!(!device.welcome.device_id.is_empty() && !device.welcome.credential.is_empty());
@@ -47,7 +47,7 @@ async fn refused(edge: &Edge, hello: Hello, code: ErrorCode) -> mooring::wire::p
 }
 
 /// Waits until the edge counts so many devices.
-async fn devices_are(edge: &Edge, count: usize) {
+pub(crate) async fn devices_are(edge: &Edge, count: usize) {
     edge.metric_comes_to("mooring_devices", |devices| (devices - count as f64).abs() < 0.5).await;
 }
 
@@ -94,7 +94,7 @@ async fn raw(edge: &Edge) -> TcpStream {
     TcpStream::connect(&*endpoint.address).await.expect("connected")
 }
 
-fn bytes_of(hello: Hello) -> Vec<u8> {
+pub(crate) fn bytes_of(hello: Hello) -> Vec<u8> {
     let mut bytes = Vec::new();
     put_device_frame(&mut bytes, &ToEdge { frame: Some(to_edge::Frame::Hello(hello)) });
     bytes

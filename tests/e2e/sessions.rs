@@ -372,6 +372,8 @@ async fn every_gauge_comes_back_to_zero_when_everybody_has_left() {
         "mooring_shard_sessions{shard=\"0\"}",
         "mooring_shard_sessions{shard=\"1\"}",
         "mooring_handshakes_in_flight",
+        "mooring_begun_frame_bytes",
+        "mooring_closing_connections",
         "mooring_outboxes",
         "mooring_outbox_bytes",
     ] {

@@ -79,7 +79,8 @@ impl Settings {
 /// One stream of a device's, nothing else, and small windows: what waits unsent is the outbox's to keep.
 fn transport(device: &config::Device) -> TransportConfig {
     let mut transport = TransportConfig::default();
-    // The session's own clock comes first; this is for connections that never became a session.
+    // The session's own clock comes first, and with something unacknowledged `user_timeout_ms`, which quinn has nothing for: its idle timeout runs
+    // whether something was sent or not, and heartbeats are longer. This is for connections that never became a session.
     let idle_ms = u64::from(device.quic_heartbeat_max_s) * 1_500 + 20_000;
     let idle = VarInt::from_u64(idle_ms).unwrap_or(VarInt::MAX);
     transport
