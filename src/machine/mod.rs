@@ -6,4 +6,5 @@ pub mod door;
 pub mod fanout;
 pub mod rate;
 pub mod session;
+pub mod told;
 pub mod wheel;

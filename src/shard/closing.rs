@@ -81,7 +81,7 @@ impl Shard {
             if self.context.directory.leave(&live.device, live.generation) {
                 self.mark_presence(&live, State::Disconnected);
             }
-            self.last_active.push((live.device, live.session.last_read()));
+            self.last_active.push(live.last_active());
             for (entry, sent_at, deadline) in live.session.handle_end() {
                 let sent = SentAlone { device: live.device, batch: entry.0.seq, sent_at };
                 if self.leaving.is_some() {

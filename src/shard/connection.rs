@@ -229,7 +229,11 @@ impl Shard {
         {
             connection.flags.frame_ended = true;
             live.session.handle_read(now);
+            let settles = connection.outbox.is_empty() && live.told.handle_said(now);
             self.no_longer_suspect(conn);
+            if settles {
+                self.report_active(conn);
+            }
         }
         telemetry::add(Counter::DeviceFrames(Direction::In), frames);
         telemetry::add(Counter::DeviceBytes(Direction::In), at as u64);

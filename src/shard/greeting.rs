@@ -10,6 +10,7 @@ use crate::directory::Way;
 use crate::error::DeviceError;
 use crate::ids::SessionRef;
 use crate::machine::session::Session;
+use crate::machine::told::Told;
 use crate::presence::State;
 use crate::push::{Acked, Event, Millis, Seen};
 use crate::store::{Command, DeviceAck};
@@ -51,6 +52,7 @@ impl Shard {
             epoch,
             received: hello.received.into(),
             unwritten: Vec::new(),
+            told: Told::Settled,
             replies: VecDeque::new(),
         });
         context.take_place(&hello.app, &device, now)?;
@@ -107,7 +109,7 @@ impl Shard {
     }
 
     /// Enters the directory, then welcomes; the first look at the list comes after both.
-    fn attach(
+    pub(super) fn attach(
         &mut self,
         conn: ConnRef,
         live: Box<Live>,
@@ -159,8 +161,8 @@ impl Shard {
         let Grant { device_id, credential } = grant;
         let welcome = Welcome { device_id, credential, heartbeat_s, heartbeat_bounds_s, now };
         wire::put_welcome(out, welcome);
-        self.last_active.push((device, now));
         self.catch_up_from(conn, last_active);
+        self.report_active(conn);
         self.mark_dirty(conn);
         self.work.notify_one();
         Ok(())

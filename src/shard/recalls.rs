@@ -5,7 +5,8 @@
 //! nothing is kept for each message and session, and the work of a turn is bounded by [`limits::TURN_RECALLS`] looks.
 //!
 //! A session that attaches while a pass goes on is told by its own reading, whether the pass has gone by its slot or not; being told twice
-//! does no harm. A session whose outbox is full is told when it has room.
+//! does no harm. A session whose outbox is full is told when it has room. Until a session's device is known to have been told, its activity isn't
+//! reported to the store ([`crate::machine::told`]): the next session is told again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use super::state::{ConnRef, Phase, Shard};
 use crate::error::DeviceError;
 use crate::ids::Seq;
 use crate::limits;
+use crate::machine::told::Told;
 use crate::push::{Failure, Millis};
 use crate::store::Recall;
 use crate::wire::device as wire;
@@ -82,7 +84,21 @@ impl Shard {
         }
         if let Some(connection) = self.connection(conn) {
             connection.flags.behind_on_recalls = true;
+            if let Phase::Live(live) = &mut connection.phase {
+                live.told = Told::owing(last_active);
+            }
             self.recalls.began.push_back(Reading { conn, after: Seq(0), since });
+        }
+    }
+
+    /// A session began, or its device was told: the store learns that it is active.
+    pub(super) fn report_active(&mut self, conn: ConnRef) {
+        if let Some(connection) = self.connection(conn)
+            && let Phase::Live(live) = &connection.phase
+        {
+            let active = live.last_active();
+            self.last_active.push(active);
+            self.work.notify_one();
         }
     }
 
@@ -143,12 +159,17 @@ impl Shard {
             return 1;
         }
         let messages = self.context.store.recalls(reading.after, reading.since, READ_MESSAGES);
+        let looks = self.tell(reading.conn, &messages);
+        let now = self.now();
         if let Some(last) = messages.last().filter(|_| messages.len() == READ_MESSAGES) {
             self.recalls.began.push_back(Reading { after: last.seq, ..reading });
         } else if let Some(connection) = self.connection(reading.conn) {
             connection.flags.behind_on_recalls = false;
+            if let Phase::Live(live) = &mut connection.phase {
+                live.told.handle_written(now);
+            }
         }
-        self.tell(reading.conn, &messages)
+        looks
     }
 
     /// Tells a session of those messages that its device may have. How many looks that took.
@@ -198,3 +219,7 @@ impl Shard {
         self.mark_dirty(conn);
     }
 }
+
+#[cfg(test)]
+#[path = "recalls_tests.rs"]
+mod tests;

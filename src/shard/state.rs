@@ -22,6 +22,7 @@ use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, Shar
 use crate::machine::begun::Begun;
 use crate::machine::door::Door;
 use crate::machine::session::{Entry, Session};
+use crate::machine::told::Told;
 use crate::machine::wheel::Wheel;
 use crate::presence::SliceRequest;
 use crate::push::{Millis, Priority};
@@ -205,6 +206,8 @@ pub(super) struct Live {
     /// Pulled, which counts as written, and not written: the first one waits for its body. Asked for again, they would come as redelivered,
     /// and those of retention 0 not at all.
     pub unwritten: Vec<Pulled>,
+    /// Of messages that were taken back while it was away.
+    pub told: Told,
     /// Requests that wait until they are durable, oldest first; at most `limits::SESSION_REQUESTS`.
     pub replies: VecDeque<Waiting>,
 }
@@ -378,6 +381,13 @@ impl Shard {
             telemetry::adjust(Gauge::HandshakesInFlight, -1);
             self.context.figures(self.id).handshakes.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+impl Live {
+    /// When the device was last active, as far as that may be reported.
+    pub(super) fn last_active(&self) -> (DeviceKey, Millis) {
+        (self.device, self.told.active(self.session.last_read()))
     }
 }
 

@@ -62,7 +62,7 @@ impl Shard {
         };
         // Who stays connected for months is not forgotten if the edge then stops.
         let active = match &connection.phase {
-            Phase::Live(live) => Some((live.device, live.session.last_read())),
+            Phase::Live(live) => Some(live.last_active()),
             _ => None,
         };
         self.last_active.extend(active);

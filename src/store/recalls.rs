@@ -28,7 +28,7 @@ pub struct Recall {
 }
 
 impl Recall {
-    pub(super) fn new(seq: Seq, app: AppKey, message: MessageId, at: Millis, until: Millis) -> Self {
+    pub(crate) fn new(seq: Seq, app: AppKey, message: MessageId, at: Millis, until: Millis) -> Self {
         let home = MessageKey::of(&app, message);
         Self { seq, app, message, at, until: AtomicU64::new(until), home }
     }

@@ -67,12 +67,15 @@ impl<D: Disk> Engine<D> {
             update.reason = Failure::Reinstalled;
             update.ended = self.pending_of(&seen.key, |_| true);
         }
-        if update.changed == 0 {
+        let mut part = self.shared.index.of_device(&seen.key);
+        if let Some(device) = part.devices.get_mut(&seen.key) {
+            // Until its session says that it is active.
+            device.returning = true;
             // Phones change their address with every network: worth knowing, not worth a record each time.
-            let mut part = self.shared.index.of_device(&seen.key);
-            if let Some(device) = part.devices.get_mut(&seen.key) {
-                device.about.client_ip = Some(seen.client_ip);
-            }
+            device.about.client_ip = Some(seen.client_ip);
+        }
+        drop(part);
+        if update.changed == 0 {
             return Ok(None);
         }
         Ok(Some(update))
@@ -250,13 +253,15 @@ impl<D: Disk> Engine<D> {
 }
 
 impl Part {
-    /// A device as it is now; its list and its bindings stay.
+    /// A device as it is now; its list and its bindings stay. So does the time of its last activity, which its sessions report: a Hello alone does
+    /// not mean that it was told what it has to be.
     pub(in crate::store) fn know(&mut self, key: DeviceKey, number: u32, push_on: bool, about: About) {
         if let Some(device) = self.devices.get_mut(&key) {
             let bindings = device.about.bindings.take();
+            let last_active = device.about.last_active;
             device.number = number;
             device.push_on = push_on;
-            *device.about = About { bindings, ..about };
+            *device.about = About { last_active, bindings, ..about };
         } else {
             let pending = smallvec::SmallVec::new();
             let about = Box::new(About { bindings: None, ..about });

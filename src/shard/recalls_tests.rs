@@ -1,0 +1,206 @@
+//! A shard without a runtime of its own, over a store that says what the test wants.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+
+use prost::Message;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::*;
+use crate::apps::Apps;
+use crate::clock::Clock;
+use crate::config;
+use crate::credential::Revocation;
+use crate::directory::Directory;
+use crate::ids::{AppKey, DeviceKey, DigestKey, MessageId, SessionRef, ShardId};
+use crate::machine::session::Session;
+use crate::machine::told;
+use crate::presence::Presence;
+use crate::push::{Reached, Seen};
+use crate::shard::identify::Grant;
+use crate::shard::state::Live;
+use crate::shard::stream::Stream;
+use crate::shard::{DeviceContext, Gates, Mailbox, ShardFigures};
+use crate::store::{Batch, Busy, Command, Pulled, Refused, Store, StreamBounds, StreamError, StreamRead};
+use crate::wire::frame::{device_frame, put_device_frame};
+use crate::wire::pb::device::{Ping, ToDevice, ToEdge, to_device, to_edge};
+
+const HOUR_MS: Millis = 3_600_000;
+
+/// It knows one device, which was active long ago, and one message that was taken back since.
+#[derive(Debug)]
+struct OneRecall {
+    recall: Arc<Recall>,
+    last_active: Mutex<Millis>,
+    head: watch::Sender<Seq>,
+}
+
+impl Store for OneRecall {
+    fn submit(&self, command: Command) -> Result<(), Refused> {
+        if let Command::LastActive(active) = command {
+            let mut last = self.last_active.lock().expect("unpoisoned");
+            *last = active.iter().map(|(_, at)| *at).fold(*last, Millis::max);
+        }
+        Ok(())
+    }
+    fn pull(&self, _: &DeviceKey, _: Reached, _: usize, _: Millis, _: &mut Vec<Pulled>) {}
+    fn is_current(&self, _: &Seen) -> bool {
+        true
+    }
+    fn revocation(&self, _: &DeviceKey) -> Revocation {
+        Revocation::default()
+    }
+    fn body(&self, _: &Arc<Batch>) -> Option<Arc<[u8]>> {
+        None
+    }
+    fn want_body(&self, _: &Arc<Batch>, _: SessionRef) -> Result<(), Busy> {
+        Err(Busy)
+    }
+    fn recalls(&self, after: Seq, since: Millis, _: usize) -> Vec<Arc<Recall>> {
+        let is_newer = self.recall.seq > after && self.recall.at >= since;
+        is_newer.then(|| self.recall.clone()).into_iter().collect()
+    }
+    fn may_have(&self, _: &DeviceKey, _: &Recall) -> bool {
+        true
+    }
+    fn last_active(&self, _: &DeviceKey) -> Option<Millis> {
+        Some(*self.last_active.lock().expect("unpoisoned"))
+    }
+    fn stream_bounds(&self, _: &str) -> Result<StreamBounds, StreamError> {
+        Err(StreamError::Unknown)
+    }
+    fn read_stream(&self, _: &str, _: Seq, _: usize, _: usize) -> Result<StreamRead, StreamError> {
+        Err(StreamError::Unknown)
+    }
+    fn head(&self) -> watch::Receiver<Seq> {
+        self.head.subscribe()
+    }
+    fn oldest_created_at(&self) -> Millis {
+        0
+    }
+}
+
+const DEVICE: DeviceKey = DeviceKey([7; 16]);
+
+fn app() -> AppKey {
+    AppKey::parse("app").expect("valid")
+}
+
+/// A shard, whose store's device was active two hours ago. The message was taken back an hour ago.
+fn shard() -> (Shard, Arc<OneRecall>) {
+    let clock = Arc::new(Clock::new(0));
+    let now = clock.now();
+    let at = now - HOUR_MS;
+    let recall = Arc::new(Recall::new(Seq(5), app(), MessageId(9), at, now + HOUR_MS));
+    let last_active = Mutex::new(now - 2 * HOUR_MS);
+    let store = Arc::new(OneRecall { recall, last_active, head: watch::Sender::new(Seq(5)) });
+    let directory = Arc::new(Directory::new());
+    let context = DeviceContext {
+        config: config::Device::default(),
+        apps: HashMap::new(),
+        doors: Arc::new(Apps::new(&[], store.clone(), now)),
+        gates: Gates::new(&[]),
+        digest_key: DigestKey([1; 32]),
+        directory: directory.clone(),
+        store: store.clone(),
+        presence: Arc::new(Presence::new(directory, 1, now, Box::new(|_, _| {}))),
+        clock,
+        tls: None,
+        quic: None,
+        mailboxes: Arc::from([Mailbox::default()]),
+        // Those that are attached here and took no place before.
+        sessions: AtomicUsize::new(100),
+        figures: Arc::from([ShardFigures::default()]),
+    };
+    (Shard::new(ShardId(0), Arc::new(context)), store)
+}
+
+/// A session that begins, and the device's end of its connection.
+async fn begins(shard: &mut Shard) -> (ConnRef, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (near, peer) = near.expect("accepted");
+    near.writable().await.expect("connected");
+    let conn = shard.add(Stream::Tcp(near), peer, None);
+    let context = shard.context.clone();
+    let live = Box::new(Live {
+        device: DEVICE,
+        generation: context.directory.next_generation(),
+        session: Session::new(shard.now(), 240),
+        heartbeat_s: 240,
+        app: app(),
+        device_id: "d".into(),
+        epoch: 1,
+        received: Box::default(),
+        unwritten: Vec::new(),
+        told: Told::Settled,
+        replies: VecDeque::new(),
+    });
+    let last_active = context.store.last_active(&DEVICE);
+    shard.attach(conn, live, last_active, Grant::default(), &mut Vec::new()).expect("welcome");
+    (conn, far.expect("connected"))
+}
+
+/// The device says something.
+fn says_something(shard: &mut Shard, conn: ConnRef) {
+    let mut ping = Vec::new();
+    put_device_frame(&mut ping, &ToEdge { frame: Some(to_edge::Frame::Ping(Ping {})) });
+    shard.begin();
+    shard.connection(conn).expect("there").partial = ping;
+    shard.resume(conn);
+}
+
+/// What was reported goes to the store; when the device was last active, as that knows.
+fn reported(shard: &mut Shard) -> Millis {
+    let active = std::mem::take(&mut shard.last_active);
+    let store = shard.context.store.clone();
+    store.submit(Command::LastActive(active)).expect("taken");
+    store.last_active(&DEVICE).expect("known")
+}
+
+/// The first frame that came.
+async fn came(far: &mut TcpStream) -> Option<to_device::Frame> {
+    let mut bytes = vec![0; 64];
+    far.readable().await.expect("readable");
+    let count = far.try_read(&mut bytes).expect("bytes");
+    let (head, body) = device_frame(&bytes[..count]).expect("a frame")?;
+    ToDevice::decode(&bytes[head..head + body]).expect("a frame").frame
+}
+
+#[tokio::test]
+async fn a_device_whose_session_breaks_early_is_told_again_on_its_next_one() {
+    let (mut shard, store) = shard();
+    let before = store.last_active(&DEVICE).expect("known");
+
+    // It breaks before anything could be written; then right behind that, with words on their way.
+    let (conn, far) = begins(&mut shard).await;
+    shard.remove(conn);
+    assert_eq!(reported(&mut shard), before);
+    drop(far);
+    let (conn, mut far) = begins(&mut shard).await;
+    shard.tell_recalls();
+    assert!(matches!(came(&mut far).await, Some(to_device::Frame::Revoke(revoke)) if revoke.message_id == 9));
+    says_something(&mut shard, conn);
+    shard.remove(conn);
+    assert_eq!(reported(&mut shard), before);
+
+    // Told, and heard of later: that counts.
+    let (conn, mut far) = begins(&mut shard).await;
+    shard.tell_recalls();
+    assert!(matches!(came(&mut far).await, Some(to_device::Frame::Revoke(_))));
+    let later = shard.now() + told::LATER_MS;
+    shard.context.clock.raise(later);
+    says_something(&mut shard, conn);
+    assert!(reported(&mut shard) >= later);
+    shard.remove(conn);
+
+    // Once is enough.
+    let (conn, _far) = begins(&mut shard).await;
+    assert!(!shard.tell_recalls());
+    let connection = shard.connection(conn).expect("there");
+    let Phase::Live(live) = &connection.phase else { panic!("a session") };
+    assert!(live.told == Told::Settled && !connection.flags.behind_on_recalls);
+}
