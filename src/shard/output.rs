@@ -99,3 +99,48 @@ fn count_frames(bytes: &[u8]) -> u64 {
     }
     frames
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::shard::outbox::Outbox;
+    use crate::shard::state::Flags;
+    use crate::shard::stream::Stream;
+
+    #[tokio::test]
+    async fn what_waits_on_a_connection_that_was_broken_on_purpose_is_never_written() {
+        for broken in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
+            let (near, peer) = near.expect("accepted");
+            // The socket would take it.
+            near.writable().await.expect("connected");
+            let mut connection = Connection {
+                serial: 1,
+                stream: Stream::Tcp(near),
+                peer,
+                since: 0,
+                tls: None,
+                phase: Phase::Closing { deadline: 10 },
+                retained: Vec::new(),
+                partial: Vec::new(),
+                outbox: Outbox::default(),
+                waker: None,
+                flags: Flags { broken, ..Flags::default() },
+            };
+            connection.outbox.push(1, b"taken back");
+            let wrote = poll_fn(|cx| Poll::Ready(flush(&mut connection, 2, cx))).await;
+            assert_eq!(wrote, !broken);
+            drop(connection);
+            let mut got = Vec::new();
+            far.expect("connected").read_to_end(&mut got).await.expect("an end");
+            assert_eq!(got, if broken { &b""[..] } else { b"taken back" });
+        }
+    }
+}

@@ -167,9 +167,38 @@ impl Edge {
 
     /// SIGTERM.
     pub(crate) fn terminate(&self) {
-        let pid = self.child.as_ref().and_then(Child::id).expect("it runs");
-        let pid = Pid::from_raw(pid.try_into().expect("a pid")).expect("a pid");
-        kill_process(pid, Signal::TERM).expect("signalled");
+        self.signal(Signal::TERM);
+    }
+
+    /// SIGSTOP: none of its threads does anything when this returns.
+    pub(crate) async fn pause(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.expect("a task").path().join("stat"));
+            // The state stands behind the name, which is in brackets.
+            stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+        };
+        let look = async {
+            while !std::fs::read_dir(&tasks).expect("tasks").all(is_stopped) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        timeout(NEVER, look).await.expect("it stops");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().and_then(Child::id).expect("it runs")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid().try_into().expect("a pid")).expect("a pid");
+        kill_process(pid, signal).expect("signalled");
     }
 
     /// Waits for its end.
