@@ -173,8 +173,13 @@ fn acknowledge_from(engine: &mut Engine<NoDisk>, first: usize, targets: &[Vec<De
     for (n, targets) in (first..).zip(targets) {
         let message = MessageId(n as u64 + 1);
         let event = Acked { message, event: Event::Arrive, time: NOW, sent_at: Some(NOW) };
-        let ack =
-            |&device: &DeviceKey| DeviceAck { device, session: session(), number: 1, events: vec![event] };
+        let ack = |&device: &DeviceKey| DeviceAck {
+            device,
+            session: session(),
+            number: 1,
+            client_ip: None,
+            events: vec![event],
+        };
         let acks = targets.iter().map(ack).collect();
         engine.apply(NOW, Command::Acks { shard: ShardId(0), acks }).expect("no disk fails");
         engine.commit(NOW).expect("no disk fails");

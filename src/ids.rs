@@ -135,6 +135,11 @@ impl AccountDigest {
         Self(number.unwrap_or(std::num::NonZeroU64::MAX))
     }
 
+    /// The one with this number; `None`: 0.
+    pub fn from_number(number: u64) -> Option<Self> {
+        std::num::NonZeroU64::new(number).map(Self)
+    }
+
     /// As a number, never 0.
     pub fn number(self) -> u64 {
         self.0.get()

@@ -277,6 +277,7 @@ fn store_options(config: &Config, salt: u64, digest_key: DigestKey) -> StoreOpti
         max_messages: store.max_messages,
         record_kept_ms: u64::from(store.message_kept_days) * 24 * 3600 * 1000,
         message_cache_bytes: store.message_cache_bytes as usize,
+        device_cache_bytes: store.device_cache_bytes as usize,
         table_cache_bytes: store.table_cache_bytes as usize,
         utc_offset_minutes: config.stats.utc_offset_minutes,
         max_devices: store.max_devices,

@@ -275,9 +275,11 @@ pub(super) fn device(
         fields.insert("last_active".into(), json!(state.last_active));
         fields.insert("pending".into(), json!(state.pending));
         fields.insert("oldest_pending_at".into(), json!(state.oldest_pending_at));
-        let named = attributes::named(&state.attributes);
-        fields
-            .insert("attributes".into(), named.into_iter().map(|(n, v)| (n.to_owned(), json!(v))).collect());
+        if let Some(known) = &state.attributes {
+            let named =
+                attributes::named(known).into_iter().map(|(name, value)| (name.to_owned(), json!(value)));
+            fields.insert("attributes".into(), named.collect());
+        }
         if let Some(bindings) = &state.bindings {
             fields.insert("bindings".into(), bound(bindings));
         }

@@ -72,14 +72,13 @@ impl FakeStore {
                 keys.iter()
                     .map(|key| {
                         (*key == known).then(|| DeviceState {
-                            device_id: "d-1".into(),
                             push_on: true,
                             last_active: 99,
                             pending: 4,
                             oldest_pending_at: Some(3),
                             number: 1,
                             // Field 5, `brand`.
-                            attributes: Attributes([0x32, 4, b'v', b'i', b'v', b'o'].as_slice().into()),
+                            attributes: Some(Attributes([0x32, 4, b'v', b'i', b'v', b'o'].as_slice().into())),
                             bindings: Some(Arc::new(Bindings {
                                 account: Some("alice".into()),
                                 tags: vec!["vip".into()],

@@ -151,6 +151,8 @@ sections! {
         message_kept_days: u32 = 14, 1..=90;
         /// Bytes of push records in memory; the others are in the tables.
         message_cache_bytes: u64 = 256 * MIB, MIB..=1_024 * 1_024 * MIB;
+        /// Bytes of devices' rows in memory, about; the others are in the tables.
+        device_cache_bytes: u64 = 512 * MIB, 4 * 1_024..=1_024 * 1_024 * MIB;
         /// Bytes of the tables' pages in memory.
         table_cache_bytes: u64 = 64 * MIB, MIB..=1_024 * 1_024 * MIB;
         /// Devices known, at most.

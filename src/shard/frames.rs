@@ -46,6 +46,7 @@ impl Shard {
         let (now, shard) = (self.now(), self.id);
         self.note_move(conn);
         let Some(connection) = self.connection(conn) else { return Ok(()) };
+        let client_ip = Some(connection.client_ip());
         let Phase::Live(live) = &mut connection.phase else { return Ok(()) };
         for (message, event, _) in &events {
             if *event == Event::Arrive
@@ -56,7 +57,7 @@ impl Shard {
         }
         let events = live.session.handle_ack(number, events)?;
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard };
-        let ack = DeviceAck { device: live.device, session, number, events };
+        let ack = DeviceAck { device: live.device, session, number, client_ip, events };
         self.acks.push(ack);
         // Room in the window: there may be more to send.
         self.mark_dirty(conn);

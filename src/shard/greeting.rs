@@ -1,6 +1,7 @@
 //! From Hello to Welcome: who is it, is there room, is it known; then into the directory, and only then the first look at its list.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 use super::identify::{Grant, Identified, identify};
@@ -121,11 +122,11 @@ impl Shard {
         let now = self.now();
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard: self.id };
         let (device, heartbeat_s, epoch) = (live.device, live.heartbeat_s, live.epoch);
-        let received = received_acks(&live, session, now);
         let Some(connection) = self.connection(conn) else {
             context.give_place(&live.app);
             return Ok(());
         };
+        let received = received_acks(&live, session, connection.client_ip(), now);
         // Read late, a connection that was cut after its Hello would be newer than the one that took its place.
         if connection.stream.is_ended() {
             context.give_place(&live.app);
@@ -215,8 +216,9 @@ fn heartbeat_bounds(config: &config::Device, transport: telemetry::Transport) ->
 }
 
 /// The ids of Hello as one Ack that needs no confirmation.
-fn received_acks(live: &Live, session: SessionRef, now: Millis) -> Option<DeviceAck> {
+fn received_acks(live: &Live, session: SessionRef, client_ip: IpAddr, now: Millis) -> Option<DeviceAck> {
     let arrive = |message| Acked { message, event: Event::Arrive, time: now, sent_at: None };
     let events: Vec<Acked> = live.received.iter().copied().map(arrive).collect();
-    (!events.is_empty()).then_some(DeviceAck { device: live.device, session, number: 0, events })
+    let client_ip = Some(client_ip);
+    (!events.is_empty()).then_some(DeviceAck { device: live.device, session, number: 0, client_ip, events })
 }

@@ -15,6 +15,12 @@ pub(super) enum Fault {
     IgnoreApplied,
     /// Lets changed push records leave memory before they are written.
     ForgetChanged,
+    /// Lets changed rows of devices leave memory before they are written.
+    ForgetChangedRows,
+    /// Applies no record that is replayed to rows of devices.
+    SkipRows,
+    /// Takes a device whose Hello brought its row into memory for bound to nothing.
+    LoseBindings,
     /// Names checkpoints before the tables hold what they reflect: the one mistake that breaks nothing, as the journal has it.
     NameEarly,
     /// Drops entries of a checkpoint whose batch is younger than its home's slice.

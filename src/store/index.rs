@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Pulled;
-use super::part::{Entry, Part, Spread};
+use super::attributes::{SharedAttributes, digest};
+use super::device_row::{About, Says, Warmth};
+use super::part::{Device, Entry, Part, Spread};
 use super::push_record::MessageKey;
 use super::recalls::Recall;
 use crate::credential::Revocation;
@@ -35,12 +37,21 @@ pub(super) struct Index {
     committed: AtomicU64,
     /// Devices of the group being staged: what is new of them isn't durable.
     staged: Mutex<HashSet<DeviceKey, Spread>>,
+    /// Of the devices' cold rows.
+    pub(super) warmth: Warmth,
+    pub(super) attributes: SharedAttributes,
 }
 
 impl Index {
-    pub(super) fn new(parts: usize) -> Self {
-        let parts = (0..parts.max(1)).map(|_| Mutex::default()).collect();
-        Self { parts, committed: AtomicU64::new(0), staged: Mutex::default() }
+    /// With so many bytes of cold rows in memory, about.
+    pub(super) fn new(parts: usize, device_cache_bytes: usize) -> Self {
+        Self {
+            parts: (0..parts.max(1)).map(|_| Mutex::default()).collect(),
+            committed: AtomicU64::new(0),
+            staged: Mutex::default(),
+            warmth: Warmth::new(device_cache_bytes),
+            attributes: SharedAttributes::default(),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -142,22 +153,34 @@ impl Index {
 
     /// See [`super::Store::last_active`].
     pub(super) fn last_active(&self, key: &DeviceKey) -> Option<Millis> {
-        self.of_device(key).devices.get(key).map(|device| device.about.last_active)
+        self.of_device(key).devices.get(key).map(Device::last_active)
     }
 
-    /// See [`super::Store::is_current`].
+    /// See [`super::Store::is_current`]. A Hello says all that is in the device's cold row but what it is bound to: so who comes back brings its
+    /// row into memory, and nothing is read when it acknowledges.
     pub(super) fn is_current(&self, seen: &Seen) -> bool {
         if seen.state_lost {
             return false;
         }
+        let attributes = digest(&seen.attributes.0);
         let mut part = self.of_device(&seen.key);
         let Some(device) = part.devices.get_mut(&seen.key) else { return false };
-        let current = device.about.attributes == seen.attributes
+        let current = device.has_attributes(attributes, seen.attributes.0.len())
+            && !device.is_lost()
             && seen.push_on.is_none_or(|push_on| push_on == device.push_on);
         if current {
+            device.returns();
             // Phones change their address with every network: worth knowing, not worth a record each time.
-            device.about.client_ip = Some(seen.client_ip);
-            device.returning = true;
+            if let Some(about) = &mut device.about {
+                about.client_ip = Some(seen.client_ip);
+                about.touched = true;
+            } else if !self.warmth.is_overfull() {
+                let attributes = self.attributes.share(attributes, seen.attributes.clone());
+                let (device_id, client_ip) = (seen.device_id.clone(), Some(seen.client_ip));
+                let says = Says { device_id, attributes, client_ip };
+                let about = About::new(says, device.bound_in_table());
+                part.warm(&seen.key, about, &self.warmth);
+            }
         }
         drop(part);
         // What another session said a moment ago and isn't durable yet is no reason to welcome this one.

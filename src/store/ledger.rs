@@ -7,15 +7,16 @@
 //! A day is the event's, in the configured zone: a message accepted before midnight and acknowledged after it counts as accepted on the
 //! one day and as arrived on the next. Days are kept for [`DAYS_KEPT`]; sets only while they may grow.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 use roaring::RoaringBitmap;
 
 use super::codec::{Malformed, Take, put_bytes, put_u32, put_varint};
 use super::push_record::{MessageKey, NumberSet};
+use super::second_chance::SecondChance;
 use super::tables::{Table, Tables, TablesError, Writes, new_row, row_content};
 use super::{DayStats, counts};
-use crate::ids::{AppKey, Seq};
+use crate::ids::{AppKey, DeviceKey, Seq};
 use crate::push::{Counts, Millis};
 
 /// Days of statistics that are kept.
@@ -76,12 +77,20 @@ pub(super) struct Ledger {
     pub(super) gone: Vec<Seq>,
     /// Rows of days that go.
     old: Vec<(Table, Vec<u8>)>,
+    /// Devices whose cold rows have changed; each once, or gone and there again.
+    pub(super) changed_rows: Vec<DeviceKey>,
+    /// Numbers of devices whose rows go.
+    pub(super) gone_rows: Vec<u32>,
     /// Push records in memory, the longest there first. Some may have gone.
-    pub(super) hot: VecDeque<MessageKey>,
+    pub(super) hot: SecondChance<MessageKey>,
     /// Bytes of them, about.
     pub(super) hot_bytes: usize,
     /// Push records read back.
     pub(super) reads: u64,
+    /// Rows of devices read.
+    pub(super) row_reads: u64,
+    /// Those of them that weren't as they were written, and aren't counted elsewhere yet.
+    pub(super) damaged_rows: u64,
 }
 
 impl Ledger {
@@ -253,13 +262,13 @@ impl Ledger {
     /// From when on there is something to write; `None`: nothing.
     pub(super) fn due_at(&self) -> Option<Millis> {
         let counted = self.totals_dirty || !self.changed.is_empty() || !self.gone.is_empty();
-        if counted {
+        if counted || !self.changed_rows.is_empty() || !self.gone_rows.is_empty() {
             return Some(0);
         }
         self.active_dirty.then_some(self.active_written_at + ACTIVE_EVERY_MS)
     }
 
-    /// Everything that has changed but push records, to be written; with `all` also what could wait.
+    /// Everything that has changed but push records and rows of devices, to be written; with `all` also what could wait.
     pub(super) fn put(&mut self, now: Millis, all: bool, writes: &mut Writes) {
         self.age(now);
         writes.extend(self.old.drain(..).map(|place| (place, None)));

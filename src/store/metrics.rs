@@ -16,6 +16,7 @@ pub(super) struct Exporter {
     totals: Counts,
     damaged: u64,
     bodies_read: u64,
+    row_reads: u64,
     gap_events: u64,
     next: Millis,
 }
@@ -23,7 +24,7 @@ pub(super) struct Exporter {
 impl Exporter {
     /// Begins with the totals that a start found: what was before this process is not counted again.
     pub(super) fn new(totals: Counts) -> Self {
-        Self { totals, damaged: 0, bodies_read: 0, gap_events: 0, next: 0 }
+        Self { totals, damaged: 0, bodies_read: 0, row_reads: 0, gap_events: 0, next: 0 }
     }
 
     /// Whether it is time again.
@@ -56,10 +57,14 @@ impl Exporter {
         let (damaged, bodies_read) = (figure(&stats.damaged), figure(&stats.body_reads));
         add(Counter::DamagedRecords, damaged, std::mem::replace(&mut self.damaged, damaged));
         add(Counter::BodiesRead, bodies_read, std::mem::replace(&mut self.bodies_read, bodies_read));
+        let row_reads = figure(&stats.device_row_reads);
+        add(Counter::DeviceRowReads, row_reads, std::mem::replace(&mut self.row_reads, row_reads));
         let gap_events = figure(&stats.gap_events);
         add(Counter::GapEvents, gap_events, std::mem::replace(&mut self.gap_events, gap_events));
         telemetry::set(Gauge::Pending, figure(&stats.pending) as f64);
         telemetry::set(Gauge::Devices, figure(&stats.devices) as f64);
+        telemetry::set(Gauge::DeviceRows, figure(&stats.device_rows) as f64);
+        telemetry::set(Gauge::DeviceRowBytes, figure(&stats.device_row_bytes) as f64);
         telemetry::set(Gauge::Messages, figure(&stats.messages) as f64);
         telemetry::set(Gauge::JournalBytes, figure(&stats.journal_bytes) as f64);
         telemetry::set(Gauge::JournalLiveBytes, figure(&stats.live_bytes) as f64);

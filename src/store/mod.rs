@@ -4,6 +4,7 @@
 //! Commands go in through [`Store::submit`], which never waits; what became of them comes back through their reply or the
 //! [`CommitSink`], and only once it is durable.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
@@ -21,12 +22,14 @@ pub use self::batch::Batch;
 pub use self::operator::{AppChange, RetireError, Retired, StreamState};
 pub use self::recalls::Recall;
 
+mod attributes;
 pub mod batch;
 mod batch_ids;
 mod body_cache;
 pub mod checkpoint;
 mod codec;
 mod counts;
+mod device_row;
 pub mod disk;
 pub mod embedded;
 pub mod engine;
@@ -43,6 +46,7 @@ mod part_messages;
 mod push_record;
 mod recalls;
 mod record;
+mod second_chance;
 pub mod stats;
 mod stream;
 pub mod tables;
@@ -158,6 +162,8 @@ pub struct DeviceAck {
     pub session: SessionRef,
     /// Its number in that session; 0: nothing to confirm (ids of Hello).
     pub number: u64,
+    /// Where it came from; `None`: from where the device is known to be.
+    pub client_ip: Option<IpAddr>,
     /// Its events.
     pub events: Vec<Acked>,
 }
@@ -194,7 +200,8 @@ pub enum Query {
         /// The device.
         device: Option<DeviceKey>,
     },
-    /// What is known of devices, at most 10,000, answered in order.
+    /// What is known of devices, at most 10,000, answered in order. What may have to be read from the tables (attributes and bindings) is in
+    /// the answer only if no more than [`crate::limits::QUERY_ROWS`] are asked for.
     Devices(Vec<DeviceKey>),
     /// Everything since this data directory was made.
     Totals,
@@ -371,11 +378,9 @@ impl What {
 /// What is known of a device.
 #[derive(Clone, PartialEq, Debug)]
 pub struct DeviceState {
-    /// Its id.
-    pub device_id: Arc<str>,
     /// The push switch.
     pub push_on: bool,
-    /// Its last connection.
+    /// Its last connection, rounded down to a second.
     pub last_active: Millis,
     /// Entries pending.
     pub pending: u32,
@@ -383,9 +388,9 @@ pub struct DeviceState {
     pub oldest_pending_at: Option<Millis>,
     /// Its number in sets.
     pub number: u32,
-    /// What the receipt log says of it.
-    pub attributes: Attributes,
-    /// What it is bound to; `None`: nothing.
+    /// What the receipt log says of it; `None`: too many devices were asked for, or its row is damaged.
+    pub attributes: Option<Attributes>,
+    /// What it is bound to; `None`: nothing, or as with `attributes`.
     pub bindings: Option<Arc<Bindings>>,
 }
 

@@ -36,8 +36,11 @@ pub struct StoreOptions {
     pub record_kept_ms: Millis,
     /// Bytes of push records in memory, about; those that have changed stay until they are written.
     pub message_cache_bytes: usize,
-    /// Push records that have changed and aren't in the tables yet, because there is no space for these: beyond, batches are refused.
-    pub max_unwritten_messages: usize,
+    /// Bytes of devices' rows in memory, about; those that have changed stay until they are written.
+    pub device_cache_bytes: usize,
+    /// Rows of the tables, of push records and devices, that have changed and aren't written; beyond, batches, new devices and changes of devices
+    /// are refused.
+    pub max_unwritten: usize,
     /// What the tables are made of.
     pub tables: TableKind,
     /// Bytes of the tables' pages in memory.
@@ -95,7 +98,8 @@ impl Default for StoreOptions {
             max_messages: 5_000_000,
             record_kept_ms: 14 * 24 * 3600 * 1000,
             message_cache_bytes: 256 * 1024 * 1024,
-            max_unwritten_messages: 1_000_000,
+            device_cache_bytes: 512 * 1024 * 1024,
+            max_unwritten: 1_000_000,
             tables: TableKind::Library,
             table_cache_bytes: 64 * 1024 * 1024,
             utc_offset_minutes: 8 * 60,

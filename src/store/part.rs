@@ -2,26 +2,30 @@
 //! answer each live in exactly one part, chosen by their digest, and every effect of a journal record belongs to exactly one
 //! part: so a checkpoint can be written part by part while batches and acks go on.
 //!
-//! Only the store's thread changes a part, but for three annotations that no record rests on: when an entry was first
-//! written to a connection, where a device came from last, and that it comes back just now.
+//! A device's hot row is here for as long as it is known: what admission, delivery, expiry and forgetting need. What receipts and operators need
+//! of it beside that is its cold row, [`super::device_row`], which is here only while it is used or not written yet.
+//!
+//! Only the store's thread changes a part, but for four annotations that no record rests on: when an entry was first written to a
+//! connection, where a device came from last, that it comes back just now, and that its cold row is in memory because its Hello said what is in it.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use super::batch::Batch;
 use super::batch_ids::BatchIds;
+use super::device_row::{About, Bound, Says, Warmth};
 use super::fault::{self, Fault};
 use super::push_record::{MessageKey, PushRecord};
 use super::recalls::Recall;
 use super::record::ReceiptRecord;
-use crate::binding::{Binding, Bindings, Step};
+use super::second_chance::{Look, SecondChance};
+use crate::binding::{Binding, Step};
 use crate::credential::Revocation;
 use crate::ids::{AccountDigest, AppKey, DeviceKey, DigestKey, MessageId, Seq};
-use crate::push::{Attributes, Millis, Priority, ReceiptKind};
+use crate::push::{Millis, Priority, ReceiptKind};
 
 /// Keys are digests: their own bytes are the hash.
 #[derive(Clone, Copy, Debug, Default)]
@@ -110,30 +114,146 @@ impl Entry {
 /// A device's list: high priority before normal, each oldest first.
 pub(super) type Pending = SmallVec<[Entry; 1]>;
 
-/// What receipts say of a device; apart, because admission looks at many devices and needs none of it.
-#[derive(Clone, Debug)]
-pub(super) struct About {
-    pub(super) app: AppKey,
-    pub(super) device_id: Arc<str>,
-    pub(super) attributes: Attributes,
-    pub(super) client_ip: Option<IpAddr>,
-    /// Journaled about once in an eighth of the time after which a device is forgotten, and with every record about it.
+/// An app, by its place among those that are known.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct AppId(pub(super) u32);
+
+/// A device as its record describes it, without its cold row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Described {
+    pub(super) number: u32,
+    pub(super) app: AppId,
+    pub(super) push_on: bool,
+    /// Digest and length of its attributes.
+    pub(super) attributes: (u64, u16),
     pub(super) last_active: Millis,
-    /// Shared with nobody but copies of this made for receipts; `None`: none.
-    pub(super) bindings: Option<Arc<Bindings>>,
 }
 
-/// A known device.
+/// A known device: its hot row. 64 bytes.
 #[derive(Debug)]
 pub(super) struct Device {
-    pub(super) number: u32,
-    pub(super) push_on: bool,
-    /// A Hello found it known, and its session hasn't said so yet: it isn't forgotten meanwhile.
-    pub(super) returning: bool,
     pub(super) pending: Pending,
-    pub(super) about: Box<About>,
     /// The account that it is bound to.
     pub(super) account: Option<AccountDigest>,
+    /// Digest of its attributes: whether a Hello has others.
+    attributes: u64,
+    /// Its cold row, while that is in memory.
+    pub(super) about: Option<Box<About>>,
+    /// Of this device since it is known; nobody had it before, and nobody gets it again.
+    pub(super) number: u32,
+    /// In seconds since 1970, rounded down.
+    active_s: u32,
+    pub(super) app: AppId,
+    attributes_len: u16,
+    pub(super) push_on: bool,
+    /// The flags that follow.
+    flags: u8,
+}
+
+/// A Hello found it known, and its session hasn't said so yet: it isn't forgotten meanwhile.
+const RETURNING: u8 = 1;
+/// It may be bound to something.
+const MAY_BE_BOUND: u8 = 2;
+/// Its row can't be read, and nothing but its next Hello tells what was in it.
+const LOST: u8 = 4;
+
+impl Device {
+    fn new(described: &Described) -> Self {
+        let mut device = Self {
+            pending: Pending::new(),
+            account: None,
+            attributes: 0,
+            about: None,
+            number: described.number,
+            active_s: seconds(described.last_active),
+            app: described.app,
+            attributes_len: 0,
+            push_on: false,
+            flags: 0,
+        };
+        device.describe(described);
+        device
+    }
+
+    /// It is now as a record says; its list and what it is bound to stay. So does the time of its last activity, which its sessions report: a Hello
+    /// alone does not mean that it was told what it has to be.
+    fn describe(&mut self, described: &Described) {
+        (self.attributes, self.attributes_len) = described.attributes;
+        self.number = described.number;
+        self.app = described.app;
+        self.push_on = described.push_on;
+    }
+
+    /// As [`Self::describe`] takes it.
+    pub(super) fn described(&self) -> Described {
+        Described {
+            number: self.number,
+            app: self.app,
+            push_on: self.push_on,
+            attributes: (self.attributes, self.attributes_len),
+            last_active: self.last_active(),
+        }
+    }
+
+    fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    fn set(&mut self, flag: u8, on: bool) {
+        if on { self.flags |= flag } else { self.flags &= !flag }
+    }
+
+    pub(super) fn is_returning(&self) -> bool {
+        self.has(RETURNING)
+    }
+
+    pub(super) fn returns(&mut self) {
+        self.set(RETURNING, true);
+    }
+
+    pub(super) fn may_be_bound(&self) -> bool {
+        self.has(MAY_BE_BOUND)
+    }
+
+    pub(super) fn set_may_be_bound(&mut self, may: bool) {
+        self.set(MAY_BE_BOUND, may);
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.has(LOST)
+    }
+
+    /// As exactly as it is kept: rounded down to a second.
+    pub(super) fn last_active(&self) -> Millis {
+        Millis::from(self.active_s) * 1_000
+    }
+
+    /// The last moment at which it may have been active.
+    pub(super) fn active_until(&self) -> Millis {
+        self.last_active() + 999
+    }
+
+    /// Whether these are its attributes, by their digest and length.
+    pub(super) fn has_attributes(&self, digest: u64, len: usize) -> bool {
+        (self.attributes, self.attributes_len()) == (digest, len)
+    }
+
+    pub(super) fn attributes_len(&self) -> usize {
+        usize::from(self.attributes_len)
+    }
+
+    /// What its row in the table has of its bindings, as far as the hot row tells.
+    pub(super) fn bound_in_table(&self) -> Bound {
+        if self.may_be_bound() && !fault::is(Fault::LoseBindings) {
+            Bound::InTable
+        } else {
+            Bound::Known(None)
+        }
+    }
+}
+
+fn seconds(at: Millis) -> u32 {
+    u32::try_from(at / 1_000).unwrap_or(u32::MAX)
 }
 
 impl Device {
@@ -178,14 +298,12 @@ impl Device {
 
     /// A binding comes or goes. What ended with it was taken out before; only where those records are damaged something may be left, and
     /// nobody sees it any more.
-    pub(super) fn apply_step(&mut self, step: &Step, digest_key: &DigestKey) {
-        let bindings = Arc::make_mut(self.about.bindings.get_or_insert_default());
-        bindings.apply(step);
-        if bindings.is_empty() {
-            self.about.bindings = None;
+    pub(super) fn apply_step(&mut self, step: &Step, app: &AppKey, digest_key: &DigestKey) {
+        if step.bound {
+            self.set_may_be_bound(true);
         }
         if let Binding::Account(account) = &step.binding {
-            self.account = step.bound.then(|| AccountDigest::of(digest_key, &self.about.app, account));
+            self.account = step.bound.then(|| AccountDigest::of(digest_key, app, account));
             if !fault::is(Fault::KeepUnbound) {
                 self.pending.retain(|entry| !entry.is_of_account());
             }
@@ -228,6 +346,8 @@ impl Cold {
 #[derive(Debug, Default)]
 pub(super) struct Part {
     pub(super) devices: HashMap<DeviceKey, Device, Spread>,
+    /// Those whose cold row is in memory, the longest there first.
+    warm_keys: SecondChance<DeviceKey>,
     /// Devices of which credentials were revoked. Apart from `devices`: they are few, and a device that is forgotten stays revoked.
     pub(super) revocations: HashMap<DeviceKey, Revocation, Spread>,
     /// Push records in memory: what has changed, and what was touched lately.
@@ -251,6 +371,141 @@ impl Part {
         }
     }
 
+    /// A device is as its record says; its list and what it is bound to stay, if it is the one that was known before.
+    pub(super) fn know(&mut self, key: DeviceKey, described: &Described, warmth: &Warmth) {
+        if self.number_of(&key).is_some_and(|before| before != described.number) {
+            // Its end stands in a record that couldn't be read; nothing of it is left but what still waits.
+            let before = self.forget(&key, warmth);
+            let pending = before.map(|before| before.pending).unwrap_or_default();
+            self.devices.insert(key, Device { pending, ..Device::new(described) });
+        }
+        let device = self.devices.entry(key).or_insert_with(|| Device::new(described));
+        device.describe(described);
+    }
+
+    /// The device's number, if it is known.
+    pub(super) fn number_of(&self, key: &DeviceKey) -> Option<u32> {
+        self.devices.get(key).map(|device| device.number)
+    }
+
+    /// A known device was active at this time; what was known before.
+    pub(super) fn was_active(&mut self, key: &DeviceKey, at: Millis) -> Option<Millis> {
+        let device = self.devices.get_mut(key)?;
+        device.set(RETURNING, false);
+        let before = device.last_active();
+        device.active_s = device.active_s.max(seconds(at));
+        Some(before)
+    }
+
+    /// A device is known no more.
+    pub(super) fn forget(&mut self, key: &DeviceKey, warmth: &Warmth) -> Option<Device> {
+        self.cool(key, warmth);
+        self.devices.remove(key)
+    }
+
+    /// The cold row of a known device, as far as it is in memory.
+    pub(super) fn about(&self, key: &DeviceKey) -> Option<&About> {
+        self.devices.get(key)?.about.as_deref()
+    }
+
+    /// The cold row of a known device is this, in memory from now on.
+    pub(super) fn warm(&mut self, key: &DeviceKey, about: About, warmth: &Warmth) {
+        let Some(device) = self.devices.get_mut(key) else { return };
+        device.set(LOST, false);
+        let mut about = Box::new(about);
+        if let Some(before) = &device.about {
+            warmth.left(before);
+        } else {
+            self.warm_keys.push(*key);
+        }
+        warmth.came(&mut about);
+        device.about = Some(about);
+    }
+
+    /// The row in the table can't be read as it was written.
+    pub(super) fn lose(&mut self, key: &DeviceKey) {
+        if let Some(device) = self.devices.get_mut(key) {
+            device.set(LOST, true);
+        }
+    }
+
+    /// Completes or corrects a cold row that is in memory.
+    pub(super) fn edit_about(
+        &mut self,
+        key: &DeviceKey,
+        warmth: &Warmth,
+        edit: impl FnOnce(&mut About),
+    ) -> Option<&mut About> {
+        let about = self.devices.get_mut(key)?.about.as_mut()?;
+        edit(about);
+        about.touched = true;
+        warmth.changed(about);
+        Some(about)
+    }
+
+    /// Changes a cold row that is in memory. Whether it has to be written from now on, and hadn't to before.
+    pub(super) fn change_about(
+        &mut self,
+        key: &DeviceKey,
+        warmth: &Warmth,
+        change: impl FnOnce(&mut About),
+    ) -> bool {
+        let about = self.edit_about(key, warmth, change);
+        about.is_some_and(|about| !std::mem::replace(&mut about.dirty, true))
+    }
+
+    /// The cold row of a known device says this, and is to be written. What it is bound to stays, wherever that is, or is `bound`. Whether it
+    /// hadn't to be written before.
+    pub(super) fn rewrite(
+        &mut self,
+        key: &DeviceKey,
+        says: Says,
+        bound: Option<Bound>,
+        warmth: &Warmth,
+    ) -> bool {
+        let Some(device) = self.devices.get(key) else { return false };
+        if device.about.is_none() {
+            let bound = bound.clone().unwrap_or_else(|| device.bound_in_table());
+            self.warm(key, About::new(says.clone(), bound), warmth);
+        }
+        self.change_about(key, warmth, |about| {
+            about.device_id = says.device_id;
+            about.attributes = says.attributes;
+            about.client_ip = says.client_ip;
+            about.bindings = bound.unwrap_or_else(|| std::mem::replace(&mut about.bindings, Bound::InTable));
+        })
+    }
+
+    fn cool(&mut self, key: &DeviceKey, warmth: &Warmth) {
+        if let Some(about) = self.devices.get_mut(key).and_then(|device| device.about.take()) {
+            warmth.left(&about);
+            self.warm_keys.remove(key);
+        }
+    }
+
+    /// Cold rows that nobody used lately leave memory, as far as it is too full; only those that are in the table as they are. How many were
+    /// looked at, at most `looks`.
+    pub(super) fn make_room(&mut self, looks: usize, warmth: &Warmth) -> usize {
+        let Self { devices, warm_keys, .. } = self;
+        let mut looked_at = 0;
+        warm_keys.look(looks, |key| {
+            if !warmth.is_full() {
+                return Look::Enough;
+            }
+            looked_at += 1;
+            let Some(device) = devices.get_mut(&key) else { return Look::Gone };
+            let Some(about) = &mut device.about else { return Look::Gone };
+            let changed = about.dirty && !fault::is(Fault::ForgetChangedRows);
+            if std::mem::take(&mut about.touched) || changed {
+                return Look::Stays;
+            }
+            warmth.left(about);
+            device.about = None;
+            Look::Gone
+        });
+        looked_at
+    }
+
     /// Push records, wherever they are.
     pub(super) fn known_messages(&self) -> usize {
         self.messages.len() + self.cold.len()
@@ -262,8 +517,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_sixteen_bytes_and_a_device_forty_eight() {
+    fn an_entry_is_sixteen_bytes_and_a_device_sixty_four() {
         assert_eq!((size_of::<Entry>(), size_of::<Cold>()), (16, 16));
-        assert_eq!(size_of::<Device>(), 48);
+        assert_eq!(size_of::<Device>(), 64);
     }
 }

@@ -66,7 +66,7 @@ impl Part {
                 PushRecord::new(of, what.body_digest, what.accepted_at, what.expires_at, job_key);
             record.row = what.seq;
             ledger.hot_bytes += record.bytes as usize;
-            ledger.hot.push_back(key);
+            ledger.hot.push(key);
             self.messages.insert(key, record);
         }
         let Some(record) = self.messages.get_mut(&key) else { return };

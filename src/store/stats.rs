@@ -52,7 +52,7 @@ figures! {
     body_reads,
     /// Bytes of bodies in memory now.
     body_bytes,
-    /// Batches whose record couldn't be read, and records or entries that a recovery had to leave out.
+    /// Batches whose record couldn't be read, rows of devices, and records or entries that a recovery had to leave out.
     damaged,
     /// Receipts that matched nothing and were over the rate.
     unmatched_dropped,
@@ -66,6 +66,12 @@ figures! {
     table_writes,
     /// Push records read back from the tables.
     table_reads,
+    /// Rows of devices in memory now.
+    device_rows,
+    /// Bytes of them now, about.
+    device_row_bytes,
+    /// Rows of devices read from the tables.
+    device_row_reads,
     /// Bytes copied to the head so that old segments could go.
     copied_bytes,
     /// Segments removed.

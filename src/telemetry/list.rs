@@ -101,13 +101,15 @@ families! {
         CommitBytes = "mooring_commit_bytes_total",
         #[doc = "Bodies read back from the journal."]
         BodiesRead = "mooring_bodies_read_total",
+        #[doc = "Rows of devices read from the tables, as they were not in memory."]
+        DeviceRowReads = "mooring_device_row_reads_total",
         #[doc = "Times that a shard's mailbox was full and the shard looked at all its sessions instead."]
         MailboxOverflows = "mooring_mailbox_overflows_total",
         #[doc = "Changes of presence gathered for routers that follow it."]
         PresenceChanges = "mooring_presence_changes_total",
         #[doc = "Snapshots of presence begun."]
         PresenceSnapshots = "mooring_presence_snapshots_total",
-        #[doc = "Journal records found damaged."]
+        #[doc = "Journal records and rows of devices found damaged."]
         DamagedRecords = "mooring_damaged_records_total",
         #[doc = "Batches and sessions refused because a bound of their app was reached, by bound."]
         AppLimited(limit: AppLimit) = "mooring_app_limited_total",
@@ -135,6 +137,10 @@ families! {
         Pending = "mooring_pending",
         #[doc = "Devices known."]
         Devices = "mooring_devices",
+        #[doc = "Devices whose row is in memory, and not in the tables only."]
+        DeviceRows = "mooring_device_rows",
+        #[doc = "Bytes of devices' rows in memory, about."]
+        DeviceRowBytes = "mooring_device_row_bytes",
         #[doc = "Messages with a push record."]
         Messages = "mooring_messages",
         #[doc = "Bytes waiting in outboxes of sessions."]

@@ -37,6 +37,7 @@ mod revoke;
 mod rough;
 mod router;
 mod routers;
+mod rows;
 mod sessions;
 mod stats;
 mod strangers;

@@ -153,13 +153,12 @@ fn answer(query: &Query) -> QueryAnswer {
 /// Every other device, by its key.
 fn known(key: DeviceKey) -> Option<DeviceState> {
     key.0[0].is_multiple_of(2).then(|| DeviceState {
-        device_id: "known".into(),
         push_on: true,
         last_active: 7,
         pending: 1,
         oldest_pending_at: Some(1),
         number: 0,
-        attributes: Attributes(Arc::from([])),
+        attributes: Some(Attributes(Arc::from([]))),
         bindings: None,
     })
 }

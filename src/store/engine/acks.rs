@@ -1,12 +1,12 @@
 //! What devices acknowledge: the end of an entry, a receipt, or nothing new.
 
 use super::apply::{Pointed, channel, receipt_of};
+use super::rows::Who;
 use super::tables::part_with;
 use super::{Effect, Engine, StoreFailure};
-use crate::ids::{DeviceKey, MessageId, Seq, ShardId};
+use crate::ids::{MessageId, Seq, ShardId};
 use crate::push::{Acked, Event, Failure, Millis, Receipt, ReceiptKind};
 use crate::store::disk::Disk;
-use crate::store::part::About;
 use crate::store::push_record::MessageKey;
 use crate::store::record::ReceiptRecord;
 use crate::store::stats::StoreStats;
@@ -45,13 +45,6 @@ enum Standing {
 /// With it when the message was accepted, and the sender's label.
 type Found = (Standing, Option<(Millis, std::sync::Arc<str>)>);
 
-/// A known device, as receipts have it.
-pub(super) struct Who {
-    pub(super) key: DeviceKey,
-    pub(super) number: u32,
-    pub(super) about: About,
-}
-
 fn kind_of(event: Event) -> ReceiptKind {
     match event {
         Event::Arrive => ReceiptKind::Arrive,
@@ -60,10 +53,10 @@ fn kind_of(event: Event) -> ReceiptKind {
     }
 }
 
-/// Bytes of a receipt of this device, at most.
-pub(super) fn receipt_bytes(about: &About) -> usize {
+/// Bytes of a receipt of a device with so many bytes of attributes, at most.
+pub(super) fn receipt_bytes(attributes: usize) -> usize {
     // Numbers and the longest names (app, device, batch, job) beside the attributes.
-    128 + 32 + 64 + 64 + 64 + about.attributes.0.len()
+    128 + 32 + 64 + 64 + 64 + attributes
 }
 
 impl<D: Disk> Engine<D> {
@@ -76,13 +69,18 @@ impl<D: Disk> Engine<D> {
     ) -> Result<(), StoreFailure> {
         let mut confirms = Vec::with_capacity(acks.len());
         for ack in acks {
-            let Some(who) = self.who(&ack.device) else {
+            let who = self.who(&ack.device)?;
+            if who.is_none() && !self.is_lost(&ack.device) {
                 // Sessions exist for known devices only; one that isn't has nothing to lose.
                 confirms.push(Confirm { session: ack.session, number: ack.number });
                 continue;
-            };
+            }
             // An event makes two records at most: a click with the arrive that it implies.
-            if !self.has_room_beside_ends(ack.events.len() * 2, receipt_bytes(&who.about)) {
+            let fits = |who: &Who| {
+                self.has_room_beside_ends(ack.events.len() * 2, receipt_bytes(who.attributes.0.len()))
+            };
+            // Of whom nobody knows what to say in a receipt has to say Hello first.
+            let Some(who) = who.filter(fits) else {
                 StoreStats::add(&self.shared.stats.acks_dropped, 1);
                 // Told before any confirmation of this or a later commit, which would cover it. Number 0 is confirmed by nothing: its messages are
                 // pending still, and come again on this session.
@@ -90,7 +88,8 @@ impl<D: Disk> Engine<D> {
                     self.effects.push(Effect::AckRefused(ack.session));
                 }
                 continue;
-            }
+            };
+            let who = Who { client_ip: ack.client_ip.or(who.client_ip), ..who };
             for event in &ack.events {
                 self.acked(now, &who, event)?;
             }
@@ -101,12 +100,6 @@ impl<D: Disk> Engine<D> {
             self.effects.push(Effect::Confirmed(shard, confirms));
         }
         Ok(())
-    }
-
-    pub(super) fn who(&self, key: &DeviceKey) -> Option<Who> {
-        let part = self.shared.index.of_device(key);
-        let device = part.devices.get(key)?;
-        Some(Who { key: *key, number: device.number, about: (*device.about).clone() })
     }
 
     fn acked(&mut self, now: Millis, who: &Who, acked: &Acked) -> Result<(), StoreFailure> {
@@ -143,7 +136,7 @@ impl<D: Disk> Engine<D> {
             sent_at: if pointed.sent_reported { 0 } else { sent_at.unwrap_or(0) },
             channel: channel(accepted_at, sent_at),
             implied: acked.event != Event::Arrive,
-            ..receipt_of(&who.about, Some(pointed), ReceiptKind::Arrive)
+            ..receipt_of(who, Some(pointed), ReceiptKind::Arrive)
         };
         let batch = pointed.batch.seq;
         let tapped = (acked.event != Event::Arrive).then(|| Receipt {
@@ -184,7 +177,7 @@ impl<D: Disk> Engine<D> {
     }
 
     fn not_pending(&mut self, now: Millis, who: &Who, acked: &Acked) -> Result<(), StoreFailure> {
-        let key = MessageKey::of(&who.about.app, acked.message);
+        let key = MessageKey::of(&who.app, acked.message);
         let (standing, record) = self.standing(who, key, acked.event)?;
         let (accepted_at, job_key) = record.unwrap_or_else(|| (0, "".into()));
         let mut receipt = Receipt {
@@ -193,7 +186,7 @@ impl<D: Disk> Engine<D> {
             raw_event_time: acked.time,
             channel: channel(accepted_at, acked.sent_at),
             job_key,
-            ..receipt_of(&who.about, None, kind_of(acked.event))
+            ..receipt_of(who, None, kind_of(acked.event))
         };
         match standing {
             Standing::Known => return Ok(()),
@@ -219,7 +212,7 @@ impl<D: Disk> Engine<D> {
     /// Written, and no arrive within the deadline: said once for an entry. It isn't essential, so it never uses the reserve's last bytes.
     pub(super) fn sent(&mut self, now: Millis, sent: &[SentAlone]) -> Result<(), StoreFailure> {
         for SentAlone { device, batch, sent_at } in sent {
-            let Some(who) = self.who(device) else { continue };
+            let Some(who) = self.who(device)? else { continue };
             let pointed = {
                 let mut part = self.shared.index.of_device(device);
                 let entries = part.devices.get_mut(device).map(|device| &mut device.pending);
@@ -232,7 +225,7 @@ impl<D: Disk> Engine<D> {
                     sent_reported: false,
                 }
             };
-            if !self.has_room_beside_ends(1, receipt_bytes(&who.about)) {
+            if !self.has_room_beside_ends(1, receipt_bytes(who.attributes.0.len())) {
                 continue;
             }
             let accepted_at = pointed.batch.accepted_at;
@@ -241,7 +234,7 @@ impl<D: Disk> Engine<D> {
                 raw_event_time: *sent_at,
                 sent_at: *sent_at,
                 channel: channel(accepted_at, Some(*sent_at)),
-                ..receipt_of(&who.about, Some(&pointed), ReceiptKind::Sent)
+                ..receipt_of(&who, Some(&pointed), ReceiptKind::Sent)
             };
             self.stage_receipt(&ReceiptRecord { receipt, key: *device, number: who.number, batch: *batch })?;
         }

@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering;
 use roaring::RoaringBitmap;
 
 use super::ends::Cost;
+use super::rows::Who;
 use super::tables::part_with;
 use super::{Effect, Engine, StoreFailure};
-use crate::ids::{DeviceKey, Seq};
+use crate::ids::Seq;
 use crate::push::{Channel, Failure, Millis, Receipt, ReceiptKind};
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
 use crate::store::journal::{Place, RECORD_OVERHEAD};
-use crate::store::part::About;
 use crate::store::part_messages::{End, Ended};
 use crate::store::push_record::{MessageKey, Numbers, bitmap_bytes};
 use crate::store::record::{self, MassRecord, ReceiptRecord};
@@ -45,22 +45,22 @@ pub(super) fn channel(accepted_at: Millis, sent_at: Option<Millis>) -> Channel {
 }
 
 /// A receipt about this device with nothing said yet but who it is.
-pub(super) fn receipt_of(about: &About, pointed: Option<&Pointed>, kind: ReceiptKind) -> Receipt {
+pub(super) fn receipt_of(who: &Who, pointed: Option<&Pointed>, kind: ReceiptKind) -> Receipt {
     let batch = pointed.map(|pointed| &pointed.batch);
     Receipt {
         kind,
         outcome: None,
-        app: about.app.clone(),
+        app: who.app.clone(),
         message: batch.map_or(crate::ids::MessageId(0), |batch| batch.message),
         target: pointed.map(|pointed| (pointed.batch.id.clone(), pointed.ordinal)),
-        device_id: about.device_id.clone(),
+        device_id: who.device_id.clone(),
         event_time: 0,
         raw_event_time: 0,
         sent_at: 0,
         channel: Channel::Unknown,
-        last_active: about.last_active,
-        client_ip: about.client_ip,
-        attributes: about.attributes.clone(),
+        last_active: who.last_active,
+        client_ip: who.client_ip,
+        attributes: who.attributes.clone(),
         job_key: batch.map_or_else(|| "".into(), |batch| batch.job_key.clone()),
         after: None,
         late: false,
@@ -166,9 +166,7 @@ impl<D: Disk> Engine<D> {
     pub(super) fn fail_one(
         &mut self,
         now: Millis,
-        key: DeviceKey,
-        number: u32,
-        about: &About,
+        who: &Who,
         pointed: &Pointed,
         reason: Failure,
     ) -> Result<(), StoreFailure> {
@@ -179,8 +177,9 @@ impl<D: Disk> Engine<D> {
             raw_event_time: now,
             sent_at: sent_at.unwrap_or(0),
             channel: channel(pointed.batch.accepted_at, pointed.written_at),
-            ..receipt_of(about, Some(pointed), ReceiptKind::SentFail)
+            ..receipt_of(who, Some(pointed), ReceiptKind::SentFail)
         };
+        let Who { key, number, .. } = *who;
         self.stage_receipt(&ReceiptRecord { receipt, key, number, batch: pointed.batch.seq })?;
         self.effects.push(Effect::Ended(vec![key], pointed.batch.seq, reason));
         Ok(())

@@ -3,37 +3,38 @@
 //! ```text
 //! head      version, parts, next device number, the streams, what operators set for apps
 //! homes     one a part: live batches, batch ids, recalls, and the sequence as of which
-//! devices   one a part: devices with their lists, what is revoked of devices, and the sequence as of which
+//! devices   one a part: hot rows of devices with their lists, what is revoked of devices, and the sequence as of which
 //! ```
 //! Each slice is of its own time; at a recovery a record is applied to what a slice holds only if it is newer than that. All homes stand before all
 //! devices, so that the batches that a list names are there when the list is read, unless they are younger than their home's slice: those entries
 //! are held back until the batch's record is replayed.
 //!
-//! Push records, totals and statistics are in the tables, as of the sequence that these name. A checkpoint gets its name only when the tables have
+//! Cold rows of devices, push records, totals and statistics are in the tables, as of the sequence that these name. A checkpoint gets its name only when the tables have
 //! reached what its slices reflect: so a start never has to bring them further than what it reads of the journal anyway.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::load::KnownApps;
 use super::{Engine, StoreFailure};
-use crate::binding::{Binding, Bindings};
 use crate::ids::Seq;
 use crate::push::Millis;
 use crate::store::batch::Batch;
 use crate::store::checkpoint::{CheckpointError, CheckpointWriter, remove_older};
-use crate::store::codec::{put_bytes, put_ip, put_u32, put_u64, put_varint};
+use crate::store::codec::{put_bytes, put_u32, put_u64, put_varint};
 use crate::store::disk::Disk;
 use crate::store::fault::{self, Fault};
-use crate::store::part::Part;
-use crate::store::record::device::put_binding;
+use crate::store::part::{AppId, Part};
 use crate::store::record::put_epoch;
 use crate::store::stats::StoreStats;
 
-pub(super) const VERSION: u8 = 3;
+pub(super) const VERSION: u8 = 4;
 pub(super) const HEAD: u8 = 0;
 pub(super) const HOME: u8 = 1;
 pub(super) const DEVICES: u8 = 2;
+/// Flags of a device.
+pub(super) const PUSH_ON: u8 = 1;
+pub(super) const MAY_BE_BOUND: u8 = 2;
+pub(super) const WITH_ACCOUNT: u8 = 4;
 /// How long to wait after a checkpoint that couldn't be written.
 const RETRY_MS: Millis = 5_000;
 
@@ -278,7 +279,11 @@ impl<D: Disk> Engine<D> {
         put_u64(&mut self.scratch, self.journal.head().0);
         {
             let part = self.shared.index.lock(number);
-            if homes { part.put_home(&mut self.scratch) } else { part.put_devices(&mut self.scratch) }
+            if homes {
+                part.put_home(&mut self.scratch);
+            } else {
+                part.put_devices(&mut self.scratch, &self.apps);
+            }
         }
         writing.written += 1;
         writing.reflects = self.journal.head();
@@ -316,55 +321,43 @@ impl Part {
         }
     }
 
-    fn put_devices(&self, out: &mut Vec<u8>) {
-        // Attributes are shared between devices: each stands once.
-        let mut places: HashMap<*const u8, u64> = HashMap::new();
-        let mut table = Vec::new();
-        let mut devices = Vec::new();
+    fn put_devices(&self, out: &mut Vec<u8>, known: &KnownApps) {
+        // In each slice, as apps may become known between two: each stands once.
+        let mut apps: Vec<AppId> = self.devices.values().map(|device| device.app).collect();
+        apps.sort_unstable();
+        apps.dedup();
+        put_varint(out, apps.len() as u64);
+        for app in &apps {
+            put_bytes(out, known.key(*app).as_str().as_bytes());
+        }
+        put_varint(out, self.devices.len() as u64);
         for (key, device) in &self.devices {
-            let about = &device.about;
-            let next = places.len() as u64;
-            let place = *places.entry(Arc::as_ptr(&about.attributes.0).cast()).or_insert_with(|| {
-                put_bytes(&mut table, &about.attributes.0);
-                next
-            });
-            devices.extend_from_slice(&key.0);
-            put_u32(&mut devices, device.number);
-            devices.push(u8::from(device.push_on));
-            put_bytes(&mut devices, about.app.as_str().as_bytes());
-            put_bytes(&mut devices, about.device_id.as_bytes());
-            put_varint(&mut devices, place);
-            put_ip(&mut devices, about.client_ip);
-            put_u64(&mut devices, about.last_active);
-            put_bindings(&mut devices, about.bindings.as_deref());
-            put_varint(&mut devices, device.pending.len() as u64);
+            let described = device.described();
+            let (digest, len) = described.attributes;
+            out.extend_from_slice(&key.0);
+            put_u32(out, device.number);
+            let mut flags = if device.push_on { PUSH_ON } else { 0 };
+            flags |= if device.may_be_bound() { MAY_BE_BOUND } else { 0 };
+            flags |= if device.account.is_some() { WITH_ACCOUNT } else { 0 };
+            out.push(flags);
+            put_varint(out, apps.binary_search(&device.app).unwrap_or_default() as u64);
+            put_u64(out, digest);
+            put_varint(out, u64::from(len));
+            put_u32(out, (described.last_active / 1_000) as u32);
+            if let Some(account) = device.account {
+                put_u64(out, account.number());
+            }
+            put_varint(out, device.pending.len() as u64);
             for entry in &device.pending {
-                put_varint(&mut devices, entry.batch.seq.0);
-                put_varint(&mut devices, u64::from(entry.ordinal));
-                devices.push(entry.flags());
+                put_varint(out, entry.batch.seq.0);
+                put_varint(out, u64::from(entry.ordinal));
+                out.push(entry.flags());
             }
         }
-        put_varint(out, places.len() as u64);
-        out.extend_from_slice(&table);
-        put_varint(out, self.devices.len() as u64);
-        out.extend_from_slice(&devices);
         put_varint(out, self.revocations.len() as u64);
         for (device, revocation) in &self.revocations {
             put_epoch(out, device, *revocation);
         }
-    }
-}
-
-/// How many, then each.
-fn put_bindings(out: &mut Vec<u8>, bindings: Option<&Bindings>) {
-    let Some(all) = bindings else { return put_varint(out, 0) };
-    let one = all.account.iter().cloned().map(Binding::Account);
-    let one = one.chain(all.phone.iter().cloned().map(Binding::Phone));
-    let one = one.chain(all.aliases.iter().cloned().map(Binding::Alias));
-    let one: Vec<Binding> = one.chain(all.tags.iter().cloned().map(Binding::Tag)).collect();
-    put_varint(out, one.len() as u64);
-    for binding in &one {
-        put_binding(out, binding);
     }
 }
 

@@ -100,9 +100,7 @@ impl<D: Disk> Engine<D> {
                 _ => {}
             }
         }
-        if self.pending + batch.targets.len() as u64 > self.options.max_pending
-            || self.is_behind_with_tables()
-        {
+        if self.pending + batch.targets.len() as u64 > self.options.max_pending || self.is_behind() {
             return Err(Rejection::Exhausted);
         }
         if self.controls.get(&batch.app).is_some_and(|control| control.suspended) {

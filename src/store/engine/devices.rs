@@ -7,16 +7,19 @@
 
 use std::sync::Arc;
 
-use super::acks::{Who, receipt_bytes};
+use super::acks::receipt_bytes;
 use super::apply::Pointed;
 use super::forget;
+use super::rows::Who;
 use super::{Effect, Engine, StoreFailure};
 use crate::binding::{Change, ChangeError, Unbind};
 use crate::ids::{DeviceKey, SessionRef};
 use crate::push::{Attributes, Failure, Millis, Seen};
+use crate::store::attributes::digest;
+use crate::store::device_row::{Bound, Says};
 use crate::store::disk::Disk;
-use crate::store::part::{About, Device, Entry, Part};
-use crate::store::record::device::{ACTIVE_BYTES, ATTRIBUTES, NEW, STATE_LOST, SWITCH, put_active};
+use crate::store::part::{Described, Entry};
+use crate::store::record::device::{ACTIVE_BYTES, ATTRIBUTES, NEW, ROW, STATE_LOST, SWITCH, put_active};
 use crate::store::record::{self, BindingRecord, DeviceRecord};
 
 /// What a device's row becomes, and what ends by that.
@@ -30,55 +33,58 @@ struct Update {
 }
 
 impl<D: Disk> Engine<D> {
-    /// A device says Hello with something new. Refused: there is no room for another device.
+    /// A device says Hello with something new. Refused: there is no room for another device, or for what is new.
     pub(super) fn seen(&mut self, now: Millis, seen: &Seen, session: SessionRef) -> Result<(), StoreFailure> {
         let taken = match self.greeted(now, seen) {
-            Ok(Some(update)) => self.update(now, &update)?,
-            Ok(None) => true,
-            Err(()) => false,
+            Some(update) => self.update_if_any(now, &update)?.is_ok(),
+            None => false,
         };
         self.effects.push(if taken { Effect::Seen(session) } else { Effect::Refused(session) });
         Ok(())
     }
 
-    /// What a Hello changes; `None`: nothing.
-    fn greeted(&mut self, now: Millis, seen: &Seen) -> Result<Option<Update>, ()> {
-        let Some(who) = self.who(&seen.key) else {
-            if self.devices >= self.options.max_devices || self.next_number == u32::MAX {
-                return Err(());
-            }
-            let about = About {
-                app: self.interned.app(seen.app.as_str()).unwrap_or_else(|_| seen.app.clone()),
-                device_id: seen.device_id.clone(),
-                attributes: self.interned.attributes(&seen.attributes.0),
-                client_ip: Some(seen.client_ip),
-                last_active: now,
-                bindings: None,
-            };
-            let push_on = seen.push_on.unwrap_or(true);
-            let who = Who { key: seen.key, number: self.next_number, about };
-            let changed = if push_on { NEW } else { NEW | SWITCH };
-            return Ok(Some(Update { who, push_on, changed, ended: Vec::new(), reason: Failure::Forgotten }));
+    /// What a Hello changes; `None`: there is no room for another device. A Hello says who it is, so that nothing has to be read.
+    fn greeted(&mut self, now: Millis, seen: &Seen) -> Option<Update> {
+        let attributes =
+            self.shared.index.attributes.share(digest(&seen.attributes.0), seen.attributes.clone());
+        let known = {
+            let part = self.shared.index.of_device(&seen.key);
+            part.devices.get(&seen.key).map(|device| (device.described(), device.is_lost()))
         };
+        let Some((known, is_lost)) = known else {
+            if self.devices >= self.options.max_devices || self.next_number == u32::MAX {
+                return None;
+            }
+            let push_on = seen.push_on.unwrap_or(true);
+            let who = Who::says(seen, self.next_number, attributes, now);
+            let changed = if push_on { NEW } else { NEW | SWITCH };
+            let (ended, reason) = (Vec::new(), Failure::Forgotten);
+            return Some(Update { who, push_on, changed, ended, reason });
+        };
+        let who = Who::says(seen, known.number, attributes, known.last_active);
         let mut update = self.described(now, who, Some(&seen.attributes), seen.push_on);
-        update.who.about.client_ip = Some(seen.client_ip);
+        if is_lost {
+            update.changed |= ROW;
+        }
         if seen.state_lost {
             update.changed |= STATE_LOST;
             update.reason = Failure::Reinstalled;
             update.ended = self.pending_of(&seen.key, |_| true);
         }
-        let mut part = self.shared.index.of_device(&seen.key);
-        if let Some(device) = part.devices.get_mut(&seen.key) {
+        self.came_from(&seen.key, seen.client_ip);
+        if let Some(device) = self.shared.index.of_device(&seen.key).devices.get_mut(&seen.key) {
             // Until its session says that it is active.
-            device.returning = true;
-            // Phones change their address with every network: worth knowing, not worth a record each time.
-            device.about.client_ip = Some(seen.client_ip);
+            device.returns();
         }
-        drop(part);
-        if update.changed == 0 {
-            return Ok(None);
+        Some(update)
+    }
+
+    /// Phones change their address with every network: worth knowing, not worth a record each time.
+    fn came_from(&self, key: &DeviceKey, address: std::net::IpAddr) {
+        let mut part = self.shared.index.of_device(key);
+        if let Some(about) = part.devices.get_mut(key).and_then(|device| device.about.as_mut()) {
+            about.client_ip = Some(address);
         }
-        Ok(Some(update))
     }
 
     /// A known device with these attributes and this switch, where they are said.
@@ -90,22 +96,25 @@ impl<D: Disk> Engine<D> {
         push_on: Option<bool>,
     ) -> Update {
         let mut changed = 0;
-        if let Some(attributes) = attributes.filter(|said| **said != who.about.attributes) {
-            who.about.attributes = self.interned.attributes(&attributes.0);
+        let (is_on, is_new) = {
+            let part = self.shared.index.of_device(&who.key);
+            let device = part.devices.get(&who.key);
+            let has = |said: &Attributes| {
+                device.is_some_and(|device| device.has_attributes(digest(&said.0), said.0.len()))
+            };
+            (device.is_none_or(|device| device.push_on), attributes.filter(|said| !has(said)))
+        };
+        if let Some(attributes) = is_new {
+            who.attributes = self.shared.index.attributes.of_bytes(&attributes.0);
             changed |= ATTRIBUTES;
         }
-        who.about.last_active = now.max(who.about.last_active);
-        let is_on = self.is_on(&who.key);
+        who.last_active = now.max(who.last_active);
         let push_on = push_on.unwrap_or(is_on);
         if push_on != is_on {
             changed |= SWITCH;
         }
         let ended = if push_on { Vec::new() } else { self.pending_of(&who.key, |_| true) };
         Update { who, push_on, changed, ended, reason: Failure::PushDisabled }
-    }
-
-    fn is_on(&self, key: &DeviceKey) -> bool {
-        self.shared.index.of_device(key).devices.get(key).is_none_or(|device| device.push_on)
     }
 
     /// Entries of a device as their end needs them.
@@ -117,28 +126,27 @@ impl<D: Disk> Engine<D> {
 
     /// Stages the ends, the record and its effect. `false`: there is no room, and nothing has changed.
     fn update(&mut self, now: Millis, update: &Update) -> Result<bool, StoreFailure> {
-        let Update { who, push_on, changed, ended, reason } = update;
-        self.tidy_attributes();
-        if !self.has_room_beside_ends(2 + ended.len(), receipt_bytes(&who.about).max(BindingRecord::BYTES)) {
+        let Update { who, push_on, changed, ended, reason, .. } = update;
+        let bytes = receipt_bytes(who.attributes.0.len()).max(BindingRecord::BYTES);
+        if self.is_behind() || !self.has_room_beside_ends(2 + ended.len(), bytes) {
             return Ok(false);
         }
         for pointed in ended {
-            self.fail_one(now, who.key, who.number, &who.about, pointed, *reason)?;
+            self.fail_one(now, who, pointed, *reason)?;
         }
         if changed & STATE_LOST != 0 {
             self.log_out(now, who)?;
         }
-        let about = &who.about;
         self.scratch.clear();
         DeviceRecord {
-            app: about.app.as_str(),
+            app: who.app.as_str(),
             key: who.key,
             number: who.number,
             push_on: *push_on,
-            device_id: &about.device_id,
-            attributes: &about.attributes.0,
-            client_ip: about.client_ip,
-            last_active: about.last_active,
+            device_id: &who.device_id,
+            attributes: &who.attributes.0,
+            client_ip: who.client_ip,
+            last_active: who.last_active,
             changed: *changed,
         }
         .encode(&mut self.scratch);
@@ -146,17 +154,42 @@ impl<D: Disk> Engine<D> {
             // It tells nobody anything: nothing to be read.
             self.stage(record::DEVICE)?;
         } else {
-            self.stage_event(record::DEVICE, about.app.as_str())?;
+            self.stage_event(record::DEVICE, who.app.as_str())?;
         }
         self.shared.index.note_staged(who.key);
-        self.shared.index.of_device(&who.key).know(who.key, who.number, *push_on, about.clone());
-        self.ledger.registered(&about.app, who.number, now);
-        self.ledger.active(&about.app, who.number, now);
+        self.know(update);
+        self.ledger.registered(&who.app, who.number, now);
+        self.ledger.active(&who.app, who.number, now);
         if changed & NEW != 0 {
             self.devices += 1;
             self.next_number += 1;
         }
         Ok(true)
+    }
+
+    /// The device's rows as an update has them.
+    fn know(&mut self, update: &Update) {
+        let Update { who, push_on, changed, .. } = update;
+        let index = &self.shared.index;
+        let described = Described {
+            number: who.number,
+            app: self.apps.id(&who.app),
+            push_on: *push_on,
+            attributes: (digest(&who.attributes.0), who.attributes.0.len() as u16),
+            last_active: who.last_active,
+        };
+        let mut part = index.of_device(&who.key);
+        part.know(who.key, &described, &index.warmth);
+        if is_in_row(*changed) {
+            let (device_id, attributes) = (who.device_id.clone(), who.attributes.clone());
+            let says = Says { device_id, attributes, client_ip: who.client_ip };
+            if part.rewrite(&who.key, says, bound_by(*changed), &index.warmth) {
+                self.ledger.changed_rows.push(who.key);
+            }
+        } else {
+            drop(part);
+            who.client_ip.into_iter().for_each(|address| self.came_from(&who.key, address));
+        }
     }
 
     /// Stages the scratch buffer as a record that is an event of its app's stream.
@@ -168,7 +201,17 @@ impl<D: Disk> Engine<D> {
 
     /// A reinstalled app has lost its login.
     fn log_out(&mut self, now: Millis, who: &Who) -> Result<(), StoreFailure> {
-        let Some(bindings) = &who.about.bindings else { return Ok(()) };
+        let has_account = self
+            .shared
+            .index
+            .of_device(&who.key)
+            .devices
+            .get(&who.key)
+            .is_some_and(|device| device.account.is_some());
+        if !has_account {
+            return Ok(());
+        }
+        let Some(bindings) = self.bindings_of(&who.key)? else { return Ok(()) };
         let account = bindings.account.clone().map(Unbind::Account);
         let Some(step) = account.and_then(|account| bindings.unbind(&account)) else { return Ok(()) };
         self.take_step(now, who, step)
@@ -182,7 +225,7 @@ impl<D: Disk> Engine<D> {
         session: SessionRef,
         change: &Change,
     ) -> Result<(), StoreFailure> {
-        let result = match (self.who(key), change) {
+        let result = match (self.who(key)?, change) {
             // Sessions exist for known devices only: the next one makes it known.
             (None, _) => Err(ChangeError::Exhausted),
             (Some(who), Change::Attributes { attributes, push_on }) => {
@@ -194,10 +237,7 @@ impl<D: Disk> Engine<D> {
                 self.update_if_any(now, &update)?
             }
             (Some(_), Change::Moved(address)) => {
-                // Phones change their address with every network: worth knowing, not worth a record each time.
-                if let Some(device) = self.shared.index.of_device(key).devices.get_mut(key) {
-                    device.about.client_ip = Some(*address);
-                }
+                self.came_from(key, *address);
                 Ok(())
             }
             (Some(who), Change::Bind(binding)) => self.bind(now, &who, binding)?,
@@ -228,7 +268,7 @@ impl<D: Disk> Engine<D> {
             let before = {
                 let mut part = self.shared.index.of_device(key);
                 if let Some(device) = part.devices.get(key) {
-                    self.ledger.active(&device.about.app, device.number, *at);
+                    self.ledger.active(self.apps.key(device.app), device.number, *at);
                 }
                 part.was_active(key, *at)
             };
@@ -252,33 +292,14 @@ impl<D: Disk> Engine<D> {
     }
 }
 
-impl Part {
-    /// A device as it is now; its list and its bindings stay. So does the time of its last activity, which its sessions report: a Hello alone does
-    /// not mean that it was told what it has to be.
-    pub(in crate::store) fn know(&mut self, key: DeviceKey, number: u32, push_on: bool, about: About) {
-        if let Some(device) = self.devices.get_mut(&key) {
-            let bindings = device.about.bindings.take();
-            let last_active = device.about.last_active;
-            device.number = number;
-            device.push_on = push_on;
-            *device.about = About { last_active, bindings, ..about };
-        } else {
-            let pending = smallvec::SmallVec::new();
-            let about = Box::new(About { bindings: None, ..about });
-            self.devices
-                .insert(key, Device { number, push_on, returning: false, pending, about, account: None });
-        }
-    }
+/// Whether the device's cold row is another one for it.
+pub(super) fn is_in_row(changed: u8) -> bool {
+    changed & (NEW | ATTRIBUTES | ROW) != 0
+}
 
-    /// A known device was active at this time; what was known before.
-    pub(in crate::store) fn was_active(&mut self, key: &DeviceKey, at: Millis) -> Option<Millis> {
-        let device = self.devices.get_mut(key)?;
-        device.returning = false;
-        let about = &mut device.about;
-        let before = about.last_active;
-        about.last_active = before.max(at);
-        Some(before)
-    }
+/// What the device is bound to, if a record of what changed tells.
+pub(super) fn bound_by(changed: u8) -> Option<Bound> {
+    (changed & (NEW | ROW) != 0).then_some(Bound::Known(None))
 }
 
 impl From<&Entry> for Pointed {

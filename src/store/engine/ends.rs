@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::apply::Pointed;
 use super::expiry::Live;
 use super::{Engine, StoreFailure};
 use crate::push::{Failure, Millis};
@@ -137,14 +136,9 @@ impl<D: Disk> Engine<D> {
         reason: Failure,
         target: &Target,
     ) -> Result<(), StoreFailure> {
-        let found = {
-            let part = self.shared.index.of_device(&target.key);
-            part.devices.get(&target.key).and_then(|device| {
-                let entry = device.pending.iter().find(|entry| entry.batch.seq == batch.seq)?;
-                Some(((*device.about).clone(), Pointed::from(entry)))
-            })
-        };
-        let Some((about, pointed)) = found else { return Ok(()) };
-        self.fail_one(now, target.key, target.number, &about, &pointed, reason)
+        let pointed = self.pending_of(&target.key, |entry| entry.batch.seq == batch.seq).pop();
+        let Some(pointed) = pointed else { return Ok(()) };
+        let Some(who) = self.who_ever(&target.key)? else { return Ok(()) };
+        self.fail_one(now, &who, &pointed, reason)
     }
 }

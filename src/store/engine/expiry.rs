@@ -33,7 +33,8 @@ impl Live {
     /// An entry of this device.
     pub(super) fn of(key: DeviceKey, device: &Device, entry: &Entry) -> Self {
         let written = entry.written_at().is_some();
-        let receipt_bytes = if written && !entry.sent_reported() { receipt_bytes(&device.about) } else { 0 };
+        let receipt_bytes =
+            if written && !entry.sent_reported() { receipt_bytes(device.attributes_len()) } else { 0 };
         let target = Target { ordinal: entry.ordinal, key, number: device.number };
         Self { target, written, receipt_bytes }
     }

@@ -6,9 +6,10 @@
 //!
 //! Rejected: an index by time of activity. It would change with every session, for something that happens once in months.
 
-use super::acks::{Who, receipt_bytes};
+use super::acks::receipt_bytes;
 use super::apply::Pointed;
 use super::expiry::RETRY_MS;
+use super::rows::Who;
 use super::{Engine, StoreFailure};
 use crate::ids::DeviceKey;
 use crate::push::{Failure, Millis};
@@ -42,14 +43,14 @@ impl State {
 }
 
 fn is_unseen(device: &Device, since: Millis) -> bool {
-    device.about.last_active < since && !device.returning
+    device.active_until() < since && !device.is_returning()
 }
 
 impl<D: Disk> Engine<D> {
     /// Looks at one part, if it is time. Answers whether there may be more to do at once.
     pub(super) fn forget_slice(&mut self, now: Millis) -> Result<bool, StoreFailure> {
         let state = &self.forget;
-        if state.after_ms == 0 {
+        if state.after_ms == 0 || self.is_behind() {
             return Ok(false);
         }
         let grain = grain_ms(state.after_ms);
@@ -101,6 +102,7 @@ impl<D: Disk> Engine<D> {
 
     /// Forgets a device, unless it has come back meanwhile. `false`: there is no room for the records.
     fn forget(&mut self, now: Millis, key: &DeviceKey, unseen_since: Millis) -> Result<bool, StoreFailure> {
+        let Some(who) = self.who_ever(key)? else { return Ok(true) };
         let device = {
             let mut part = self.shared.index.of_device(key);
             let Some(device) = part.devices.get(key) else { return Ok(true) };
@@ -108,22 +110,22 @@ impl<D: Disk> Engine<D> {
             if !is_unseen(device, unseen_since) {
                 return Ok(true);
             }
-            if !self.has_room_beside_ends(1 + device.pending.len(), receipt_bytes(&device.about)) {
+            let bytes = receipt_bytes(device.attributes_len());
+            if !self.has_room_beside_ends(1 + device.pending.len(), bytes) {
                 return Ok(false);
             }
-            part.devices.remove(key)
+            part.forget(key, &self.shared.index.warmth)
         };
-        let Some(Device { number, pending, about, .. }) = device else { return Ok(true) };
-        let who = Who { key: *key, number, about: *about };
+        let pending = device.map(|device| device.pending).unwrap_or_default();
         for entry in &pending {
-            self.fail_one(now, who.key, who.number, &who.about, &Pointed::from(entry), Failure::Forgotten)?;
+            self.fail_one(now, &who, &Pointed::from(entry), Failure::Forgotten)?;
         }
-        let (app, device_id) = (who.about.app.clone(), who.about.device_id.clone());
-        let record =
-            ForgottenRecord { app, key: who.key, device_id, time: now, last_active: who.about.last_active };
+        let Who { key, number, app, device_id, last_active, .. } = who;
+        let record = ForgottenRecord { app, key, number, device_id, time: now, last_active };
         self.scratch.clear();
         record.encode(&mut self.scratch);
         self.stage_event(record::FORGOTTEN, record.app.as_str())?;
+        self.ledger.gone_rows.push(number);
         self.devices -= 1;
         Ok(true)
     }

@@ -1,52 +1,52 @@
 //! Reading a checkpoint back; see [`super::checkpoint`] for its form.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, RwLock};
 
 use super::apps::{Controls, take_all};
-use super::checkpoint::{DEVICES, HEAD, HOME, VERSION};
+use super::checkpoint::{DEVICES, HEAD, HOME, MAY_BE_BOUND, PUSH_ON, VERSION, WITH_ACCOUNT};
 use super::recover::OpenError;
-use crate::binding::Step;
-use crate::ids::{AppKey, BatchId, DeviceKey, DigestKey, MessageId, Seq};
-use crate::push::Attributes;
+use crate::ids::{AccountDigest, AppKey, BatchId, DeviceKey, MessageId, Seq};
 use crate::store::batch::Batch;
 use crate::store::batch_ids::BatchIds;
 use crate::store::checkpoint::CheckpointReader;
 use crate::store::codec::{Malformed, Take};
 use crate::store::disk::Disk;
 use crate::store::index::Index;
-use crate::store::part::{About, Entry, Part, Spread};
+use crate::store::options::StoreOptions;
+use crate::store::part::{AppId, Described, Entry, Part, Spread};
 use crate::store::push_record::MessageKey;
 use crate::store::recalls::Recall;
-use crate::store::record::device::take_binding;
 use crate::store::record::{take_epoch, take_priority};
 use crate::store::stream::saved::SavedStreams;
 
-/// One copy of what stands with many devices.
+/// One copy of each app, and a small number for it.
 #[derive(Debug, Default)]
-pub(super) struct Interned {
-    pub(super) apps: HashSet<AppKey>,
-    pub(super) attributes: HashSet<Arc<[u8]>>,
+pub(super) struct KnownApps {
+    keys: Vec<AppKey>,
+    ids: HashMap<AppKey, AppId>,
 }
 
-impl Interned {
+impl KnownApps {
     pub(super) fn app(&mut self, text: &str) -> Result<AppKey, Malformed> {
-        let app = AppKey::parse(text).ok_or(Malformed)?;
-        if let Some(known) = self.apps.get(&app) {
-            return Ok(known.clone());
-        }
-        self.apps.insert(app.clone());
-        Ok(app)
+        let id = self.id(&AppKey::parse(text).ok_or(Malformed)?);
+        Ok(self.key(id).clone())
     }
 
-    pub(super) fn attributes(&mut self, bytes: &[u8]) -> Attributes {
-        if let Some(known) = self.attributes.get(bytes) {
-            return Attributes(known.clone());
+    pub(super) fn id(&mut self, app: &AppKey) -> AppId {
+        if let Some(known) = self.ids.get(app) {
+            return *known;
         }
-        let new: Arc<[u8]> = bytes.into();
-        self.attributes.insert(new.clone());
-        Attributes(new)
+        let id = AppId(self.keys.len() as u32);
+        self.keys.push(app.clone());
+        self.ids.insert(app.clone(), id);
+        id
+    }
+
+    /// One that [`Self::id`] gave.
+    pub(super) fn key(&self, id: AppId) -> &AppKey {
+        &self.keys[id.0 as usize]
     }
 }
 
@@ -69,17 +69,15 @@ pub(super) struct Loaded {
     pub(super) next_number: u32,
     pub(super) streams: SavedStreams,
     pub(super) controls: Controls,
-    pub(super) interned: Interned,
-    /// Makes the digests of accounts.
-    digest_key: DigestKey,
+    pub(super) apps: KnownApps,
     /// Live batches read so far, whatever their part.
     batches: HashMap<Seq, Arc<Batch>, Spread>,
 }
 
 impl Loaded {
     /// Nothing yet.
-    pub(super) fn empty(parts: usize, digest_key: DigestKey) -> Self {
-        let index = Index::new(parts);
+    pub(super) fn empty(parts: usize, options: &StoreOptions) -> Self {
+        let index = Index::new(parts, options.device_cache_bytes);
         let floors = vec![Seq(0); index.len()];
         Self {
             index,
@@ -89,18 +87,17 @@ impl Loaded {
             next_number: 0,
             streams: SavedStreams::default(),
             controls: Controls::default(),
-            interned: Interned::default(),
-            digest_key,
+            apps: KnownApps::default(),
             batches: HashMap::default(),
         }
     }
 
     pub(super) fn read<D: Disk>(
         reader: &mut CheckpointReader<D>,
-        digest_key: DigestKey,
+        options: &StoreOptions,
     ) -> Result<Self, OpenError> {
         let mut loaded = match reader.next_slice()? {
-            Some(head) => Self::read_head(&head, digest_key)?,
+            Some(head) => Self::read_head(&head, options)?,
             None => return Err(Malformed.into()),
         };
         while let Some(slice) = reader.next_slice()? {
@@ -110,12 +107,12 @@ impl Loaded {
         Ok(loaded)
     }
 
-    fn read_head(slice: &[u8], digest_key: DigestKey) -> Result<Self, Malformed> {
+    fn read_head(slice: &[u8], options: &StoreOptions) -> Result<Self, Malformed> {
         let mut take = Take(slice);
         if take.array()? != [HEAD, VERSION] {
             return Err(Malformed);
         }
-        let mut loaded = Self::empty(take.u32()? as usize, digest_key);
+        let mut loaded = Self::empty(take.u32()? as usize, options);
         loaded.next_number = take.u32()?;
         loaded.streams = SavedStreams::decode(&mut take)?;
         loaded.controls = take_all(&mut take)?;
@@ -147,13 +144,13 @@ impl Loaded {
     fn read_home(&mut self, take: &mut Take<'_>, number: usize) -> Result<(), Malformed> {
         let mut part = self.index.lock(number);
         for _ in 0..take.varint()? {
-            let batch = Arc::new(take_batch(take, &mut self.interned)?);
+            let batch = Arc::new(take_batch(take, &mut self.apps)?);
             part.batches.insert(batch.seq, batch.clone());
             self.batches.insert(batch.seq, batch);
         }
         part.ids = BatchIds::decode(take)?;
         for _ in 0..take.varint()? {
-            let app = self.interned.app(take.text()?)?;
+            let app = self.apps.app(take.text()?)?;
             let (message, seq) = (MessageId(take.u64()?), Seq(take.u64()?));
             let one = Arc::new(Recall::new(seq, app, message, take.u64()?, take.u64()?));
             part.recalls.insert(one.home, one);
@@ -163,24 +160,27 @@ impl Loaded {
 
     fn read_devices(&mut self, take: &mut Take<'_>, number: usize) -> Result<(), Malformed> {
         let mut part = self.index.lock(number);
-        let mut table = Vec::new();
+        let mut apps = Vec::new();
         for _ in 0..take.varint()? {
-            table.push(self.interned.attributes(take.bytes()?));
+            let app = AppKey::parse(take.text()?).ok_or(Malformed)?;
+            apps.push(self.apps.id(&app));
         }
         for _ in 0..take.varint()? {
             let key = DeviceKey(take.array()?);
-            let number = take.u32()?;
-            let push_on = take.flag()?;
-            let app = self.interned.app(take.text()?)?;
-            let device_id = take.text()?.into();
-            let attributes = usize::try_from(take.varint()?).ok().and_then(|place| table.get(place));
-            let attributes = attributes.ok_or(Malformed)?.clone();
-            let (client_ip, last_active) = (take.ip()?, take.u64()?);
-            let about = About { app, device_id, attributes, client_ip, last_active, bindings: None };
-            part.know(key, number, push_on, about);
+            let (number, flags) = (take.u32()?, take.u8()?);
+            let app = usize::try_from(take.varint()?).ok().and_then(|at| apps.get(at));
+            let described = Described {
+                number,
+                app: *app.ok_or(Malformed)?,
+                push_on: flags & PUSH_ON != 0,
+                attributes: (take.u64()?, u16::try_from(take.varint()?).map_err(|_| Malformed)?),
+                last_active: u64::from(take.u32()?) * 1_000,
+            };
+            part.know(key, &described, &self.index.warmth);
             let device = part.devices.get_mut(&key).ok_or(Malformed)?;
-            for _ in 0..take.varint()? {
-                device.apply_step(&Step { bound: true, binding: take_binding(take)? }, &self.digest_key);
+            device.set_may_be_bound(flags & MAY_BE_BOUND != 0);
+            if flags & WITH_ACCOUNT != 0 {
+                device.account = Some(AccountDigest::from_number(take.u64()?).ok_or(Malformed)?);
             }
             self.next_number = self.next_number.max(number.saturating_add(1));
             take_pending(take, &mut part, key, &self.batches, &mut self.held)?;
@@ -211,9 +211,9 @@ fn take_pending(
     Ok(())
 }
 
-fn take_batch(take: &mut Take<'_>, interned: &mut Interned) -> Result<Batch, Malformed> {
+fn take_batch(take: &mut Take<'_>, apps: &mut KnownApps) -> Result<Batch, Malformed> {
     let seq = Seq(take.u64()?);
-    let app = interned.app(take.text()?)?;
+    let app = apps.app(take.text()?)?;
     let message = MessageId(take.u64()?);
     Ok(Batch {
         seq,

@@ -35,6 +35,7 @@ mod recall;
 mod recover;
 mod replay;
 mod revoke;
+mod rows;
 mod storage;
 mod streams;
 mod tables;
@@ -161,9 +162,8 @@ pub struct Engine<D: Disk> {
     live_bytes: u64,
     /// Live batches whose newest record is in a segment, and their bytes.
     live_in: BTreeMap<u32, (u64, u64)>,
-    interned: load::Interned,
-    /// Attributes in `interned` after it was last tidied.
-    attributes_kept: usize,
+    /// Of devices and batches.
+    apps: load::KnownApps,
     unmatched: acks::Limiter,
     ledger: Ledger,
     tables: tables::State,
@@ -435,18 +435,15 @@ impl<D: Disk> Engine<D> {
         self.shared.bodies.remove(batch);
     }
 
-    /// Forgets attributes that no device has any more, now and then.
-    fn tidy_attributes(&mut self) {
-        if self.interned.attributes.len() > 2 * self.attributes_kept + 1024 {
-            self.interned.attributes.retain(|known| Arc::strong_count(known) > 1);
-            self.attributes_kept = self.interned.attributes.len();
-        }
-    }
-
-    fn export(&self) {
+    fn export(&mut self) {
         let stats = &self.shared.stats;
         let room = self.journal.room();
         let set = |gauge: &AtomicU64, value| StoreStats::set(gauge, value);
+        StoreStats::add(&stats.damaged, std::mem::take(&mut self.ledger.damaged_rows));
+        let warmth = &self.shared.index.warmth;
+        set(&stats.device_rows, warmth.rows() as u64);
+        set(&stats.device_row_bytes, warmth.bytes() as u64);
+        set(&stats.device_row_reads, self.ledger.row_reads);
         set(&stats.pending, self.pending);
         set(&stats.devices, self.devices);
         set(&stats.messages, self.messages);

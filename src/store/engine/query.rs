@@ -1,9 +1,12 @@
 //! Questions, answered as of the group that they stand in.
 
+use super::rows::device_with;
 use super::tables::part_with;
 use super::{Engine, StoreFailure};
 use crate::ids::{AppKey, DeviceKey, MessageId};
+use crate::limits;
 use crate::push::{Counts, Millis};
+use crate::store::device_row::Bound;
 use crate::store::disk::Disk;
 use crate::store::push_record::MessageKey;
 use crate::store::{DeviceState, MessageState, OnDevice, Query, QueryAnswer};
@@ -14,7 +17,11 @@ impl<D: Disk> Engine<D> {
             Query::Message { app, message, device } => {
                 QueryAnswer::Message(self.message(app, *message, device.as_ref())?.map(Box::new))
             }
-            Query::Devices(keys) => QueryAnswer::Devices(keys.iter().map(|key| self.device(key)).collect()),
+            Query::Devices(keys) => {
+                let whole = keys.len() <= limits::QUERY_ROWS;
+                let devices = keys.iter().map(|key| self.device(key, whole));
+                QueryAnswer::Devices(devices.collect::<Result<_, _>>()?)
+            }
             Query::Totals => QueryAnswer::Totals(Box::new(self.totals())),
             Query::Stats { app, days } => QueryAnswer::Stats(self.ledger.days(app, *days, now)),
         })
@@ -50,19 +57,28 @@ impl<D: Disk> Engine<D> {
         }))
     }
 
-    fn device(&self, key: &DeviceKey) -> Option<DeviceState> {
-        let part = self.shared.index.of_device(key);
-        let device = part.devices.get(key)?;
-        Some(DeviceState {
-            device_id: device.about.device_id.clone(),
+    /// With `whole` its cold row too, wherever that is.
+    fn device(&mut self, key: &DeviceKey, whole: bool) -> Result<Option<DeviceState>, StoreFailure> {
+        let index = &self.shared.index;
+        let part = if whole {
+            device_with(index, &*self.tables.tables, &mut self.ledger, key, true)?
+        } else {
+            index.of_device(key)
+        };
+        let Some(device) = part.devices.get(key) else { return Ok(None) };
+        let about = device.about.as_ref().filter(|_| whole);
+        Ok(Some(DeviceState {
             push_on: device.push_on,
-            last_active: device.about.last_active,
+            last_active: device.last_active(),
             pending: device.pending.len() as u32,
             oldest_pending_at: device.pending.iter().map(|entry| entry.batch.accepted_at).min(),
             number: device.number,
-            attributes: device.about.attributes.clone(),
-            bindings: device.about.bindings.clone(),
-        })
+            attributes: about.map(|about| about.attributes.clone()),
+            bindings: about.and_then(|about| match &about.bindings {
+                Bound::Known(bindings) => bindings.clone(),
+                Bound::InTable => None,
+            }),
+        }))
     }
 
     /// Everything since the data directory was made.

@@ -115,9 +115,9 @@ impl<D: Disk> Engine<D> {
         is_connected: IsConnected,
     ) -> Result<(Self, OpenReport), OpenError> {
         let (loaded, covers, damaged_checkpoints) = match CheckpointReader::newest(disk.clone())? {
-            None => (Loaded::empty(options.parts, options.digest_key.clone()), Seq(0), Vec::new()),
+            None => (Loaded::empty(options.parts, options), Seq(0), Vec::new()),
             Some(mut reader) => {
-                let loaded = Loaded::read(&mut reader, options.digest_key.clone())?;
+                let loaded = Loaded::read(&mut reader, options)?;
                 (loaded, reader.covers(), reader.damaged().to_vec())
             }
         };
@@ -142,7 +142,7 @@ impl<D: Disk> Engine<D> {
         replay.tidy();
         let left_out = replay.left_out();
         let ledger = replay.ledger;
-        let Loaded { index, next_number, mut streams, controls, interned, .. } = replay.loaded;
+        let Loaded { index, next_number, mut streams, controls, apps, .. } = replay.loaded;
         index.set_committed(recovery.head);
         let changes = streams.configure(options, journal.reader().oldest(), journal.next_seq());
         let streams = Streams::new(streams, &options.streams);
@@ -180,8 +180,7 @@ impl<D: Disk> Engine<D> {
             pending: 0,
             live_bytes: 0,
             live_in: BTreeMap::new(),
-            attributes_kept: interned.attributes.len(),
-            interned,
+            apps,
             unmatched: acks::Limiter::default(),
             duty: 0,
             ledger,

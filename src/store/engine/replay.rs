@@ -6,19 +6,23 @@ use std::sync::{Arc, MutexGuard};
 use roaring::RoaringBitmap;
 
 use super::deliver::{id_bounds, record_bounds, recovered_batch};
+use super::devices::{bound_by, is_in_row};
 use super::load::Loaded;
+use super::rows::device_with;
 use super::tables::part_with;
 use crate::ids::{AppKey, DeviceKey, Seq};
 use crate::push::{Failure, ReceiptKind};
+use crate::store::attributes::digest;
 use crate::store::batch::Batch;
 use crate::store::batch_ids::{Remembered, id_key};
 use crate::store::body_cache::BodyCache;
 use crate::store::codec::{Malformed, Take};
+use crate::store::device_row::{About, Says};
 use crate::store::fault::{self, Fault};
 use crate::store::journal::Record;
 use crate::store::ledger::Ledger;
 use crate::store::options::StoreOptions;
-use crate::store::part::{About, Entry, OF_ACCOUNT, Part, Spread};
+use crate::store::part::{Described, Entry, OF_ACCOUNT, Part, Spread};
 use crate::store::part_messages::{Acceptance, End};
 use crate::store::push_record::{MessageKey, Numbers, take_bitmap};
 use crate::store::recalls::Recall;
@@ -257,41 +261,76 @@ impl Replay<'_> {
     fn device(&mut self, at: Record<'_>) -> Result<(), Malformed> {
         let record = DeviceRecord::decode(at.payload)?;
         self.loaded.next_number = self.loaded.next_number.max(record.number.saturating_add(1));
-        let app = self.loaded.interned.app(record.app)?;
+        let app = self.loaded.apps.app(record.app)?;
         if self.is_new_to_tables(at.seq) {
             self.ledger.registered(&app, record.number, record.last_active);
             self.ledger.active(&app, record.number, record.last_active);
         }
-        if !self.is_new_at_device(&record.key, at.seq) {
-            return Ok(());
+        let app = self.loaded.apps.id(&app);
+        let index = &self.loaded.index;
+        let mut part = index.of_device(&record.key);
+        if self.is_new_at_device(&record.key, at.seq) {
+            let described = Described {
+                number: record.number,
+                app,
+                push_on: record.push_on,
+                attributes: (
+                    digest(record.attributes),
+                    u16::try_from(record.attributes.len()).map_err(|_| Malformed)?,
+                ),
+                last_active: record.last_active,
+            };
+            part.know(record.key, &described, &index.warmth);
         }
-        let about = About {
-            app,
-            device_id: record.device_id.into(),
-            attributes: self.loaded.interned.attributes(record.attributes),
-            client_ip: record.client_ip,
-            last_active: record.last_active,
-            bindings: None,
-        };
-        let mut part = self.loaded.index.of_device(&record.key);
-        part.know(record.key, record.number, record.push_on, about);
+        if self.is_new_to_row(part.number_of(&record.key), record.number, at.seq) && is_in_row(record.changed)
+        {
+            let attributes = index.attributes.of_bytes(record.attributes);
+            let says = Says { device_id: record.device_id.into(), attributes, client_ip: record.client_ip };
+            if part.rewrite(&record.key, says, bound_by(record.changed), &index.warmth) {
+                self.ledger.changed_rows.push(record.key);
+            }
+        }
         Ok(())
+    }
+
+    /// Whether the row of a device doesn't reflect a record about the one with this number, and is there to be changed: who was forgotten since has
+    /// none, and who has the key now is another one.
+    fn is_new_to_row(&self, known: Option<u32>, number: u32, seq: Seq) -> bool {
+        known == Some(number) && self.is_new_to_tables(seq) && !fault::is(Fault::SkipRows)
     }
 
     fn binding(&mut self, at: Record<'_>) -> Result<(), Malformed> {
         let record = BindingRecord::decode(at.payload)?;
+        let index = &self.loaded.index;
+        let known = index.of_device(&record.key).number_of(&record.key);
         if self.is_new_at_device(&record.key, at.seq)
-            && let Some(device) = self.loaded.index.of_device(&record.key).devices.get_mut(&record.key)
+            && let Some(device) = index.of_device(&record.key).devices.get_mut(&record.key)
         {
-            device.apply_step(&record.step, &self.options.digest_key);
+            device.apply_step(&record.step, &record.app, &self.options.digest_key);
+        }
+        if !self.is_new_to_row(known, record.number, at.seq) {
+            return Ok(());
+        }
+        match device_with(index, self.tables, &mut self.ledger, &record.key, true) {
+            Ok(mut part) => {
+                let step = |about: &mut About| about.apply_step(&record.step);
+                if part.change_about(&record.key, &index.warmth, step) {
+                    self.ledger.changed_rows.push(record.key);
+                }
+            }
+            Err(error) => drop(self.failed.get_or_insert(error)),
         }
         Ok(())
     }
 
     fn forgotten(&mut self, at: Record<'_>) -> Result<(), Malformed> {
         let record = ForgottenRecord::decode(at.payload)?;
+        let index = &self.loaded.index;
         if self.is_new_at_device(&record.key, at.seq) {
-            self.loaded.index.of_device(&record.key).devices.remove(&record.key);
+            drop(index.of_device(&record.key).forget(&record.key, &index.warmth));
+        }
+        if self.is_new_to_tables(at.seq) && !fault::is(Fault::SkipRows) {
+            self.ledger.gone_rows.push(record.number);
         }
         Ok(())
     }
@@ -356,7 +395,7 @@ impl Replay<'_> {
 
     fn recall(&mut self, at: Record<'_>) -> Result<(), Malformed> {
         let record = RecallRecord::decode(at.payload)?;
-        let app = self.loaded.interned.app(record.app)?;
+        let app = self.loaded.apps.app(record.app)?;
         let one = Arc::new(Recall::new(at.seq, app, record.message, record.at, record.until));
         let part = self.loaded.index.part_of_message(one.home);
         if self.is_new_at_home(part, at.seq) && !fault::is(Fault::ForgetRecalls) {

@@ -1,10 +1,12 @@
 //! What goes into the tables and comes from them.
 //!
 //! # How it works
-//! Push records, totals and statistics change in memory as records are staged. Now and then, between two groups, everything that has changed
+//! Push records, devices, totals and statistics change in memory as records are staged. Now and then, between two groups, everything that has changed
 //! is encoded and goes to the tables in one transaction with the journal's head, on a thread of its own. Until that is durable a changed
 //! record stays in memory, so that whoever looks finds the newest there, and only then in the tables. A start applies a record to them
 //! exactly if it is newer than the sequence that they name.
+//!
+//! The rows of devices that it takes along are in [`super::rows`].
 //!
 //! # Invariants
 //! - A transaction is cut when nothing is staged: it holds exactly the effects of what is durable.
@@ -17,6 +19,7 @@
 
 use std::sync::{Arc, MutexGuard};
 
+use super::rows::Room;
 use super::{Engine, StoreFailure};
 use crate::ids::Seq;
 use crate::push::Millis;
@@ -27,6 +30,7 @@ use crate::store::index::Index;
 use crate::store::ledger::Ledger;
 use crate::store::part::{Cold, Part};
 use crate::store::push_record::{MessageKey, PushRecord};
+use crate::store::second_chance::Look;
 use crate::store::stats::StoreStats;
 use crate::store::tables::{Job, Table, Tables, TablesError, Writer, Writes, new_row, row_content};
 
@@ -34,7 +38,7 @@ use crate::store::tables::{Job, Table, Tables, TablesError, Writer, Writes, new_
 const PAUSE_MS: Millis = 200;
 const PAUSE_TIMES: Millis = 10;
 const PAUSE_MAX_MS: Millis = 5_000;
-/// Changed push records that don't wait for the pause to end.
+/// Changed push records and devices that don't wait for the pause to end.
 const MANY: usize = 20_000;
 /// How long to wait for space.
 const RETRY_MS: Millis = 1_000;
@@ -50,6 +54,8 @@ pub(super) struct State {
     pub(super) applied: Seq,
     /// What found no space.
     again: Writes,
+    /// Rows of the transaction that is under way.
+    under_way: usize,
     began_at: Millis,
     next_at: Millis,
     /// A checkpoint waits for them.
@@ -58,6 +64,8 @@ pub(super) struct State {
     pub(super) borrows: bool,
     /// Push records that are still looked at to make room.
     looks: usize,
+    /// The same for rows of devices.
+    pub(super) rows: Room,
 }
 
 impl State {
@@ -67,11 +75,13 @@ impl State {
             applied: tables.applied(),
             tables,
             again: Writes::new(),
+            under_way: 0,
             began_at: 0,
             next_at: 0,
             awaited: false,
             borrows: false,
             looks: 0,
+            rows: Room::default(),
         }
     }
 }
@@ -110,7 +120,7 @@ pub(super) fn part_with<'a>(
     part.cold.remove(&key);
     if let Some(record) = record {
         ledger.hot_bytes += record.bytes as usize;
-        ledger.hot.push_back(key);
+        ledger.hot.push(key);
         part.messages.insert(key, record);
     } else {
         tracing::error!(row = row.0, "a push record isn't in the tables as it was written: it is forgotten");
@@ -161,11 +171,6 @@ impl<D: Disk> Engine<D> {
         self.tables.writer.start_thread(over)
     }
 
-    /// Whether too much waits for the tables, which have no space or are slow.
-    pub(super) fn is_behind_with_tables(&self) -> bool {
-        self.ledger.changed.len() + self.tables.again.len() >= self.options.max_unwritten_messages
-    }
-
     /// See [`part_with`].
     pub(super) fn warm(&mut self, key: MessageKey) -> Result<(), StoreFailure> {
         drop(part_with(&self.shared.index, &*self.tables.tables, &mut self.ledger, key)?);
@@ -178,15 +183,20 @@ impl<D: Disk> Engine<D> {
             return self.transaction_over(now, false);
         }
         if self.transaction_is_due(now) {
-            self.begin_transaction(now, false);
+            self.begin_transaction(now, false)?;
             return Ok(true);
         }
-        Ok(self.make_room())
+        if !self.tables.again.is_empty() {
+            // What found no space is in no table yet, though nothing says so beside it.
+            return Ok(false);
+        }
+        Ok(self.make_room() || self.make_room_for_rows())
     }
 
     fn transaction_is_due(&self, now: Millis) -> bool {
         let behind = self.tables.applied < self.journal.head();
-        let many = self.ledger.changed.len() >= MANY && self.tables.again.is_empty();
+        let changed = self.ledger.changed.len() + self.ledger.changed_rows.len();
+        let many = changed >= MANY && self.tables.again.is_empty();
         behind && (self.tables.awaited || many) && self.tables.again.is_empty()
             || self.next_transaction().is_some_and(|at| now >= at)
     }
@@ -198,10 +208,18 @@ impl<D: Disk> Engine<D> {
         due_at.map(|at| at.max(self.tables.next_at))
     }
 
-    fn begin_transaction(&mut self, now: Millis, all: bool) {
+    /// Whether too much waits for the tables, which have no space or are slow: what would change more is refused until some of it is written.
+    pub(in crate::store) fn is_behind(&self) -> bool {
+        let changed =
+            self.ledger.changed.len() + self.ledger.changed_rows.len() + self.ledger.gone_rows.len();
+        changed + self.tables.again.len() + self.tables.under_way >= self.options.max_unwritten
+    }
+
+    fn begin_transaction(&mut self, now: Millis, all: bool) -> Result<(), StoreFailure> {
         debug_assert_eq!(self.journal.staged_bytes(), 0, "what is staged may never become durable");
         let mut writes = std::mem::take(&mut self.tables.again);
         self.ledger.put(now, all, &mut writes);
+        self.put_rows(&mut writes)?;
         for key in std::mem::take(&mut self.ledger.changed) {
             let mut part = self.shared.index.of_message(key);
             // Gone since, or there twice.
@@ -215,11 +233,14 @@ impl<D: Disk> Engine<D> {
             writes.insert((Table::Messages, record.row.0.to_be_bytes().to_vec()), Some(row));
         }
         self.tables.began_at = now;
+        self.tables.under_way = writes.len();
         self.tables.writer.begin(Job { writes, applied: self.journal.head() });
+        Ok(())
     }
 
     fn transaction_over(&mut self, now: Millis, wait: bool) -> Result<bool, StoreFailure> {
         let Some(done) = self.tables.writer.done(wait) else { return Ok(false) };
+        self.tables.under_way = 0;
         match done? {
             Ok(applied) => {
                 self.tables.applied = applied;
@@ -233,6 +254,7 @@ impl<D: Disk> Engine<D> {
                 // Twice around: what was touched once is looked at again.
                 let full = self.ledger.hot_bytes > self.options.message_cache_bytes;
                 self.tables.looks = if full { 2 * self.ledger.hot.len() } else { 0 };
+                self.tables.rows.reset();
                 StoreStats::add(&self.shared.stats.table_writes, 1);
             }
             Err(job) => {
@@ -254,7 +276,7 @@ impl<D: Disk> Engine<D> {
     pub(super) fn write_tables(&mut self, now: Millis) -> Result<bool, StoreFailure> {
         self.transaction_over(now, true)?;
         if self.tables.applied < self.journal.head() || self.ledger.due_at().is_some() {
-            self.begin_transaction(now, true);
+            self.begin_transaction(now, true)?;
             self.transaction_over(now, true)?;
         }
         Ok(self.tables.applied >= self.journal.head())
@@ -274,31 +296,30 @@ impl<D: Disk> Engine<D> {
     /// Push records that nobody touched lately leave memory, as far as it is too full. Only what is in the tables as it is may go. Once after
     /// each transaction: what was changed or touched is passed over, and there is more to choose from after the next one.
     fn make_room(&mut self) -> bool {
-        if !self.tables.again.is_empty() {
-            // What found no space is in no table yet, though nothing says so beside it.
-            return false;
-        }
         let max = self.options.message_cache_bytes;
-        let looks = self.tables.looks.min(LOOKED_AT);
-        self.tables.looks -= looks;
-        for _ in 0..looks {
-            if self.ledger.hot_bytes <= max {
-                self.tables.looks = 0;
-                break;
+        let looks = self.tables.looks.min(LOOKED_AT).min(self.ledger.hot.len());
+        self.tables.looks = if looks == 0 { 0 } else { self.tables.looks - looks };
+        let (index, ledger) = (&self.shared.index, &mut self.ledger);
+        let hot_bytes = &mut ledger.hot_bytes;
+        let full = ledger.hot.look(looks, |key| {
+            if *hot_bytes <= max {
+                return Look::Enough;
             }
-            let Some(key) = self.ledger.hot.pop_front() else { break };
-            let mut part = self.shared.index.of_message(key);
+            let mut part = index.of_message(key);
             let recalled = part.recalls.contains_key(&key);
-            let Some(record) = part.messages.get_mut(&key) else { continue };
+            let Some(record) = part.messages.get_mut(&key) else { return Look::Gone };
             let changed = record.dirty && !fault::is(Fault::ForgetChanged);
             if std::mem::take(&mut record.touched) || changed || recalled {
-                self.ledger.hot.push_back(key);
-                continue;
+                return Look::Stays;
             }
             let cold = Cold::new(record.row, record.accepted_at, record.pending > 0);
-            self.ledger.hot_bytes -= record.bytes as usize;
+            *hot_bytes -= record.bytes as usize;
             part.messages.remove(&key);
             part.cold.insert(key, cold);
+            Look::Gone
+        });
+        if !full {
+            self.tables.looks = 0;
         }
         looks > 0
     }

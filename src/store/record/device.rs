@@ -19,6 +19,8 @@ pub(in crate::store) const ATTRIBUTES: u8 = 2;
 pub(in crate::store) const SWITCH: u8 = 4;
 /// It lost its state: what was pending ended.
 pub(in crate::store) const STATE_LOST: u8 = 8;
+/// Its row couldn't be read, and is written anew: it is bound to nothing.
+pub(in crate::store) const ROW: u8 = 16;
 
 /// Events of one record: two at most.
 pub(in crate::store) type Events = SmallVec<[StreamEvent; 1]>;
@@ -35,7 +37,7 @@ pub(in crate::store) struct DeviceRecord<'a> {
     pub(in crate::store) client_ip: Option<IpAddr>,
     /// When this was said.
     pub(in crate::store) last_active: Millis,
-    /// [`NEW`], [`ATTRIBUTES`], [`SWITCH`], [`STATE_LOST`].
+    /// [`NEW`], [`ATTRIBUTES`], [`SWITCH`], [`STATE_LOST`], [`ROW`].
     pub(in crate::store) changed: u8,
 }
 
@@ -100,6 +102,8 @@ fn event(app: &AppKey, device_id: &Arc<str>, time: Millis, change: DeviceChange)
 pub(in crate::store) struct BindingRecord {
     pub(in crate::store) app: AppKey,
     pub(in crate::store) key: DeviceKey,
+    /// Whoever has the key later has another number, and isn't meant.
+    pub(in crate::store) number: u32,
     pub(in crate::store) device_id: Arc<str>,
     pub(in crate::store) time: Millis,
     pub(in crate::store) step: Step,
@@ -112,6 +116,7 @@ impl BindingRecord {
     pub(in crate::store) fn encode(&self, out: &mut Vec<u8>) {
         put_bytes(out, self.app.as_str().as_bytes());
         out.extend_from_slice(&self.key.0);
+        put_u32(out, self.number);
         put_bytes(out, self.device_id.as_bytes());
         put_u64(out, self.time);
         out.push(u8::from(self.step.bound));
@@ -123,6 +128,7 @@ impl BindingRecord {
         let record = Self {
             app: AppKey::parse(take.text()?).ok_or(Malformed)?,
             key: DeviceKey(take.array()?),
+            number: take.u32()?,
             device_id: take.text()?.into(),
             time: take.u64()?,
             step: Step { bound: take.flag()?, binding: take_binding(&mut take)? },
@@ -166,6 +172,8 @@ pub(in crate::store) fn take_binding(take: &mut Take<'_>) -> Result<Binding, Mal
 pub(in crate::store) struct ForgottenRecord {
     pub(in crate::store) app: AppKey,
     pub(in crate::store) key: DeviceKey,
+    pub(in crate::store) number: u32,
+    /// Empty, if the device's row couldn't be read: then nobody is told, as nobody could be told of whom.
     pub(in crate::store) device_id: Arc<str>,
     pub(in crate::store) time: Millis,
     pub(in crate::store) last_active: Millis,
@@ -175,6 +183,7 @@ impl ForgottenRecord {
     pub(in crate::store) fn encode(&self, out: &mut Vec<u8>) {
         put_bytes(out, self.app.as_str().as_bytes());
         out.extend_from_slice(&self.key.0);
+        put_u32(out, self.number);
         put_bytes(out, self.device_id.as_bytes());
         put_u64(out, self.time);
         put_u64(out, self.last_active);
@@ -185,6 +194,7 @@ impl ForgottenRecord {
         let record = Self {
             app: AppKey::parse(take.text()?).ok_or(Malformed)?,
             key: DeviceKey(take.array()?),
+            number: take.u32()?,
             device_id: take.text()?.into(),
             time: take.u64()?,
             last_active: take.u64()?,
@@ -193,6 +203,9 @@ impl ForgottenRecord {
     }
 
     pub(super) fn events(&self) -> Events {
+        if self.device_id.is_empty() {
+            return Events::new();
+        }
         let change = DeviceChange::Forgotten { last_active: self.last_active };
         smallvec![event(&self.app, &self.device_id, self.time, change)]
     }
@@ -277,6 +290,7 @@ mod tests {
                 let record = BindingRecord {
                     app: app.clone(),
                     key: DeviceKey([3; 16]),
+                    number: 4,
                     device_id: "d".into(),
                     time: 9,
                     step: step.clone(),
@@ -292,11 +306,16 @@ mod tests {
             }
         }
         let key = DeviceKey([3; 16]);
-        let record = ForgottenRecord { app, key, device_id: "d".into(), time: 9, last_active: 5 };
+        let mut record =
+            ForgottenRecord { app, key, number: 4, device_id: "d".into(), time: 9, last_active: 5 };
         let mut out = Vec::new();
         record.encode(&mut out);
-        assert_eq!(ForgottenRecord::decode(&out), Ok(record));
+        assert_eq!(ForgottenRecord::decode(&out).as_ref(), Ok(&record));
         assert_eq!(changes(FORGOTTEN, &out), [DeviceChange::Forgotten { last_active: 5 }]);
+        record.device_id = "".into();
+        out.clear();
+        record.encode(&mut out);
+        assert_eq!(changes(FORGOTTEN, &out), []);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod model;
 mod model_devices;
 mod plan;
 mod revoke;
+mod rows;
 mod streams;
 mod streams_model;
 mod support;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::model_devices::{check_accounts, check_devices};
+use super::model_devices::{check_accounts, check_devices, check_rows};
 use super::plan::{CONNECTED, DEVICES, History, MESSAGES, Promised, Step, placed, plan};
 use super::support::{Harness, account_digest, app, batch, device};
 use crate::binding::DeviceChange;
@@ -49,6 +49,8 @@ impl Model {
             unmatched_per_second: u32::MAX,
             // One or two push records fit: the others are read back whenever something happens to them.
             message_cache_bytes: 400,
+            // One device's row fits.
+            device_cache_bytes: 300,
             app_quotas: [(app(), QUOTA)].into(),
             forget_after_ms: 3_000,
             ..super::support::small()
@@ -112,6 +114,7 @@ impl CrashTest for Model {
             }
         }
         verify(&mut harness, promised, &answered, true)?;
+        check_rows(&mut harness)?;
         // It goes on, and crashes once more.
         for message in [MESSAGES + 1, MESSAGES + 2] {
             let new = batch(&format!("new-{message}"), message, &[0, 1, 2], now, 3_600_000);
@@ -461,6 +464,7 @@ fn a_run_does_everything_that_is_to_be_proved() {
             "checkpoints",
             "table_writes",
             "table_reads",
+            "device_row_reads",
             "copied_bytes",
             "segments_removed",
             "batches",
@@ -483,7 +487,7 @@ fn a_run_does_everything_that_is_to_be_proved() {
             }
         }
     }
-    for change in ["registered", "switch", "bound", "unbound", "forgotten"] {
+    for change in ["registered", "attributes", "switch", "bound", "unbound", "forgotten"] {
         assert!(changes.contains(change), "{change}: {changes:?}");
     }
     for reason in [Failure::Unbound, Failure::Reinstalled, Failure::Forgotten, Failure::PushDisabled] {
@@ -528,6 +532,21 @@ fn counting_what_the_tables_reflect_is_found() {
 #[test]
 fn forgetting_what_is_not_written_is_found() {
     is_found(Fault::ForgetChanged);
+}
+
+#[test]
+fn letting_go_of_changed_rows_is_found() {
+    is_found(Fault::ForgetChangedRows);
+}
+
+#[test]
+fn leaving_out_what_rows_lack_at_a_start_is_found() {
+    is_found(Fault::SkipRows);
+}
+
+#[test]
+fn losing_what_a_returning_device_is_bound_to_is_found() {
+    is_found(Fault::LoseBindings);
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! What is known of a device follows from what was said of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan::{CONNECTED, DEVICES, History, Promised};
 use super::support::{Harness, account_digest, device};
-use crate::binding::{self, Binding, Bindings, DeviceChange};
+use crate::binding::{self, Binding, Bindings, DeviceChange, DeviceEvent};
 use crate::ids::{AccountDigest, Seq};
-use crate::push::{Accepted, StreamEvent};
+use crate::push::{Accepted, Attributes, Failure, Millis, StreamEvent};
 use crate::store::disk::sim::SimDisk;
 
 macro_rules! ensure {
@@ -17,7 +17,48 @@ macro_rules! ensure {
     };
 }
 
-/// What is known of a device follows from its events, each of which says something new.
+/// What a device's events have said of it up to some place.
+#[derive(Clone, Debug)]
+struct Said {
+    push_on: bool,
+    bindings: Bindings,
+    attributes: Attributes,
+    /// When it registered: since then its sessions say when it was active.
+    at: Millis,
+}
+
+/// The next event of a device; whether it says something new, as each does.
+fn hear(said: &mut Option<Said>, n: u32, event: &DeviceEvent) -> bool {
+    match (&event.change, &mut *said) {
+        (DeviceChange::Registered(attributes), said @ None) => {
+            let (bindings, attributes) = (Bindings::default(), attributes.clone());
+            *said = Some(Said { push_on: true, bindings, attributes, at: event.time });
+            true
+        }
+        (DeviceChange::Attributes(attributes), Some(said)) => {
+            std::mem::replace(&mut said.attributes, attributes.clone()) != *attributes
+        }
+        (DeviceChange::Switch(on), Some(said)) => std::mem::replace(&mut said.push_on, *on) != *on,
+        (DeviceChange::Bound(binding), Some(said)) => {
+            let step = binding::Step { bound: true, binding: binding.clone() };
+            let before = said.bindings.clone();
+            said.bindings.apply(&step);
+            before.bind(binding) == Ok(vec![step])
+        }
+        (DeviceChange::Unbound(binding), Some(said)) => {
+            let before = said.bindings.clone();
+            said.bindings.apply(&binding::Step { bound: false, binding: binding.clone() });
+            before != said.bindings
+        }
+        (DeviceChange::Forgotten { .. }, said @ Some(_)) => {
+            *said = None;
+            !CONNECTED.contains(&n)
+        }
+        _ => false,
+    }
+}
+
+/// What is known of a device follows from its events, each of which says something new; and its receipts say the same of it.
 pub(super) fn check_devices(
     harness: &mut Harness<SimDisk>,
     promised: &Promised,
@@ -25,49 +66,58 @@ pub(super) fn check_devices(
 ) -> Result<(), String> {
     for n in 0..DEVICES {
         let name = format!("device-{n}");
-        let mut state: Option<(bool, Bindings)> = None;
-        let mut registered = false;
-        let mut bound = Vec::new();
+        let mut said: Option<Said> = None;
+        let (mut registered, mut bound) = (false, Vec::new());
         for (at, event) in history {
-            let StreamEvent::Device(event) = event else { continue };
-            if *event.device_id != *name {
-                continue;
+            match event {
+                StreamEvent::Device(event) if *event.device_id == *name => {
+                    ensure!(hear(&mut said, n, event), "{name}: {at:?} {:?} is no news", event.change);
+                    match &event.change {
+                        DeviceChange::Registered(_) => registered = true,
+                        DeviceChange::Bound(binding) => bound.push(binding.clone()),
+                        _ => {}
+                    }
+                }
+                StreamEvent::Receipt(receipt) if *receipt.device_id == *name => {
+                    // An end that comes with a Hello has the attributes of that Hello.
+                    let of_hello =
+                        matches!(receipt.outcome, Some(Err(Failure::PushDisabled | Failure::Reinstalled)));
+                    let right = said.as_ref().is_some_and(|said| said.attributes == receipt.attributes);
+                    ensure!(right || of_hello, "{name}: {at:?} {receipt:?} is of somebody else: {said:?}");
+                }
+                _ => {}
             }
-            let is_new = match (&event.change, &mut state) {
-                (DeviceChange::Registered(_), state @ None) => {
-                    *state = Some((true, Bindings::default()));
-                    registered = true;
-                    true
-                }
-                (DeviceChange::Switch(on), Some((before, _))) => std::mem::replace(before, *on) != *on,
-                (DeviceChange::Bound(binding), Some((_, bindings))) => {
-                    let step = binding::Step { bound: true, binding: binding.clone() };
-                    bound.push(binding.clone());
-                    let before = bindings.clone();
-                    bindings.apply(&step);
-                    before.bind(binding) == Ok(vec![step])
-                }
-                (DeviceChange::Unbound(binding), Some((_, bindings))) => {
-                    let before = bindings.clone();
-                    bindings.apply(&binding::Step { bound: false, binding: binding.clone() });
-                    before != *bindings
-                }
-                (DeviceChange::Forgotten { .. }, state @ Some(_)) => {
-                    *state = None;
-                    !CONNECTED.contains(&n)
-                }
-                _ => false,
-            };
-            ensure!(is_new, "{name}: {at:?} {:?} is no news", event.change);
         }
-        let now = harness.state_of(n).map(|state| (state.push_on, state.bindings.as_deref().cloned()));
-        let now = now.map(|(push_on, bindings)| (push_on, bindings.unwrap_or_default()));
-        ensure!(now == state, "{name} is {now:?}, its events say {state:?}");
+        let now = harness.state_of(n);
+        let known = now.as_ref().map(|now| {
+            let bindings = now.bindings.as_deref().cloned().unwrap_or_default();
+            (now.push_on, bindings, now.attributes.clone())
+        });
+        let expected = said.clone().map(|said| (said.push_on, said.bindings, Some(said.attributes)));
+        ensure!(known == expected, "{name} is {known:?}, its events say {expected:?}");
+        if let (Some(now), Some(said)) = (now, said) {
+            let active = now.last_active;
+            ensure!(
+                said.at / 1_000 * 1_000 <= active && active <= promised.now,
+                "{name} was active at {active}, and registered at {}",
+                said.at
+            );
+        }
         ensure!(registered || !promised.seen.contains(&n), "{name} was welcome, and never registered");
         for (_, told) in promised.told_bound.iter().filter(|(of, _)| *of == n) {
             ensure!(bound.contains(told), "{name}: {told:?} was told, and never bound");
         }
     }
+    Ok(())
+}
+
+/// When everything is written, the table has a row of each device that is known, and no other.
+pub(super) fn check_rows(harness: &mut Harness<SimDisk>) -> Result<(), String> {
+    harness.checkpoint().map_err(|error| error.to_string())?;
+    let known = (0..DEVICES).filter_map(|n| Some(harness.state_of(n)?.number));
+    let known: BTreeSet<u32> = known.collect();
+    let rows = harness.engine.device_rows().map_err(|error| error.to_string())?;
+    ensure!(rows == known, "{known:?} are known, the table has {rows:?}");
     Ok(())
 }
 

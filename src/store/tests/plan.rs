@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 use super::support::{Harness, Told, account_digest, ack, app, batch, seen, session};
 use crate::binding::{Binding, Change, ChangeError, Unbind};
 use crate::ids::{AccountDigest, DeviceKey, MessageId, Seq, ShardId};
-use crate::push::{Accepted, Event, Failure, Millis, NewBatch, Priority, Rejection, Revoked, StreamEvent};
+use crate::push::{
+    Accepted, Attributes, Event, Failure, Millis, NewBatch, Priority, Rejection, Revoked, StreamEvent,
+};
 use crate::store::disk::sim::SimDisk;
 use crate::store::engine::StoreFailure;
 use crate::store::{Command, Confirm, DeviceAck, Pulled, SentAlone};
@@ -25,8 +27,17 @@ const EVENTS: [Event; 3] = [Event::Arrive, Event::Click, Event::Clean];
 /// One thing that happens.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    See { n: u32, push_on: Option<bool>, lost: bool },
-    Change { n: u32, change: Change },
+    /// A Hello, with one of a few sets of attributes.
+    See {
+        n: u32,
+        push_on: Option<bool>,
+        lost: bool,
+        attributes: u8,
+    },
+    Change {
+        n: u32,
+        change: Change,
+    },
     Active(u32),
     Deliver(NewBatch),
     Ack(DeviceAck, u32),
@@ -47,13 +58,14 @@ pub(super) fn plan(seed: u64, length: usize) -> Vec<Step> {
     let mut now = START;
     let mut batches: Vec<NewBatch> = Vec::new();
     let mut steps: Vec<Step> =
-        (0..DEVICES - 1).map(|n| Step::See { n, push_on: None, lost: false }).collect();
+        (0..DEVICES - 1).map(|n| Step::See { n, push_on: None, lost: false, attributes: 0 }).collect();
     while steps.len() < length {
         let number = steps.len() as u64;
         steps.push(match rng.random_range(0..100) {
             0..3 => {
                 let n = rng.random_range(0..DEVICES - 1);
-                Step::See { n, push_on: Some(rng.random_bool(0.7)), lost: rng.random_bool(0.4) }
+                let attributes = rng.random_range(0..ATTRIBUTES);
+                Step::See { n, push_on: Some(rng.random_bool(0.7)), lost: rng.random_bool(0.4), attributes }
             }
             3..8 => Step::Change { n: rng.random_range(0..DEVICES - 1), change: change(&mut rng) },
             8 => Step::Active(rng.random_range(0..DEVICES - 1)),
@@ -75,7 +87,11 @@ pub(super) fn plan(seed: u64, length: usize) -> Vec<Step> {
                     (0..rng.random_range(1..4)).map(|_| event(&mut rng)).collect();
                 Step::Ack(ack(n, number, &events, now), n)
             }
-            50..56 => Step::Pull(rng.random_range(0..DEVICES)),
+            50..54 => Step::Pull(rng.random_range(0..DEVICES)),
+            54..56 => {
+                let (n, attributes) = (rng.random_range(0..DEVICES - 1), rng.random_range(0..ATTRIBUTES));
+                Step::See { n, push_on: None, lost: false, attributes }
+            }
             56..58 => Step::Sent(rng.random_range(0..DEVICES)),
             58..73 => Step::Maintain,
             73..76 => {
@@ -95,14 +111,21 @@ pub(super) fn plan(seed: u64, length: usize) -> Vec<Step> {
 }
 
 const ACCOUNTS: [&str; 2] = ["alice", "bob"];
+/// Sets of them.
+const ATTRIBUTES: u8 = 2;
+
+fn attributes(which: u8) -> Attributes {
+    Attributes(format!("attributes {which}").into_bytes().into())
+}
 
 fn change(rng: &mut SmallRng) -> Change {
     let account = ACCOUNTS[rng.random_range(0..ACCOUNTS.len())];
-    match rng.random_range(0..10) {
+    match rng.random_range(0..11) {
         0..5 => Change::Bind(Binding::Account(account.into())),
         5..7 => Change::Unbind(Unbind::Account(account.into())),
         7 => Change::Bind(Binding::Tag(account.into())),
         8 => Change::Unbind(Unbind::Tag(account.into())),
+        9 => Change::Attributes { attributes: attributes(rng.random_range(0..ATTRIBUTES)), push_on: None },
         _ => Change::Push(rng.random_bool(0.8)),
     }
 }
@@ -186,13 +209,18 @@ impl Promised {
 
     fn act(&mut self, harness: &mut Harness<SimDisk>, step: &Step) -> Result<(), StoreFailure> {
         match step {
-            Step::See { n, push_on, lost } => {
-                self.tried_switches.extend(push_on.map(|on| (*n, on)));
-                self.tried_lost.extend(lost.then_some(*n));
-                self.sent_hellos.entry(*n).or_default().push_back(*lost);
+            Step::See { n, push_on, lost, attributes: which } => {
                 let mut device = seen(*n);
                 device.push_on = *push_on;
                 device.state_lost = *lost;
+                device.attributes = attributes(*which);
+                // As shards ask before they tell.
+                if harness.is_current(&device) {
+                    return Ok(());
+                }
+                self.tried_switches.extend(push_on.map(|on| (*n, on)));
+                self.tried_lost.extend(lost.then_some(*n));
+                self.sent_hellos.entry(*n).or_default().push_back(*lost);
                 harness.apply(Command::Seen { device: Box::new(device), session: session(*n) })
             }
             Step::Change { n, change } => {

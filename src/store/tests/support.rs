@@ -161,7 +161,13 @@ pub(super) fn of_account(account: &str, mut batch: NewBatch) -> NewBatch {
 
 pub(super) fn ack(n: u32, number: u64, events: &[(u64, Event)], time: Millis) -> DeviceAck {
     let acked = |&(message, event)| Acked { message: MessageId(message), event, time, sent_at: None };
-    DeviceAck { device: device(n), session: session(n), number, events: events.iter().map(acked).collect() }
+    DeviceAck {
+        device: device(n),
+        session: session(n),
+        number,
+        client_ip: None,
+        events: events.iter().map(acked).collect(),
+    }
 }
 
 /// An engine, and what it told.
@@ -221,6 +227,17 @@ impl<D: Disk> Harness<D> {
 
     pub(super) fn see(&mut self, n: u32) {
         self.apply(Command::Seen { device: Box::new(seen(n)), session: session(n) }).expect("the disk works");
+    }
+
+    /// Whether a Hello says nothing new.
+    pub(super) fn is_current(&self, seen: &Seen) -> bool {
+        self.engine.shared().index.is_current(seen)
+    }
+
+    /// One of the store's figures.
+    pub(super) fn figure(&self, name: &str) -> u64 {
+        let all = self.engine.stats().all();
+        all.into_iter().find(|figure| figure.0 == name).expect("a figure").1
     }
 
     pub(super) fn acks(&mut self, acks: Vec<DeviceAck>) {

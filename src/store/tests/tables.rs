@@ -227,7 +227,7 @@ fn rows_of_a_newer_version_are_refused_and_malformed_ones_are_what_they_were() {
 
 #[test]
 fn without_space_for_the_tables_batches_are_refused_at_a_bound() {
-    let options = StoreOptions { max_unwritten_messages: 8, ..small() };
+    let options = StoreOptions { max_unwritten: 8, ..small() };
     let (disk, mut harness) = opened(&options);
     harness.settle().expect("the disk works");
     disk.set_capacity(Some(disk.used()));

@@ -413,13 +413,12 @@ fn an_answer_over_the_frame_limit_is_an_error() {
     let attributes: Arc<[u8]> =
         device::Attributes { brand: "x".repeat(2_000), ..Default::default() }.encode_to_vec().into();
     let state = crate::store::DeviceState {
-        device_id: "d".into(),
         push_on: true,
         last_active: 1,
         pending: 2,
         oldest_pending_at: None,
         number: 0,
-        attributes: Attributes(attributes),
+        attributes: Some(Attributes(attributes)),
         bindings: None,
     };
     let devices = |count| {
