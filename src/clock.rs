@@ -14,24 +14,55 @@ const SLEW_MS: i64 = 50;
 /// Edge time for the whole process. Reading it takes no lock.
 #[derive(Debug)]
 pub struct Clock {
-    start: Instant,
-    /// Edge time at `start`.
+    source: Source,
+    /// Edge time at the start.
     base: Millis,
     /// What slewing has added since.
     offset: AtomicI64,
-    /// Milliseconds since `start` at which the wall is looked at next.
+    /// Milliseconds since the start at which the wall is looked at next.
     resync_at: AtomicU64,
     /// The newest answer: no later one falls below.
     last: AtomicU64,
+}
+
+/// What tells how time passes.
+#[derive(Debug)]
+enum Source {
+    /// The operating system, since this instant.
+    System(Instant),
+    /// A simulation, since this many microseconds of it.
+    #[cfg(feature = "sim")]
+    Simulated(std::sync::Arc<SimTime>, u64),
+}
+
+/// The clocks of a simulated machine.
+#[cfg(feature = "sim")]
+#[derive(Debug, Default)]
+pub struct SimTime {
+    /// Microseconds that have passed: never back.
+    pub micros: AtomicU64,
+    /// What its wall clock says, milliseconds since 1970 UTC: goes where it likes.
+    pub wall: AtomicU64,
 }
 
 impl Clock {
     /// A clock that starts at the wall's time, or at `floor` if that is later.
     #[allow(clippy::disallowed_methods)]
     pub fn new(floor: Millis) -> Self {
-        let base = wall().max(floor);
+        Self::from_source(Source::System(Instant::now()), floor)
+    }
+
+    /// The same on a simulated machine.
+    #[cfg(feature = "sim")]
+    pub fn simulated(time: std::sync::Arc<SimTime>, floor: Millis) -> Self {
+        let start = time.micros.load(Ordering::Relaxed);
+        Self::from_source(Source::Simulated(time, start), floor)
+    }
+
+    fn from_source(source: Source, floor: Millis) -> Self {
+        let base = source.wall().max(floor);
         Self {
-            start: Instant::now(),
+            source,
             base,
             offset: AtomicI64::new(0),
             resync_at: AtomicU64::new(RESYNC_MS),
@@ -50,7 +81,7 @@ impl Clock {
                 .compare_exchange(due, passed + RESYNC_MS, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
         {
-            self.offset.fetch_add(slew(edge, wall()), Ordering::Relaxed);
+            self.offset.fetch_add(slew(edge, self.source.wall()), Ordering::Relaxed);
         }
         self.last.fetch_max(edge, Ordering::Relaxed).max(edge)
     }
@@ -67,9 +98,29 @@ impl Clock {
         self.passed().as_micros() as u64
     }
 
+    fn passed(&self) -> Duration {
+        self.source.passed()
+    }
+}
+
+impl Source {
     #[allow(clippy::disallowed_methods)]
     fn passed(&self) -> Duration {
-        Instant::now().saturating_duration_since(self.start)
+        match self {
+            Self::System(start) => Instant::now().saturating_duration_since(*start),
+            #[cfg(feature = "sim")]
+            Self::Simulated(time, start) => {
+                Duration::from_micros(time.micros.load(Ordering::Relaxed).saturating_sub(*start))
+            }
+        }
+    }
+
+    fn wall(&self) -> Millis {
+        match self {
+            Self::System(_) => wall(),
+            #[cfg(feature = "sim")]
+            Self::Simulated(time, _) => time.wall.load(Ordering::Relaxed),
+        }
     }
 }
 

@@ -33,6 +33,7 @@ pub mod config;
 pub mod credential;
 pub mod directory;
 pub mod error;
+pub mod fault;
 pub mod ids;
 pub mod limits;
 pub mod machine;
@@ -42,6 +43,8 @@ pub mod push;
 pub mod router;
 pub mod server;
 pub mod shard;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod store;
 pub mod telemetry;
 pub mod token;

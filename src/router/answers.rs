@@ -142,7 +142,7 @@ fn result(code: Reject) -> BatchResult {
     }
 }
 
-fn query_answer(
+pub(super) fn query_answer(
     request_id: u64,
     seq: Seq,
     asked: Asked,

@@ -115,7 +115,7 @@ async fn open<R: AsyncRead + Unpin>(
 }
 
 /// All are checked before the first is taken from the one who reads it now.
-fn open_streams(
+pub(super) fn open_streams(
     open: &Open,
     rights: &Rights,
     router: &str,

@@ -22,6 +22,8 @@ mod reader;
 mod receipts;
 mod registry;
 mod rights;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod stranger;
 mod tls;
 mod transport;

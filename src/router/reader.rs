@@ -30,7 +30,7 @@ pub(super) struct Reader<'a> {
 }
 
 /// A frame after everything that can be done about it without the link.
-enum Incoming {
+pub(super) enum Incoming {
     Batch { name: BatchName, targets: u64, bytes: u64, admitted: Result<Box<NewBatch>, Rejected> },
     Ack { stream: String, cursor: Seq },
     Query(wire::Query),
@@ -84,7 +84,7 @@ impl Reader<'_> {
         self.work.send(work).await.ok();
     }
 
-    fn submit(
+    pub(super) fn submit(
         &self,
         batch: Box<NewBatch>,
         targets: u64,
@@ -122,7 +122,7 @@ impl Reader<'_> {
         Ok(answer)
     }
 
-    fn acknowledge(&self, stream: &str, cursor: Seq) -> Result<(), LinkError> {
+    pub(super) fn acknowledge(&self, stream: &str, cursor: Seq) -> Result<(), LinkError> {
         let reading = self.streams.iter().find(|reading| &*reading.stream == stream);
         let reading = reading.ok_or_else(|| LinkError::UnknownStream(stream.chars().take(64).collect()))?;
         reading.acknowledge(cursor, &*self.context.store)
@@ -162,7 +162,7 @@ impl Reader<'_> {
         }
     }
 
-    fn question(&self, query: wire::Query) -> Result<(Asked, Query), LinkError> {
+    pub(super) fn question(&self, query: wire::Query) -> Result<(Asked, Query), LinkError> {
         let rules = &self.context.rules;
         let app = AppKey::parse(&query.app_key)
             .filter(|app| rules.apps.contains(app) && self.rights.apps.allows(app))
@@ -188,7 +188,7 @@ impl Reader<'_> {
 }
 
 /// Parses a frame and admits a batch: all the work that needs no link, so that it can happen elsewhere.
-fn examine(
+pub(super) fn examine(
     bytes: &[u8],
     now: Millis,
     context: &RouterContext,

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use super::outbox::Outbox;
 use super::registry::Fence;
-use super::{Phase, RouterContext, reached};
+use super::{Pace, Phase, RouterContext, reached};
 use crate::ids::Seq;
 use crate::limits;
 use crate::push::Millis;
@@ -33,8 +33,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub(super) struct Reading {
     pub(super) stream: Arc<str>,
-    fence: Fence,
-    start: Seq,
+    pub(super) fence: Fence,
+    pub(super) start: Seq,
     window: Mutex<Window>,
     /// The window opened, or a cursor waits to be submitted.
     changed: Notify,
@@ -80,7 +80,7 @@ impl Reading {
         lock(&self.window).unsubmitted = refused.map(|_refused| cursor);
     }
 
-    fn resubmit(&self, store: &dyn Store) {
+    pub(super) fn resubmit(&self, store: &dyn Store) {
         let waiting = lock(&self.window).unsubmitted;
         if let Some(cursor) = waiting.filter(|_| self.fence.is_newest()) {
             self.submit(cursor, store);
@@ -91,15 +91,23 @@ impl Reading {
         lock(&self.window).unsubmitted.is_some()
     }
 
+    pub(super) fn has_room(&self) -> bool {
+        lock(&self.window).sent.len() < limits::STREAM_WINDOW
+    }
+
+    pub(super) fn note_sent(&self, cursor: Seq) {
+        lock(&self.window).note_sent(cursor);
+    }
+
     async fn room(&self) {
-        while lock(&self.window).sent.len() >= limits::STREAM_WINDOW {
+        while !self.has_room() {
             self.changed.notified().await;
         }
     }
 
     async fn send(&self, cursor: Seq, frame: Vec<u8>, outbox: &Outbox) {
         self.room().await;
-        lock(&self.window).note_sent(cursor);
+        self.note_sent(cursor);
         outbox.send(frame).await;
     }
 }
@@ -151,12 +159,24 @@ pub(super) async fn run(
 }
 
 /// Where a reader is.
-struct Position {
+pub(super) struct Position {
     /// Everything up to here was read.
-    read: Seq,
+    pub(super) read: Seq,
     /// The newest cursor sent, and when.
-    sent: Seq,
-    sent_at: Millis,
+    pub(super) sent: Seq,
+    pub(super) sent_at: Millis,
+}
+
+impl Position {
+    /// When a frame without events is due, to move the cursor past what concerned nobody.
+    pub(super) fn empty_due(&self, pace: &Pace) -> Option<Millis> {
+        let pace = match self.read.0 - self.sent.0 {
+            0 => return None,
+            behind if behind < MANY_RECORDS => pace.quiet,
+            _ => pace.idle,
+        };
+        Some(self.sent_at.saturating_add(pace.as_millis() as u64))
+    }
 }
 
 async fn follow(
@@ -205,13 +225,7 @@ async fn pause(
     phase: &watch::Receiver<Phase>,
 ) {
     let pace = &context.pace;
-    let due = match at.read.0 - at.sent.0 {
-        0 => None,
-        behind => {
-            let pace = if behind < MANY_RECORDS { pace.quiet } else { pace.idle };
-            Some(at.sent_at.saturating_add(pace.as_millis() as u64))
-        }
-    };
+    let due = at.empty_due(pace);
     let now = context.clock.now();
     if due.is_some_and(|due| due <= now) {
         let frame = wire::empty_stream_batch(&reading.stream, reading.epoch(), at.read);

@@ -51,6 +51,8 @@ impl Shard {
         let patience = match connection.stream {
             Stream::Tcp(_) => SHOW_MS,
             Stream::Quic(_) => FINISH_MS,
+            #[cfg(feature = "sim")]
+            Stream::Simulated(_) => SHOW_MS,
         };
         let (address, until) = (connection.peer.ip(), connection.since + patience);
         self.door.enter(conn, address, until);
@@ -70,7 +72,7 @@ impl Shard {
     }
 
     /// Makes room for a newcomer, perhaps at the cost of another. `None`: there is room; else look again after so many milliseconds.
-    fn make_place(&mut self) -> Option<Millis> {
+    pub(super) fn make_place(&mut self) -> Option<Millis> {
         self.begin();
         let now = self.now();
         while self.door.len() >= self.context.config.max_handshakes {

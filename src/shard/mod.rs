@@ -19,6 +19,8 @@ mod presence;
 mod pump;
 pub mod quic;
 mod recalls;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod state;
 mod stream;
 mod timers;

@@ -409,6 +409,8 @@ impl Connection {
     pub(super) fn transport(&self) -> Transport {
         match (&self.stream, &self.tls) {
             (Stream::Quic(_), _) => Transport::Quic,
+            #[cfg(feature = "sim")]
+            (Stream::Simulated(_), _) => Transport::Tcp,
             (Stream::Tcp(_), Some(_)) => Transport::Tls,
             (Stream::Tcp(_), None) => Transport::Tcp,
         }

@@ -19,6 +19,9 @@ pub(super) enum Stream {
     Tcp(TcpStream),
     /// QUIC. Boxed: most of what a session is does not depend on it.
     Quic(Box<QuicStream>),
+    /// A simulated one, like TCP.
+    #[cfg(feature = "sim")]
+    Simulated(crate::sim::Pipe),
 }
 
 /// A QUIC connection and the one stream that a device opens on it. Dropped, it closes the connection.
@@ -97,6 +100,8 @@ impl Stream {
                 }
             },
             Self::Quic(quic) => quic.streams()?.1.poll_read(cx, into).map_err(io::Error::from),
+            #[cfg(feature = "sim")]
+            Self::Simulated(pipe) => pipe.poll_read(cx, into),
         }
     }
 
@@ -113,6 +118,8 @@ impl Stream {
             Self::Quic(quic) => {
                 Pin::new(&mut quic.streams()?.0).poll_write(cx, bytes).map_err(io::Error::from)
             }
+            #[cfg(feature = "sim")]
+            Self::Simulated(pipe) => pipe.poll_write(cx, bytes),
         }
     }
 
@@ -127,6 +134,8 @@ impl Stream {
                     Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
                 }
             }
+            #[cfg(feature = "sim")]
+            Self::Simulated(pipe) => pipe.try_write(bytes),
         }
     }
 
@@ -135,6 +144,11 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => SockRef::from(&*tcp).shutdown(Shutdown::Write),
             Self::Quic(quic) => quic.streams()?.0.finish().map_err(io::Error::from),
+            #[cfg(feature = "sim")]
+            Self::Simulated(pipe) => {
+                pipe.shut();
+                Ok(())
+            }
         }
     }
 
@@ -146,6 +160,8 @@ impl Stream {
                 Err(error) => error.kind() != io::ErrorKind::WouldBlock,
             },
             Self::Quic(quic) => quic.connection.as_ref().is_some_and(|quic| quic.close_reason().is_some()),
+            #[cfg(feature = "sim")]
+            Self::Simulated(pipe) => pipe.is_ended(),
         }
     }
 
@@ -156,6 +172,8 @@ impl Stream {
                 SockRef::from(tcp).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|bytes| bytes > 0)
             }
             Self::Quic(_) => false,
+            #[cfg(feature = "sim")]
+            Self::Simulated(pipe) => pipe.has_unread(),
         }
     }
 
@@ -164,6 +182,8 @@ impl Stream {
         match self {
             Self::Tcp(_) => None,
             Self::Quic(quic) => quic.connection.as_ref().map(quinn::Connection::remote_address),
+            #[cfg(feature = "sim")]
+            Self::Simulated(_) => None,
         }
     }
 }

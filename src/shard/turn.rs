@@ -51,7 +51,7 @@ pub(super) async fn run(shard: &Shared) {
 }
 
 /// One turn. Whether there is more to do right away.
-fn turn(owner: &Shared, timers: bool) -> bool {
+pub(super) fn turn(owner: &Shared, timers: bool) -> bool {
     let shard = &mut *owner.borrow_mut();
     shard.begin();
     shard.handshake_steps = limits::TURN_HANDSHAKE_STEPS;

@@ -80,6 +80,30 @@ impl<D: Disk> EmbeddedStore<D> {
         Ok((store, Opened { report, failed }))
     }
 
+    /// The same without threads: what they would do is done by [`Hands`], when it is told to.
+    #[cfg(feature = "sim")]
+    pub fn open_by_hand(
+        disk: Arc<D>,
+        options: StoreOptions,
+        clock: Arc<Clock>,
+        sink: Box<dyn CommitSink>,
+        bodies: Arc<dyn BodySink>,
+        is_connected: IsConnected,
+    ) -> Result<(Arc<Self>, Hands<D>), OpenError> {
+        let (engine, report) = Engine::open(disk, &options, sink, is_connected)?;
+        clock.raise(report.journal.last_time);
+        let store = Arc::new(Self {
+            shared: engine.shared().clone(),
+            options,
+            clock,
+            inbox: Arc::default(),
+            wanted: Arc::default(),
+            threads: Mutex::default(),
+        });
+        let turns = thread::Turns::new(&engine);
+        Ok((store.clone(), Hands { store, engine, turns, bodies, report }))
+    }
+
     /// Takes nothing more, finishes what waits, and ends the threads. It waits for them: not for a shard's thread.
     pub fn close(&self) {
         self.inbox.close();
@@ -94,6 +118,47 @@ impl<D: Disk> EmbeddedStore<D> {
     /// The store's figures.
     pub fn stats(&self) -> &StoreStats {
         &self.shared.stats
+    }
+}
+
+/// What a store's threads do, a turn at a time.
+#[cfg(feature = "sim")]
+pub struct Hands<D: Disk> {
+    store: Arc<EmbeddedStore<D>>,
+    engine: Engine<D>,
+    turns: thread::Turns,
+    bodies: Arc<dyn BodySink>,
+    /// What the start found.
+    pub report: OpenReport,
+}
+
+#[cfg(feature = "sim")]
+impl<D: Disk> std::fmt::Debug for Hands<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hands").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "sim")]
+impl<D: Disk> Hands<D> {
+    /// One turn of the engine's thread, which never sleeps here. False: the store is closed and empty.
+    pub fn turn(&mut self) -> Result<bool, StoreFailure> {
+        self.turns.turn(&mut self.engine, &self.store.inbox, &self.store.clock, false)
+    }
+
+    /// What the reader of bodies does.
+    pub fn read_bodies(&self) {
+        thread::read_waiting(&self.store.shared, &self.store.wanted, &self.store.inbox, &*self.bodies);
+    }
+
+    /// Whether something is staged and not durable.
+    pub fn has_staged(&self) -> bool {
+        self.engine.has_staged()
+    }
+
+    /// The counts, as of everything that was applied.
+    pub fn totals(&self) -> crate::push::Counts {
+        self.engine.totals()
     }
 }
 

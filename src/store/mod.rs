@@ -33,7 +33,6 @@ mod device_row;
 pub mod disk;
 pub mod embedded;
 pub mod engine;
-mod fault;
 mod history;
 mod index;
 pub mod journal;

@@ -17,13 +17,13 @@ use smallvec::SmallVec;
 use super::batch::Batch;
 use super::batch_ids::BatchIds;
 use super::device_row::{About, Bound, Says, Warmth};
-use super::fault::{self, Fault};
 use super::push_record::{MessageKey, PushRecord};
 use super::recalls::Recall;
 use super::record::ReceiptRecord;
 use super::second_chance::{Look, SecondChance};
 use crate::binding::{Binding, Step};
 use crate::credential::Revocation;
+use crate::fault::{self, Fault};
 use crate::ids::{AccountDigest, AppKey, DeviceKey, DigestKey, MessageId, Seq};
 use crate::push::{Millis, Priority, ReceiptKind};
 

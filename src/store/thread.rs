@@ -159,36 +159,61 @@ pub(super) fn run<D: Disk>(
 }
 
 fn work<D: Disk>(engine: &mut Engine<D>, inbox: &Inbox, clock: &Clock) -> Result<(), StoreFailure> {
-    let mut commands = Vec::new();
-    let mut busy = false;
-    let mut exporter = Exporter::new(engine.totals());
-    // When what is staged and nobody waits for is committed at the latest, in microseconds of the clock.
-    let mut gathering: Option<u64> = None;
-    loop {
-        let sleep = match gathering {
+    let mut turns = Turns::new(engine);
+    while turns.turn(engine, inbox, clock, true)? {}
+    Ok(())
+}
+
+/// The store's work, a turn at a time.
+#[derive(Debug)]
+pub(super) struct Turns {
+    commands: Vec<Command>,
+    busy: bool,
+    exporter: Exporter,
+    /// When what is staged and nobody waits for is committed at the latest, in microseconds of the clock.
+    gathering: Option<u64>,
+}
+
+impl Turns {
+    pub(super) fn new<D: Disk>(engine: &Engine<D>) -> Self {
+        Self { commands: Vec::new(), busy: false, exporter: Exporter::new(engine.totals()), gathering: None }
+    }
+
+    /// Takes what waits, commits it, and does a slice of what is due; before that it sleeps until there is something, if it may. False: the
+    /// inbox is closed and empty.
+    pub(super) fn turn<D: Disk>(
+        &mut self,
+        engine: &mut Engine<D>,
+        inbox: &Inbox,
+        clock: &Clock,
+        may_sleep: bool,
+    ) -> Result<bool, StoreFailure> {
+        let sleep = match self.gathering {
+            _ if !may_sleep => Duration::ZERO,
             Some(until) => Duration::from_micros(until.saturating_sub(clock.micros())),
-            None if busy => Duration::ZERO,
+            None if self.busy => Duration::ZERO,
             None => sleep(engine, clock),
         };
-        let Some(damaged) = inbox.take(sleep, &mut commands) else {
-            return engine.commit(clock.now());
+        let Some(damaged) = inbox.take(sleep, &mut self.commands) else {
+            engine.commit(clock.now())?;
+            return Ok(false);
         };
         let now = clock.now();
         for batch in &damaged {
             engine.found_damaged(batch);
         }
         let mut urgent = !damaged.is_empty();
-        for command in commands.drain(..) {
+        for command in self.commands.drain(..) {
             urgent |= is_urgent(&command);
             engine.apply(now, command)?;
         }
         if !urgent && engine.has_staged() && engine.staged_bytes() < limits::GROUP_BYTES {
-            let until = *gathering.get_or_insert_with(|| clock.micros() + GATHER_MICROS);
+            let until = *self.gathering.get_or_insert_with(|| clock.micros() + GATHER_MICROS);
             if clock.micros() < until {
-                continue;
+                return Ok(true);
             }
         }
-        gathering = None;
+        self.gathering = None;
         let began = clock.micros();
         let bytes = engine.staged_bytes();
         engine.commit(now)?;
@@ -199,11 +224,12 @@ fn work<D: Disk>(engine: &mut Engine<D>, inbox: &Inbox, clock: &Clock) -> Result
             StoreStats::add(&stats.commit_micros, micros);
             stats.commit_micros_max.fetch_max(micros, std::sync::atomic::Ordering::Relaxed);
         }
-        if exporter.is_due(now) {
-            exporter.export(engine.totals(), engine.stats());
+        if self.exporter.is_due(now) {
+            self.exporter.export(engine.totals(), engine.stats());
             telemetry::set(Gauge::StoreQueueCommands, inbox.lock().commands.len() as f64);
         }
-        busy = engine.maintain(clock.now())?;
+        self.busy = engine.maintain(clock.now())?;
+        Ok(true)
     }
 }
 
@@ -281,20 +307,41 @@ impl Wanted {
 /// Reads bodies back until there is nobody left to want one.
 pub(super) fn read_bodies<D: Disk>(shared: &Shared<D>, wanted: &Wanted, inbox: &Inbox, sink: &dyn BodySink) {
     while let Some((batch, session)) = wanted.next() {
-        if batch.body().is_none() && batch.is_live() {
-            match read_body(shared, &batch) {
-                Ok(body) => {
-                    StoreStats::add(&shared.stats.body_reads, 1);
-                    shared.bodies.insert(&batch, body);
-                }
-                Err(error) => {
-                    tracing::error!(%error, sequence = %batch.seq, "a body can't be read back");
-                    inbox.report_damaged(batch);
-                }
+        load(shared, inbox, sink, batch, session);
+    }
+}
+
+/// Reads back every body that is wanted by now.
+#[cfg(feature = "sim")]
+pub(super) fn read_waiting<D: Disk>(shared: &Shared<D>, wanted: &Wanted, inbox: &Inbox, sink: &dyn BodySink) {
+    loop {
+        let next = wanted.queue.lock().unwrap_or_else(PoisonError::into_inner).wanted.pop_front();
+        let Some((batch, session)) = next else { return };
+        load(shared, inbox, sink, batch, session);
+    }
+}
+
+/// Reads one body back and tells who wants it.
+fn load<D: Disk>(
+    shared: &Shared<D>,
+    inbox: &Inbox,
+    sink: &dyn BodySink,
+    batch: Arc<Batch>,
+    session: SessionRef,
+) {
+    if batch.body().is_none() && batch.is_live() {
+        match read_body(shared, &batch) {
+            Ok(body) => {
+                StoreStats::add(&shared.stats.body_reads, 1);
+                shared.bodies.insert(&batch, body);
+            }
+            Err(error) => {
+                tracing::error!(%error, sequence = %batch.seq, "a body can't be read back");
+                inbox.report_damaged(batch);
             }
         }
-        sink.loaded(session);
     }
+    sink.loaded(session);
 }
 
 /// Reads a body from the journal, wherever its record is now.

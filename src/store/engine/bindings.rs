@@ -8,10 +8,10 @@ use super::acks::receipt_bytes;
 use super::rows::Who;
 use super::{Engine, StoreFailure};
 use crate::binding::{Binding, ChangeError, Step, Unbind};
+use crate::fault::{self, Fault};
 use crate::push::{Failure, Millis};
 use crate::store::device_row::Bound;
 use crate::store::disk::Disk;
-use crate::store::fault::{self, Fault};
 use crate::store::part::Entry;
 use crate::store::record::{self, BindingRecord};
 

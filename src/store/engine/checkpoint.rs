@@ -16,13 +16,13 @@ use std::sync::atomic::Ordering;
 
 use super::load::KnownApps;
 use super::{Engine, StoreFailure};
+use crate::fault::{self, Fault};
 use crate::ids::Seq;
 use crate::push::Millis;
 use crate::store::batch::Batch;
 use crate::store::checkpoint::{CheckpointError, CheckpointWriter, remove_older};
 use crate::store::codec::{put_bytes, put_u32, put_u64, put_varint};
 use crate::store::disk::Disk;
-use crate::store::fault::{self, Fault};
 use crate::store::part::{AppId, Part};
 use crate::store::record::put_epoch;
 use crate::store::stats::StoreStats;

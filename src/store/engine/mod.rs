@@ -50,7 +50,6 @@ use tokio::sync::{oneshot, watch};
 use super::batch::Batch;
 use super::body_cache::BodyCache;
 use super::disk::Disk;
-use super::fault::{self, Fault};
 use super::index::Index;
 use super::journal::{Journal, JournalError, JournalReader, Place, ReadError};
 use super::ledger::Ledger;
@@ -65,6 +64,7 @@ use super::{
 };
 use crate::binding::ChangeError;
 use crate::credential::Revocation;
+use crate::fault::{self, Fault};
 use crate::ids::{AppKey, DeviceKey, Seq, SessionRef, ShardId};
 use crate::push::{Accepted, AppControl, Failure, Millis, Reached, ReceiptGap, Rejection, Revoked};
 

@@ -21,11 +21,11 @@ use std::sync::{Arc, MutexGuard};
 
 use super::rows::Room;
 use super::{Engine, StoreFailure};
+use crate::fault::{self, Fault};
 use crate::ids::Seq;
 use crate::push::Millis;
 use crate::store::codec::Take;
 use crate::store::disk::Disk;
-use crate::store::fault::{self, Fault};
 use crate::store::index::Index;
 use crate::store::ledger::Ledger;
 use crate::store::part::{Cold, Part};

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Effect, Engine, StoreFailure};
+use crate::fault::{self, Fault};
 use crate::ids::Seq;
 use crate::push::Millis;
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
-use crate::store::fault::{self, Fault};
 use crate::store::journal::{Place, RECORD_OVERHEAD, SegmentState};
 use crate::store::push_record::MessageKey;
 use crate::store::record::{self, BatchRecord, Target, put_targets};

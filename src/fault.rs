@@ -1,8 +1,9 @@
-//! Mistakes that the engine can be made to make in tests: the proof that the proof would find them.
+//! Mistakes that an edge can be made to make in tests and in the simulation: the proof that the proof would find them. There are none in any
+//! other build: there [`is`] is a constant.
 
 /// A mistake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Fault {
+pub enum Fault {
     /// Answers and confirms before the commit.
     TellBeforeCommit,
     /// Removes old segments without copying what is live in them.
@@ -31,25 +32,25 @@ pub(super) enum Fault {
     KeepUnbound,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 thread_local! {
     static FAULT: std::cell::Cell<Option<Fault>> = const { std::cell::Cell::new(None) };
 }
 
-/// The engine of this thread makes this mistake from now on.
-#[cfg(test)]
-pub(super) fn make(fault: Option<Fault>) {
+/// The edge of this thread makes this mistake from now on.
+#[cfg(any(test, feature = "sim"))]
+pub fn make(fault: Option<Fault>) {
     FAULT.set(fault);
 }
 
 /// Whether the mistake is to be made.
-#[cfg(test)]
-pub(super) fn is(fault: Fault) -> bool {
+#[cfg(any(test, feature = "sim"))]
+pub(crate) fn is(fault: Fault) -> bool {
     FAULT.get() == Some(fault)
 }
 
 /// There are no mistakes.
-#[cfg(not(test))]
-pub(super) const fn is(_: Fault) -> bool {
+#[cfg(not(any(test, feature = "sim")))]
+pub(crate) const fn is(_: Fault) -> bool {
     false
 }

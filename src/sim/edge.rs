@@ -1,0 +1,270 @@
+//! One process of an edge over a simulated disk, network and clock, wired as `server` does it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use rustls::server::ResolvesServerCertUsingSni;
+
+use super::{LiveSession, Pipe, SimLink, SimShard, SimTime};
+use crate::apps::Apps;
+use crate::clock::Clock;
+use crate::config::{self, PendingBounds, Registration, RegistrationPolicy};
+use crate::credential::Secret;
+use crate::directory::Directory;
+use crate::ids::{AppKey, DeviceKey, Seq, SessionRef, ShardId};
+use crate::presence::Presence;
+use crate::push::{Counts, Millis, Rates};
+use crate::router::{Allowed, FailureLines, Pace, Rights, RouterContext, Rules, StreamRegistry};
+use crate::shard::{DeviceContext, Gates, Handover, Loaded, Mailbox, ShardFigures};
+use crate::store::disk::sim::SimDisk;
+use crate::store::embedded::{EmbeddedStore, Hands};
+use crate::store::engine::{OpenError, OpenReport, StoreFailure};
+use crate::store::options::StoreOptions;
+use crate::store::{Command, Refused, Store, StreamBounds, StreamError};
+use crate::token::VerifyingKeys;
+
+/// When simulations begin, milliseconds since 1970 UTC.
+pub const START: Millis = 1_800_000_000_000;
+/// The secret of every app of a simulation: credentials are made with it.
+pub const SECRET: [u8; 32] = [9; 32];
+
+/// What an edge is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Its shards.
+    pub shards: usize,
+    /// Its apps.
+    pub apps: Vec<AppKey>,
+    /// The routers that may connect: to all apps and streams.
+    pub routers: Vec<String>,
+    /// `[device]`.
+    pub device: config::Device,
+    /// The store. Its streams and its digest key are the edge's.
+    pub store: StoreOptions,
+    /// Events of one read of a stream.
+    pub events_a_read: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Edge {
+    shards: Vec<SimShard>,
+    links: Vec<Option<SimLink>>,
+    hands: Hands<SimDisk>,
+    store: Arc<EmbeddedStore<SimDisk>>,
+    routers: Arc<RouterContext>,
+    directory: Arc<Directory>,
+    clock: Arc<Clock>,
+    events_a_read: usize,
+}
+
+impl Edge {
+    /// Starts on what the disk holds.
+    pub fn start(disk: &SimDisk, time: &Arc<SimTime>, plan: &Plan) -> Result<Self, OpenError> {
+        let clock = Arc::new(Clock::simulated(time.clone(), 0));
+        let directory = Arc::new(Directory::new());
+        let mailboxes: Arc<[Mailbox]> = (0..plan.shards).map(|_| Mailbox::default()).collect();
+        let sink = Handover::new(directory.clone(), mailboxes.clone(), clock.clone());
+        let bodies = Arc::new(Loaded::new(mailboxes.clone()));
+        let connected = directory.clone();
+        let is_connected = Box::new(move |device: &DeviceKey| connected.find(device).is_some());
+        let (store, hands) = EmbeddedStore::open_by_hand(
+            Arc::new(disk.clone()),
+            plan.store.clone(),
+            clock.clone(),
+            Box::new(sink),
+            bodies,
+            is_connected,
+        )?;
+        let apps: Vec<_> = plan.apps.iter().map(app).collect();
+        let shared: Arc<dyn Store> = store.clone();
+        let doors = Arc::new(Apps::new(&apps, shared.clone(), clock.now()));
+        let boxes = mailboxes.clone();
+        let ask = move |shard: ShardId, request| boxes[usize::from(shard.0)].slice(request);
+        let presence = Arc::new(Presence::new(directory.clone(), plan.shards, clock.now(), Box::new(ask)));
+        let context = Arc::new(DeviceContext {
+            config: plan.device.clone(),
+            apps: apps.iter().map(|app| (app.key.clone(), app.clone())).collect(),
+            doors: doors.clone(),
+            gates: Gates::new(&apps),
+            digest_key: plan.store.digest_key.clone(),
+            directory: directory.clone(),
+            store: shared.clone(),
+            presence: presence.clone(),
+            clock: clock.clone(),
+            tls: None,
+            quic: None,
+            mailboxes,
+            sessions: AtomicUsize::new(0),
+            figures: (0..plan.shards).map(|_| ShardFigures::default()).collect(),
+        });
+        let shards = (0..plan.shards).map(|id| SimShard::new(ShardId(id as u16), context.clone()));
+        let connected = directory.clone();
+        let routers = Arc::new(RouterContext {
+            edge: "simulated".into(),
+            store: shared,
+            clock: clock.clone(),
+            tls: no_tls(),
+            rules: Rules {
+                apps: plan.apps.iter().cloned().collect(),
+                digest_key: plan.store.digest_key.clone(),
+                online_window_ms: plan.device.online_window_ms,
+                max_clock_skew_ms: config::Router::default().max_clock_skew_ms,
+            },
+            routers: plan.routers.iter().map(|name| (name.clone(), Arc::new(all_rights()))).collect(),
+            credit_targets: crate::limits::CREDIT_TARGETS,
+            credit_bytes: crate::limits::CREDIT_BYTES,
+            batch_window_ms: plan.store.batch_window_ms,
+            is_connected: Box::new(move |device| connected.find(device).is_some()),
+            presence,
+            pace: Pace::default(),
+            doors,
+            streams: Arc::new(StreamRegistry::default()),
+            failure_lines: FailureLines::default(),
+        });
+        Ok(Self {
+            shards: shards.collect(),
+            links: Vec::new(),
+            hands,
+            store,
+            routers,
+            directory,
+            clock,
+            events_a_read: plan.events_a_read,
+        })
+    }
+
+    /// What the start found.
+    pub fn report(&self) -> &OpenReport {
+        &self.hands.report
+    }
+
+    /// Edge time.
+    pub fn now(&self) -> Millis {
+        self.clock.now()
+    }
+
+    /// A device connects to a shard. False: it has to wait.
+    pub fn accept(&mut self, shard: usize, pipe: &Pipe, peer: SocketAddr) -> bool {
+        self.shards[shard].accept(pipe, peer)
+    }
+
+    /// A router connects; what it reads is read so many events at a time.
+    pub fn link(&mut self, router: &str, pipe: &Pipe) -> bool {
+        let link = SimLink::new(self.routers.clone(), router, pipe.clone(), self.events_a_read);
+        let is_known = link.is_some();
+        match self.links.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = link,
+            None => self.links.push(link),
+        }
+        is_known
+    }
+
+    /// The shards.
+    pub fn shards(&mut self) -> &mut [SimShard] {
+        &mut self.shards
+    }
+
+    /// Places of router links, some of them empty.
+    pub fn links(&self) -> usize {
+        self.links.len()
+    }
+
+    /// A router link's turn.
+    pub fn poll_link(&mut self, link: usize) {
+        let place = &mut self.links[link];
+        if place.as_mut().is_some_and(|link| !link.poll()) {
+            *place = None;
+        }
+    }
+
+    /// The store's turn: one group at most. False: it is closed.
+    pub fn store_turn(&mut self) -> Result<bool, StoreFailure> {
+        self.hands.turn()
+    }
+
+    /// The reader of bodies does what waits for it.
+    pub fn read_bodies(&self) {
+        self.hands.read_bodies();
+    }
+
+    /// Tells the store something, as an operator does over the admin port.
+    pub fn submit(&self, command: Command) -> Result<(), Refused> {
+        self.store.submit(command)
+    }
+
+    /// The counts of everything, as of everything that was applied.
+    pub fn totals(&self) -> Counts {
+        self.hands.totals()
+    }
+
+    /// The store's figures, by name.
+    pub fn figures(&self) -> Vec<(&'static str, u64)> {
+        self.store.stats().all()
+    }
+
+    /// Where a stream stands.
+    pub fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError> {
+        self.store.stream_bounds(stream)
+    }
+
+    /// Whether a stream has nothing more to read after a cursor.
+    pub fn is_read(&self, stream: &str, mut after: u64) -> bool {
+        loop {
+            let Ok(read) = self.store.read_stream(stream, Seq(after), 1, usize::MAX) else { return false };
+            if !read.events.is_empty() || read.cursor.0 <= after {
+                return read.events.is_empty();
+            }
+            after = read.cursor.0;
+        }
+    }
+
+    /// The session that the directory names.
+    pub fn session_of(&self, device: &DeviceKey) -> Option<SessionRef> {
+        self.directory.find(device)
+    }
+
+    /// Every session that is welcome.
+    pub fn live(&self) -> Vec<LiveSession> {
+        self.shards.iter().flat_map(SimShard::live).collect()
+    }
+
+    /// Devices in the directory.
+    pub fn connected(&self) -> usize {
+        self.directory.len()
+    }
+}
+
+fn app(key: &AppKey) -> config::App {
+    config::App {
+        key: key.clone(),
+        app_id: key.to_string(),
+        packages: Vec::new(),
+        secret_file: "secret".into(),
+        secret: Secret::from_bytes(SECRET),
+        epoch: 1,
+        registration: Registration {
+            policy: RegistrationPolicy::Off,
+            keys: VerifyingKeys::default(),
+            token_max_ms: 0,
+            per_second: 1,
+        },
+        stream: "main".into(),
+        rates: Rates::default(),
+        pending: PendingBounds { messages: None, bytes: None, drop_oldest: false },
+    }
+}
+
+fn all_rights() -> Rights {
+    Rights { apps: Allowed::All, streams: Allowed::All }
+}
+
+/// Links are simulated above TLS.
+fn no_tls() -> Arc<rustls::ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("ring has TLS 1.3");
+    Arc::new(builder.with_no_client_auth().with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new())))
+}

@@ -1,0 +1,11 @@
+//! An edge that a simulation drives: everything but threads, runtimes, sockets and the system's clocks is the edge's own code. The simulation itself
+//! (peers, faults, what must hold) is in `tests/sim/`. Only builds with the feature `sim` have this.
+
+mod edge;
+mod pipe;
+
+pub use crate::clock::SimTime;
+pub use crate::router::sim::SimLink;
+pub use crate::shard::sim::{LiveSession, SimShard};
+pub use edge::{Edge, Plan, SECRET, START};
+pub use pipe::Pipe;
