@@ -1,0 +1,44 @@
+//! Where chance comes from: one stream for each kind of thing, all from one seed, so that with fewer faults of one kind the others stay as they are.
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+/// The streams of one run.
+pub(crate) struct Chances {
+    /// How time passes, and who has a turn when.
+    pub(crate) schedule: SmallRng,
+    /// What fits into a connection, what arrives of it, and when it breaks.
+    pub(crate) network: SmallRng,
+    /// When the process dies, how, and for how long.
+    pub(crate) process: SmallRng,
+    /// What a power loss leaves; what is flipped; when the disk is full.
+    pub(crate) disk: SmallRng,
+    /// Jumps of the wall clock.
+    pub(crate) clock: SmallRng,
+    /// What devices do.
+    pub(crate) devices: SmallRng,
+    /// What routers do.
+    pub(crate) routers: SmallRng,
+}
+
+impl Chances {
+    pub(crate) fn of(seed: u64) -> Self {
+        let stream = |number: u64| {
+            SmallRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number))
+        };
+        Self {
+            schedule: stream(1),
+            network: stream(2),
+            process: stream(3),
+            disk: stream(4),
+            clock: stream(5),
+            devices: stream(6),
+            routers: stream(7),
+        }
+    }
+}
+
+/// Once in so many times.
+pub(crate) fn once_in(rng: &mut SmallRng, times: u32) -> bool {
+    rng.random_ratio(1, times)
+}

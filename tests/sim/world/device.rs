@@ -1,0 +1,336 @@
+//! A simulated device: the client library's machine, and a user and a network of many moods.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mooring::client::Backoff;
+use mooring::client::device::{Asked, End, Machine, Next, Settings};
+use mooring::credential::{self, Secret};
+use mooring::ids::{AppKey, DeviceKey, DigestKey};
+use mooring::push::Millis;
+use mooring::sim::{Pipe, SECRET};
+use mooring::wire::frame::{device_frame, put_device_frame};
+use mooring::wire::pb::device as pb;
+use prost::Message;
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use super::chance::once_in;
+use super::link::Link;
+use super::oracle::{Oracle, Seen, ensure};
+
+pub(crate) struct Device {
+    pub(crate) id: String,
+    pub(crate) key: DeviceKey,
+    machine: Machine,
+    session: Option<Session>,
+    /// Connections that it has forgotten, and the edge hasn't.
+    pub(crate) ghosts: Vec<Pipe>,
+    pub(crate) connect_at: Millis,
+    /// Of its own clock, milliseconds ahead.
+    ahead: i64,
+    sessions: u32,
+    /// Handed to the app since it was installed.
+    app: BTreeSet<u64>,
+    mood: Mood,
+    until: Millis,
+}
+
+/// How it behaves for a while.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mood {
+    Prompt,
+    /// Acknowledges nothing.
+    Mute,
+    /// Reads a few bytes at a time.
+    Slow,
+    /// Reads nothing.
+    Stopped,
+}
+
+struct Session {
+    number: u32,
+    link: Link,
+    /// Handed to the app once their Acks are on their way.
+    stored: Vec<pb::Push>,
+    /// What each Ack said, by its number.
+    acks: BTreeMap<u64, Vec<(u64, i32)>>,
+    newest_ack: u64,
+    got: BTreeSet<u64>,
+    seen: Seen,
+}
+
+impl Device {
+    pub(crate) fn new(number: usize, app: &AppKey, digest: &DigestKey, rng: &mut SmallRng) -> Self {
+        let id = format!("device-{number}");
+        let secret = Secret::from_bytes(SECRET);
+        let attributes = pb::Attributes { brand: "vivo".into(), ..Default::default() };
+        let settings = Settings {
+            app_key: app.as_str().into(),
+            device_id: id.clone(),
+            credential: credential::issue(&secret, app, &id, 1),
+            install_secret: None,
+            attributes: Arc::new(attributes),
+            heartbeat_seconds: 0,
+            backoff: Backoff::at_most(1_500),
+            seed: rng.random(),
+        };
+        Self {
+            key: DeviceKey::of(digest, app, &id),
+            id,
+            machine: Machine::new(settings),
+            session: None,
+            ghosts: Vec::new(),
+            connect_at: rng.random_range(0..3_000),
+            ahead: rng.random_range(-60_000..60_000),
+            sessions: 0,
+            app: BTreeSet::new(),
+            mood: Mood::Prompt,
+            until: 0,
+        }
+    }
+
+    pub(crate) fn pipes(&self) -> impl Iterator<Item = &Pipe> {
+        self.ghosts.iter().chain(self.session.as_ref().map(|session| &session.link.pipe))
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.machine.is_connected()
+    }
+
+    pub(crate) fn has_link(&self) -> bool {
+        self.session.is_some()
+    }
+
+    pub(crate) fn unsettled(&self) -> usize {
+        self.machine.unsettled()
+    }
+
+    fn local(&self, now: Millis) -> Millis {
+        now.saturating_add_signed(self.ahead)
+    }
+
+    /// A connection stands: says Hello.
+    pub(crate) fn connected(&mut self, now: Millis, pipe: Pipe, oracle: &mut Oracle) {
+        let hello = self.machine.handle_connected(self.local(now));
+        for message in &hello.received {
+            oracle.said.insert((self.id.clone(), *message));
+        }
+        let mut bytes = Vec::new();
+        let frame = Some(pb::to_edge::Frame::Hello(hello));
+        put_device_frame(&mut bytes, &pb::ToEdge { frame });
+        self.sessions += 1;
+        let seen = Seen { device: self.id.clone(), firsts: Vec::new() };
+        let mut session = Session {
+            number: self.sessions,
+            link: Link::new(pipe),
+            stored: Vec::new(),
+            acks: BTreeMap::new(),
+            newest_ack: 0,
+            got: BTreeSet::new(),
+            seen,
+        };
+        session.link.queue(&bytes);
+        self.session = Some(session);
+    }
+
+    /// Opens a second connection while the edge still has the first.
+    pub(crate) fn forget_connection(&mut self, now: Millis, oracle: &mut Oracle) {
+        if let Some(session) = self.session.take() {
+            self.ghosts.push(session.link.pipe.clone());
+            oracle.sessions.push(session.seen);
+            self.machine.handle_end(End::Broken);
+            self.connect_at = now;
+        }
+    }
+
+    /// The connection is over on this side.
+    pub(crate) fn disconnect(&mut self, now: Millis, end: End, cut: bool, oracle: &mut Oracle) {
+        let Some(session) = self.session.take() else { return };
+        if cut {
+            session.link.pipe.cut();
+        } else {
+            session.link.pipe.end();
+            // Nobody takes any more of it.
+            self.ghosts.push(session.link.pipe.clone());
+        }
+        oracle.sessions.push(session.seen);
+        self.connect_at = now
+            + match self.machine.handle_end(end) {
+                Next::Again { wait, .. } => wait,
+                // The user starts the app again.
+                Next::Stop => 1_000,
+            };
+    }
+
+    /// A change of mood, now and then.
+    pub(crate) fn change_mood(&mut self, now: Millis, rng: &mut SmallRng) {
+        if self.mood == Mood::Prompt && once_in(rng, 150) {
+            self.mood = match rng.random_range(0..4) {
+                0 => Mood::Stopped,
+                1 => Mood::Slow,
+                _ => Mood::Mute,
+            };
+            self.until = now + rng.random_range(200..12_000);
+        } else if now >= self.until {
+            self.mood = Mood::Prompt;
+        }
+    }
+
+    pub(crate) fn calm_down(&mut self) {
+        self.mood = Mood::Prompt;
+    }
+
+    /// Reads, says what it has to say. What it saw, for the trace.
+    pub(crate) fn act(
+        &mut self,
+        now: Millis,
+        is_calm: bool,
+        (user, network): (&mut SmallRng, &mut SmallRng),
+        oracle: &mut Oracle,
+        trace: &mut dyn FnMut(String),
+    ) -> Result<(), String> {
+        let local = self.local(now);
+        if let Some(end) = self.machine.handle_timeout(local) {
+            trace(format!("{} is tired of waiting", self.id));
+            self.disconnect(now, end, false, oracle);
+            return Ok(());
+        }
+        let Some(session) = &mut self.session else { return Ok(()) };
+        let most = match self.mood {
+            Mood::Stopped => 0,
+            Mood::Slow => user.random_range(0..40),
+            Mood::Prompt | Mood::Mute => usize::MAX,
+        };
+        session.link.fill(most);
+        let over = session.link.pipe.is_over();
+        let mut end = None;
+        while let Some(session) = &mut self.session {
+            let frame = session.link.next(device_frame);
+            let frame = frame.map_err(|error| format!("{} got what is no frame: {error}", self.id))?;
+            let Some((bytes, written_at)) = frame else { break };
+            let frame = pb::ToDevice::decode(&*bytes);
+            let frame = frame.map_err(|error| format!("{} can't decode a frame: {error}", self.id))?;
+            let Some(frame) = frame.frame else { continue };
+            self.note(&frame, written_at, oracle, trace)?;
+            match self.machine.handle_frame(local, frame) {
+                Asked::Deliver(push) => {
+                    if let Some(session) = &mut self.session {
+                        session.stored.push(*push);
+                    }
+                }
+                Asked::End(why) => {
+                    end = Some(why);
+                    break;
+                }
+                _ => {}
+            }
+        }
+        if end.is_some() || over && most == usize::MAX {
+            self.hand_over(local, user)?;
+            self.disconnect(now, end.unwrap_or(End::Broken), false, oracle);
+            return Ok(());
+        }
+        if self.mood != Mood::Mute {
+            self.say(local, oracle, trace);
+            self.hand_over(local, user)?;
+        }
+        if let Some(session) = &mut self.session {
+            session.link.flush(network, is_calm);
+        }
+        Ok(())
+    }
+
+    /// What a frame promises, or breaks.
+    fn note(
+        &mut self,
+        frame: &pb::to_device::Frame,
+        written_at: Millis,
+        oracle: &mut Oracle,
+        trace: &mut dyn FnMut(String),
+    ) -> Result<(), String> {
+        let Some(session) = &mut self.session else { return Ok(()) };
+        let id = &self.id;
+        match frame {
+            pb::to_device::Frame::Push(push) => {
+                let message = push.message_id;
+                let again = if push.redelivered { " again" } else { "" };
+                trace(format!("{id} gets {message}{again} on session {}", session.number));
+                ensure!(
+                    written_at < push.expires_milliseconds,
+                    "{id}: {message} was written at {written_at}, and had expired at {}",
+                    push.expires_milliseconds
+                );
+                if session.got.insert(message) {
+                    let is_high = push.priority() == pb::Priority::High;
+                    session.seen.firsts.push((message, is_high));
+                }
+                if oracle.is_online_only(id, message) {
+                    let sessions = oracle.online.entry((id.clone(), message)).or_default();
+                    sessions.insert(session.number);
+                    ensure!(
+                        sessions.len() <= 1,
+                        "{id}: {message} has retention 0, and came on sessions {sessions:?}"
+                    );
+                }
+            }
+            pb::to_device::Frame::AckConfirm(confirm) => {
+                trace(format!("{id} is confirmed {} on session {}", confirm.number, session.number));
+                let newest = session.newest_ack;
+                ensure!(confirm.number <= newest, "{id}: Ack {} confirmed, {newest} sent", confirm.number);
+                let left = session.acks.split_off(&(confirm.number + 1));
+                for (message, event) in std::mem::replace(&mut session.acks, left).into_values().flatten() {
+                    let kind = match pb::EventType::try_from(event) {
+                        Ok(pb::EventType::Arrive) => 3,
+                        Ok(pb::EventType::Click) => 4,
+                        _ => 5,
+                    };
+                    oracle.confirmed.insert((id.clone(), message, kind));
+                }
+            }
+            pb::to_device::Frame::Welcome(_) => trace(format!("{id} is welcome, session {}", session.number)),
+            pb::to_device::Frame::Error(error) => {
+                trace(format!("{id} is told {:?}: {}", error.code(), error.text));
+            }
+            pb::to_device::Frame::GoAway(away) => trace(format!("{id} is told {:?}", away.reason())),
+            pb::to_device::Frame::Revoke(revoke) => {
+                trace(format!("{id} is told to forget {}", revoke.message_id));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, local: Millis, oracle: &mut Oracle, trace: &mut dyn FnMut(String)) {
+        while let Some(frame) = self.machine.poll_send(local) {
+            let Some(session) = &mut self.session else { return };
+            if let pb::to_edge::Frame::Ack(ack) = &frame {
+                let events: Vec<_> =
+                    ack.events.iter().map(|event| (event.message_id, event.r#type)).collect();
+                trace(format!("{} says {events:?} as {} on session {}", self.id, ack.number, session.number));
+                for (message, _) in &events {
+                    oracle.said.insert((self.id.clone(), *message));
+                }
+                session.newest_ack = ack.number;
+                session.acks.insert(ack.number, events);
+            }
+            let mut bytes = Vec::new();
+            put_device_frame(&mut bytes, &pb::ToEdge { frame: Some(frame) });
+            session.link.queue(&bytes);
+        }
+    }
+
+    /// The app gets what was stored: each message once.
+    fn hand_over(&mut self, local: Millis, user: &mut SmallRng) -> Result<(), String> {
+        let Some(session) = &mut self.session else { return Ok(()) };
+        for push in std::mem::take(&mut session.stored) {
+            let message = push.message_id;
+            ensure!(self.app.insert(message), "{}: the app got {message} twice", self.id);
+            if push.kind() == pb::Kind::Notification && once_in(user, 3) {
+                let event = if user.random() { pb::EventType::Click } else { pb::EventType::Clean };
+                self.machine.react(local, message, event, user.random_range(0..4_000));
+            }
+        }
+        Ok(())
+    }
+}

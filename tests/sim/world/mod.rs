@@ -1,0 +1,589 @@
+//! The simulated world: an edge, its devices, its routers, and everything that can go wrong, from one seed.
+//!
+//! A run has two halves. In the first everything happens at once, and faults among it; in the second all is calm: everybody connects, reads and
+//! acknowledges, and the edge must come to rest with every message at its end. Then the power goes once more, and what it had counted must
+//! still be so.
+
+mod chance;
+mod device;
+mod link;
+mod oracle;
+mod router;
+mod trace;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mooring::config;
+use mooring::fault::{self, Fault};
+use mooring::ids::{AppKey, DigestKey, Generation};
+use mooring::push::Millis;
+use mooring::sim::{Edge, Pipe, Plan, START, SimTime};
+use mooring::store::disk::sim::{Loss, SimDisk};
+use mooring::store::options::StoreOptions;
+use mooring::store::tables::TableKind;
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use chance::{Chances, once_in};
+use device::Device;
+use oracle::{Oracle, ensure};
+use router::{Batches, Router};
+use trace::Trace;
+
+/// Milliseconds of simulated time in which a calm world must come to rest.
+const REST_MS: Millis = 240_000;
+/// Steps within which a shard has read its mail.
+const MAIL_STEPS: u32 = 30;
+/// How often a shard's timers fire, milliseconds.
+const TICK_MS: Millis = 100;
+
+/// What to simulate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    pub(crate) seed: u64,
+    /// Steps with faults.
+    pub(crate) steps: u32,
+    /// A mistake that the edge makes.
+    pub(crate) planted: Option<Fault>,
+    /// Prints everything that happens.
+    pub(crate) prints: bool,
+}
+
+impl Options {
+    pub(crate) fn of(seed: u64) -> Self {
+        Self { seed, steps: 500, planted: None, prints: false }
+    }
+}
+
+/// What a run came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Report {
+    /// Of everything that happened.
+    pub(crate) digest: String,
+    pub(crate) accepted: u64,
+    pub(crate) arrived: u64,
+    pub(crate) crashes: u64,
+    pub(crate) sessions: usize,
+}
+
+/// A promise that was broken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Violation {
+    pub(crate) seed: u64,
+    pub(crate) what: String,
+    /// The end of the trace.
+    pub(crate) last: Vec<String>,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for line in &self.last {
+            writeln!(f, "{line}")?;
+        }
+        writeln!(f, "seed {}: {}", self.seed, self.what)?;
+        write!(f, "again: cargo run --release --example sim -- --seed {} --trace", self.seed)
+    }
+}
+
+/// Runs one seed to its end, on this thread.
+pub(crate) fn run(options: Options) -> Result<Report, Box<Violation>> {
+    fault::make(options.planted);
+    let mut world = World::new(options);
+    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
+    fault::make(None);
+    let ran = ran.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(format!("panicked: {}", text.unwrap_or_default()))
+    });
+    let report = ran.map_err(|what| {
+        let last = world.trace.last().map(str::to_owned).collect();
+        Box::new(Violation { seed: options.seed, what, last })
+    })?;
+    Ok(report)
+}
+
+/// How the process dies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Death {
+    /// The process alone.
+    Process,
+    /// The power, and what that leaves.
+    Power(Loss),
+}
+
+struct World {
+    options: Options,
+    chances: Chances,
+    time: Arc<SimTime>,
+    disk: SimDisk,
+    plan: Plan,
+    edge: Option<Edge>,
+    /// When the edge starts again.
+    start_at: Millis,
+    /// How it dies when the disk fails it.
+    dies: Death,
+    ticked: Vec<Millis>,
+    devices: Vec<Device>,
+    routers: Vec<Router>,
+    oracle: Oracle,
+    trace: Trace,
+    is_calm: bool,
+    crashes: u64,
+    batches: Batches,
+    /// Sessions that the directory doesn't name, and for how many steps.
+    unnamed: BTreeMap<Generation, u32>,
+    /// How far the wall clock is off, milliseconds.
+    wall_off: i64,
+}
+
+/// Something that the edge may do next.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Store,
+    Bodies,
+    Turn(usize, bool),
+    Connection(usize, u64),
+    Link(usize),
+}
+
+fn app() -> AppKey {
+    AppKey::parse("app").expect("valid")
+}
+
+impl World {
+    fn new(options: Options) -> Self {
+        let mut chances = Chances::of(options.seed);
+        let shards = chances.schedule.random_range(1..=4);
+        let devices = chances.devices.random_range(4..=16);
+        let digest_key = DigestKey([7; 32]);
+        let store = StoreOptions {
+            parts: 4,
+            segment_bytes: 16 * 1024,
+            // The largest Ack finds room in it.
+            reserve_segments: 16,
+            checkpoint_bytes: 16 * 1024,
+            message_cache_bytes: 1_000,
+            body_cache_bytes: if once_in(&mut chances.schedule, 2) { 1_000 } else { 1_000_000 },
+            tables: TableKind::Log,
+            forget_after_ms: 0,
+            unmatched_per_second: u32::MAX,
+            digest_key: digest_key.clone(),
+            ..StoreOptions::default()
+        };
+        let device = config::Device {
+            ack_deadline_ms: 3_000,
+            online_window_ms: 2_000,
+            stall_deadline_ms: 4_000,
+            hello_deadline_ms: 2_000,
+            suspect_after_ms: 1_000,
+            heartbeat_min_s: 2,
+            heartbeat_default_s: 10,
+            heartbeat_max_s: 20,
+            ..config::Device::default()
+        };
+        let plan = Plan {
+            shards,
+            apps: vec![app()],
+            routers: vec!["router-1".into()],
+            device,
+            store,
+            events_a_read: chances.schedule.random_range(1..20),
+        };
+        let time = Arc::new(SimTime::default());
+        time.wall.store(START, Ordering::Relaxed);
+        let batches = Batches { devices, collapse: chances.routers.random(), online: true };
+        Self {
+            edge: None,
+            start_at: 0,
+            dies: Death::Process,
+            ticked: vec![0; shards],
+            devices: (0..devices)
+                .map(|number| Device::new(number, &app(), &digest_key, &mut chances.devices))
+                .collect(),
+            routers: vec![Router::new("router-1", "app", &mut chances.routers)],
+            oracle: Oracle { edge_now: START, ..Oracle::default() },
+            trace: Trace::new(options.prints),
+            is_calm: false,
+            crashes: 0,
+            wall_off: 0,
+            unnamed: BTreeMap::new(),
+            disk: SimDisk::new(),
+            time,
+            plan,
+            chances,
+            options,
+            batches,
+        }
+    }
+
+    /// Milliseconds since the run began.
+    fn now(&self) -> Millis {
+        self.time.micros.load(Ordering::Relaxed) / 1_000
+    }
+
+    fn note(&mut self, what: std::fmt::Arguments<'_>) {
+        let now = self.now();
+        self.trace.note(now, what);
+    }
+
+    fn run(&mut self) -> Result<Report, String> {
+        for _ in 0..self.options.steps {
+            self.step()?;
+        }
+        self.calm_down();
+        let until = self.now() + REST_MS;
+        while !self.is_at_rest() && self.now() < until {
+            self.step()?;
+        }
+        let stalled = !self.is_at_rest();
+        let totals = self.edge.as_ref().ok_or("no edge")?.totals();
+        self.oracle.finish(&totals, stalled)?;
+        self.check_ledger()?;
+        self.check_at_rest()?;
+        // What it counted holds after a power loss too.
+        self.die(Death::Power(Loss::All));
+        self.start_at = 0;
+        self.start()?;
+        let again = self.edge.as_ref().ok_or("no edge")?.totals();
+        ensure!(again == totals, "after a power loss {again:?}, before {totals:?}");
+        Ok(Report {
+            digest: self.trace.digest(),
+            accepted: totals.accepted,
+            arrived: totals.arrived,
+            crashes: self.crashes,
+            sessions: self.oracle.sessions.len(),
+        })
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        self.pass_time();
+        if !self.is_calm {
+            self.break_things();
+        }
+        if self.edge.is_none() && self.now() >= self.start_at {
+            self.start()?;
+        }
+        self.act()?;
+        let rounds = self.chances.schedule.random_range(1..=3);
+        for _ in 0..rounds {
+            self.drive()?;
+        }
+        self.check()
+    }
+
+    fn pass_time(&mut self) {
+        let rng = &mut self.chances.schedule;
+        let micros: u64 = match rng.random_range(0..100) {
+            0..60 => rng.random_range(0..20_000),
+            60..97 => rng.random_range(0..200_000),
+            97 | 98 => rng.random_range(0..2_000_000),
+            _ => rng.random_range(0..10_000_000),
+        };
+        self.time.micros.fetch_add(micros, Ordering::Relaxed);
+        let rng = &mut self.chances.clock;
+        if !self.is_calm && once_in(rng, 200) {
+            self.wall_off = match rng.random_range(0..3) {
+                0 => 0,
+                1 => rng.random_range(-5_000..5_000),
+                _ => rng.random_range(-3_600_000..3_600_000),
+            };
+            let off = self.wall_off;
+            self.note(format_args!("the wall clock is {off} ms off"));
+        }
+        let wall = (START + self.now()).saturating_add_signed(self.wall_off);
+        self.time.wall.store(wall, Ordering::Relaxed);
+    }
+
+    fn break_things(&mut self) {
+        let rng = &mut self.chances.process;
+        if self.edge.is_some() && once_in(rng, 120) {
+            let loss = match rng.random_range(0..4) {
+                0 => Loss::All,
+                1 => Loss::Nothing,
+                _ => Loss::Some,
+            };
+            let death = if rng.random_ratio(1, 3) { Death::Process } else { Death::Power(loss) };
+            if rng.random() {
+                self.die(death);
+            } else {
+                // Somewhere in what it writes next.
+                self.dies = death;
+                let at = self.disk.operations() + rng.random_range(0..40);
+                self.disk.crash_at(at);
+            }
+        }
+        let now = self.now();
+        let rng = &mut self.chances.network;
+        for device in &mut self.devices {
+            if device.has_link() && once_in(rng, 120) {
+                let cut = rng.random();
+                self.trace.note(now, format_args!("{} is cut off", device.id));
+                device.disconnect(now, mooring::client::device::End::Broken, cut, &mut self.oracle);
+                device.connect_at += rng.random_range(0..4_000);
+            }
+            if device.has_link() && once_in(rng, 200) {
+                self.trace.note(now, format_args!("{} connects anew", device.id));
+                device.forget_connection(now, &mut self.oracle);
+            }
+            if once_in(rng, 100) {
+                for ghost in device.ghosts.drain(..) {
+                    ghost.cut();
+                }
+            }
+        }
+        for router in &mut self.routers {
+            if router.has_link() && once_in(rng, 150) {
+                self.trace.note(now, format_args!("{} is cut off", router.name));
+                router.disconnect(now, rng.random_range(0..3_000));
+            }
+        }
+    }
+
+    /// The process is gone, and with it everything that was not on the disk.
+    fn die(&mut self, death: Death) {
+        self.crashes += 1;
+        self.note(format_args!("the edge dies: {death:?}"));
+        self.edge = None;
+        match death {
+            Death::Process => self.disk.kill(),
+            Death::Power(loss) => self.disk.crash_with(loss, &mut self.chances.disk),
+        }
+        // What the kernel has may still arrive, unless the machine is gone too.
+        let mut end = |pipe: &Pipe| {
+            if death == Death::Process && self.chances.process.random() {
+                pipe.edge_died();
+            } else {
+                pipe.cut();
+            }
+        };
+        self.devices.iter().flat_map(Device::pipes).for_each(&mut end);
+        self.routers.iter().filter_map(Router::pipe).for_each(end);
+        self.start_at = self.now() + self.chances.process.random_range(0..3_000);
+    }
+
+    fn start(&mut self) -> Result<(), String> {
+        if !self.is_calm && once_in(&mut self.chances.process, 4) {
+            // It doesn't get far.
+            let at = self.disk.operations() + self.chances.process.random_range(0..12);
+            self.disk.crash_at(at);
+            self.dies = if self.chances.process.random() { Death::Process } else { Death::Power(Loss::Some) };
+        }
+        match Edge::start(&self.disk, &self.time, &self.plan) {
+            Ok(edge) => {
+                let report = edge.report();
+                let (head, pending) = (report.journal.head, report.pending);
+                ensure!(
+                    report.left_out == 0 && report.journal.corrupt.is_empty(),
+                    "damage that nobody did: {report:?}"
+                );
+                self.note(format_args!("the edge starts at {head}, {pending} pending"));
+                self.edge = Some(edge);
+                self.ticked.fill(0);
+            }
+            Err(_) if self.disk.is_down() => {
+                let dies = self.dies;
+                self.die(dies);
+            }
+            Err(error) => return Err(format!("the edge can't start: {error}")),
+        }
+        Ok(())
+    }
+
+    /// Peers do what they do.
+    fn act(&mut self) -> Result<(), String> {
+        let now = self.now();
+        let clock = START + now;
+        let is_calm = self.is_calm;
+        let Self { devices, routers, edge, chances, oracle, trace, batches, .. } = self;
+        let note = &mut |what: String| trace.note(now, format_args!("{what}"));
+        if let Some(edge) = edge {
+            oracle.edge_now = oracle.edge_now.max(edge.now());
+        }
+        for device in devices {
+            if !is_calm {
+                device.change_mood(now, &mut chances.devices);
+            }
+            if let Some(edge) = edge
+                && !device.has_link()
+                && now >= device.connect_at
+            {
+                let shard = chances.network.random_range(0..edge.shards().len());
+                let pipe = Pipe::new(room(&mut chances.network));
+                if edge.accept(shard, &pipe, SocketAddr::from(([127, 0, 0, 1], 1_000))) {
+                    note(format!("{} connects to shard {shard}", device.id));
+                    device.connected(now, pipe, oracle);
+                }
+            }
+            device.act(now, is_calm, (&mut chances.devices, &mut chances.network), oracle, note)?;
+        }
+        for router in routers {
+            if !is_calm && once_in(&mut chances.routers, 6) {
+                router.think(clock, *batches, &mut chances.routers, oracle);
+            }
+            if !is_calm && once_in(&mut chances.routers, 40) {
+                router.repeat(&mut chances.routers);
+            }
+            if !is_calm && once_in(&mut chances.routers, 200) {
+                router.stop_reading(now + chances.routers.random_range(0..10_000));
+            }
+            if let Some(edge) = edge
+                && !router.has_link()
+                && now >= router.connect_at
+            {
+                let pipe = Pipe::new(room(&mut chances.network));
+                if edge.link(&router.name, &pipe) {
+                    router.connected(pipe, &mut chances.routers);
+                }
+            }
+            router.act(now, is_calm, (&mut chances.routers, &mut chances.network), oracle, note)?;
+        }
+        Ok(())
+    }
+
+    /// The edge does some of what it could do, in any order.
+    fn drive(&mut self) -> Result<(), String> {
+        let now = self.now();
+        let Some(edge) = &mut self.edge else { return Ok(()) };
+        let edge_now = edge.now();
+        for device in &self.devices {
+            device.pipes().for_each(|pipe| pipe.set_now(edge_now));
+        }
+        let mut parts = vec![Part::Store, Part::Bodies];
+        for (number, shard) in edge.shards().iter_mut().enumerate() {
+            let timers = now >= self.ticked[number] + TICK_MS;
+            if timers || shard.is_due() {
+                parts.push(Part::Turn(number, timers));
+            }
+            parts.extend(shard.woken().into_iter().map(|task| Part::Connection(number, task)));
+        }
+        parts.extend((0..edge.links()).map(Part::Link));
+        let rng = &mut self.chances.schedule;
+        for at in (1..parts.len()).rev() {
+            parts.swap(at, rng.random_range(0..=at));
+        }
+        for part in parts {
+            if !self.is_calm && once_in(&mut self.chances.schedule, 6) {
+                continue;
+            }
+            let Some(edge) = &mut self.edge else { return Ok(()) };
+            match part {
+                Part::Store => {
+                    if let Err(failure) = edge.store_turn() {
+                        ensure!(self.disk.is_down(), "the store failed: {failure}");
+                        let dies = self.dies;
+                        self.die(dies);
+                    }
+                }
+                Part::Bodies => edge.read_bodies(),
+                Part::Turn(shard, timers) => {
+                    edge.shards()[shard].turn(timers);
+                    if timers {
+                        self.ticked[shard] = now;
+                    }
+                }
+                Part::Connection(shard, task) => edge.shards()[shard].poll(task),
+                Part::Link(link) => edge.poll_link(link),
+            }
+        }
+        Ok(())
+    }
+
+    /// What must hold after every step.
+    fn check(&mut self) -> Result<(), String> {
+        let Some(edge) = &mut self.edge else { return Ok(()) };
+        let totals = edge.totals();
+        ensure!(totals.identity_holds(), "{totals:?}");
+        for shard in edge.shards() {
+            let most = mooring::limits::OUTBOX_BYTES + mooring::limits::DEVICE_FRAME_BYTES;
+            ensure!(shard.fullest_outbox() <= most, "{} bytes in an outbox", shard.fullest_outbox());
+        }
+        // The newest session of a device is the one in the directory; or a newer one has come and gone, and it will be told in a moment.
+        let live = edge.live();
+        let mut unnamed = BTreeMap::new();
+        for session in &live {
+            let generation = session.session.generation;
+            let of_device = live.iter().filter(|other| other.device == session.device);
+            let is_newest = of_device.map(|other| other.session.generation).max() == Some(generation);
+            let named = edge.session_of(&session.device);
+            if is_newest && named.is_none_or(|named| named.generation < generation) {
+                let steps = self.unnamed.get(&generation).map_or(1, |steps| steps + 1);
+                ensure!(steps < MAIL_STEPS, "the directory has lost {session:?}, it says {named:?}");
+                unnamed.insert(generation, steps);
+            }
+        }
+        self.unnamed = unnamed;
+        Ok(())
+    }
+
+    fn calm_down(&mut self) {
+        self.note(format_args!("all is calm"));
+        self.is_calm = true;
+        if self.edge.is_some() && self.disk.is_down() {
+            let dies = self.dies;
+            self.die(dies);
+        }
+        // No crash waits any more.
+        self.disk.crash_at(u64::MAX);
+        let now = self.now();
+        self.start_at = self.start_at.min(now);
+        for device in &mut self.devices {
+            device.calm_down();
+            for ghost in device.ghosts.drain(..) {
+                ghost.cut();
+            }
+        }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        let Some(edge) = &self.edge else { return false };
+        edge.totals().pending == 0
+            && self.routers.iter().all(|router| edge.is_read("main", router.cursor()))
+            && self.routers.iter().all(Router::is_settled)
+            && self.devices.iter().all(|device| device.is_connected() && device.unsettled() == 0)
+            && self.oracle.answers.iter().all(|(id, answer)| {
+                (0..self.oracle.batches[id].targets.len() as u32).all(|ordinal| {
+                    answer.refused.contains_key(&ordinal)
+                        || self.oracle.ends.contains_key(&(id.clone(), ordinal))
+                })
+            })
+    }
+
+    /// The client library's ledger has seen nothing that can't be.
+    fn check_ledger(&self) -> Result<(), String> {
+        for router in &self.routers {
+            let tally = router.tally();
+            ensure!(tally.conflicts == 0 && tally.foreign == 0, "{}: {tally:?}", router.name);
+        }
+        Ok(())
+    }
+
+    /// At rest each device has its one session.
+    fn check_at_rest(&self) -> Result<(), String> {
+        let Some(edge) = &self.edge else { return Ok(()) };
+        let live = edge.live();
+        for device in &self.devices {
+            let sessions = live.iter().filter(|session| session.device == device.key).count();
+            ensure!(sessions == 1, "{} has {sessions} sessions", device.id);
+        }
+        ensure!(
+            edge.connected() == self.devices.len(),
+            "{} devices in the directory, {} are there",
+            edge.connected(),
+            self.devices.len()
+        );
+        Ok(())
+    }
+}
+
+/// What a kernel takes of a connection.
+fn room(rng: &mut SmallRng) -> usize {
+    match rng.random_range(0..4) {
+        0 => rng.random_range(64..512),
+        1 => 2_048,
+        _ => 16_384,
+    }
+}

@@ -1,0 +1,311 @@
+//! What was promised to whom, and whether it holds.
+//!
+//! The oracle sees what peers see, never the edge's inside: answers, confirmations, pushes, stream events. What it concludes at the end rests
+//! on that alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mooring::push::{Counts, Failure, Millis};
+use mooring::wire::pb::router as pb;
+
+macro_rules! ensure {
+    ($holds:expr, $($what:tt)*) => {
+        if !$holds {
+            return Err(format!($($what)*));
+        }
+    };
+}
+pub(crate) use ensure;
+
+/// What the router wants of a batch, as far as it matters what becomes of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    pub(crate) message: u64,
+    pub(crate) targets: Vec<String>,
+    pub(crate) online_only: bool,
+    pub(crate) collapse_key: String,
+    pub(crate) of_account: bool,
+}
+
+/// What the edge answered.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Answer {
+    pub(crate) sequence: u64,
+    pub(crate) accepted: u32,
+    pub(crate) refused: BTreeMap<u32, i32>,
+    pub(crate) expires_at: Millis,
+}
+
+/// An end, and the sequence that tells it.
+type End = (Result<(), Failure>, u64);
+
+/// One session as its device saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) device: String,
+    /// First transmissions, and whether of high priority.
+    pub(crate) firsts: Vec<(u64, bool)>,
+}
+
+#[derive(Default)]
+pub(crate) struct Oracle {
+    pub(crate) batches: BTreeMap<String, Sent>,
+    pub(crate) answers: BTreeMap<String, Answer>,
+    pub(crate) rejected: BTreeMap<String, pb::RejectCode>,
+    pub(crate) ends: BTreeMap<(String, u32), End>,
+    /// Told by a receipt: device, message, event.
+    pub(crate) receipts: BTreeSet<(String, u64, i32)>,
+    /// The same, with the batch that it concerns.
+    pub(crate) told: BTreeSet<((String, u64, i32), String)>,
+    /// Confirmed to the device as durable.
+    pub(crate) confirmed: BTreeSet<(String, u64, i32)>,
+    /// What devices ever said of messages.
+    pub(crate) said: BTreeSet<(String, u64)>,
+    pub(crate) sessions: Vec<Seen>,
+    /// Of retention 0: the sessions on which a device got a message.
+    pub(crate) online: BTreeMap<(String, u64), BTreeSet<u32>>,
+    pub(crate) revokes_asked: BTreeSet<u64>,
+    /// Devices that ever switched push off, lost their state, or changed their account.
+    pub(crate) switched_off: BTreeSet<String>,
+    pub(crate) reinstalled: BTreeSet<String>,
+    /// The newest edge time that was seen.
+    pub(crate) edge_now: Millis,
+    pub(crate) gaps: u64,
+    /// Bits were flipped: entries may end as `storage`.
+    pub(crate) is_damaged: bool,
+    /// Ends by gaps aren't known.
+    pub(crate) quota: bool,
+}
+
+impl Oracle {
+    /// A batch was answered: a repeat gets the same answer.
+    pub(crate) fn answered(&mut self, answer: &pb::BatchAccepted) -> Result<(), String> {
+        let id = &answer.batch_id;
+        let sent =
+            self.batches.get(id).ok_or_else(|| format!("{id} was accepted, and nobody had sent it"))?;
+        let refused = answer.refused.iter();
+        let refused: BTreeMap<u32, i32> =
+            refused.flat_map(|r| r.ordinals.iter().map(|ordinal| (*ordinal, r.reason))).collect();
+        let targets = sent.targets.len();
+        ensure!(
+            answer.accepted as usize + refused.len() == targets,
+            "{id}: {targets} targets, but accepted {} and refused {refused:?}",
+            answer.accepted
+        );
+        let new = Answer {
+            sequence: answer.sequence,
+            accepted: answer.accepted,
+            refused,
+            expires_at: answer.expires_at,
+        };
+        ensure!(!self.rejected.contains_key(id), "{id} was rejected for good, now it is accepted");
+        match self.answers.get(id) {
+            Some(known) => {
+                ensure!(*known == new, "{id}: answered {new:?}, before {known:?}");
+                ensure!(answer.repeated, "{id}: answered again as if it were new");
+            }
+            None => {
+                self.answers.insert(id.clone(), new);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn rejected(&mut self, answer: &pb::BatchRejected) -> Result<(), String> {
+        let (id, code) = (&answer.batch_id, answer.code());
+        let put_off = matches!(code, pb::RejectCode::ResourceExhausted | pb::RejectCode::Unavailable);
+        if put_off {
+            return Ok(());
+        }
+        ensure!(!self.answers.contains_key(id), "{id} was accepted, now it is rejected: {code:?}");
+        let possible =
+            matches!(code, pb::RejectCode::Expired | pb::RejectCode::Invalid | pb::RejectCode::AppSuspended);
+        ensure!(possible, "{id} is rejected as {code:?}: {}", answer.text);
+        self.rejected.insert(id.clone(), code);
+        Ok(())
+    }
+
+    /// An event of the stream that was not read before.
+    pub(crate) fn event(&mut self, event: &pb::StreamEvent) -> Result<(), String> {
+        let sequence = event.sequence;
+        match &event.event {
+            Some(pb::stream_event::Event::Receipt(receipt)) => {
+                let failure = u8::try_from(receipt.reason).ok().and_then(Failure::from_number);
+                let end = match (receipt.outcome(), failure) {
+                    (pb::Outcome::None, _) => None,
+                    (pb::Outcome::Arrived, _) => Some(Ok(())),
+                    (pb::Outcome::Failed, Some(why)) => Some(Err(why)),
+                    (pb::Outcome::Failed, None) => {
+                        return Err(format!("an end without a reason: {receipt:?}"));
+                    }
+                };
+                if let Some(end) = end {
+                    self.ended(&receipt.batch_id, receipt.ordinal, end, sequence)?;
+                }
+                let key = (receipt.device_id.clone(), receipt.message_id, receipt.event);
+                self.receipts.insert(key.clone());
+                // A message that had ended may be sent to a device again: then another batch says so.
+                let first = self.told.insert((key, receipt.batch_id.clone()));
+                ensure!(first || receipt.unmatched, "told twice, at {sequence}: {receipt:?}");
+            }
+            Some(pb::stream_event::Event::MassOutcome(mass)) => {
+                let why = u8::try_from(mass.reason).ok().and_then(Failure::from_number);
+                let why = why.ok_or_else(|| format!("an end without a reason: {mass:?}"))?;
+                for (i, byte) in mass.ordinals.iter().enumerate() {
+                    for bit in (0..8).filter(|bit| byte & 1 << bit != 0) {
+                        self.ended(&mass.batch_id, (i * 8 + bit) as u32, Err(why), sequence)?;
+                    }
+                }
+            }
+            Some(pb::stream_event::Event::Gap(gap)) => {
+                self.gaps += gap.events;
+            }
+            Some(pb::stream_event::Event::Device(_)) | None => {}
+        }
+        Ok(())
+    }
+
+    fn ended(
+        &mut self,
+        batch: &str,
+        ordinal: u32,
+        end: Result<(), Failure>,
+        sequence: u64,
+    ) -> Result<(), String> {
+        let key = (batch.to_owned(), ordinal);
+        let sent = self.batches.get(batch).ok_or_else(|| format!("{key:?} ended, and nobody had sent it"))?;
+        let device = sent
+            .targets
+            .get(ordinal as usize)
+            .ok_or_else(|| format!("{key:?} ended as {end:?}: it has no such target"))?
+            .clone();
+        if let Some(before) = self.ends.get(&key) {
+            return Err(format!("{key:?} ended at {sequence} as {end:?}, before as {before:?}"));
+        }
+        self.check_end(&key, &device, sent, end)?;
+        self.ends.insert(key, (end, sequence));
+        Ok(())
+    }
+
+    /// Whether it can have ended like this, from all that is known.
+    fn check_end(
+        &self,
+        key: &(String, u32),
+        device: &str,
+        sent: &Sent,
+        end: Result<(), Failure>,
+    ) -> Result<(), String> {
+        let answer = self.answers.get(&key.0);
+        let possible = match end {
+            Ok(()) => self.said.contains(&(device.to_owned(), sent.message)),
+            Err(Failure::Expired) => {
+                !sent.online_only && answer.is_none_or(|answer| answer.expires_at <= self.edge_now)
+            }
+            Err(Failure::Offline | Failure::Unacknowledged) => sent.online_only,
+            Err(Failure::Revoked) => self.revokes_asked.contains(&sent.message),
+            Err(Failure::Replaced) => !sent.collapse_key.is_empty(),
+            Err(Failure::OverQuota) => self.quota,
+            Err(Failure::PushDisabled) => self.switched_off.contains(device),
+            Err(Failure::Unbound) => sent.of_account,
+            Err(Failure::Reinstalled) => self.reinstalled.contains(device),
+            Err(Failure::Storage) => self.is_damaged,
+            Err(Failure::Forgotten) => false,
+        };
+        ensure!(possible, "{key:?} of {device} can't have ended as {end:?}: {sent:?}, {answer:?}");
+        Ok(())
+    }
+
+    /// Whether the one batch that sends it to this device has retention 0.
+    pub(crate) fn is_online_only(&self, device: &str, message: u64) -> bool {
+        let of = |sent: &&Sent| sent.message == message && sent.targets.iter().any(|target| target == device);
+        let mut batches = self.batches.values().filter(of);
+        batches.next().is_some_and(|sent| sent.online_only) && batches.next().is_none()
+    }
+
+    /// At the end, when everything should have come to an end.
+    pub(crate) fn finish(&self, totals: &Counts, stalled: bool) -> Result<(), String> {
+        for id in self.batches.keys() {
+            let is_answered = self.answers.contains_key(id) || self.rejected.contains_key(id);
+            ensure!(is_answered, "{id} was never answered");
+        }
+        let (mut accepted, mut arrived, mut failed) = (0u64, 0u64, [0u64; 11]);
+        for (id, answer) in &self.answers {
+            accepted += u64::from(answer.accepted);
+            let sent = &self.batches[id];
+            for (ordinal, device) in (0u32..).zip(&sent.targets) {
+                let key = (id.clone(), ordinal);
+                let end = self.ends.get(&key);
+                if let Some(reason) = answer.refused.get(&ordinal) {
+                    ensure!(end.is_none(), "{key:?} was refused ({reason}), and ended: {end:?}");
+                    continue;
+                }
+                match end {
+                    Some((Ok(()), _)) => arrived += 1,
+                    Some((Err(why), _)) => failed[*why as usize - 1] += 1,
+                    None => ensure!(
+                        self.gaps > 0,
+                        "lost: {key:?}, message {} of {device}, was accepted at {} and never ended: {sent:?} (expires {})",
+                        sent.message,
+                        answer.sequence,
+                        answer.expires_at
+                    ),
+                }
+            }
+        }
+        for (id, ordinal) in self.ends.keys() {
+            ensure!(self.answers.contains_key(id), "{id} {ordinal} ended, but {id} was never accepted");
+        }
+        ensure!(!stalled, "it never came to rest");
+        ensure!(totals.identity_holds(), "{totals:?}");
+        ensure!(totals.pending == 0, "pending at the end: {totals:?}");
+        ensure!(totals.accepted == accepted, "{accepted} were answered as accepted, counted are {totals:?}");
+        if self.gaps == 0 {
+            ensure!(totals.arrived == arrived, "the stream says {arrived} arrived, counted are {totals:?}");
+            ensure!(totals.failed == failed, "the stream says {failed:?} failed, counted are {totals:?}");
+            for said in &self.confirmed {
+                ensure!(self.receipts.contains(said), "confirmed, and no receipt: {said:?}");
+            }
+        }
+        self.check_order()?;
+        Ok(())
+    }
+
+    /// First transmissions of one priority follow the order of acceptance, on each session.
+    fn check_order(&self) -> Result<(), String> {
+        // Where it came from, if that is the only place.
+        let mut places: BTreeMap<(&str, u64), Vec<u64>> = BTreeMap::new();
+        for (id, answer) in &self.answers {
+            let sent = &self.batches[id];
+            for (ordinal, device) in (0u32..).zip(&sent.targets) {
+                if !answer.refused.contains_key(&ordinal) {
+                    places.entry((device, sent.message)).or_default().push(answer.sequence);
+                }
+            }
+        }
+        for session in &self.sessions {
+            for high in [false, true] {
+                let mut last = (0, 0);
+                for (message, _) in session.firsts.iter().filter(|(_, is_high)| *is_high == high) {
+                    match places.get(&(session.device.as_str(), *message)).map(Vec::as_slice) {
+                        None | Some([]) => {
+                            return Err(format!("{} got {message}, which nobody sent it", session.device));
+                        }
+                        Some([one]) => {
+                            ensure!(
+                                *one > last.0,
+                                "{}: message {message} (accepted at {one}) came after {} (at {}): {:?}",
+                                session.device,
+                                last.1,
+                                last.0,
+                                session.firsts
+                            );
+                            last = (*one, *message);
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
