@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 use super::identify::{Grant, Identified, identify};
-use super::state::{ConnRef, Live, Phase, Registering, Shard};
+use super::state::{ConnRef, Live, Phase, Received, Registering, Shard};
 use crate::config;
 use crate::directory::Way;
 use crate::error::DeviceError;
@@ -51,7 +51,7 @@ impl Shard {
             app: hello.app.clone(),
             device_id: device_id.clone(),
             epoch,
-            received: hello.received.into(),
+            received: Received { ids: hello.received.into(), ..Received::default() },
             unwritten: Vec::new(),
             told: Told::Settled,
             replies: VecDeque::new(),
@@ -113,12 +113,16 @@ impl Shard {
     pub(super) fn attach(
         &mut self,
         conn: ConnRef,
-        live: Box<Live>,
+        mut live: Box<Live>,
         last_active: Option<Millis>,
         grant: Grant,
         out: &mut Vec<u8>,
     ) -> Result<(), DeviceError> {
         let context = self.context.clone();
+        if !live.received.ids.is_empty() {
+            // What is durable by now is in its list, and goes with the Hello's acks.
+            live.received.until = *context.store.head().borrow();
+        }
         let now = self.now();
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard: self.id };
         let (device, heartbeat_s, epoch) = (live.device, live.heartbeat_s, live.epoch);
@@ -218,7 +222,7 @@ fn heartbeat_bounds(config: &config::Device, transport: telemetry::Transport) ->
 /// The ids of Hello as one Ack that needs no confirmation.
 fn received_acks(live: &Live, session: SessionRef, client_ip: IpAddr, now: Millis) -> Option<DeviceAck> {
     let arrive = |message| Acked { message, event: Event::Arrive, time: now, sent_at: None };
-    let events: Vec<Acked> = live.received.iter().copied().map(arrive).collect();
+    let events: Vec<Acked> = live.received.ids.iter().copied().map(arrive).collect();
     let client_ip = Some(client_ip);
     (!events.is_empty()).then_some(DeviceAck { device: live.device, session, number: 0, client_ip, events })
 }

@@ -1,6 +1,6 @@
 //! Draining: a session's pending entries onto its connection, within the window and the outbox.
 
-use super::state::{ConnRef, InList, Live, Phase, Shard};
+use super::state::{ConnRef, InList, Live, Phase, Received, Shard};
 use crate::ids::SessionRef;
 use crate::limits;
 use crate::machine::session::Overdue;
@@ -91,7 +91,7 @@ impl Shard {
             {
                 let listed = InList(entry.batch.clone());
                 let is_over = entry.batch.expires_at <= now || entry.batch.is_revoked();
-                if is_over || live.received.contains(&entry.batch.message) {
+                if is_over || live.received.covers(entry.batch.seq, entry.batch.message) {
                     live.session.handle_skipped(&listed);
                     continue;
                 }
@@ -116,7 +116,7 @@ impl Shard {
                 live.session.handle_newer();
             }
             if drained && missing.is_none() {
-                live.received = Box::default();
+                live.received = Received::default();
             }
         }
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard };

@@ -134,7 +134,7 @@ async fn begins(shard: &mut Shard) -> (ConnRef, TcpStream) {
         app: app(),
         device_id: "d".into(),
         epoch: 1,
-        received: Box::default(),
+        received: crate::shard::state::Received::default(),
         unwritten: Vec::new(),
         told: Told::Settled,
         replies: VecDeque::new(),

@@ -202,7 +202,7 @@ pub(super) struct Live {
     /// Of the newest credential that the device has.
     pub epoch: u32,
     /// Ids of Hello that are not to be sent, until the list was drained once.
-    pub received: Box<[MessageId]>,
+    pub received: Received,
     /// Pulled, which counts as written, and not written: the first one waits for its body. Asked for again, they would come as redelivered,
     /// and those of retention 0 not at all.
     pub unwritten: Vec<Pulled>,
@@ -210,6 +210,22 @@ pub(super) struct Live {
     pub told: Told,
     /// Requests that wait until they are durable, oldest first; at most `limits::SESSION_REQUESTS`.
     pub replies: VecDeque<Waiting>,
+}
+
+/// Messages that the device had when it said Hello: their entries end without being sent once more.
+#[derive(Default)]
+pub(super) struct Received {
+    pub ids: Box<[MessageId]>,
+    /// Of what was accepted up to here. Who sends one of them again later means it: that entry is not ended by the Hello, and has to be sent
+    /// for the device to acknowledge it.
+    pub until: Seq,
+}
+
+impl Received {
+    /// Whether the Hello ends an entry of this message.
+    pub(super) fn covers(&self, seq: Seq, message: MessageId) -> bool {
+        seq <= self.until && self.ids.contains(&message)
+    }
 }
 
 /// A request that is not answered yet.
@@ -419,5 +435,18 @@ impl Connection {
     /// Where the device is now.
     pub(super) fn client_ip(&self) -> IpAddr {
         self.stream.moved_to().unwrap_or(self.peer).ip().to_canonical()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_sent_again_after_the_hello_that_named_it_is_sent() {
+        let received = Received { ids: [MessageId(7)].into(), until: Seq(10) };
+        assert!(received.covers(Seq(10), MessageId(7)));
+        assert!(!received.covers(Seq(11), MessageId(7)) && !received.covers(Seq(10), MessageId(8)));
+        assert!(!Received::default().covers(Seq(1), MessageId(7)));
     }
 }
