@@ -30,6 +30,34 @@ pub enum Fault {
     ForgetRecalls,
     /// Leaves what was resolved from an account in the list when that account goes.
     KeepUnbound,
+    /// Ends entries, and writes no record of it.
+    EndUnsaid,
+    /// Begins a session without a look at what is pending.
+    ForgetPending,
+    /// Passes over what finds the outbox full.
+    DropOnFullOutbox,
+    /// Takes an ack for everything that was accepted before, too.
+    AckCumulatively,
+    /// Takes a device out of the directory, whoever's session it is.
+    RemoveAnySession,
+    /// Removes old segments that a stream's reader has not acknowledged.
+    TrimPastCursor,
+    /// Forgets at a start which batch ids were used.
+    ForgetBatchIds,
+    /// Writes what has expired in the outbox.
+    WriteExpired,
+    /// Confirms acks as they are read.
+    ConfirmOnRead,
+    /// Tells connected devices of nothing new.
+    ForgetHandover,
+    /// Shows a message of retention 0 to the next session too.
+    RepeatOnlineOnly,
+    /// Lets an older session take the place of a newer one.
+    LetOlderIn,
+    /// Leaves out an event where a read of a stream stops.
+    SkipEvent,
+    /// Shows what is in the index before it is durable.
+    PullUncommitted,
 }
 
 #[cfg(any(test, feature = "sim"))]

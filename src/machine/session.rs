@@ -6,6 +6,7 @@
 //! whatever is left is the next session's. Time is an argument, I/O is the shard's.
 
 use crate::error::DeviceError;
+use crate::fault::{self, Fault};
 use crate::ids::{MessageId, Seq};
 use crate::limits;
 use crate::push::{Acked, Event, Millis, Priority, Reached};
@@ -82,7 +83,7 @@ impl<E: Entry> Session<E> {
             last_read: now,
             heartbeat_s,
             in_window: 0,
-            newer: true,
+            newer: !fault::is(Fault::ForgetPending),
             suspect: false,
         }
     }
@@ -170,8 +171,11 @@ impl<E: Entry> Session<E> {
             return Err(DeviceError::Malformed("Acks are numbered from 1 without gaps"));
         }
         self.acks_read = number;
+        let before =
+            if fault::is(Fault::AckCumulatively) { self.accepted_before(&events) } else { Vec::new() };
         let acked = events
             .into_iter()
+            .chain(before)
             .map(|(message, event, time)| {
                 let sent_at = self.settle(message);
                 Acked { message, event, time, sent_at }
@@ -179,6 +183,14 @@ impl<E: Entry> Session<E> {
             .collect();
         self.release();
         Ok(acked)
+    }
+
+    /// What is in flight and was accepted before one of these: a mistake only.
+    fn accepted_before(&self, events: &[(MessageId, Event, Millis)]) -> Vec<(MessageId, Event, Millis)> {
+        let of_event = |f: &&InFlight<E>| events.iter().any(|(message, ..)| *message == f.entry.message());
+        let newest = self.in_flight.iter().filter(of_event).map(|f| f.entry.seq()).max();
+        let before = self.in_flight.iter().filter(|f| Some(f.entry.seq()) < newest);
+        before.map(|f| (f.entry.message(), Event::Arrive, f.first_sent)).collect()
     }
 
     /// When a message that is in flight was accepted.

@@ -3,6 +3,7 @@
 use super::state::{ConnRef, Live, Phase, Shard, Waiting};
 use crate::binding::{Change, ChangeError};
 use crate::error::DeviceError;
+use crate::fault::{self, Fault};
 use crate::ids::{MessageId, SessionRef};
 use crate::push::{Event, Millis};
 use crate::store::{Command, DeviceAck};
@@ -27,7 +28,12 @@ impl Shard {
                 wire::put_pong(out, now);
                 Ok(())
             }
-            (_, ToEdge::Ack { number, events }) => self.ack(conn, number, events),
+            (_, ToEdge::Ack { number, events }) => {
+                if fault::is(Fault::ConfirmOnRead) {
+                    wire::put_ack_confirm(out, number);
+                }
+                self.ack(conn, number, events)
+            }
             (_, ToEdge::Request { request_id, change }) => {
                 self.request(conn, request_id, change, out);
                 Ok(())

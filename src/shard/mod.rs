@@ -40,6 +40,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::directory::Directory;
 use crate::error::DeviceError;
+use crate::fault::{self, Fault};
 use crate::ids::{AppKey, DeviceKey, DigestKey, Seq, SessionRef, ShardId};
 use crate::machine::fanout::ByShard;
 use crate::presence::Presence;
@@ -152,7 +153,7 @@ impl CommitSink for Handover {
     fn batch(&mut self, batch: &Arc<Batch>, devices: &[DeviceKey]) {
         let started = self.clock.micros();
         for device in devices {
-            if let Some(session) = self.directory.find(device) {
+            if let Some(session) = self.directory.find(device).filter(|_| !fault::is(Fault::ForgetHandover)) {
                 self.by_shard.add(session);
             }
         }

@@ -3,6 +3,7 @@
 //! Invariants: its size is the pump's and the reader's to bound (`limits::OUTBOX_BYTES`, one frame may go over); since when it
 //! stands still is known, and until when everything in it may be written: an expired message never is.
 
+use crate::fault::{self, Fault};
 use crate::push::Millis;
 use crate::telemetry::{self, Gauge};
 
@@ -67,7 +68,7 @@ impl Outbox {
 
     /// Something in it has expired: none of it may be written any more, as frames can't be taken out of a stream of bytes.
     pub(super) fn is_expired(&self, now: Millis) -> bool {
-        self.0.as_ref().is_some_and(|waiting| waiting.expires_at <= now)
+        self.0.as_ref().is_some_and(|waiting| waiting.expires_at <= now) && !fault::is(Fault::WriteExpired)
     }
 
     /// Whether what was sent at this time, or some of it, may wait in it.

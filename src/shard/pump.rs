@@ -1,6 +1,7 @@
 //! Draining: a session's pending entries onto its connection, within the window and the outbox.
 
 use super::state::{ConnRef, InList, Live, Phase, Received, Shard};
+use crate::fault::{self, Fault};
 use crate::ids::SessionRef;
 use crate::limits;
 use crate::machine::session::Overdue;
@@ -80,6 +81,12 @@ impl Shard {
             let waiting = connection.outbox.len() + out.len();
             let fits = limits::OUTBOX_BYTES.saturating_sub(waiting) / limits::PUSH_ENCODED_BYTES;
             let max = live.session.poll_pull(waiting).min(fits.max(1));
+            if max == 0 && waiting >= limits::OUTBOX_BYTES && fault::is(Fault::DropOnFullOutbox) {
+                live.next_entries(&*context.store, 1, now, &mut pulled);
+                for entry in pulled.drain(..) {
+                    live.session.handle_skipped(&InList(entry.batch));
+                }
+            }
             if max == 0 {
                 break;
             }

@@ -21,7 +21,7 @@ use crate::store::disk::sim::SimDisk;
 use crate::store::embedded::{EmbeddedStore, Hands};
 use crate::store::engine::{OpenError, OpenReport, StoreFailure};
 use crate::store::options::StoreOptions;
-use crate::store::{Command, Refused, Store, StreamBounds, StreamError};
+use crate::store::{Command, Refused, Store};
 use crate::token::VerifyingKeys;
 
 /// When simulations begin, milliseconds since 1970 UTC.
@@ -179,9 +179,14 @@ impl Edge {
         }
     }
 
-    /// The store's turn: one group at most. False: it is closed.
-    pub fn store_turn(&mut self) -> Result<bool, StoreFailure> {
-        self.hands.turn()
+    /// Half a turn of the store: it takes in what waits, or makes that durable.
+    pub fn store_turn(&mut self) -> Result<(), StoreFailure> {
+        self.hands.half_turn()
+    }
+
+    /// Whether something is decided and not durable.
+    pub fn has_staged(&self) -> bool {
+        self.hands.has_staged()
     }
 
     /// The reader of bodies does what waits for it.
@@ -204,9 +209,9 @@ impl Edge {
         self.store.stats().all()
     }
 
-    /// Where a stream stands.
-    pub fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError> {
-        self.store.stream_bounds(stream)
+    /// The newest durable sequence.
+    pub fn head(&self) -> u64 {
+        self.store.head().borrow().0
     }
 
     /// Whether a stream has nothing more to read after a cursor.

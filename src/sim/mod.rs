@@ -8,4 +8,4 @@ pub use crate::clock::SimTime;
 pub use crate::router::sim::SimLink;
 pub use crate::shard::sim::{LiveSession, SimShard};
 pub use edge::{Edge, Plan, SECRET, START};
-pub use pipe::Pipe;
+pub use pipe::{Pipe, Stamp};

@@ -8,6 +8,15 @@ use std::task::{Context, Poll, Waker};
 
 use crate::push::Millis;
 
+/// When something was written.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Stamp {
+    /// At which step of the simulation.
+    pub step: u64,
+    /// In edge time, which may fall back to the journal's last time when an edge starts again.
+    pub edge: Millis,
+}
+
 /// One connection. Clones are handles of the same one: the edge has one, its peer another.
 #[derive(Clone, Debug)]
 pub struct Pipe(Arc<Mutex<Inside>>);
@@ -18,14 +27,14 @@ struct Inside {
     to_edge: VecDeque<u8>,
     /// Written by the edge, still in its kernel.
     to_peer: VecDeque<u8>,
-    /// Up to which byte of all was written when: edge time, for those not taken yet.
-    written: VecDeque<(u64, Millis)>,
+    /// Up to which byte of all was written when, for those not taken yet.
+    written: VecDeque<(u64, Stamp)>,
     written_bytes: u64,
     taken_bytes: u64,
     /// Bytes that the edge's kernel takes.
     room: usize,
-    /// Edge time, as the driver of the simulation last said.
-    now: Millis,
+    /// As the driver of the simulation last said.
+    now: Stamp,
     /// The peer sends no more.
     peer_ended: bool,
     /// The edge sends no more.
@@ -46,7 +55,7 @@ impl Pipe {
             written_bytes: 0,
             taken_bytes: 0,
             room,
-            now: 0,
+            now: Stamp::default(),
             peer_ended: false,
             edge_ended: false,
             broken: false,
@@ -126,8 +135,8 @@ impl Pipe {
 
     // The peer's end.
 
-    /// What edge time is until this is called again.
-    pub fn set_now(&self, now: Millis) {
+    /// What time it is until this is called again.
+    pub fn set_now(&self, now: Stamp) {
         self.inside().now = now;
     }
 
@@ -143,7 +152,7 @@ impl Pipe {
     }
 
     /// Takes at most so many bytes that the edge wrote, each piece with the time when it was written.
-    pub fn take(&self, most: usize) -> Vec<(Vec<u8>, Millis)> {
+    pub fn take(&self, most: usize) -> Vec<(Vec<u8>, Stamp)> {
         let mut inside = self.inside();
         let mut pieces = Vec::new();
         let mut left = most;

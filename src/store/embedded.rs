@@ -101,7 +101,7 @@ impl<D: Disk> EmbeddedStore<D> {
             threads: Mutex::default(),
         });
         let turns = thread::Turns::new(&engine);
-        Ok((store.clone(), Hands { store, engine, turns, bodies, report }))
+        Ok((store.clone(), Hands { store, engine, turns, bodies, is_ready: false, report }))
     }
 
     /// Takes nothing more, finishes what waits, and ends the threads. It waits for them: not for a shard's thread.
@@ -128,6 +128,8 @@ pub struct Hands<D: Disk> {
     engine: Engine<D>,
     turns: thread::Turns,
     bodies: Arc<dyn BodySink>,
+    /// Something was taken in, to be committed.
+    is_ready: bool,
     /// What the start found.
     pub report: OpenReport,
 }
@@ -141,9 +143,15 @@ impl<D: Disk> std::fmt::Debug for Hands<D> {
 
 #[cfg(feature = "sim")]
 impl<D: Disk> Hands<D> {
-    /// One turn of the engine's thread, which never sleeps here. False: the store is closed and empty.
-    pub fn turn(&mut self) -> Result<bool, StoreFailure> {
-        self.turns.turn(&mut self.engine, &self.store.inbox, &self.store.clock, false)
+    /// Half a turn of the engine's thread, which never sleeps here: takes in what waits, or commits what was taken in. Between the two, others
+    /// see an index that is ahead of what is durable, as they do while the thread waits for the disk.
+    pub fn half_turn(&mut self) -> Result<(), StoreFailure> {
+        let Self { turns, engine, store, .. } = self;
+        if std::mem::take(&mut self.is_ready) {
+            return turns.commit(engine, &store.inbox, &store.clock);
+        }
+        self.is_ready = turns.gather(engine, &store.inbox, &store.clock, false)? == thread::Gathered::Ready;
+        Ok(())
     }
 
     /// What the reader of bodies does.

@@ -14,6 +14,7 @@ use super::part::{Device, Entry, Part, Spread};
 use super::push_record::MessageKey;
 use super::recalls::Recall;
 use crate::credential::Revocation;
+use crate::fault::{self, Fault};
 use crate::ids::{DeviceKey, Seq};
 use crate::push::{Millis, Reached, Seen};
 
@@ -21,7 +22,8 @@ use crate::push::{Millis, Reached, Seen};
 fn take(entry: &mut Entry, now: Millis) -> Option<Pulled> {
     let batch = &entry.batch;
     let redelivered = entry.written_at().is_some() || batch.recovered;
-    if batch.expires_at <= now || batch.is_revoked() || batch.online_only && redelivered {
+    let is_repeat = batch.online_only && redelivered && !fault::is(Fault::RepeatOnlineOnly);
+    if batch.expires_at <= now || batch.is_revoked() || is_repeat {
         return None;
     }
     let pulled = Pulled { batch: batch.clone(), ordinal: entry.ordinal, redelivered };
@@ -115,7 +117,7 @@ impl Index {
         now: Millis,
         out: &mut Vec<Pulled>,
     ) {
-        let committed = self.committed();
+        let committed = if fault::is(Fault::PullUncommitted) { Seq(u64::MAX) } else { self.committed() };
         let mut part = self.of_device(device);
         let Some(device) = part.devices.get_mut(device) else { return };
         let first_normal = device.first_normal();

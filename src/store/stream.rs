@@ -18,6 +18,7 @@ use super::disk::Disk;
 use super::journal::{JournalReader, Place, ReadError, SegmentState};
 use super::record::{app_of, stream_events};
 use super::{StreamBounds, StreamError, StreamRead, StreamState};
+use crate::fault::{self, Fault};
 use crate::ids::Seq;
 use crate::push::{Millis, ReceiptGap, StreamEvent};
 use gaps::Gaps;
@@ -347,6 +348,9 @@ impl Streams {
             Err(ReadError::Damaged(place)) => {
                 return Err(std::io::Error::other(format!("damaged record at {place:?}")).into());
             }
+        }
+        if stopped && fault::is(Fault::SkipEvent) {
+            read.events.pop();
         }
         *lock(&self.all[stream].hint) = position.map(|place| (read.cursor, place));
         Ok(Some(read))

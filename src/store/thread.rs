@@ -20,6 +20,7 @@ use crate::binding::Change;
 use crate::clock::Clock;
 use crate::ids::SessionRef;
 use crate::limits;
+use crate::push::Millis;
 use crate::telemetry::{self, Gauge};
 
 /// Microseconds that acks wait for more of them, or for a batch, to share a sync with.
@@ -172,11 +173,25 @@ pub(super) struct Turns {
     exporter: Exporter,
     /// When what is staged and nobody waits for is committed at the latest, in microseconds of the clock.
     gathering: Option<u64>,
+    /// When it took in what is to be committed.
+    now: Millis,
+}
+
+/// What a look into the inbox led to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Gathered {
+    /// It is closed and empty.
+    Nothing,
+    /// More may come to share the sync.
+    Waits,
+    /// To be committed now.
+    Ready,
 }
 
 impl Turns {
     pub(super) fn new<D: Disk>(engine: &Engine<D>) -> Self {
-        Self { commands: Vec::new(), busy: false, exporter: Exporter::new(engine.totals()), gathering: None }
+        let exporter = Exporter::new(engine.totals());
+        Self { commands: Vec::new(), busy: false, exporter, gathering: None, now: 0 }
     }
 
     /// Takes what waits, commits it, and does a slice of what is due; before that it sleeps until there is something, if it may. False: the
@@ -188,17 +203,34 @@ impl Turns {
         clock: &Clock,
         may_sleep: bool,
     ) -> Result<bool, StoreFailure> {
+        match self.gather(engine, inbox, clock, may_sleep)? {
+            Gathered::Nothing => engine.commit(clock.now())?,
+            Gathered::Waits => return Ok(true),
+            Gathered::Ready => {
+                self.commit(engine, inbox, clock)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The first half of a turn: takes what waits into the group.
+    pub(super) fn gather<D: Disk>(
+        &mut self,
+        engine: &mut Engine<D>,
+        inbox: &Inbox,
+        clock: &Clock,
+        may_sleep: bool,
+    ) -> Result<Gathered, StoreFailure> {
         let sleep = match self.gathering {
             _ if !may_sleep => Duration::ZERO,
             Some(until) => Duration::from_micros(until.saturating_sub(clock.micros())),
             None if self.busy => Duration::ZERO,
             None => sleep(engine, clock),
         };
-        let Some(damaged) = inbox.take(sleep, &mut self.commands) else {
-            engine.commit(clock.now())?;
-            return Ok(false);
-        };
+        let Some(damaged) = inbox.take(sleep, &mut self.commands) else { return Ok(Gathered::Nothing) };
         let now = clock.now();
+        self.now = now;
         for batch in &damaged {
             engine.found_damaged(batch);
         }
@@ -210,10 +242,21 @@ impl Turns {
         if !urgent && engine.has_staged() && engine.staged_bytes() < limits::GROUP_BYTES {
             let until = *self.gathering.get_or_insert_with(|| clock.micros() + GATHER_MICROS);
             if clock.micros() < until {
-                return Ok(true);
+                return Ok(Gathered::Waits);
             }
         }
         self.gathering = None;
+        Ok(Gathered::Ready)
+    }
+
+    /// The second half: makes the group durable, and does a slice of what is due.
+    pub(super) fn commit<D: Disk>(
+        &mut self,
+        engine: &mut Engine<D>,
+        inbox: &Inbox,
+        clock: &Clock,
+    ) -> Result<(), StoreFailure> {
+        let now = self.now;
         let began = clock.micros();
         let bytes = engine.staged_bytes();
         engine.commit(now)?;
@@ -229,7 +272,7 @@ impl Turns {
             telemetry::set(Gauge::StoreQueueCommands, inbox.lock().commands.len() as f64);
         }
         self.busy = engine.maintain(clock.now())?;
-        Ok(true)
+        Ok(())
     }
 }
 

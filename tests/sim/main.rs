@@ -2,6 +2,7 @@
 
 mod world;
 
+use mooring::fault::Fault;
 use world::{Options, run};
 
 /// Fresh seeds begin here.
@@ -40,4 +41,61 @@ fn a_seed_gives_the_same_trace_twice() {
         assert_eq!(first, second);
         assert!(first.accepted > 0 && first.arrived > 0 && first.sessions > 0);
     }
+}
+
+/// Every mistake that can be planted is found, within so many seeds.
+const WITHIN: u64 = 400;
+
+const PLANTED: [Fault; 26] = [
+    Fault::TellBeforeCommit,
+    Fault::EndUnsaid,
+    Fault::ForgetPending,
+    Fault::DropOnFullOutbox,
+    Fault::AckCumulatively,
+    Fault::RemoveAnySession,
+    Fault::TrimPastCursor,
+    Fault::OrderByPlace,
+    Fault::ForgetBatchIds,
+    Fault::ForgetCopies,
+    Fault::IgnoreFloors,
+    Fault::IgnoreApplied,
+    Fault::ForgetChanged,
+    Fault::DropHeld,
+    Fault::ForgetChangedRows,
+    Fault::SkipRows,
+    Fault::LoseBindings,
+    Fault::ForgetRecalls,
+    Fault::KeepUnbound,
+    Fault::WriteExpired,
+    Fault::ConfirmOnRead,
+    Fault::ForgetHandover,
+    Fault::RepeatOnlineOnly,
+    Fault::LetOlderIn,
+    Fault::SkipEvent,
+    Fault::PullUncommitted,
+];
+
+#[test]
+fn planted_mistakes_are_found() {
+    let find = |thread: usize| {
+        let mine = PLANTED.iter().skip(thread).step_by(THREADS as usize);
+        mine.copied().filter(|mistake| !is_found(*mistake)).collect::<Vec<_>>()
+    };
+    let missed: Vec<Fault> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS as usize).map(|thread| scope.spawn(move || find(thread))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
+    });
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+fn is_found(mistake: Fault) -> bool {
+    let found = (0..WITHIN).find_map(|seed| {
+        let options = Options { planted: Some(mistake), ..Options::of(seed) };
+        run(options).err().map(|violation| (seed + 1, violation.what))
+    });
+    match &found {
+        Some((seeds, what)) => println!("{mistake:?}: {seeds} seeds: {what}"),
+        None => println!("{mistake:?}: not found"),
+    }
+    found.is_some()
 }

@@ -124,7 +124,7 @@ impl Replay<'_> {
         let (key, home) = (id_key(&app, &id), MessageKey::of(&app, record.message));
         let parts = self.loaded.index.len();
         let id_part = self.loaded.index.part_of_id(key);
-        if self.is_new_at_home(id_part, at.seq) {
+        if self.is_new_at_home(id_part, at.seq) && !fault::is(Fault::ForgetBatchIds) {
             let remembered = Remembered {
                 digest: record.digest,
                 seq: at.seq,

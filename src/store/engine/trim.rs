@@ -74,7 +74,7 @@ impl<D: Disk> Engine<D> {
         !oldest.active
             && oldest.last <= self.checkpoints.oldest_kept()
             && oldest.last <= self.tables.applied
-            && oldest.last <= self.shared.streams.oldest_cursor()
+            && (oldest.last <= self.shared.streams.oldest_cursor() || fault::is(Fault::TrimPastCursor))
             && self.damaged.is_empty()
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct Chances {
     pub(crate) devices: SmallRng,
     /// What routers do.
     pub(crate) routers: SmallRng,
+    /// What operators do.
+    pub(crate) operators: SmallRng,
 }
 
 impl Chances {
@@ -34,6 +36,7 @@ impl Chances {
             clock: stream(5),
             devices: stream(6),
             routers: stream(7),
+            operators: stream(8),
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use mooring::binding::{Binding, Unbind};
 use mooring::client::Backoff;
-use mooring::client::device::{Asked, End, Machine, Next, Settings};
+use mooring::client::device::{Asked, End, Machine, Next, Request, Settings};
 use mooring::credential::{self, Secret};
 use mooring::ids::{AppKey, DeviceKey, DigestKey};
 use mooring::push::Millis;
-use mooring::sim::{Pipe, SECRET};
+use mooring::sim::{Pipe, SECRET, Stamp};
 use mooring::wire::frame::{device_frame, put_device_frame};
 use mooring::wire::pb::device as pb;
 use prost::Message;
@@ -18,6 +19,10 @@ use rand::rngs::SmallRng;
 use super::chance::once_in;
 use super::link::Link;
 use super::oracle::{Oracle, Seen, ensure};
+
+fn is_of_account(request: &Request) -> bool {
+    matches!(request, Request::Bind(Binding::Account(_)) | Request::Unbind(Unbind::Account(_)))
+}
 
 pub(crate) struct Device {
     pub(crate) id: String,
@@ -34,6 +39,14 @@ pub(crate) struct Device {
     app: BTreeSet<u64>,
     mood: Mood,
     until: Millis,
+    /// Who is logged in, as the edge last said.
+    account: String,
+    /// Requests about accounts that the edge has not answered.
+    asked: usize,
+    /// The push switch, as the user wants it.
+    push_on: bool,
+    /// The app was reinstalled: nothing that was accepted up to this sequence comes any more, once a session has begun.
+    lost: Option<u64>,
 }
 
 /// How it behaves for a while.
@@ -87,6 +100,10 @@ impl Device {
             app: BTreeSet::new(),
             mood: Mood::Prompt,
             until: 0,
+            account: String::new(),
+            asked: 0,
+            push_on: true,
+            lost: None,
         }
     }
 
@@ -110,9 +127,12 @@ impl Device {
         now.saturating_add_signed(self.ahead)
     }
 
-    /// A connection stands: says Hello.
-    pub(crate) fn connected(&mut self, now: Millis, pipe: Pipe, oracle: &mut Oracle) {
+    /// A connection stands: says Hello. Everything up to `head` is durable by now.
+    pub(crate) fn connected(&mut self, now: Millis, pipe: Pipe, head: u64, oracle: &mut Oracle) {
         let hello = self.machine.handle_connected(self.local(now));
+        if hello.state_lost {
+            self.lost.get_or_insert(head);
+        }
         for message in &hello.received {
             oracle.said.insert((self.id.clone(), *message));
         }
@@ -134,8 +154,24 @@ impl Device {
         self.session = Some(session);
     }
 
+    /// What was written to it and never read counts as sent all the same.
+    pub(crate) fn look_at_unread(&mut self, oracle: &mut Oracle) {
+        let Some(session) = &mut self.session else { return };
+        session.link.fill(usize::MAX);
+        while let Ok(Some((bytes, _))) = session.link.next(device_frame) {
+            let frame = pb::ToDevice::decode(&*bytes).ok().and_then(|frame| frame.frame);
+            if let Some(pb::to_device::Frame::Push(push)) = frame
+                && oracle.only_batch(&self.id, push.message_id).is_some_and(|(_, sent, _)| sent.online_only)
+            {
+                let key = (self.id.clone(), push.message_id);
+                oracle.online.entry(key).or_default().insert(session.number);
+            }
+        }
+    }
+
     /// Opens a second connection while the edge still has the first.
     pub(crate) fn forget_connection(&mut self, now: Millis, oracle: &mut Oracle) {
+        self.look_at_unread(oracle);
         if let Some(session) = self.session.take() {
             self.ghosts.push(session.link.pipe.clone());
             oracle.sessions.push(session.seen);
@@ -146,6 +182,7 @@ impl Device {
 
     /// The connection is over on this side.
     pub(crate) fn disconnect(&mut self, now: Millis, end: End, cut: bool, oracle: &mut Oracle) {
+        self.look_at_unread(oracle);
         let Some(session) = self.session.take() else { return };
         if cut {
             session.link.pipe.cut();
@@ -161,6 +198,40 @@ impl Device {
                 // The user starts the app again.
                 Next::Stop => 1_000,
             };
+    }
+
+    /// The user asks for something, now and then.
+    pub(crate) fn ask(&mut self, now: Millis, rng: &mut SmallRng, oracle: &mut Oracle) -> Option<String> {
+        let account = format!("account-{}", rng.random_range(0..3));
+        let request = match rng.random_range(0..2_500) {
+            0..8 if self.push_on => {
+                oracle.switched_off.insert(self.id.clone());
+                self.push_on = false;
+                Request::Push(false)
+            }
+            0..60 if !self.push_on => {
+                self.push_on = true;
+                Request::Push(true)
+            }
+            60..80 => Request::Bind(Binding::Account(account.as_str().into())),
+            80..90 => Request::Unbind(Unbind::Account(account.as_str().into())),
+            90..100 => Request::Bind(Binding::Tag("tag".into())),
+            100..104 => {
+                self.machine.lose_state();
+                self.app.clear();
+                self.account.clear();
+                oracle.reinstalled.insert(self.id.clone());
+                self.disconnect(now, End::Broken, true, oracle);
+                return Some(format!("{} is reinstalled", self.id));
+            }
+            _ => return None,
+        };
+        let words = format!("{} asks: {}", self.id, request.words());
+        let of_account = is_of_account(&request);
+        if self.machine.request(request) && of_account {
+            self.asked += 1;
+        }
+        Some(words)
     }
 
     /// A change of mood, now and then.
@@ -208,16 +279,20 @@ impl Device {
         while let Some(session) = &mut self.session {
             let frame = session.link.next(device_frame);
             let frame = frame.map_err(|error| format!("{} got what is no frame: {error}", self.id))?;
-            let Some((bytes, written_at)) = frame else { break };
+            let Some((bytes, written)) = frame else { break };
             let frame = pb::ToDevice::decode(&*bytes);
             let frame = frame.map_err(|error| format!("{} can't decode a frame: {error}", self.id))?;
             let Some(frame) = frame.frame else { continue };
-            self.note(&frame, written_at, oracle, trace)?;
+            self.note(&frame, written, oracle, trace)?;
             match self.machine.handle_frame(local, frame) {
                 Asked::Deliver(push) => {
                     if let Some(session) = &mut self.session {
                         session.stored.push(*push);
                     }
+                }
+                Asked::Replied(answered) => {
+                    let (request, result) = *answered;
+                    self.replied(&request, result.is_ok());
                 }
                 Asked::End(why) => {
                     end = Some(why);
@@ -241,11 +316,25 @@ impl Device {
         Ok(())
     }
 
+    fn replied(&mut self, request: &Request, is_done: bool) {
+        if !is_of_account(request) {
+            return;
+        }
+        self.asked -= 1;
+        match request {
+            Request::Bind(Binding::Account(account)) if is_done => self.account = account.to_string(),
+            Request::Unbind(Unbind::Account(account)) if is_done && *self.account == **account => {
+                self.account.clear();
+            }
+            _ => {}
+        }
+    }
+
     /// What a frame promises, or breaks.
     fn note(
         &mut self,
         frame: &pb::to_device::Frame,
-        written_at: Millis,
+        written: Stamp,
         oracle: &mut Oracle,
         trace: &mut dyn FnMut(String),
     ) -> Result<(), String> {
@@ -256,16 +345,42 @@ impl Device {
                 let message = push.message_id;
                 let again = if push.redelivered { " again" } else { "" };
                 trace(format!("{id} gets {message}{again} on session {}", session.number));
+                let (at, expires_at) = (written.edge, push.expires_milliseconds);
                 ensure!(
-                    written_at < push.expires_milliseconds,
-                    "{id}: {message} was written at {written_at}, and had expired at {}",
-                    push.expires_milliseconds
+                    at < expires_at,
+                    "{id}: {message} was written at {at}, and had expired at {expires_at}"
                 );
                 if session.got.insert(message) {
                     let is_high = push.priority() == pb::Priority::High;
                     session.seen.firsts.push((message, is_high));
                 }
-                if oracle.is_online_only(id, message) {
+                let Some((batch, sent, ordinal)) = oracle.only_batch(id, message) else { return Ok(()) };
+                let account = &sent.accounts[ordinal];
+                ensure!(
+                    account.is_empty() || self.asked > 0 || *account == self.account,
+                    "{id}: {message} is for {account:?}, and {:?} is logged in",
+                    self.account
+                );
+                let accepted_at = oracle.answers.get(batch).map_or(u64::MAX, |answer| answer.sequence);
+                ensure!(
+                    self.lost.is_none_or(|lost| accepted_at > lost),
+                    "{id}: {message} is older (at {accepted_at}) than the reinstallation (after {:?})",
+                    self.lost
+                );
+                // What it has acknowledged may come once more: it has it.
+                let has_it = oracle.said.contains(&(id.clone(), message));
+                if let Some((revoked_at, told)) = oracle.revoked.get(&message).filter(|_| !has_it) {
+                    // What is on its way to the connection's task may pass it; no more.
+                    let is_late = written.step > told + super::MAIL_STEPS;
+                    // Also one whose answer has not come yet.
+                    let again = accepted_at > *revoked_at;
+                    let remembers = oracle.is_remembered(message, *revoked_at, written.edge);
+                    ensure!(
+                        !is_late || again && !remembers,
+                        "{id}: {message} was taken back at {revoked_at}, told so at step {told}, and written at {written:?}"
+                    );
+                }
+                if sent.online_only {
                     let sessions = oracle.online.entry((id.clone(), message)).or_default();
                     sessions.insert(session.number);
                     ensure!(

@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 
-use mooring::push::Millis;
-use mooring::sim::Pipe;
+use mooring::sim::{Pipe, Stamp};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
@@ -14,7 +13,7 @@ pub(crate) struct Link {
     out: VecDeque<u8>,
     input: Vec<u8>,
     /// Up to which byte of all was written when.
-    times: VecDeque<(u64, Millis)>,
+    times: VecDeque<(u64, Stamp)>,
     arrived: u64,
     handled: u64,
 }
@@ -52,12 +51,12 @@ impl Link {
     pub(crate) fn next<E>(
         &mut self,
         find: impl Fn(&[u8]) -> Result<Option<(usize, usize)>, E>,
-    ) -> Result<Option<(Vec<u8>, Millis)>, E> {
+    ) -> Result<Option<(Vec<u8>, Stamp)>, E> {
         let Some((head, body)) = find(&self.input)? else { return Ok(None) };
         let rest = self.input.split_off(head + body);
         let mut frame = std::mem::replace(&mut self.input, rest);
         self.handled += (head + body) as u64;
-        let mut at = 0;
+        let mut at = Stamp::default();
         while let Some(&(end, time)) = self.times.front() {
             at = time;
             if end > self.handled {

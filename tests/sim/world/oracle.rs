@@ -24,7 +24,17 @@ pub(crate) struct Sent {
     pub(crate) targets: Vec<String>,
     pub(crate) online_only: bool,
     pub(crate) collapse_key: String,
-    pub(crate) of_account: bool,
+    /// By ordinal: the account that the target was resolved from, or empty.
+    pub(crate) accounts: Vec<String>,
+}
+
+/// A stream as all its readers together have stored it.
+#[derive(Default)]
+pub(crate) struct Stored {
+    /// By sequence.
+    events: BTreeMap<u64, Vec<pb::StreamEvent>>,
+    /// Everything up to here.
+    pub(crate) cursor: u64,
 }
 
 /// What the edge answered.
@@ -64,16 +74,23 @@ pub(crate) struct Oracle {
     pub(crate) sessions: Vec<Seen>,
     /// Of retention 0: the sessions on which a device got a message.
     pub(crate) online: BTreeMap<(String, u64), BTreeSet<u32>>,
+    pub(crate) streams: BTreeMap<String, Stored>,
     pub(crate) revokes_asked: BTreeSet<u64>,
+    /// Taken back: at which sequence, and at which step the router was told.
+    pub(crate) revoked: BTreeMap<u64, (u64, u64)>,
+    /// An app was suspended at some time.
+    pub(crate) suspends: bool,
     /// Devices that ever switched push off, lost their state, or changed their account.
     pub(crate) switched_off: BTreeSet<String>,
     pub(crate) reinstalled: BTreeSet<String>,
+    /// Of the simulation.
+    pub(crate) step: u64,
     /// The newest edge time that was seen.
     pub(crate) edge_now: Millis,
     pub(crate) gaps: u64,
-    /// Bits were flipped: entries may end as `storage`.
-    pub(crate) is_damaged: bool,
-    /// Ends by gaps aren't known.
+    /// Streams are kept up to a small bound only.
+    pub(crate) may_have_gaps: bool,
+    /// Some app drops the oldest of what a device has pending.
     pub(crate) quota: bool,
 }
 
@@ -118,8 +135,8 @@ impl Oracle {
             return Ok(());
         }
         ensure!(!self.answers.contains_key(id), "{id} was accepted, now it is rejected: {code:?}");
-        let possible =
-            matches!(code, pb::RejectCode::Expired | pb::RejectCode::Invalid | pb::RejectCode::AppSuspended);
+        let possible = matches!(code, pb::RejectCode::Expired | pb::RejectCode::Invalid)
+            || code == pb::RejectCode::AppSuspended && self.suspends;
         ensure!(possible, "{id} is rejected as {code:?}: {}", answer.text);
         self.rejected.insert(id.clone(), code);
         Ok(())
@@ -206,20 +223,67 @@ impl Oracle {
             Err(Failure::Replaced) => !sent.collapse_key.is_empty(),
             Err(Failure::OverQuota) => self.quota,
             Err(Failure::PushDisabled) => self.switched_off.contains(device),
-            Err(Failure::Unbound) => sent.of_account,
+            Err(Failure::Unbound) => !sent.accounts[key.1 as usize].is_empty(),
             Err(Failure::Reinstalled) => self.reinstalled.contains(device),
-            Err(Failure::Storage) => self.is_damaged,
-            Err(Failure::Forgotten) => false,
+            // Nothing is damaged here, and nobody stays away for so long.
+            Err(Failure::Storage | Failure::Forgotten) => false,
         };
         ensure!(possible, "{key:?} of {device} can't have ended as {end:?}: {sent:?}, {answer:?}");
         Ok(())
     }
 
-    /// Whether the one batch that sends it to this device has retention 0.
-    pub(crate) fn is_online_only(&self, device: &str, message: u64) -> bool {
-        let of = |sent: &&Sent| sent.message == message && sent.targets.iter().any(|target| target == device);
-        let mut batches = self.batches.values().filter(of);
-        batches.next().is_some_and(|sent| sent.online_only) && batches.next().is_none()
+    /// The batch that sends a message to a device, if it is the only one, and its ordinal there.
+    pub(crate) fn only_batch(&self, device: &str, message: u64) -> Option<(&String, &Sent, usize)> {
+        let targets = |sent: &Sent| sent.targets.iter().enumerate().filter(|(_, id)| *id == device).count();
+        let mut of = self.batches.iter().filter(|(_, sent)| sent.message == message && targets(sent) > 0);
+        let (id, sent) = of.next()?;
+        let is_only = of.next().is_none() && targets(sent) == 1;
+        let ordinal = sent.targets.iter().position(|target| target == device)?;
+        is_only.then_some((id, sent, ordinal))
+    }
+
+    /// Whether a message that was taken back must still be remembered as such: an earlier batch of it has not expired.
+    pub(crate) fn is_remembered(&self, message: u64, revoked_at: u64, edge_now: Millis) -> bool {
+        self.answers.iter().any(|(id, answer)| {
+            answer.sequence < revoked_at
+                && answer.expires_at > edge_now + 60_000
+                && self.batches.get(id).is_some_and(|sent| sent.message == message)
+        })
+    }
+
+    /// Keeps what is new of a stream; what came before must be the same. `last` is where the link is.
+    pub(crate) fn store(&mut self, batch: &pb::StreamBatch, last: u64) -> Result<(), String> {
+        let mut by_sequence: BTreeMap<u64, Vec<pb::StreamEvent>> = BTreeMap::new();
+        let mut before = last + 1;
+        for event in &batch.events {
+            let at = event.sequence;
+            ensure!(at >= before, "an event of {at} after everything before {before} was said");
+            before = at;
+            by_sequence.entry(at).or_default().push(event.clone());
+        }
+        ensure!(batch.cursor + 1 >= before, "cursor {} before an event at {before}", batch.cursor);
+        let mut stored = std::mem::take(self.streams.entry(batch.stream.clone()).or_default());
+        for (sequence, events) in by_sequence {
+            if let Some(known) = stored.events.get(&sequence) {
+                let is_gap =
+                    |event: &pb::StreamEvent| matches!(event.event, Some(pb::stream_event::Event::Gap(_)));
+                let same = *known == events || events.iter().any(is_gap);
+                ensure!(same, "at {sequence} the stream says {events:?}, before it said {known:?}");
+                continue;
+            }
+            let read = stored.cursor;
+            let gap = events.iter().find_map(|event| match &event.event {
+                Some(pb::stream_event::Event::Gap(gap)) => Some(gap),
+                _ => None,
+            });
+            let news = sequence > read || gap.is_some();
+            ensure!(news, "new at {sequence}, after everything up to {read} was said: {events:?}");
+            events.iter().try_for_each(|event| self.event(event))?;
+            stored.events.insert(sequence, events);
+        }
+        stored.cursor = stored.cursor.max(batch.cursor);
+        self.streams.insert(batch.stream.clone(), stored);
+        Ok(())
     }
 
     /// At the end, when everything should have come to an end.
@@ -267,6 +331,9 @@ impl Oracle {
             }
         }
         self.check_order()?;
+        for (of, sessions) in &self.online {
+            ensure!(sessions.len() <= 1, "retention 0, but written on sessions {sessions:?}: {of:?}");
+        }
         Ok(())
     }
 

@@ -1,8 +1,9 @@
-//! A simulated router: the client library's ledger, and a link that comes and goes.
+//! A simulated router: the client library's ledger, and a link that comes and goes. What routers store of streams they store together, as the
+//! processes of one router would in their database.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use mooring::client::router::Ledger;
+use mooring::client::router::{Ledger, Tally};
 use mooring::ids::DigestKey;
 use mooring::push::Millis;
 use mooring::sim::Pipe;
@@ -14,42 +15,39 @@ use rand::rngs::SmallRng;
 
 use super::chance::once_in;
 use super::link::Link;
-use super::oracle::{Oracle, Sent, ensure};
-
-/// The stream that it reads.
-const STREAM: &str = "main";
+use super::oracle::{Oracle, Sent};
 
 pub(crate) struct Router {
     pub(crate) name: String,
-    pub(crate) app: String,
     ledger: Ledger,
     link: Option<Open>,
     pub(crate) connect_at: Millis,
     batches: u64,
     messages: Vec<Kept>,
-    /// Everything that it stored, by sequence.
-    stored: BTreeMap<u64, Vec<pb::StreamEvent>>,
-    /// Up to here it stored everything.
-    cursor: u64,
     /// It reads nothing until then.
     stopped_until: Millis,
     /// Batches as they were sent, to be repeated though they were answered.
     sent: Vec<pb::DeliverBatch>,
+    /// Its next link goes on where the edge believes it to be.
+    asks_edge: bool,
+    /// Messages that it wants taken back, by request.
+    revokes: BTreeMap<u64, u64>,
 }
 
 struct Open {
     link: Link,
     opened: bool,
-    /// The last sequence that came on this link.
-    last: u64,
+    /// The last sequence that came on this link, by stream.
+    last: BTreeMap<String, u64>,
     /// Cursors that will be acknowledged, and when.
-    owed: VecDeque<(Millis, u64)>,
+    owed: VecDeque<(Millis, String, u64)>,
 }
 
 /// A message that may get more targets.
 #[derive(Clone)]
 struct Kept {
     id: u64,
+    app: usize,
     body: device::Push,
     high: bool,
     collapse_key: String,
@@ -59,9 +57,16 @@ struct Kept {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Batches {
     pub(crate) devices: usize,
+    pub(crate) apps: usize,
     pub(crate) collapse: bool,
-    pub(crate) online: bool,
+    /// Bodies are as long as they may be.
+    pub(crate) heavy: bool,
 }
+
+/// The apps of a run: device n belongs to app n modulo their number.
+pub(crate) const APPS: [&str; 2] = ["app", "other"];
+/// The stream of each.
+pub(crate) const STREAMS: [&str; 2] = ["main", "second"];
 
 fn find(bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
     let Some(head) = bytes.first_chunk::<ROUTER_HEAD>() else { return Ok(None) };
@@ -70,19 +75,18 @@ fn find(bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
 }
 
 impl Router {
-    pub(crate) fn new(name: &str, app: &str, rng: &mut SmallRng) -> Self {
+    pub(crate) fn new(number: u64, rng: &mut SmallRng) -> Self {
         Self {
-            name: name.into(),
-            app: app.into(),
+            name: format!("router-{number}"),
             ledger: Ledger::new(DigestKey([3; 32])),
             link: None,
             connect_at: rng.random_range(0..500),
             batches: 0,
             messages: Vec::new(),
-            stored: BTreeMap::new(),
-            cursor: 0,
             stopped_until: 0,
             sent: Vec::new(),
+            asks_edge: false,
+            revokes: BTreeMap::new(),
         }
     }
 
@@ -90,17 +94,16 @@ impl Router {
         self.link.as_ref().map(|open| &open.link.pipe)
     }
 
-    /// Up to here it stored everything.
-    pub(crate) fn cursor(&self) -> u64 {
-        self.cursor
-    }
-
-    pub(crate) fn tally(&self) -> mooring::client::router::Tally {
+    pub(crate) fn tally(&self) -> Tally {
         self.ledger.tally()
     }
 
     pub(crate) fn has_link(&self) -> bool {
         self.link.is_some()
+    }
+
+    fn is_open(&self) -> bool {
+        self.link.as_ref().is_some_and(|open| open.opened)
     }
 
     fn say(&mut self, frame: pb::from_router::Frame) {
@@ -111,16 +114,26 @@ impl Router {
         }
     }
 
-    /// A connection stands: says what it wants to read.
-    pub(crate) fn connected(&mut self, pipe: Pipe, rng: &mut SmallRng) {
-        self.link = Some(Open { link: Link::new(pipe), opened: false, last: 0, owed: VecDeque::new() });
-        let from = match rng.random_range(0..3) {
+    /// A connection stands: says which streams it wants to read.
+    pub(crate) fn connected(&mut self, pipe: Pipe, streams: &[&str], oracle: &Oracle, rng: &mut SmallRng) {
+        let last = BTreeMap::new();
+        self.link = Some(Open { link: Link::new(pipe), opened: false, last, owed: VecDeque::new() });
+        self.revokes.clear();
+        let mut from = |stream: &str| match rng.random_range(0..3) {
             // From where the edge believes it to be.
             0 => None,
             1 => Some(pb::open_stream::From::Oldest(true)),
-            _ => Some(pb::open_stream::From::After(self.cursor)),
+            _ => {
+                Some(pb::open_stream::From::After(oracle.streams.get(stream).map_or(0, |known| known.cursor)))
+            }
         };
-        let streams = vec![pb::OpenStream { stream: STREAM.into(), from }];
+        // A cursor that has gone can't be named: where that may be, it asks the edge.
+        let asks_edge = std::mem::take(&mut self.asks_edge);
+        let mut open = |stream: &&str| {
+            let from = from(stream).filter(|_| !asks_edge && !oracle.may_have_gaps);
+            pb::OpenStream { stream: (*stream).into(), from }
+        };
+        let streams = streams.iter().map(&mut open).collect();
         self.say(pb::from_router::Frame::Open(pb::Open {
             version: 1,
             name: self.name.clone(),
@@ -140,52 +153,68 @@ impl Router {
         self.stopped_until = until;
     }
 
+    fn new_message(&mut self, what: Batches, rng: &mut SmallRng) {
+        // Unique over routers.
+        let number: u64 = self.name.bytes().last().map_or(0, u64::from) * 1_000_000;
+        let id = number + self.messages.len() as u64 + 1;
+        let keyed = what.collapse && once_in(rng, 5);
+        let kind = if rng.random() { device::Kind::Notification } else { device::Kind::Message };
+        let bytes = if what.heavy || once_in(rng, 8) { 3_500..3_900 } else { 0..300 };
+        let body = device::Push {
+            kind: kind.into(),
+            title: format!("title {id}"),
+            body: "x".repeat(rng.random_range(bytes)),
+            ..Default::default()
+        };
+        self.messages.push(Kept {
+            id,
+            app: rng.random_range(0..what.apps),
+            body,
+            high: once_in(rng, 4),
+            collapse_key: if keyed { format!("key-{}", rng.random_range(0..2)) } else { String::new() },
+        });
+    }
+
     /// Thinks of something to push.
     pub(crate) fn think(&mut self, clock: Millis, what: Batches, rng: &mut SmallRng, oracle: &mut Oracle) {
         let is_new = self.messages.is_empty() || !once_in(rng, 5);
-        let kept = if is_new {
-            let id = self.messages.len() as u64 + 1;
-            let high = once_in(rng, 4);
-            let collapse_key = if what.collapse && once_in(rng, 5) {
-                format!("key-{}", rng.random_range(0..2))
-            } else {
-                String::new()
-            };
-            let kind = if rng.random() { device::Kind::Notification } else { device::Kind::Message };
-            let body = device::Push {
-                kind: kind.into(),
-                title: format!("title {id}"),
-                body: "x".repeat(rng.random_range(0..300)),
-                ..Default::default()
-            };
-            self.messages.push(Kept { id, body, high, collapse_key });
-            self.messages.len() - 1
-        } else {
-            rng.random_range(self.messages.len().saturating_sub(8)..self.messages.len())
-        };
-        let Kept { id: message, body, high, collapse_key } = self.messages[kept].clone();
+        if is_new {
+            self.new_message(what, rng);
+        }
+        let newest = self.messages.len();
+        let kept = if is_new { newest - 1 } else { rng.random_range(newest.saturating_sub(8)..newest) };
+        let Kept { id: message, app, body, high, collapse_key } = self.messages[kept].clone();
+        let of_app = |number: usize| format!("device-{}", number / what.apps * what.apps + app);
         let count = rng.random_range(1..=6);
         let mut targets: Vec<String> =
-            (0..count).map(|_| format!("device-{}", rng.random_range(0..what.devices))).collect();
+            (0..count).map(|_| of_app(rng.random_range(0..what.devices))).collect();
         if once_in(rng, 12) {
             targets.push("device-unheard-of".into());
         }
+        let of_accounts = once_in(rng, 5);
+        let account = |_: &String| {
+            if of_accounts { format!("account-{}", rng.random_range(0..3)) } else { String::new() }
+        };
+        let accounts: Vec<String> = targets.iter().map(account).collect();
         let retention = match rng.random_range(0..10) {
-            0 if what.online => 0,
-            0..=2 => rng.random_range(1..15),
+            0 => 0,
+            1 | 2 => rng.random_range(1..15),
             _ => rng.random_range(3_600..259_200),
         };
         self.batches += 1;
         let batch_id = format!("{}-{}", self.name, self.batches);
-        let returns = once_in(rng, 12);
-        let policy = if returns { pb::OfflinePolicy::Return } else { pb::OfflinePolicy::Store };
-        let target = |device_id: &String| pb::Target { device_id: device_id.clone(), account: String::new() };
+        let policy = if once_in(rng, 12) { pb::OfflinePolicy::Return } else { pb::OfflinePolicy::Store };
+        let both = targets.iter().zip(&accounts);
+        let target = |(id, account): (&String, &String)| pb::Target {
+            device_id: id.clone(),
+            account: account.clone(),
+        };
         let batch = pb::DeliverBatch {
             batch_id: batch_id.clone(),
-            app_key: self.app.clone(),
+            app_key: APPS[app].into(),
             message_id: message,
             body: Some(body),
-            targets: targets.iter().map(target).collect(),
+            targets: both.map(target).collect(),
             offline_policy: policy.into(),
             created_at: clock,
             retention_seconds: Some(retention),
@@ -195,18 +224,34 @@ impl Router {
             source: 0,
             target_type: String::new(),
         };
-        let online_only = retention == 0;
-        let sent = Sent { message, targets, online_only, collapse_key, of_account: false };
+        let sent = Sent { message, targets, online_only: retention == 0, collapse_key, accounts };
         oracle.batches.insert(batch_id, sent);
         self.ledger.deliver(batch);
     }
 
     /// Says again what was answered already.
-    pub(crate) fn repeat(&mut self, rng: &mut SmallRng) {
-        if !self.sent.is_empty() && self.link.as_ref().is_some_and(|open| open.opened) {
-            let again = self.sent[rng.random_range(0..self.sent.len())].clone();
+    pub(crate) fn repeat(&mut self, rng: &mut SmallRng, oracle: &Oracle) {
+        if self.sent.is_empty() || !self.is_open() {
+            return;
+        }
+        let again = self.sent[rng.random_range(0..self.sent.len())].clone();
+        if oracle.answers.contains_key(&again.batch_id) {
             self.say(pb::from_router::Frame::Deliver(again));
         }
+    }
+
+    /// Takes back one of the last messages.
+    pub(crate) fn revoke(&mut self, rng: &mut SmallRng, oracle: &mut Oracle) {
+        if self.messages.is_empty() || !self.is_open() || self.revokes.len() >= 4 {
+            return;
+        }
+        let newest = self.messages.len();
+        let kept = &self.messages[rng.random_range(newest.saturating_sub(5)..newest)];
+        let (message_id, app_key) = (kept.id, APPS[kept.app].into());
+        let request_id = rng.random_range(1..u64::MAX);
+        oracle.revokes_asked.insert(message_id);
+        self.revokes.insert(request_id, message_id);
+        self.say(pb::from_router::Frame::Revoke(pb::Revoke { request_id, app_key, message_id }));
     }
 
     pub(crate) fn act(
@@ -236,24 +281,22 @@ impl Router {
             self.disconnect(now, rng.random_range(0..2_000));
             return Ok(());
         }
-        let opened = open.opened;
         let mut acks = Vec::new();
-        while let Some(&(_, cursor)) = open.owed.front().filter(|(due, _)| *due <= now || is_calm) {
-            open.owed.pop_front();
-            acks.push(cursor);
+        while open.owed.front().is_some_and(|(due, ..)| *due <= now || is_calm) {
+            acks.extend(open.owed.pop_front().map(|(_, stream, cursor)| (stream, cursor)));
         }
-        for cursor in acks {
-            trace(format!("{} has stored everything up to {cursor}", self.name));
-            self.say(pb::from_router::Frame::StreamAck(pb::StreamAck { stream: STREAM.into(), cursor }));
+        for (stream, cursor) in acks {
+            trace(format!("{} has stored {stream} up to {cursor}", self.name));
+            self.say(pb::from_router::Frame::StreamAck(pb::StreamAck { stream, cursor }));
         }
-        while opened && let Some(batch) = self.ledger.poll_send(now) {
+        while self.is_open()
+            && let Some(batch) = self.ledger.poll_send(now)
+        {
+            let pb::DeliverBatch { batch_id, message_id, retention_seconds, .. } = &*batch;
+            let targets = &oracle.batches[batch_id].targets;
             trace(format!(
-                "{} sends {}: {} to {:?}, {:?} s",
-                self.name,
-                batch.batch_id,
-                batch.message_id,
-                oracle.batches[&batch.batch_id].targets,
-                batch.retention_seconds
+                "{} sends {batch_id}: {message_id} to {targets:?}, {retention_seconds:?} s",
+                self.name
             ));
             self.sent.push((*batch).clone());
             self.say(pb::from_router::Frame::Deliver((*batch).clone()));
@@ -273,26 +316,27 @@ impl Router {
         oracle: &mut Oracle,
         trace: &mut dyn FnMut(String),
     ) -> Result<(), String> {
+        let name = &self.name;
         match frame {
             pb::to_router::Frame::Opened(opened) => {
-                let stream = opened.streams.first().ok_or("no stream was opened")?;
-                trace(format!("{} reads from {} of {}", self.name, stream.cursor, stream.head));
-                ensure!(
-                    stream.cursor <= self.cursor,
-                    "{} is told to go on after {}, but it stored up to {} only",
-                    self.name,
-                    stream.cursor,
-                    self.cursor
-                );
+                for stream in &opened.streams {
+                    let (what, cursor) = (&stream.stream, stream.cursor);
+                    trace(format!("{name} reads {what} from {cursor} of {}", stream.head));
+                    // The edge may know that there is nothing of it up to there: from now on there must not be.
+                    let stored = oracle.streams.entry(what.clone()).or_default();
+                    stored.cursor = stored.cursor.max(cursor);
+                    if let Some(open) = &mut self.link {
+                        open.last.insert(what.clone(), cursor);
+                    }
+                }
                 self.ledger.handle_opened(opened.credit_targets, opened.credit_bytes);
                 if let Some(open) = &mut self.link {
-                    (open.opened, open.last) = (true, stream.cursor);
+                    open.opened = true;
                 }
             }
             pb::to_router::Frame::Accepted(answer) => {
                 trace(format!(
-                    "{}: {} is accepted at {} by {}, refused {:?}{}",
-                    self.name,
+                    "{name}: {} is accepted at {} by {}, refused {:?}{}",
                     answer.batch_id,
                     answer.sequence,
                     answer.accepted,
@@ -303,65 +347,47 @@ impl Router {
                 self.ledger.handle_accepted(&answer);
             }
             pb::to_router::Frame::Rejected(answer) => {
-                trace(format!("{}: {} is rejected: {:?}", self.name, answer.batch_id, answer.code()));
+                trace(format!("{name}: {} is rejected: {:?}", answer.batch_id, answer.code()));
                 oracle.rejected(&answer)?;
                 self.ledger.handle_rejected(now, answer);
             }
+            pb::to_router::Frame::Revoked(revoked) => {
+                let Some(message) = self.revokes.remove(&revoked.request_id) else { return Ok(()) };
+                trace(format!("{name}: {message} is taken back at {}", revoked.sequence));
+                if revoked.code() == pb::RejectCode::Unspecified {
+                    oracle.revoked.entry(message).or_insert((revoked.sequence, oracle.step));
+                }
+            }
             pb::to_router::Frame::Stream(batch) => {
-                trace(format!("{} reads {} events up to {}", self.name, batch.events.len(), batch.cursor));
-                self.store(&batch, oracle)?;
+                let (what, cursor) = (&batch.stream, batch.cursor);
+                trace(format!("{name} reads {} events of {what} up to {cursor}", batch.events.len()));
+                let Some(open) = &mut self.link else { return Ok(()) };
+                let last = open.last.entry(what.clone()).or_default();
+                oracle.store(&batch, *last)?;
+                *last = cursor.max(*last);
                 self.ledger.handle_stream(&batch);
                 // Sometimes it forgets to say so.
-                if let Some(open) = &mut self.link
-                    && (is_calm || !once_in(rng, 6))
-                {
+                if is_calm || !once_in(rng, 6) {
                     let wait = if once_in(rng, 3) { rng.random_range(0..3_000) } else { 0 };
-                    let due = open.owed.back().map_or(0, |(due, _)| *due).max(now + wait);
-                    open.owed.push_back((due, batch.cursor));
+                    let due = open.owed.back().map_or(0, |(due, ..)| *due).max(now + wait);
+                    open.owed.push_back((due, what.clone(), cursor));
                 }
             }
             pb::to_router::Frame::StreamClosed(closed) => {
-                trace(format!("{}: {}", self.name, closed.text));
+                trace(format!("{name}: {} is closed: {}", closed.stream, closed.text));
                 self.disconnect(now, 500);
             }
+            // Where nothing was left to read, trimming has gone past its cursor: the edge says where to go on.
+            pb::to_router::Frame::Error(error) if error.code() == pb::LinkErrorCode::Cursor => {
+                trace(format!("{name} is told: {}", error.text));
+                self.asks_edge = true;
+                self.disconnect(now, 100);
+            }
             pb::to_router::Frame::Error(error) => {
-                return Err(format!("{} is told {:?}: {}", self.name, error.code(), error.text));
+                return Err(format!("{name} is told {:?}: {}", error.code(), error.text));
             }
             _ => {}
         }
-        Ok(())
-    }
-
-    /// Keeps what is new; what came before must be the same.
-    fn store(&mut self, batch: &pb::StreamBatch, oracle: &mut Oracle) -> Result<(), String> {
-        let Some(open) = &mut self.link else { return Ok(()) };
-        let mut by_sequence: BTreeMap<u64, Vec<pb::StreamEvent>> = BTreeMap::new();
-        let mut last = 0;
-        for event in &batch.events {
-            ensure!(event.sequence >= last, "events out of order: {} after {last}", event.sequence);
-            ensure!(
-                event.sequence > open.last,
-                "an event of {} after everything up to {} was said",
-                event.sequence,
-                open.last
-            );
-            last = event.sequence;
-            by_sequence.entry(event.sequence).or_default().push(event.clone());
-        }
-        ensure!(batch.cursor >= last, "cursor {} before an event at {last}", batch.cursor);
-        for (sequence, events) in by_sequence {
-            if let Some(known) = self.stored.get(&sequence) {
-                let same = *known == events;
-                ensure!(same, "at {sequence} the stream says {events:?}, before it said {known:?}");
-                continue;
-            }
-            let read = self.cursor;
-            ensure!(sequence > read, "new at {sequence}, after everything up to {read} was said: {events:?}");
-            events.iter().try_for_each(|event| oracle.event(event))?;
-            self.stored.insert(sequence, events);
-        }
-        open.last = batch.cursor.max(open.last);
-        self.cursor = self.cursor.max(batch.cursor);
         Ok(())
     }
 
