@@ -313,6 +313,17 @@ impl Device {
     pub(super) fn entry(&self, message: MessageId) -> Option<&Entry> {
         self.pending.iter().find(|entry| entry.batch.message == message)
     }
+
+    /// Whether it has an entry of the message, no batch of which is older than `first`: so no older entry is looked at.
+    pub(super) fn has_since(&self, message: MessageId, priority: Priority, first: Seq) -> bool {
+        let first_normal = self.first_normal();
+        let of_priority = match priority {
+            Priority::High => &self.pending[..first_normal],
+            Priority::Normal => &self.pending[first_normal..],
+        };
+        let from = of_priority.partition_point(|entry| entry.batch.seq < first);
+        of_priority[from..].iter().any(|entry| entry.batch.message == message)
+    }
 }
 
 /// A push record that is in the tables only: 16 bytes.

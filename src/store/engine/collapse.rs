@@ -18,6 +18,7 @@ use crate::push::{Failure, Millis, NewBatch, Rejection};
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
 use crate::store::part::Spread;
+use crate::store::push_record::MessageKey;
 
 /// One entry that goes.
 struct Older {
@@ -68,10 +69,11 @@ impl<D: Disk> Engine<D> {
         if newcomer.collapse_key.is_empty() && !newcomer.quota.drop_oldest {
             return Ok(displaced);
         }
+        let first = self.first_of(MessageKey::of(&new.app, new.message));
         for key in &new.targets {
             let part = self.shared.index.of_device(key);
             let Some(device) = part.devices.get(key) else { continue };
-            if !device.push_on || device.entry(new.message).is_some() {
+            if !device.push_on || device.has_since(new.message, new.priority, first) {
                 continue;
             }
             let Ok(going) = make_way(device, &newcomer) else { continue };
