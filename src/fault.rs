@@ -1,5 +1,5 @@
 //! Mistakes that an edge can be made to make in tests and in the simulation: the proof that the proof would find them. There are none in any
-//! other build: there [`is`] is a constant.
+//! other build: there the question whether to make one is a constant.
 
 /// A mistake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
