@@ -214,6 +214,15 @@ impl World {
     }
 
     fn run(&mut self) -> Result<Report, String> {
+        let Plan { shards, apps, routers, store, .. } = &self.plan;
+        let (apps, routers, devices) = (apps.len(), routers.len(), self.devices.len());
+        let (tables, quotas, gaps) = (store.tables, store.app_quotas.len(), self.oracle.may_have_gaps);
+        self.trace.note(
+            0,
+            format_args!(
+                "{shards} shards, {apps} apps, {routers} routers, {devices} devices, {tables:?}, quotas {quotas}, gaps {gaps}"
+            ),
+        );
         for _ in 0..self.options.steps {
             self.step()?;
         }
@@ -395,7 +404,10 @@ impl World {
                     report.left_out == 0 && report.journal.corrupt.is_empty(),
                     "damage that nobody did: {report:?}"
                 );
-                self.note(format_args!("the edge starts at {head}, {pending} pending"));
+                let checkpoint = report.checkpoint;
+                self.note(format_args!(
+                    "the edge starts at {head} (checkpoint {checkpoint}), {pending} pending"
+                ));
                 self.edge = Some(edge);
                 self.ticked.fill(0);
             }
