@@ -38,6 +38,12 @@ pub enum OpenError {
     /// The tables can't be used.
     #[error(transparent)]
     Tables(#[from] TablesError),
+    /// There is no room to write which streams there are, and which app maps to which.
+    #[error(
+        "the disk is full, and the configuration changes streams, which has to be written first: make room on the disk of the data directory, \
+         or start with the streams as they were"
+    )]
+    Full,
     /// A thread couldn't be started.
     #[error("no thread for the store: {0}")]
     Thread(#[from] std::io::Error),

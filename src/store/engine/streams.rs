@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use tokio::sync::oneshot;
 
-use super::{Effect, Engine, StoreFailure};
+use super::{Effect, Engine, OpenError, StoreFailure};
 use crate::ids::Seq;
 use crate::push::{Millis, ReceiptGap};
 use crate::store::disk::Disk;
@@ -38,12 +38,12 @@ pub(super) struct GapScan {
 }
 
 impl<D: Disk> Engine<D> {
-    /// Writes what the configuration changes. Without room for it the changes hold for this run, and the next start writes them.
-    pub(super) fn configured(&mut self, changes: &[Change], time: Millis) -> Result<(), StoreFailure> {
+    /// Writes what the configuration changes. Without room for it there is no start: what this run would give to a stream the next one would
+    /// not find, as only these records say whose it is.
+    pub(super) fn configured(&mut self, changes: &[Change], time: Millis) -> Result<(), OpenError> {
         let bytes = 64 + crate::limits::LABEL_BYTES;
         if !changes.is_empty() && !self.has_room(changes.len(), bytes) {
-            tracing::warn!("the disk is full: a change of streams is not durable");
-            return Ok(());
+            return Err(OpenError::Full);
         }
         for change in changes {
             self.scratch.clear();

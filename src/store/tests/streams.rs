@@ -8,6 +8,7 @@ use super::plan::START;
 use super::support::{Harness, ack, app, batch, of_messages, seen, session, small};
 use crate::ids::{AppKey, DeviceKey, DigestKey, Seq};
 use crate::push::{Event, NewBatch, ReceiptGap, Rejection, StreamEvent};
+use crate::store::disk::Disk;
 use crate::store::disk::sim::SimDisk;
 use crate::store::engine::{Shared, StoreFailure};
 use crate::store::options::StoreOptions;
@@ -222,6 +223,60 @@ fn an_app_that_maps_to_another_stream_leaves_its_unread_events_to_the_old_one() 
         }
         harness = reopened(&disk, harness, &changed);
     }
+}
+
+/// However little space there is: a start that can't write which app maps to which stream is none, as the next one would not know whose the
+/// events are.
+#[test]
+fn a_start_on_a_full_disk_fails_or_its_streams_are_kept() {
+    let (mut opened, mut refused) = (0, 0);
+    for acks in 0..120 {
+        let with = |app_of, other_of| StoreOptions {
+            reserve_segments: 0,
+            unmatched_per_second: u32::MAX,
+            ..two(app_of, other_of)
+        };
+        let (disk, mut harness) = self::opened(&with("main", "second"));
+        event(&mut harness, 1);
+        other_event(&mut harness, 2);
+        for number in 0..acks {
+            harness.acks(vec![ack(0, number + 1, &[(999_000 + number, Event::Click)], START)]);
+            harness.commit().expect("the disk works");
+        }
+        drop(harness);
+        disk.kill();
+        // Spare segments are gone, as what isn't durable yet may be, and somebody else has their space.
+        for name in disk.list().expect("readable").iter().filter(|name| name.starts_with("spare-")) {
+            disk.remove(name).expect("there");
+        }
+        disk.set_capacity(Some(disk.used()));
+        let changed = with("third", "main");
+        let mut harness = match Harness::try_open(&disk, &changed, START) {
+            Ok(harness) => harness,
+            Err(error) => {
+                assert!(error.to_string().contains("disk is full"), "{error}");
+                refused += 1;
+                continue;
+            }
+        };
+        opened += 1;
+        disk.set_capacity(None);
+        harness.now += 10_000;
+        harness.settle().expect("the disk works");
+        event(&mut harness, 3);
+        other_event(&mut harness, 4);
+        let told = |harness: &Harness<SimDisk>| {
+            ["main", "second", "third"].map(|name| {
+                let bounds = harness.engine.stream_bounds(name).expect("known");
+                let events = harness.try_stream_of(name, bounds.cursor).expect("readable");
+                (bounds.cursor, events)
+            })
+        };
+        let before = told(&harness);
+        let harness = reopened(&disk, harness, &changed);
+        assert_eq!(told(&harness), before, "behind {acks} acks");
+    }
+    assert!(opened > 100 && refused > 2, "{opened} opened, {refused} refused");
 }
 
 #[test]
