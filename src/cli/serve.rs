@@ -141,6 +141,7 @@ fn fit_descriptors(config: &mut Config) {
         }
     };
     let Some(usable) = usable else { return };
+    config.device.max_closing = config.device.max_closing.min(closing_within(usable, config.shards));
     let beside = config.device.max_handshakes + config.device.max_closing;
     let sessions = sessions_within(usable, config.shards, beside);
     if config.device.max_sessions > sessions {
@@ -151,6 +152,11 @@ fn fit_descriptors(config: &mut Config) {
         );
         config.device.max_sessions = sessions;
     }
+}
+
+/// Connections of a shard that are over: where descriptors are few, no more of them than a thirty-second part, as they are worth less than sessions.
+fn closing_within(descriptors: u64, shards: usize) -> usize {
+    (descriptors as usize / 32 / shards.max(1)).max(1)
 }
 
 /// Sessions that leave descriptors for connections that are none yet or no more, so many a shard, and for everything else; at least one.
@@ -186,5 +192,9 @@ mod tests {
         // Those never take more than a quarter, however many shards there are.
         assert_eq!(sessions_within(20_000, 256, 256), 20_000 - 1_024 - 5_000);
         assert_eq!(sessions_within(1_024, 2, 256), 1);
+        // With the default bounds, and few descriptors, nearly all are sessions still.
+        assert_eq!(closing_within(20_000, 2), 312);
+        assert_eq!(sessions_within(20_000, 2, 256 + 312), 20_000 - 1_024 - 1_136);
+        assert!(closing_within(1_048_576, 4) > 4_096 && closing_within(16, 256) == 1);
     }
 }

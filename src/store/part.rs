@@ -314,15 +314,13 @@ impl Device {
         self.pending.iter().find(|entry| entry.batch.message == message)
     }
 
-    /// Whether it has an entry of the message, no batch of which is older than `first`: so no older entry is looked at.
+    /// Whether it has an entry of the message, no batch of which is older than `first`: seen from the end, so that nothing older is looked at.
     pub(super) fn has_since(&self, message: MessageId, priority: Priority, first: Seq) -> bool {
-        let first_normal = self.first_normal();
-        let of_priority = match priority {
-            Priority::High => &self.pending[..first_normal],
-            Priority::Normal => &self.pending[first_normal..],
-        };
-        let from = of_priority.partition_point(|entry| entry.batch.seq < first);
-        of_priority[from..].iter().any(|entry| entry.batch.message == message)
+        let end = if priority == Priority::High { self.first_normal() } else { self.pending.len() };
+        let since = self.pending[..end].iter().rev();
+        let mut since =
+            since.take_while(|entry| entry.batch.priority == priority && entry.batch.seq >= first);
+        since.any(|entry| entry.batch.message == message)
     }
 }
 
