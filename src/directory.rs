@@ -10,6 +10,7 @@ use dashmap::{DashMap, Entry};
 use crate::fault::{self, Fault};
 use crate::ids::{BuildSpread, DeviceKey, Generation, SessionRef};
 use crate::push::Millis;
+use crate::sync::step;
 use crate::telemetry::Transport;
 
 /// How a session is connected, for who troubleshoots.
@@ -52,6 +53,7 @@ impl Directory {
         session: SessionRef,
         way: Way,
     ) -> Result<Option<SessionRef>, SessionRef> {
+        step();
         match self.sessions.entry(device) {
             Entry::Vacant(vacant) => {
                 vacant.insert((session, way));
@@ -70,6 +72,7 @@ impl Directory {
 
     /// Removes this session, if it is still the one. Whether it was.
     pub fn leave(&self, device: &DeviceKey, generation: Generation) -> bool {
+        step();
         self.sessions
             .remove_if(device, |_, (held, _)| {
                 held.generation == generation || fault::is(Fault::RemoveAnySession)
@@ -79,11 +82,13 @@ impl Directory {
 
     /// The device's session.
     pub fn find(&self, device: &DeviceKey) -> Option<SessionRef> {
+        step();
         self.sessions.get(device).map(|held| held.0)
     }
 
     /// The device's session, and how it is connected.
     pub fn look(&self, device: &DeviceKey) -> Option<(SessionRef, Way)> {
+        step();
         self.sessions.get(device).map(|held| *held)
     }
 

@@ -58,6 +58,20 @@ pub enum Fault {
     SkipEvent,
     /// Shows what is in the index before it is durable.
     PullUncommitted,
+    /// Looks at what is pending before it enters the directory, and not again if that was nothing.
+    LookBeforeEntering,
+    /// Wakes a shard before the mail is in its box.
+    RingBeforePut,
+    /// Lets go of the store's queue between the look into it and the sleep.
+    LookThenSleep,
+    /// Wakes the store's thread, and doesn't keep for one that is about to sleep that it was woken.
+    ForgetWake,
+    /// Keeps a body that was read for a batch that has ended meanwhile.
+    KeepEndedBody,
+    /// Hands a batch over before sessions may see it.
+    HandOverEarly,
+    /// Answers before the newest sequence is shown.
+    AnswerBeforeHead,
 }
 
 #[cfg(any(test, feature = "sim"))]

@@ -37,6 +37,8 @@ pub mod fault;
 pub mod ids;
 pub mod limits;
 pub mod machine;
+#[cfg(test)]
+mod models;
 pub mod pki;
 pub mod presence;
 pub mod push;
@@ -46,6 +48,7 @@ pub mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod store;
+pub(crate) mod sync;
 pub mod telemetry;
 pub mod token;
 pub mod wire;

@@ -9,11 +9,12 @@ use super::state::{ConnRef, Live, Phase, Received, Registering, Shard};
 use crate::config;
 use crate::directory::Way;
 use crate::error::DeviceError;
-use crate::ids::SessionRef;
+use crate::fault::{self, Fault};
+use crate::ids::{DeviceKey, SessionRef};
 use crate::machine::session::Session;
 use crate::machine::told::Told;
 use crate::presence::State;
-use crate::push::{Acked, Event, Millis, Seen};
+use crate::push::{Acked, Event, Millis, Reached, Seen};
 use crate::store::{Command, DeviceAck};
 use crate::telemetry::{self, Counter, Gauge, HandshakeResult, RegistrationResult, Timer};
 use crate::wire::device::{self as wire, Hello, Welcome};
@@ -138,6 +139,7 @@ impl Shard {
         }
         let transport = connection.transport();
         connection.phase = Phase::Live(live);
+        let looked_early = fault::is(Fault::LookBeforeEntering) && self.has_nothing(&device);
         match context.directory.enter(device, session, Way { since: now, transport }) {
             Ok(None) => {}
             Ok(Some(older)) => {
@@ -168,9 +170,17 @@ impl Shard {
         wire::put_welcome(out, welcome);
         self.catch_up_from(conn, last_active);
         self.report_active(conn);
-        self.mark_dirty(conn);
+        if !looked_early {
+            self.mark_dirty(conn);
+        }
         self.work.notify_one();
         Ok(())
+    }
+
+    fn has_nothing(&self, device: &DeviceKey) -> bool {
+        let mut pulled = Vec::new();
+        self.context.store.pull(device, Reached::default(), 1, self.now(), &mut pulled);
+        pulled.is_empty()
     }
 
     /// Ends a session whose credential is revoked: one that registered since the revocation stays.

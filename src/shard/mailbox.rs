@@ -1,16 +1,16 @@
 //! What other threads tell a shard. Bounded without ever waiting: hand-overs say only "newer exists", so when too many are waiting they are
 //! dropped for one mark, "look at all sessions".
 
-use std::sync::Mutex;
-
 use tokio::sync::Notify;
 
 use crate::binding::ChangeError;
+use crate::fault::{self, Fault};
 use crate::ids::{Seq, SessionRef};
 use crate::limits;
 use crate::presence::SliceRequest;
 use crate::push::{Failure, Priority};
 use crate::store::Confirm;
+use crate::sync::{Mutex, step};
 
 /// One shard's mailbox.
 #[derive(Debug, Default)]
@@ -54,13 +54,20 @@ pub struct Mail {
 
 impl Mailbox {
     fn put(&self, change: impl FnOnce(&mut Mail)) {
+        if fault::is(Fault::RingBeforePut) {
+            self.notify.notify_one();
+            step();
+        }
         let mut inside = match self.inside.lock() {
             Ok(inside) => inside,
             Err(poisoned) => poisoned.into_inner(),
         };
         change(&mut inside);
         drop(inside);
-        self.notify.notify_one();
+        step();
+        if !fault::is(Fault::RingBeforePut) {
+            self.notify.notify_one();
+        }
     }
 
     /// One batch's sessions on this shard; `sessions` is empty afterwards. Whether they fitted.

@@ -59,9 +59,19 @@ pub struct Edge {
     events_a_read: usize,
 }
 
-impl Edge {
-    /// Starts on what the disk holds.
-    pub fn start(disk: &SimDisk, time: &Arc<SimTime>, plan: &Plan) -> Result<Self, OpenError> {
+/// An edge whose shards don't run yet.
+pub(crate) struct Wired {
+    pub(crate) context: Arc<DeviceContext>,
+    pub(crate) hands: Hands<SimDisk>,
+    pub(crate) store: Arc<EmbeddedStore<SimDisk>>,
+    pub(crate) routers: Arc<RouterContext>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) clock: Arc<Clock>,
+}
+
+impl Wired {
+    /// On what the disk holds.
+    pub(crate) fn new(disk: &SimDisk, time: &Arc<SimTime>, plan: &Plan) -> Result<Self, OpenError> {
         let clock = Arc::new(Clock::simulated(time.clone(), 0));
         let directory = Arc::new(Directory::new());
         let mailboxes: Arc<[Mailbox]> = (0..plan.shards).map(|_| Mailbox::default()).collect();
@@ -99,7 +109,6 @@ impl Edge {
             sessions: AtomicUsize::new(0),
             figures: (0..plan.shards).map(|_| ShardFigures::default()).collect(),
         });
-        let shards = (0..plan.shards).map(|id| SimShard::new(ShardId(id as u16), context.clone()));
         let connected = directory.clone();
         let routers = Arc::new(RouterContext {
             edge: "simulated".into(),
@@ -123,6 +132,15 @@ impl Edge {
             streams: Arc::new(StreamRegistry::default()),
             failure_lines: FailureLines::default(),
         });
+        Ok(Self { context, hands, store, routers, directory, clock })
+    }
+}
+
+impl Edge {
+    /// Starts on what the disk holds.
+    pub fn start(disk: &SimDisk, time: &Arc<SimTime>, plan: &Plan) -> Result<Self, OpenError> {
+        let Wired { context, hands, store, routers, directory, clock } = Wired::new(disk, time, plan)?;
+        let shards = (0..plan.shards).map(|id| SimShard::new(ShardId(id as u16), context.clone()));
         Ok(Self {
             shards: shards.collect(),
             links: Vec::new(),

@@ -7,5 +7,7 @@ mod pipe;
 pub use crate::clock::SimTime;
 pub use crate::router::sim::SimLink;
 pub use crate::shard::sim::{LiveSession, SimShard};
+#[cfg(test)]
+pub(crate) use edge::Wired;
 pub use edge::{Edge, Plan, SECRET, START};
 pub use pipe::{Pipe, Stamp};

@@ -7,6 +7,7 @@ use super::journal::Place;
 use super::push_record::MessageKey;
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
 use crate::push::{Millis, Priority};
+use crate::sync::step;
 
 /// One accepted batch with live entries.
 #[derive(Debug)]
@@ -56,6 +57,7 @@ pub struct Batch {
 impl Batch {
     /// Where its newest whole record is.
     pub(super) fn place(&self) -> Place {
+        step();
         Place::unpack(self.place.load(Ordering::Acquire))
     }
 
@@ -67,11 +69,13 @@ impl Batch {
 
     /// Whether entries of it are pending.
     pub fn is_live(&self) -> bool {
+        step();
         self.live.load(Ordering::Relaxed) > 0
     }
 
     /// Whether its message was taken back.
     pub fn is_revoked(&self) -> bool {
+        step();
         self.revoked.load(Ordering::Relaxed)
     }
 
@@ -82,11 +86,13 @@ impl Batch {
 
     /// The body, if it is in memory.
     pub(super) fn body(&self) -> Option<Arc<[u8]>> {
+        step();
         self.body.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Puts the body in, or takes it out; says how many bytes were there before.
     pub(super) fn set_body(&self, body: Option<Arc<[u8]>>) -> usize {
+        step();
         let before = std::mem::replace(&mut *self.body.write().unwrap_or_else(PoisonError::into_inner), body);
         before.map_or(0, |body| body.len())
     }

@@ -72,10 +72,9 @@ impl<D: Disk> EmbeddedStore<D> {
                 .name("bodies".into())
                 .spawn(move || thread::read_bodies(&shared, &wanted, &inbox, &*bodies))?
         };
-        let writer = std::thread::Builder::new().name("store".into()).spawn(move || {
-            thread::run(engine, &inbox, &clock, failing);
-            wanted.close();
-        })?;
+        let writer = std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || thread::own(engine, &inbox, &wanted, &clock, failing))?;
         store.threads.lock().unwrap_or_else(PoisonError::into_inner).extend([writer, reader, tables]);
         Ok((store, Opened { report, failed }))
     }
@@ -115,6 +114,12 @@ impl<D: Disk> EmbeddedStore<D> {
         }
     }
 
+    /// Bytes of bodies in memory.
+    #[cfg(test)]
+    pub(crate) fn body_bytes(&self) -> usize {
+        self.shared.bodies.bytes()
+    }
+
     /// The store's figures.
     pub fn stats(&self) -> &StoreStats {
         &self.shared.stats
@@ -152,6 +157,19 @@ impl<D: Disk> Hands<D> {
         }
         self.is_ready = turns.gather(engine, &store.inbox, &store.clock, false)? == thread::Gathered::Ready;
         Ok(())
+    }
+
+    /// What the two threads do from now on, for who runs them.
+    #[cfg(test)]
+    pub(crate) fn into_threads(self) -> [Box<dyn FnOnce() + Send>; 2] {
+        let Self { store, engine, bodies, .. } = self;
+        // Nobody asks why it failed: what waits for an answer finds out.
+        let (failing, _) = oneshot::channel();
+        let other = store.clone();
+        [
+            Box::new(move || thread::own(engine, &store.inbox, &store.wanted, &store.clock, failing)),
+            Box::new(move || thread::read_bodies(&other.shared, &other.wanted, &other.inbox, &*bodies)),
+        ]
     }
 
     /// What the reader of bodies does.

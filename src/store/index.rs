@@ -4,8 +4,8 @@
 //! sees it: a list is only read up to the committed sequence.
 
 use std::collections::HashSet;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Pulled;
 use super::attributes::{SharedAttributes, digest};
@@ -17,6 +17,7 @@ use crate::credential::Revocation;
 use crate::fault::{self, Fault};
 use crate::ids::{DeviceKey, Seq};
 use crate::push::{Millis, Reached, Seen};
+use crate::sync::{Mutex, MutexGuard, step};
 
 /// The entry as a session writes it now, from then on marked as written; `None`: not to be written any more.
 fn take(entry: &mut Entry, now: Millis) -> Option<Pulled> {
@@ -90,10 +91,12 @@ impl Index {
     }
 
     pub(super) fn committed(&self) -> Seq {
+        step();
         Seq(self.committed.load(Ordering::Acquire))
     }
 
     pub(super) fn set_committed(&self, seq: Seq) {
+        step();
         self.committed.store(seq.0, Ordering::Release);
         // Its room goes back too: a storm is no reason to keep it.
         *self.staged.lock().unwrap_or_else(PoisonError::into_inner) = HashSet::default();

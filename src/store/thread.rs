@@ -3,7 +3,7 @@
 //! neither a session nor a commit waits for it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -18,9 +18,11 @@ use super::stats::StoreStats;
 use super::{BodySink, Busy, Command, Refused};
 use crate::binding::Change;
 use crate::clock::Clock;
+use crate::fault::{self, Fault};
 use crate::ids::SessionRef;
 use crate::limits;
 use crate::push::Millis;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::telemetry::{self, Gauge};
 
 /// Microseconds that acks wait for more of them, or for a batch, to share a sync with.
@@ -110,7 +112,7 @@ impl Inbox {
     /// Something that the engine waits for has happened.
     pub(super) fn wake(&self) {
         // Kept, for a thread that is just about to sleep.
-        self.lock().woken = true;
+        self.lock().woken = !fault::is(Fault::ForgetWake);
         self.filled.notify_one();
     }
 
@@ -125,6 +127,10 @@ impl Inbox {
         let mut queue = self.lock();
         let idle = queue.commands.is_empty() && queue.damaged.is_empty() && !queue.closed && !queue.woken;
         if idle && !sleep.is_zero() {
+            if fault::is(Fault::LookThenSleep) {
+                drop(queue);
+                queue = self.lock();
+            }
             queue = self.filled.wait_timeout(queue, sleep).unwrap_or_else(PoisonError::into_inner).0;
         }
         queue.woken = false;
@@ -142,13 +148,19 @@ impl Inbox {
     }
 }
 
-/// Owns the engine until the inbox is closed and empty, or the journal fails.
-pub(super) fn run<D: Disk>(
-    mut engine: Engine<D>,
+/// Owns the engine until the inbox is closed and empty, or the journal fails; then nobody reads bodies any more.
+pub(super) fn own<D: Disk>(
+    engine: Engine<D>,
     inbox: &Inbox,
+    wanted: &Wanted,
     clock: &Clock,
     failed: oneshot::Sender<StoreFailure>,
 ) {
+    run(engine, inbox, clock, failed);
+    wanted.close();
+}
+
+fn run<D: Disk>(mut engine: Engine<D>, inbox: &Inbox, clock: &Clock, failed: oneshot::Sender<StoreFailure>) {
     if let Err(failure) = work(&mut engine, inbox, clock) {
         tracing::error!(%failure, "the store stops; the next start recovers what is durable");
         inbox.close();
@@ -406,23 +418,4 @@ pub(super) fn read_body<D: Disk>(shared: &Shared<D>, batch: &Batch) -> Result<Ar
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wake_up_before_the_sleep_is_kept() {
-        let inbox = Arc::new(Inbox::default());
-        inbox.wake();
-        let (telling, told) = std::sync::mpsc::sync_channel(1);
-        let sleeper = inbox.clone();
-        let thread = std::thread::spawn(move || {
-            let taken = sleeper.take(Duration::from_secs(3_600), &mut Vec::new());
-            // The test may have given up.
-            telling.send(taken.is_some()).ok();
-        });
-        let awake = told.recv_timeout(Duration::from_secs(10));
-        inbox.close();
-        thread.join().expect("it ends");
-        assert_eq!(awake, Ok(true), "it slept on");
-    }
-}
+mod tests;

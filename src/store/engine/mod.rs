@@ -67,6 +67,7 @@ use crate::credential::Revocation;
 use crate::fault::{self, Fault};
 use crate::ids::{AppKey, DeviceKey, Seq, SessionRef, ShardId};
 use crate::push::{Accepted, AppControl, Failure, Millis, Reached, ReceiptGap, Rejection, Revoked};
+use crate::sync::step;
 
 use apps::Controls;
 
@@ -238,7 +239,11 @@ impl<D: Disk> Engine<D> {
     pub fn commit(&mut self, now: Millis) -> Result<(), StoreFailure> {
         let bytes = self.journal.staged_bytes() as u64;
         if bytes > 0 {
+            step();
             let head = self.journal.commit(now)?;
+            if fault::is(Fault::HandOverEarly) {
+                self.release();
+            }
             self.shared.index.set_committed(head);
             StoreStats::add(&self.shared.stats.commits, 1);
             StoreStats::add(&self.shared.stats.commit_bytes, bytes);
@@ -253,6 +258,10 @@ impl<D: Disk> Engine<D> {
         }
         // Before the answers: who has one finds no older head.
         let head = self.journal.head();
+        if fault::is(Fault::AnswerBeforeHead) {
+            self.release();
+        }
+        step();
         self.shared.head.send_if_modified(|shown| std::mem::replace(shown, head) != head);
         self.release();
         if bytes > 0 {

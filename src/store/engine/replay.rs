@@ -1,7 +1,7 @@
 //! Replay: what a record had decided is applied to every part that doesn't reflect it yet.
 
 use std::collections::HashMap;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 
@@ -32,6 +32,7 @@ use crate::store::record::{
     Target, has_ordinal, take_epoch, take_refused, take_who,
 };
 use crate::store::tables::{Tables, TablesError};
+use crate::sync::MutexGuard;
 
 /// The index, on its way to the journal's head.
 pub(super) struct Replay<'a> {

@@ -41,7 +41,7 @@
 //! Writing a row whenever its device comes from another address: receipts have the address of their ack, and nobody else asks.
 
 use std::net::IpAddr;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use super::load::KnownApps;
 use super::{Engine, StoreFailure};
@@ -54,6 +54,7 @@ use crate::store::index::Index;
 use crate::store::ledger::Ledger;
 use crate::store::part::{Device, Part};
 use crate::store::tables::{Table, Tables, TablesError, Writes, row_content};
+use crate::sync::MutexGuard;
 
 /// Rows looked at in one slice of making room, and of one part while it is locked.
 const LOOKED_AT: usize = 4_096;

@@ -17,7 +17,7 @@
 //! Waiting for the tables at each commit: a transaction costs two syncs. Writing changed records one by one: then what they add up to
 //! would be of many sequences.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use super::rows::Room;
 use super::{Engine, StoreFailure};
@@ -33,6 +33,7 @@ use crate::store::push_record::{MessageKey, PushRecord};
 use crate::store::second_chance::Look;
 use crate::store::stats::StoreStats;
 use crate::store::tables::{Job, Table, Tables, TablesError, Writer, Writes, new_row, row_content};
+use crate::sync::MutexGuard;
 
 /// Milliseconds between two transactions, at least; and so many times what the last one took, at most.
 const PAUSE_MS: Millis = 200;
