@@ -311,6 +311,8 @@ impl<E: Entry> Session<E> {
 }
 
 #[cfg(test)]
+mod cases;
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -1,0 +1,183 @@
+//! What a session answers, case by case: at a bound, just below it and just above.
+
+use super::*;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Listed {
+    seq: u64,
+    expires_at: Millis,
+    online_only: bool,
+}
+
+impl Entry for Listed {
+    fn seq(&self) -> Seq {
+        Seq(self.seq)
+    }
+    fn message(&self) -> MessageId {
+        MessageId(self.seq * 10)
+    }
+    fn expires_at(&self) -> Millis {
+        self.expires_at
+    }
+    fn online_only(&self) -> bool {
+        self.online_only
+    }
+    fn accepted_at(&self) -> Millis {
+        self.seq * 7
+    }
+    fn priority(&self) -> Priority {
+        Priority::Normal
+    }
+}
+
+const ACK_MS: u64 = 30_000;
+
+fn listed(seq: u64) -> Listed {
+    Listed { seq, expires_at: Millis::MAX, online_only: false }
+}
+
+fn arrive(seq: u64) -> Vec<(MessageId, Event, Millis)> {
+    vec![(MessageId(seq * 10), Event::Arrive, 0)]
+}
+
+/// With these entries written, each a second after the one before.
+fn session(entries: &[Listed]) -> Session<Listed> {
+    let mut session = Session::new(500, 240);
+    for entry in entries {
+        session.handle_sent(entry.seq * 1_000, ACK_MS, *entry);
+    }
+    session
+}
+
+#[test]
+fn a_new_session_has_read_its_hello_and_is_not_suspect() {
+    let mut session = session(&[]);
+    assert_eq!((session.last_read(), session.is_suspect()), (500, false));
+    session.handle_read(900);
+    assert_eq!(session.last_read(), 900);
+}
+
+#[test]
+fn what_was_skipped_is_not_pulled_again() {
+    let mut session = session(&[listed(1)]);
+    session.handle_skipped(&listed(4));
+    assert_eq!(session.cursor().of(Priority::Normal), Seq(4));
+    assert_eq!(session.in_flight(), 1, "it takes no place in the window");
+}
+
+#[test]
+fn what_is_in_flight_says_when_it_was_accepted() {
+    let session = session(&[listed(1), listed(2)]);
+    assert_eq!(session.accepted_at(MessageId(20)), Some(14));
+    assert_eq!(session.accepted_at(MessageId(30)), None);
+}
+
+#[test]
+fn what_was_sent_again_was_last_sent_then() {
+    let mut session = session(&[listed(1), listed(2)]);
+    assert_eq!(session.last_sent(Seq(2), ACK_MS), Some((&listed(2), 2_000)));
+    assert_eq!(session.last_sent(Seq(3), ACK_MS), None);
+    let now = ACK_MS + 1_400;
+    assert!(matches!(session.poll_overdue(now, ACK_MS), Some(Overdue::SendAgain { .. })));
+    assert_eq!(session.last_sent(Seq(1), ACK_MS), Some((&listed(1), now)));
+}
+
+#[test]
+fn what_ended_leaves_the_window_and_nothing_else_does() {
+    let mut session = session(&[listed(1), listed(2)]);
+    session.handle_ended(Seq(3));
+    assert_eq!(session.in_flight(), 2, "it wasn't in flight");
+    session.handle_ended(Seq(2));
+    assert_eq!((session.in_flight(), session.poll_pull(0)), (1, limits::WINDOW - 1));
+    assert_eq!(session.accepted_at(MessageId(10)), Some(7), "the other one stays");
+    session.check();
+}
+
+#[test]
+fn a_session_with_nothing_in_flight_owns_no_memory() {
+    let mut acked = session(&[listed(1), listed(2)]);
+    assert!(acked.handle_ack(1, arrive(1)).is_ok());
+    assert_ne!(acked.in_flight.capacity(), 0);
+    assert!(acked.handle_ack(2, arrive(2)).is_ok());
+    let mut ended = session(&[listed(1)]);
+    ended.handle_ended(Seq(1));
+    let mut given_up = session(&[Listed { online_only: true, ..listed(1) }]);
+    assert!(matches!(given_up.poll_overdue(ACK_MS + 1_000, ACK_MS), Some(Overdue::Report { .. })));
+    for session in [acked, ended, given_up] {
+        assert_eq!(session.in_flight.capacity(), 0);
+    }
+}
+
+#[test]
+fn a_confirmation_is_told_once() {
+    let mut session = session(&[listed(1)]);
+    assert!(session.handle_ack(1, arrive(1)).is_ok());
+    assert!(session.handle_confirmed(1));
+    assert!(!session.handle_confirmed(1), "it was told");
+}
+
+#[test]
+fn reading_pauses_while_too_many_acks_are_unconfirmed() {
+    let mut session = session(&[]);
+    for number in 1..limits::UNCONFIRMED_ACKS {
+        assert!(session.handle_ack(number, arrive(9)).is_ok());
+        assert!(!session.is_behind_on_acks(), "{number}");
+    }
+    assert!(session.handle_ack(limits::UNCONFIRMED_ACKS, arrive(9)).is_ok());
+    assert!(session.is_behind_on_acks());
+    assert!(session.handle_confirmed(1));
+    assert!(!session.is_behind_on_acks());
+    assert!(session.handle_confirmed(limits::UNCONFIRMED_ACKS));
+    assert!(!session.is_behind_on_acks(), "it counts those that wait, not all");
+}
+
+#[test]
+fn the_first_deadline_is_the_next_one() {
+    assert_eq!(session(&[]).overdue_at(), None);
+    let mut session = session(&[listed(1), listed(2)]);
+    assert_eq!(session.overdue_at(), Some(ACK_MS + 1_000));
+    // Sent again at its deadline: due once more that much later.
+    assert!(matches!(session.poll_overdue(ACK_MS + 1_000, ACK_MS), Some(Overdue::SendAgain { .. })));
+    assert_eq!(session.overdue_at(), Some(ACK_MS + 2_000));
+    assert!(matches!(session.poll_overdue(ACK_MS + 2_000, ACK_MS), Some(Overdue::SendAgain { .. })));
+    assert_eq!(session.overdue_at(), Some(2 * ACK_MS + 1_000));
+}
+
+#[test]
+fn what_is_looked_at_is_what_is_sent_again() {
+    let due = ACK_MS + 1_000;
+    let mut ordinary = session(&[listed(1)]);
+    assert_eq!(ordinary.peek_again(due - 1), None, "not due");
+    assert_eq!(ordinary.peek_again(due), Some(&listed(1)));
+    assert!(matches!(ordinary.poll_overdue(due, ACK_MS), Some(Overdue::SendAgain { .. })));
+    assert_eq!(ordinary.peek_again(due + ACK_MS), None, "sent twice already");
+
+    for (expires_at, online_only) in [(due, false), (due - 1, false), (due + 1, true)] {
+        let entry = Listed { seq: 1, expires_at, online_only };
+        let mut other = session(&[entry]);
+        assert_eq!(other.peek_again(due), None, "{entry:?}");
+        assert!(matches!(other.poll_overdue(due, ACK_MS), Some(Overdue::Report { .. })), "{entry:?}");
+    }
+    let entry = Listed { expires_at: due + 1, ..listed(1) };
+    assert_eq!(session(&[entry]).peek_again(due), Some(&entry), "it has a millisecond left");
+}
+
+#[test]
+fn so_many_are_watched_beside_the_window_and_no_more() {
+    let mut session = session(&[]);
+    let (mut again, mut reported, mut seq) = (0, 0, 0);
+    while reported == 0 {
+        while session.poll_pull(0) > 0 {
+            seq += 1;
+            session.handle_sent(0, ACK_MS, listed(seq));
+        }
+        while let Some(overdue) = session.poll_overdue(ACK_MS, 10 * ACK_MS) {
+            match overdue {
+                Overdue::SendAgain { .. } => again += 1,
+                Overdue::Report { .. } => reported += 1,
+            }
+            session.check();
+        }
+    }
+    assert_eq!(again, limits::OVERDUE);
+}
