@@ -105,4 +105,29 @@ mod tests {
             prop_assert_eq!(wheel.len(), fired.iter().filter(|f| **f == 0).count());
         }
     }
+
+    #[test]
+    fn after_a_leap_it_goes_on_tick_by_tick() {
+        const LEAP_MS: Millis = 2 * TICK_MS * TICKS as u64;
+        let (mut wheel, mut due) = (Wheel::new(0), Vec::new());
+        wheel.insert(1_000, 'a');
+        wheel.advance(LEAP_MS, &mut due);
+        assert_eq!((due.as_slice(), wheel.is_empty()), (&['a'][..], true));
+        // Whoever puts an entry back at once must not see it again in the same tick.
+        wheel.insert(LEAP_MS, 'b');
+        wheel.advance(LEAP_MS, &mut due);
+        assert_eq!((due.as_slice(), wheel.len()), (&['a'][..], 1));
+        wheel.advance(LEAP_MS + TICK_MS, &mut due);
+        assert_eq!((due.as_slice(), wheel.is_empty()), (&['a', 'b'][..], true));
+    }
+
+    #[test]
+    fn a_crowded_slot_gives_its_room_back() {
+        let (mut wheel, mut due) = (Wheel::new(0), Vec::new());
+        (0..100).for_each(|n| wheel.insert(200, n));
+        wheel.insert(300, 100);
+        wheel.advance(1_000, &mut due);
+        assert_eq!(due.len(), 101);
+        assert_eq!((wheel.slots[2].capacity(), wheel.slots[3].capacity() > 0), (0, true));
+    }
 }

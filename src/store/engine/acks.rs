@@ -20,7 +20,7 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    fn allow(&mut self, now: Millis, per_second: u32) -> bool {
+    pub(super) fn allow(&mut self, now: Millis, per_second: u32) -> bool {
         if self.second != now / 1000 {
             *self = Self { second: now / 1000, used: 0 };
         }

@@ -47,7 +47,7 @@ pub(super) enum Got {
 
 impl<D: Disk> Engine<D> {
     /// What the end of these entries of one batch for one reason takes.
-    fn cost_of<'a>(ended: impl Iterator<Item = &'a Live>, apart: bool) -> Cost {
+    pub(super) fn cost_of<'a>(ended: impl Iterator<Item = &'a Live>, apart: bool) -> Cost {
         let mut cost = Cost::default();
         let (mut together, mut highest) = (0, 0);
         for live in ended {

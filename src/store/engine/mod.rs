@@ -20,6 +20,8 @@ mod acks;
 mod apply;
 pub(super) mod apps;
 mod bindings;
+#[cfg(test)]
+mod bounds_tests;
 mod checkpoint;
 mod collapse;
 mod decide;

@@ -1,0 +1,130 @@
+//! What records take at most: room is asked for by these figures, so that a record which takes more would find none on a full disk.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use roaring::RoaringBitmap;
+
+use super::Engine;
+use super::acks::{Limiter, receipt_bytes};
+use super::apply::{channel, mass_bytes};
+use super::ends::Cost;
+use super::expiry::Live;
+use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
+use crate::limits;
+use crate::push::{Attributes, Channel, Failure, MassOutcome, Receipt, ReceiptKind};
+use crate::store::disk::sim::SimDisk;
+use crate::store::push_record::bitmap_bytes;
+use crate::store::record::{MassRecord, ReceiptRecord, Target, set_ordinal};
+
+fn longest_app() -> AppKey {
+    AppKey::parse(&"a".repeat(limits::APP_KEY_BYTES)).expect("valid")
+}
+
+fn longest_batch() -> BatchId {
+    BatchId::parse(&"b".repeat(limits::BATCH_ID_BYTES)).expect("valid")
+}
+
+#[test]
+fn the_longest_receipt_takes_no_more_than_is_asked_for() {
+    for attributes in [0, 1, limits::ATTRIBUTES_BYTES] {
+        let receipt = Receipt {
+            kind: ReceiptKind::Arrive,
+            outcome: Some(Ok(())),
+            app: longest_app(),
+            message: MessageId(u64::MAX),
+            target: Some((longest_batch(), u32::MAX)),
+            device_id: "d".repeat(limits::DEVICE_ID_BYTES).into(),
+            event_time: u64::MAX,
+            raw_event_time: u64::MAX,
+            sent_at: u64::MAX,
+            channel: Channel::Offline,
+            last_active: u64::MAX,
+            client_ip: Some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+            attributes: Attributes(vec![1; attributes].into()),
+            job_key: "j".repeat(limits::LABEL_BYTES).into(),
+            after: Some(Failure::Expired),
+            late: true,
+            unmatched: true,
+            implied: true,
+        };
+        let record =
+            ReceiptRecord { receipt, key: DeviceKey([1; 16]), number: u32::MAX, batch: Seq(u64::MAX) };
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes);
+        assert!(bytes.len() <= receipt_bytes(attributes), "{} bytes", bytes.len());
+        assert!(receipt_bytes(attributes) < bytes.len() + 64, "it asks for much more than {}", bytes.len());
+    }
+}
+
+#[test]
+fn the_longest_mass_record_takes_no_more_than_is_asked_for() {
+    for count in [0u32, 1, 8, 1_000] {
+        // Far apart, which costs most: by ordinal the last of the largest batch, by number a container each.
+        let highest = if count == 0 { 0 } else { limits::BATCH_TARGETS as u32 - 1 };
+        let mut ordinals = Vec::new();
+        if count > 0 {
+            set_ordinal(&mut ordinals, highest);
+        }
+        let numbers: RoaringBitmap = (0..count).map(|n| n << 16).collect();
+        let mass = MassOutcome {
+            app: longest_app(),
+            message: MessageId(u64::MAX),
+            batch: longest_batch(),
+            reason: Failure::Expired,
+            event_time: u64::MAX,
+            ordinals,
+            count,
+            job_key: "j".repeat(limits::LABEL_BYTES).into(),
+        };
+        let mut bytes = Vec::new();
+        MassRecord { mass, batch: Seq(u64::MAX), numbers: bitmap_bytes(&numbers) }.encode(&mut bytes);
+        let asked = mass_bytes(count as usize, highest);
+        assert!(bytes.len() <= asked, "{} bytes, {asked} asked for", bytes.len());
+        assert!(asked < bytes.len() + 320, "{asked} is much more than {}", bytes.len());
+    }
+}
+
+#[test]
+fn costs_add_up_and_the_largest_is_known() {
+    let mut cost = Cost::default();
+    for bytes in [10, 30, 20] {
+        cost.add(bytes);
+    }
+    assert_eq!((cost.records, cost.bytes, cost.largest), (3, 60, 30));
+}
+
+#[test]
+fn ends_cost_a_record_each_if_they_say_when_they_were_sent_and_one_together() {
+    let live = |ordinal, receipt_bytes| Live {
+        target: Target { ordinal, key: DeviceKey([1; 16]), number: ordinal },
+        written: receipt_bytes > 0,
+        receipt_bytes,
+    };
+    let ended = [live(1, 0), live(2, 300), live(800, 0), live(4, 400)];
+    let cost = |apart| {
+        let Cost { records, bytes, largest } = Engine::<SimDisk>::cost_of(ended.iter(), apart);
+        (records, bytes, largest)
+    };
+    let together = mass_bytes(2, 800);
+    assert_eq!(cost(true), (3, 700 + together, together.max(400)));
+    assert_eq!(cost(false), (1, mass_bytes(4, 800), mass_bytes(4, 800)));
+    let written = Engine::<SimDisk>::cost_of(ended[1..2].iter(), true);
+    assert_eq!((written.records, written.bytes), (1, 300), "nothing is left for a record of many");
+}
+
+#[test]
+fn so_many_a_second_and_then_none_until_the_next() {
+    let mut limiter = Limiter::default();
+    let allowed = |limiter: &mut Limiter, now| (0..5).filter(|_| limiter.allow(now, 3)).count();
+    assert_eq!(allowed(&mut limiter, 7_000), 3);
+    assert_eq!(allowed(&mut limiter, 7_999), 0);
+    assert_eq!(allowed(&mut limiter, 8_000), 3);
+    assert!(!limiter.allow(9_000, 0));
+}
+
+#[test]
+fn written_within_a_second_is_online() {
+    let of = |sent_at| channel(5_000, sent_at);
+    assert_eq!((of(None), of(Some(0))), (Channel::Unknown, Channel::Unknown));
+    assert_eq!((of(Some(6_000)), of(Some(6_001))), (Channel::Online, Channel::Offline));
+}
