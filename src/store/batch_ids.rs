@@ -172,4 +172,41 @@ mod tests {
         let again = BatchIds::decode(&mut Take(&out)).expect("whole");
         assert_eq!((again.watermark(), again.get(4)), (12, ids.get(4)));
     }
+
+    #[test]
+    fn an_id_is_kept_for_the_whole_window() {
+        let bounds = IdBounds { window_ms: 100, max: 9 };
+        let mut ids = BatchIds::default();
+        ids.insert(1, id(10, 10), bounds);
+        ids.insert(2, id(110, 110), bounds);
+        assert!(ids.get(1).is_some() && ids.watermark() == 0, "its last millisecond");
+        ids.insert(3, id(111, 111), bounds);
+        assert!(ids.get(1).is_none() && ids.watermark() == 10);
+        assert!(ids.get(2).is_some() && ids.get(3).is_some());
+    }
+
+    #[test]
+    fn a_long_list_of_refused_stands_for_many_ids() {
+        let bounds = IdBounds { window_ms: 1_000, max: 4 };
+        let long = Remembered { refused: vec![0; 512].into(), ..id(10, 10) };
+        let mut ids = BatchIds::default();
+        ids.insert(1, long.clone(), bounds);
+        // Two records of one id count once.
+        ids.insert(1, long, bounds);
+        ids.insert(2, id(11, 11), bounds);
+        assert!(ids.get(1).is_some() && ids.get(2).is_some(), "three and one");
+        let mut out = Vec::new();
+        ids.encode(&mut out);
+        let read = BatchIds::decode(&mut Take(&out)).expect("whole");
+        for mut ids in [ids, read] {
+            ids.insert(3, id(12, 12), bounds);
+            assert!(ids.get(1).is_none() && ids.get(2).is_some(), "five are too many");
+            for key in 4..6 {
+                ids.insert(key, id(13, 13), bounds);
+            }
+            assert!(ids.get(2).is_some(), "four are not");
+            ids.insert(6, id(14, 14), bounds);
+            assert!(ids.get(2).is_none() && ids.watermark() == 11);
+        }
+    }
 }
