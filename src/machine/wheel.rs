@@ -116,7 +116,7 @@ mod tests {
         // Whoever puts an entry back at once must not see it again in the same tick.
         wheel.insert(LEAP_MS, 'b');
         wheel.advance(LEAP_MS, &mut due);
-        assert_eq!((due.as_slice(), wheel.len()), (&['a'][..], 1));
+        assert_eq!((due.as_slice(), wheel.len(), wheel.is_empty()), (&['a'][..], 1, false));
         wheel.advance(LEAP_MS + TICK_MS, &mut due);
         assert_eq!((due.as_slice(), wheel.is_empty()), (&['a', 'b'][..], true));
     }
