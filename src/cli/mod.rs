@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub mod admin;
+mod allocator;
 pub mod apps;
 pub mod demo;
 pub mod device;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args as ClapArgs;
 
+use super::allocator;
 use crate::config::{Config, Overrides};
 use crate::pki::{self, DevSet};
 use crate::server::{self, Ports};
@@ -38,6 +39,7 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: &Args) -> ExitCode {
+    let given_back = allocator::give_back();
     let data_dir = args.data_dir.clone();
     let dev = match args.dev.then(|| pki::develop(&data_dir.clone().unwrap_or_else(|| "mooring-data".into())))
     {
@@ -59,6 +61,9 @@ pub fn run(args: &Args) -> ExitCode {
     if let Err(error) = telemetry::log(config.log.format, &config.log.filter) {
         eprintln!("error: {error}");
         return ExitCode::from(2);
+    }
+    if let Err(error) = given_back {
+        tracing::warn!(%error, "the allocator keeps what is freed: set MALLOC_MMAP_THRESHOLD_=524288 and MALLOC_TRIM_THRESHOLD_=1048576, or memory may be more than the budget");
     }
     match serve(config, dev.as_ref()) {
         Ok(()) => ExitCode::SUCCESS,
