@@ -30,6 +30,9 @@ pub enum DeviceError {
     /// A maximum of the edge is reached.
     #[error("at a limit; come back later")]
     Exhausted,
+    /// The memory of the edge is used up.
+    #[error("the memory of this edge is used up; come back later")]
+    NoMemory,
     /// A rate or maximum of the app is reached.
     #[error("this app is at a limit; come back later")]
     Limited {
@@ -82,7 +85,7 @@ impl DeviceError {
             Self::RegistrationClosed => (ErrorCode::RegistrationClosed, 0),
             Self::Deadline | Self::Unfinished => (ErrorCode::Deadline, 0),
             Self::Evicted | Self::Crowded => (ErrorCode::ResourceExhausted, 1_000),
-            Self::Exhausted => (ErrorCode::ResourceExhausted, 5_000),
+            Self::Exhausted | Self::NoMemory => (ErrorCode::ResourceExhausted, 5_000),
             Self::Limited { retry_after_ms } => (ErrorCode::ResourceExhausted, retry_after_ms),
             Self::Unavailable => (ErrorCode::Unavailable, 2_000),
             Self::Unimplemented => (ErrorCode::Unimplemented, 0),

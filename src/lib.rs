@@ -14,6 +14,7 @@
 //! # The rooms, and which way imports point
 //! `ids, limits, push, binding, error ← wire ← machine ← directory, store, presence ← account, shard, router ← server ← cli`. [`shard`] and
 //! [`router`] never import each other; [`machine`] imports nothing that waits; protobuf stops at [`wire`] (the client library speaks it).
+//! [`budget`] has what all of them hold in memory.
 //! [`clock`] is the only caller of the system's clocks, [`telemetry`] has the closed list of metrics, [`limits`] every bound.
 //!
 //! # Promises
@@ -26,6 +27,7 @@ pub mod account;
 pub mod admin;
 pub mod apps;
 pub mod binding;
+pub mod budget;
 pub mod cli;
 pub mod client;
 pub mod clock;

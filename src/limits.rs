@@ -72,6 +72,10 @@ pub const TURN_ACKS: usize = 4_096;
 pub const TURN_RECALLS: usize = 512;
 /// Hand-overs (sessions named) waiting in one shard's mailbox; beyond, the shard looks at all its sessions instead.
 pub const MAILBOX_SLOTS: usize = 1_000_000;
+/// Bytes of memory of the process before anybody connects, at least what it takes: code, threads, certificates, metrics, empty maps.
+pub const BASE_BYTES: u64 = 24 * 1024 * 1024;
+/// Bytes of memory that each shard takes beside that: its timers, its buffers, its thread.
+pub const SHARD_BYTES: u64 = 4 * 1024 * 1024;
 /// Shards of one process.
 pub const SHARDS: usize = 256;
 
@@ -133,6 +137,8 @@ pub const LINK_QUERIES: usize = 8;
 pub const LINK_BATCHES: usize = 16_384;
 /// Bytes that wait to be written on one router link. One frame may go over.
 pub const LINK_OUTBOX_BYTES: usize = 4 * 1024 * 1024;
+/// The same, at least, where the budget of memory is small.
+pub const LEAST_LINK_OUTBOX_BYTES: usize = 64 * 1024;
 /// Frames that wait to be written on one router link.
 pub const LINK_OUTBOX_FRAMES: usize = 1_024;
 /// Bytes of the body of a request to the admin port.

@@ -4,6 +4,7 @@
 //! then "ready". Leaving: not ready, a little longer for balancers to notice, goodbyes spread over a window, then everything durable and a
 //! checkpoint, so that the next start is quick. A store that can't go on ends the process: the next start recovers.
 
+mod memory;
 mod routers;
 mod sockets;
 mod threads;
@@ -36,6 +37,7 @@ use crate::store::engine::{OpenError, StoreFailure};
 use crate::store::options::{Quota, StoreOptions};
 use crate::store::{Command, Store};
 use crate::telemetry::{self, Gauge, Renderer};
+use memory::Memory;
 use routers::Routers;
 use sockets::Sockets;
 use threads::Thread;
@@ -110,6 +112,7 @@ pub const PORTS_FILE: &str = "ports.json";
 /// What everything shares from the first moment on.
 struct Foundation {
     config: Config,
+    memory: Memory,
     clock: Arc<Clock>,
     directory: Arc<Directory>,
     mailboxes: Arc<[Mailbox]>,
@@ -193,7 +196,8 @@ pub async fn serve<D: Disk>(
     }
 }
 
-fn foundation(config: Config) -> Foundation {
+fn foundation(mut config: Config) -> Foundation {
+    let memory = Memory::of(&mut config);
     let shards = config.shards;
     telemetry::set(Gauge::Shards, shards as f64);
     for warning in &config.warnings {
@@ -201,6 +205,7 @@ fn foundation(config: Config) -> Foundation {
     }
     Foundation {
         config,
+        memory,
         clock: Arc::new(Clock::new(0)),
         directory: Arc::new(Directory::new()),
         mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
@@ -230,8 +235,11 @@ async fn start_admin(base: &Foundation, renderer: Renderer) -> Result<(Arc<Admin
         let (session, way) = directory.look(device)?;
         Some(admin::Connection { shard: session.shard.0, way })
     };
+    let budget = base.memory.budget.clone();
+    let publish: admin::ScrapeFn = Box::new(move || memory::publish(&budget));
     let mut admin =
-        Admin::new(base.readiness.clone(), renderer, Box::new(shards), Box::new(connected), Vec::new());
+        Admin::new(base.readiness.clone(), renderer, Box::new(shards), Box::new(connected), vec![publish]);
+    admin.budget = base.memory.budget.clone();
     admin.token = Some(Token::open(&base.config.data_dir)?);
     let admin = Arc::new(admin);
     // It serves until the process ends: health has to be told to the last.
@@ -245,7 +253,11 @@ async fn open_store<D: Disk>(
     salt: u64,
     digest_key: DigestKey,
 ) -> Result<(Arc<EmbeddedStore<D>>, Opened), ServeError> {
-    let options = store_options(&base.config, salt, digest_key);
+    let options = StoreOptions {
+        command_bytes: base.memory.command_bytes,
+        budget: base.memory.budget.clone(),
+        ..store_options(&base.config, salt, digest_key)
+    };
     let sink = Handover::new(base.directory.clone(), base.mailboxes.clone(), base.clock.clone());
     let bodies = Arc::new(Loaded::new(base.mailboxes.clone()));
     let (clock, directory) = (base.clock.clone(), base.directory.clone());
@@ -303,7 +315,8 @@ fn presence(base: &Foundation) -> Arc<Presence> {
         }
     };
     let (directory, now) = (base.directory.clone(), base.clock.now());
-    Arc::new(Presence::new(directory, base.config.shards, now, Box::new(ask)))
+    let presence = Presence::new(directory, base.config.shards, now, Box::new(ask));
+    Arc::new(presence.keeping(base.memory.presence_changes).counted_in(&base.memory.budget))
 }
 
 /// Bounds of the app's own, else the store's.
@@ -347,6 +360,7 @@ fn device_context(
         store,
         presence,
         clock: base.clock.clone(),
+        budget: base.memory.budget.clone(),
         tls,
         quic,
         mailboxes: base.mailboxes.clone(),

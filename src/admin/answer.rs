@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::Connection;
 use crate::account::{Account, When, what_to_do};
 use crate::binding::Bindings;
+use crate::budget::{Budget, Part, State};
 use crate::credential::Revocation;
 use crate::ids::{AppKey, MessageId};
 use crate::push::{Counts, Failure, Refusal, TargetState};
@@ -52,7 +53,7 @@ impl IntoResponse for Problem {
             Self::NoSuchPath => (
                 StatusCode::NOT_FOUND,
                 "no such path",
-                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id}, /v1/stats/{app}, /v1/shards, /v1/streams or /v1/apps; the README has those that change something",
+                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id}, /v1/stats/{app}, /v1/shards, /v1/memory, /v1/streams or /v1/apps; the README has those that change something",
             ),
             Self::NoSuchMethod => (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -149,6 +150,20 @@ fn counts(counts: &Counts) -> Map<String, Value> {
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))
     .collect()
+}
+
+/// The budget of memory; what isn't bounded has no marks.
+pub(super) fn memory(budget: &Budget) -> Value {
+    let parts = Part::ALL.iter().map(|part| (part.label().to_owned(), json!(budget.part(*part))));
+    json!({
+        "budget_bytes": budget.bytes(),
+        "used_bytes": budget.used(),
+        "state": budget.look().label(),
+        "caches_give_way_at_bytes": budget.mark(State::Tight),
+        "batches_refused_at_bytes": budget.mark(State::Full),
+        "sessions_refused_at_bytes": budget.mark(State::Over),
+        "parts": parts.collect::<Map<_, _>>(),
+    })
 }
 
 pub(super) fn totals(sequence: u64, all: &Counts) -> Value {

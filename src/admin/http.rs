@@ -91,6 +91,7 @@ fn routes(admin: Arc<Admin>) -> Router {
         .route("/v1/device/{app}/{device_id}", get(device))
         .route("/v1/stats/{app}", get(stats))
         .route("/v1/shards", get(shards))
+        .route("/v1/memory", get(memory))
         .route("/v1/streams", get(streams::list))
         .route("/v1/apps", get(apps::list))
         .merge(writes::routes(admin.clone()))
@@ -120,6 +121,10 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn shards(State(admin): State<Arc<Admin>>) -> Response {
     axum::Json((admin.shards)()).into_response()
+}
+
+async fn memory(State(admin): State<Arc<Admin>>) -> Response {
+    axum::Json(answer::memory(&admin.budget)).into_response()
 }
 
 #[derive(serde::Deserialize)]

@@ -9,6 +9,7 @@
 //! | `/v1/message/{app}/{id}?device=` | a message's counts, and what became of it on one device: one state, why, when, and what to do next |
 //! | `/v1/device/{app}/{device_id}` | what is known of a device: known, push on, connected are three answers; its connection, what is pending, what happened last |
 //! | `/v1/stats/{app}?days=` | the newest days of an app, today first: what was accepted, refused, arrived, failed; devices |
+//! | `/v1/memory` | the budget of memory: its marks, the state, and what each part holds |
 //! | `/v1/shards` | sessions, handshakes in flight and deliveries of each shard |
 //! | `/v1/apps` | whether each app takes new pushes, its sessions and rates |
 //! | `/v1/streams` | readers, cursors, and what is held back for them |
@@ -44,6 +45,7 @@ use tokio::sync::Semaphore;
 
 pub use self::http::serve;
 use crate::apps::Apps;
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::directory::Way;
 use crate::ids::{AppKey, DeviceKey, DigestKey};
@@ -170,6 +172,8 @@ pub struct Admin {
     pub scrapes: Vec<ScrapeFn>,
     /// How long it is patient.
     pub deadlines: Deadlines,
+    /// Memory, of the whole edge.
+    pub budget: Arc<Budget>,
     /// What writes must show; without one, there are none.
     pub token: Option<token::Token>,
 }
@@ -221,6 +225,7 @@ impl Admin {
             waiting,
             scrapes,
             deadlines,
+            budget: Arc::default(),
             token: None,
         }
     }

@@ -303,6 +303,8 @@ async fn totals_messages_devices_and_shards() {
 
     let (_, shards) = running.json("/v1/shards").await;
     assert_eq!(shards[0]["deliveries"], 9);
+    let (_, memory) = running.json("/v1/memory").await;
+    assert_eq!((&memory["state"], &memory["parts"]["index"]), (&"ample".into(), &0.into()));
 }
 
 #[tokio::test]

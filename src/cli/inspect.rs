@@ -59,6 +59,9 @@ enum What {
     /// Every word that says why, with what to do next; asks no edge
     #[command(after_help = "Examples:\n  mooring inspect reasons\n  mooring inspect reasons --json")]
     Reasons,
+    /// Bytes of memory: the budget, what each part holds, and from where on what is refused
+    #[command(after_help = "Examples:\n  mooring inspect memory\n  mooring inspect memory --json")]
+    Memory,
     /// Sessions and deliveries of each shard
     #[command(after_help = "Examples:\n  mooring inspect shards")]
     Shards,
@@ -109,6 +112,7 @@ fn path(what: &What) -> Result<String, Failure> {
         What::Device { app: key, id } => format!("/v1/device/{}/{}", app(key)?, escaped(id)),
         What::Stats { app: key, days } => format!("/v1/stats/{}?days={days}", app(key)?),
         What::Totals | What::Reasons => "/v1/totals".into(),
+        What::Memory => "/v1/memory".into(),
         What::Shards => "/v1/shards".into(),
     })
 }

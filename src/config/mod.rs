@@ -23,7 +23,7 @@ pub use self::error::{ConfigError, ConfigErrors, Origin};
 pub use self::reader::Overrides;
 use self::reader::{Reader, Section, suggest};
 pub use self::registration::{Registration, RegistrationPolicy};
-pub use self::sections::{Admin, Device, Leave, Log, Router, Stats, Store};
+pub use self::sections::{Admin, Device, Leave, Log, Memory, Router, Stats, Store};
 use self::value::{Raw, Value, within};
 use crate::credential::Secret;
 use crate::ids::{AppKey, is_name};
@@ -50,6 +50,8 @@ pub struct Config {
     pub apps: Vec<App>,
     /// `[store]`.
     pub store: Store,
+    /// `[memory]`.
+    pub memory: Memory,
     /// `[stats]`.
     pub stats: Stats,
     /// `[leave]`.
@@ -161,6 +163,7 @@ impl Config {
             }),
             admin: whole(root.section("admin"), Admin::read),
             store: whole(root.section("store"), Store::read),
+            memory: whole(root.section("memory"), Memory::read),
             stats: whole(root.section("stats"), Stats::read),
             leave: whole(root.section("leave"), Leave::read),
             log: whole(root.section("log"), Log::read),
@@ -234,6 +237,14 @@ impl Config {
             let text = format!("must be at least stream_soft_bytes and two segments ({least})");
             reader.wrong("store.stream_hard_bytes", text);
         }
+        let (budget, floor) = (self.memory.budget_bytes, memory_floor(self.shards));
+        if budget != 0 && budget < floor {
+            let text = format!(
+                "must be 0, or at least {floor}: that is twice the program itself with {} shards and the largest frame of a router",
+                self.shards
+            );
+            reader.wrong("memory.budget_bytes", text);
+        }
         if self.apps.is_empty() {
             reader.wrong(
                 "apps",
@@ -241,6 +252,16 @@ impl Config {
             );
         }
     }
+}
+
+/// The least budget of memory: twice what the program takes with so many shards before anybody connects, and the largest frame of a router.
+pub fn memory_floor(shards: usize) -> u64 {
+    2 * (memory_base(shards) + limits::ROUTER_FRAME_BYTES as u64)
+}
+
+/// What the program takes with so many shards before anybody connects, at least.
+pub fn memory_base(shards: usize) -> u64 {
+    limits::BASE_BYTES + limits::SHARD_BYTES * shards as u64
 }
 
 /// Reads a section, then notes what it had left.

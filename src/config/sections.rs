@@ -169,6 +169,12 @@ sections! {
         stream_hard_bytes: u64 = 8_192 * MIB, MIB..=1_024 * 1_024 * MIB;
     }
 
+    /// `[memory]`: one budget over everything that the process holds.
+    Memory {
+        /// Bytes of memory that the process may use, about; 0: three quarters of the machine's, or of what its cgroup may use.
+        budget_bytes: u64 = 0;
+    }
+
     /// `[stats]`: daily statistics.
     Stats {
         /// A day begins at midnight so many minutes east of UTC.

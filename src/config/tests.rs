@@ -49,6 +49,7 @@ fn the_documented_file_is_valid_and_says_the_defaults() {
     assert_eq!(documented.device, least.device);
     assert_eq!(documented.admin, least.admin);
     assert_eq!(documented.store, least.store);
+    assert_eq!(documented.memory, least.memory);
     assert_eq!(documented.leave, least.leave);
     assert_eq!(documented.log, least.log);
     assert_eq!((documented.shards, &documented.data_dir), (least.shards, &least.data_dir));
@@ -79,6 +80,7 @@ fn every_key_of_the_code_stands_in_the_documented_file() {
         ("router", format!("{:#?}", Router::default())),
         ("admin", format!("{:#?}", Admin::default())),
         ("store", format!("{:#?}", Store::default())),
+        ("memory", format!("{:#?}", Memory::default())),
         ("leave", format!("{:#?}", Leave::default())),
         ("log", format!("{:#?}", Log::default())),
     ] {
@@ -130,6 +132,8 @@ deadline_ms = 3_000
 [log]
 filter = \"mooring=loud\"
 format = \"xml\"
+[memory]
+budget_bytes = \"16MiB\"
 [colour]
 x = 1
 ";
@@ -150,7 +154,8 @@ x = 1
     has(&errors, 20, "leave.deadline_ms", "must be more than drain_lead_ms + window_ms (6000)");
     has(&errors, 22, "log.filter", "not understood");
     has(&errors, 23, "log.format", "must be \"human\" or \"json\", is \"xml\"");
-    has(&errors, 24, "colour", "no such key");
+    has(&errors, 25, "memory.budget_bytes", "must be 0, or at least");
+    has(&errors, 26, "colour", "no such key");
 }
 
 #[test]

@@ -125,9 +125,9 @@ impl<E: Entry> Session<E> {
         self.cursor
     }
 
-    /// How many entries may be pulled now.
-    pub fn poll_pull(&self, outbox_bytes: usize) -> usize {
-        if !self.newer || outbox_bytes >= limits::OUTBOX_BYTES {
+    /// How many entries may be pulled now, when so many bytes of `most` wait to be written.
+    pub fn poll_pull(&self, outbox_bytes: usize, most: usize) -> usize {
+        if !self.newer || outbox_bytes >= most {
             return 0;
         }
         limits::WINDOW.saturating_sub(usize::from(self.in_window))
@@ -382,7 +382,7 @@ mod tests {
     impl Model {
         fn pump(&mut self) {
             loop {
-                let max = self.session.poll_pull(0);
+                let max = self.session.poll_pull(0, limits::OUTBOX_BYTES);
                 let after = self.session.cursor();
                 let behind = |f: &Fake, priority| f.priority == priority && Seq(f.seq) > after.of(priority);
                 let high = self.pending.values().filter(|f| behind(f, Priority::High));

@@ -62,6 +62,16 @@ impl Hub {
         Self { epoch, sequence: 1, floor: 1, changes, latest, max }
     }
 
+    /// Devices whose last change is kept.
+    pub fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
     /// Where it stands.
     pub fn point(&self) -> Point {
         Point { epoch: self.epoch, sequence: self.sequence }

@@ -32,6 +32,7 @@ use tokio::sync::{Notify, oneshot, watch};
 pub use follower::{Follower, Update};
 pub use hub::{Change, Hub, Mark, Point};
 
+use crate::budget::{Budget, Held, Part};
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::ids::{AppKey, ShardId};
@@ -110,7 +111,20 @@ struct Marks {
 struct Inside {
     hub: Hub,
     followers: usize,
+    held: Option<Held>,
 }
+
+impl Inside {
+    fn count(&mut self) {
+        let bytes = self.hub.len() * CHANGE_BYTES;
+        if let Some(held) = &mut self.held {
+            held.set(bytes);
+        }
+    }
+}
+
+/// Bytes of a device's last change, about: measured.
+pub const CHANGE_BYTES: usize = 232;
 
 impl fmt::Debug for Presence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,7 +146,7 @@ impl Presence {
             active: AtomicBool::new(false),
             marks: (0..shards).map(|_| Mutex::default()).collect(),
             newest: watch::Sender::new(hub.point().sequence),
-            inside: Mutex::new(Inside { hub, followers: 0 }),
+            inside: Mutex::new(Inside { hub, followers: 0, held: None }),
             opened: Notify::new(),
             directory,
             ask,
@@ -146,6 +160,13 @@ impl Presence {
             let hub = &mut lock(&self.inside).hub;
             *hub = Hub::new(hub.point().epoch, changes);
         }
+        self
+    }
+
+    /// What it keeps is counted in this budget.
+    #[must_use]
+    pub fn counted_in(self, budget: &Arc<Budget>) -> Self {
+        lock(&self.inside).held = Some(budget.hold(Part::Presence));
         self
     }
 
@@ -218,7 +239,11 @@ impl Presence {
                 lock(&self.inside).hub.handle_lost();
             }
         }
-        let newest = lock(&self.inside).hub.point().sequence;
+        let newest = {
+            let mut inside = lock(&self.inside);
+            inside.count();
+            inside.hub.point().sequence
+        };
         self.newest.send_if_modified(|sequence| {
             telemetry::add(Counter::PresenceChanges, newest.saturating_sub(*sequence));
             std::mem::replace(sequence, newest) != newest
@@ -231,6 +256,7 @@ impl Presence {
         if inside.followers == 0 {
             self.active.store(false, Ordering::Relaxed);
             inside.hub.handle_lost();
+            inside.count();
             for marks in &self.marks {
                 *lock(marks) = Marks::default();
             }

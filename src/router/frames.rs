@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::LinkEnd;
+use super::room::Room;
+use crate::budget::Held;
 use crate::telemetry::{self, Counter, Direction};
 use crate::wire::frame::{FrameError, ROUTER_HEAD, router_frame};
 use crate::wire::router::LinkError;
@@ -22,6 +25,9 @@ pub(super) struct FrameReader<R> {
     buffer: Vec<u8>,
     /// Bytes of `buffer` that were handed out already.
     taken: usize,
+    room: Room,
+    /// The buffer's.
+    _held: Held,
 }
 
 /// The bytes of one frame, without its head.
@@ -29,12 +35,20 @@ pub(super) enum Frame<'a> {
     /// In the reader's buffer.
     Small(&'a [u8]),
     /// In its own.
-    Large(Vec<u8>),
+    Large(Large),
+}
+
+/// A large frame, which gives its room back when it is dropped.
+pub(super) struct Large {
+    pub(super) bytes: Vec<u8>,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    pub(super) fn new(io: R) -> Self {
-        Self { io, buffer: Vec::with_capacity(BUFFER_BYTES), taken: 0 }
+    pub(super) fn new(io: R, room: &Room) -> Self {
+        let held = room.buffer(BUFFER_BYTES);
+        let buffer = Vec::with_capacity(BUFFER_BYTES);
+        Self { io, buffer, taken: 0, room: room.clone(), _held: held }
     }
 
     /// The next frame, whole within `deadline`.
@@ -49,7 +63,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 let frame = frame?;
                 let bytes = match &frame {
                     Frame::Small(bytes) => bytes.len(),
-                    Frame::Large(bytes) => bytes.len(),
+                    Frame::Large(large) => large.bytes.len(),
                 };
                 telemetry::add(Counter::RouterFrames(Direction::In), 1);
                 telemetry::add(Counter::RouterBytes(Direction::In), (ROUTER_HEAD + bytes) as u64);
@@ -76,7 +90,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(Frame::Small(&self.buffer[begin..begin + length]))
     }
 
-    async fn read_large(&mut self, length: usize) -> Result<Vec<u8>, LinkEnd> {
+    async fn read_large(&mut self, length: usize) -> Result<Large, LinkEnd> {
+        let room = self.room.frame(length).await;
         let mut large = Vec::with_capacity(length.min(LARGE_STEP));
         // What is in the buffer is less than the frame: all of it belongs to it.
         large.extend_from_slice(&self.buffer[self.taken + ROUTER_HEAD..]);
@@ -87,7 +102,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 return Err(LinkError::Malformed("the link ended within a frame").into());
             }
         }
-        Ok(large)
+        Ok(Large { bytes: large, _room: room })
     }
 
     /// Reads until `wanted` bytes are there behind `taken`.

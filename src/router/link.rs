@@ -44,8 +44,8 @@ async fn linked<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     who: &mut Who,
 ) -> LinkEnd {
     let Transport { kind, router, rights, read, write, ending, .. } = transport;
-    let mut frames = FrameReader::new(read);
-    let (outbox, queue) = outbox::outbox();
+    let mut frames = FrameReader::new(read, &context.room);
+    let (outbox, queue) = outbox::outbox(&context.room);
     let writer = outbox::write(queue, write, context.pace.stall);
     tokio::pin!(writer);
     let run = async {
@@ -87,7 +87,7 @@ async fn open<R: AsyncRead + Unpin>(
     let frame = frames.next(limits::ROUTER_CONTROL_BYTES, context.pace.open, "no Open in time").await?;
     let bytes = match &frame {
         Frame::Small(bytes) => bytes,
-        Frame::Large(bytes) => bytes.as_slice(),
+        Frame::Large(large) => large.bytes.as_slice(),
     };
     let FromRouter::Open(open) = wire::parse(bytes)? else {
         return Err(LinkError::OpenExpected("the first frame has to be Open").into());
@@ -244,9 +244,9 @@ pub(super) async fn say_last<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     write: W,
     context: &RouterContext,
 ) {
-    let (outbox, queue) = outbox::outbox();
+    let (outbox, queue) = outbox::outbox(&context.room);
     let writer = outbox::write(queue, write, context.pace.stall);
-    settle(end, FrameReader::new(read), outbox, writer, context).await;
+    settle(end, FrameReader::new(read, &context.room), outbox, writer, context).await;
 }
 
 /// The last word, everything written, and time for the router to read it.

@@ -22,6 +22,7 @@ mod reader;
 mod receipts;
 mod registry;
 mod rights;
+mod room;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod stranger;
@@ -44,6 +45,7 @@ pub use framed::serve;
 pub use grpc::serve as serve_grpc;
 pub use registry::{StreamReader, StreamRegistry};
 pub use rights::{Allowed, Rights};
+pub use room::Room;
 pub use who::FailureLines;
 
 use crate::apps::Apps;
@@ -84,6 +86,8 @@ pub struct RouterContext {
     pub presence: Arc<Presence>,
     /// Deadlines.
     pub pace: Pace,
+    /// Memory, of the whole edge.
+    pub room: Room,
     /// The apps' rates.
     pub doors: Arc<Apps>,
     /// Who reads which stream.

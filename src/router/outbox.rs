@@ -11,6 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::LinkEnd;
+use super::room::Room;
+use crate::budget::Held;
 use crate::limits;
 use crate::telemetry::{self, Counter, Direction};
 
@@ -21,7 +23,8 @@ const GATHER_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Outbox {
     frames: mpsc::Sender<Queued>,
-    room: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+    room: Room,
 }
 
 /// The way out.
@@ -32,22 +35,27 @@ pub(super) struct Queue(mpsc::Receiver<Queued>);
 struct Queued {
     frame: Vec<u8>,
     /// Given back when the frame is written.
-    room: OwnedSemaphorePermit,
+    place: Place,
 }
 
+/// A frame's place in the outbox, and in memory.
+type Place = (OwnedSemaphorePermit, Held);
+
 /// An empty outbox.
-pub(super) fn outbox() -> (Outbox, Queue) {
+pub(super) fn outbox(room: &Room) -> (Outbox, Queue) {
     let (frames, queue) = mpsc::channel(limits::LINK_OUTBOX_FRAMES);
-    (Outbox { frames, room: Arc::new(Semaphore::new(limits::LINK_OUTBOX_BYTES)) }, Queue(queue))
+    let places = Arc::new(Semaphore::new(room.outbox_bytes()));
+    (Outbox { frames, places, room: room.clone() }, Queue(queue))
 }
 
 impl Outbox {
     /// Queues a whole frame; waits for room. Once the writer has ended nothing is queued: the link ends by the writer's own word.
     pub(super) async fn send(&self, frame: Vec<u8>) {
-        let bytes = frame.len().min(limits::LINK_OUTBOX_BYTES) as u32;
-        let Ok(room) = Arc::clone(&self.room).acquire_many_owned(bytes).await else { return };
+        let bytes = frame.len().min(self.room.outbox_bytes()) as u32;
+        let held = self.room.outgoing(frame.capacity());
+        let Ok(place) = Arc::clone(&self.places).acquire_many_owned(bytes).await else { return };
         // Fails only if the writer has ended.
-        self.frames.send(Queued { frame, room }).await.ok();
+        self.frames.send(Queued { frame, place: (place, held) }).await.ok();
     }
 }
 
@@ -60,12 +68,12 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
     let mut gathered = Vec::new();
     while let Some(first) = queue.0.recv().await {
         let mut frames = 1;
-        let mut room = vec![first.room];
+        let mut places = vec![first.place];
         gathered = first.frame;
         while gathered.len() < GATHER_BYTES {
             let Ok(next) = queue.0.try_recv() else { break };
             gathered.extend_from_slice(&next.frame);
-            room.push(next.room);
+            places.push(next.place);
             frames += 1;
         }
         put(&mut io, &gathered, stall).await?;

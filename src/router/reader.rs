@@ -11,10 +11,12 @@ use super::frames::{Frame, FrameReader};
 use super::outbox::Outbox;
 use super::receipts::Reading;
 use super::{LinkEnd, Phase, Rights, RouterContext, admission};
+use crate::budget::State;
 use crate::ids::{AppKey, DeviceKey, MessageId, Seq};
 use crate::limits;
 use crate::push::{Millis, NewBatch};
 use crate::store::{Command, Query};
+use crate::telemetry::{self, Counter, MemoryRefusal};
 use crate::wire::router::{self as wire, BatchName, FromRouter, LinkError, QueryOf, Reject, Rejected};
 
 /// The reading half of a link that was opened.
@@ -55,9 +57,10 @@ impl Reader<'_> {
         let (now, read_at) = (self.context.clock.now(), self.context.clock.micros());
         let incoming = match frame {
             Frame::Small(bytes) => examine(bytes, now, self.context, self.rights)?,
-            Frame::Large(bytes) => {
+            Frame::Large(large) => {
                 let (context, rights) = (Arc::clone(self.context), Arc::clone(self.rights));
-                let examined = tokio::task::spawn_blocking(move || examine(&bytes, now, &context, &rights));
+                let work = move || examine(&large.bytes, now, &context, &rights);
+                let examined = tokio::task::spawn_blocking(work);
                 examined.await.map_err(|_| LinkError::Internal("a frame could not be examined"))??
             }
         };
@@ -94,6 +97,14 @@ impl Reader<'_> {
             return Err(admission::try_again(
                 Reject::Unavailable,
                 "this edge is leaving",
+                admission::RETRY_LATER_MS,
+            ));
+        }
+        if self.context.room.budget().look() >= State::Full {
+            telemetry::add(Counter::MemoryRefused(MemoryRefusal::Batches), 1);
+            return Err(admission::try_again(
+                Reject::ResourceExhausted,
+                "the memory of this edge is used up",
                 admission::RETRY_LATER_MS,
             ));
         }

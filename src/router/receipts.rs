@@ -22,6 +22,8 @@ use crate::push::Millis;
 use crate::store::{Command, Store, StreamError};
 use crate::wire::router::{self as wire, LinkError};
 
+/// Bytes of memory of one read, about.
+const READ_BYTES: usize = 3 * limits::STREAM_BATCH_BYTES;
 /// Records without events after which a cursor moves at the quicker pace.
 const MANY_RECORDS: u64 = 64;
 
@@ -192,6 +194,8 @@ async fn follow(
         let seen = *head.borrow_and_update();
         let before = at.read;
         if seen > before {
+            // The events as they are read, and their frames until they are in the outbox.
+            let _held = context.room.outgoing(READ_BYTES);
             match read(reading, context, before).await {
                 Ok((frames, cursor)) => {
                     for (cursor, frame) in frames {

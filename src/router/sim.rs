@@ -66,7 +66,7 @@ impl SimLink {
     /// A link whose certificate names `router`; a stream is read so many events at a time.
     pub fn new(context: Arc<RouterContext>, router: &str, pipe: Pipe, events_a_read: usize) -> Option<Self> {
         let rights = context.routers.get(router)?.clone();
-        let (outbox, queue) = outbox::outbox();
+        let (outbox, queue) = outbox::outbox(&context.room);
         let (work, _line) = answers::line();
         let (_, phase) = watch::channel(Phase::Serving);
         Some(Self {

@@ -53,6 +53,7 @@ impl Routers {
             batch_window_ms: base.config.store.batch_window_s * 1_000,
             is_connected: Box::new(move |device| directory.find(device).is_some()),
             presence,
+            room: router::Room::new(&base.memory.budget, base.memory.frame_bytes, base.memory.link_bytes),
             pace: pace(&base.config),
             doors,
             streams: base.readers.clone(),

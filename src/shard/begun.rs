@@ -6,7 +6,6 @@
 use super::state::{ConnRef, Phase, Shard};
 use crate::error::DeviceError;
 use crate::push::Millis;
-use crate::telemetry::{self, Gauge};
 
 impl Shard {
     /// Something was read and handled: counts what is left of it. If that is too much on this shard, somebody has to go.
@@ -21,13 +20,9 @@ impl Shard {
         self.publish_begun();
     }
 
-    /// Tells the metric, when room was made: what it says is never over the bound.
+    /// Tells the budget, when room was made: what it says is never over the bound.
     fn publish_begun(&mut self) {
-        let bytes = self.begun.bytes();
-        let before = std::mem::replace(&mut self.begun_published, bytes);
-        if before != bytes {
-            telemetry::adjust(Gauge::BegunFrameBytes, bytes as i64 - before as i64);
-        }
+        self.memory.set_begun(self.begun.bytes());
     }
 
     /// Counts what a connection holds now.

@@ -130,7 +130,8 @@ impl Shard {
             {
                 telemetry::adjust(Gauge::Closing, -1);
             }
-            self.connections.remove(conn.slot as usize);
+            let gone = self.connections.remove(conn.slot as usize);
+            self.memory.went(gone.transport());
             self.work.notify_one();
         }
     }
@@ -144,9 +145,10 @@ fn handshake_result(error: DeviceError) -> HandshakeResult {
         DeviceError::Unauthenticated => HandshakeResult::Unauthenticated,
         DeviceError::RegistrationClosed => HandshakeResult::RegistrationClosed,
         DeviceError::Deadline | DeviceError::Silent | DeviceError::Unfinished => HandshakeResult::Deadline,
-        DeviceError::Exhausted | DeviceError::Limited { .. } | DeviceError::Crowded => {
-            HandshakeResult::Exhausted
-        }
+        DeviceError::Exhausted
+        | DeviceError::NoMemory
+        | DeviceError::Limited { .. }
+        | DeviceError::Crowded => HandshakeResult::Exhausted,
         DeviceError::Unavailable | DeviceError::Leaving => HandshakeResult::Unavailable,
         DeviceError::Unimplemented => HandshakeResult::Unimplemented,
         DeviceError::Tls => HandshakeResult::Tls,

@@ -13,6 +13,7 @@ mod greeting;
 mod identify;
 mod listener;
 pub mod mailbox;
+mod memory;
 mod outbox;
 mod output;
 mod presence;
@@ -36,6 +37,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::apps::Apps;
 use crate::binding::ChangeError;
+use crate::budget::{Budget, State};
 use crate::clock::Clock;
 use crate::config;
 use crate::directory::Directory;
@@ -46,7 +48,7 @@ use crate::machine::fanout::ByShard;
 use crate::presence::Presence;
 use crate::push::{Failure, Millis};
 use crate::store::{Batch, BodySink, CommitSink, Confirm, Store};
-use crate::telemetry::{self, Counter, Timer};
+use crate::telemetry::{self, Counter, MemoryRefusal, Timer};
 
 pub use identify::Gates;
 pub use listener::bind;
@@ -73,6 +75,8 @@ pub struct DeviceContext {
     pub presence: Arc<Presence>,
     /// Edge time.
     pub clock: Arc<Clock>,
+    /// Memory, of the whole edge.
+    pub budget: Arc<Budget>,
     /// TLS of the device listeners.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// QUIC, where it is on.
@@ -252,6 +256,10 @@ impl DeviceContext {
     /// away gets in a little later.
     fn take_place(&self, app: &AppKey, device: &DeviceKey, now: Millis) -> Result<(), DeviceError> {
         let follows = self.directory.find(device).is_some();
+        if !follows && self.budget.state() == State::Over {
+            telemetry::add(Counter::MemoryRefused(MemoryRefusal::Sessions), 1);
+            return Err(DeviceError::NoMemory);
+        }
         let max = self.config.max_sessions;
         let count = |n| (n < max || follows).then_some(n + 1);
         self.sessions

@@ -3,9 +3,14 @@
 //! Invariants: its size is the pump's and the reader's to bound (`limits::OUTBOX_BYTES`, one frame may go over); since when it
 //! stands still is known, and until when everything in it may be written: an expired message never is.
 
+use std::rc::Rc;
+
+use super::memory::Tally;
 use crate::fault::{self, Fault};
 use crate::push::Millis;
-use crate::telemetry::{self, Gauge};
+
+/// An outbox grows by so many bytes.
+const STEP: usize = 4_096;
 
 /// Bytes that the socket didn't take.
 #[derive(Default)]
@@ -19,11 +24,39 @@ struct Waiting {
     moved_at: Millis,
     /// The earliest expiry of the pushes among them.
     expires_at: Millis,
+    /// What it takes in memory, as `tally` has it.
+    counted: usize,
+    /// Of that, what is not `bytes`.
+    beside: usize,
+    tally: Rc<Tally>,
+}
+
+impl Waiting {
+    /// Counts what it takes now.
+    fn count(&mut self) {
+        let now = self.beside + self.bytes.capacity();
+        let sum = &self.tally.bytes;
+        sum.set(sum.get() + now - self.counted);
+        self.counted = now;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.tally.outboxes.set(self.tally.outboxes.get() - 1);
+        self.tally.bytes.set(self.tally.bytes.get() - self.counted);
+    }
 }
 
 impl Outbox {
     pub(super) fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |waiting| waiting.bytes.len())
+    }
+
+    /// What it takes in memory, and what is kept beside it.
+    #[cfg(feature = "sim")]
+    pub(super) fn memory(&self) -> usize {
+        self.0.as_ref().map_or(0, |waiting| waiting.beside + waiting.bytes.capacity())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -34,28 +67,40 @@ impl Outbox {
         self.0.as_ref().map_or(&[], |waiting| &waiting.bytes)
     }
 
-    /// Bytes that go behind the others.
-    pub(super) fn push(&mut self, now: Millis, bytes: &[u8]) {
+    /// Bytes that go behind the others. As long as some wait, `beside` more are taken elsewhere.
+    pub(super) fn push(&mut self, tally: &Rc<Tally>, beside: usize, now: Millis, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
         let waiting = self.0.get_or_insert_with(|| {
-            telemetry::adjust(Gauge::Outboxes, 1);
-            Box::new(Waiting { bytes: Vec::new(), since: now, moved_at: now, expires_at: Millis::MAX })
+            tally.outboxes.set(tally.outboxes.get() + 1);
+            Box::new(Waiting {
+                bytes: Vec::new(),
+                since: now,
+                moved_at: now,
+                expires_at: Millis::MAX,
+                counted: 0,
+                beside: beside + size_of::<Waiting>(),
+                tally: tally.clone(),
+            })
         });
+        let wanted = waiting.bytes.len() + bytes.len();
+        if wanted > waiting.bytes.capacity() {
+            // Not twice as much as is there, as a vector would: outboxes are many when memory is short.
+            waiting.bytes.reserve_exact(wanted.next_multiple_of(STEP) - waiting.bytes.len());
+        }
         waiting.bytes.extend_from_slice(bytes);
-        telemetry::adjust(Gauge::OutboxBytes, bytes.len() as i64);
+        waiting.count();
     }
 
     /// So many were written.
     pub(super) fn written(&mut self, now: Millis, count: usize) {
         let Some(waiting) = &mut self.0 else { return };
         if count == waiting.bytes.len() {
-            self.clear();
+            self.0 = None;
         } else if count > 0 {
             waiting.bytes.drain(..count);
             waiting.moved_at = now;
-            telemetry::adjust(Gauge::OutboxBytes, -(count as i64));
         }
     }
 
@@ -80,19 +125,6 @@ impl Outbox {
     pub(super) fn still_since(&self) -> Option<Millis> {
         self.0.as_ref().map(|waiting| waiting.moved_at)
     }
-
-    fn clear(&mut self) {
-        if let Some(waiting) = self.0.take() {
-            telemetry::adjust(Gauge::Outboxes, -1);
-            telemetry::adjust(Gauge::OutboxBytes, -(waiting.bytes.len() as i64));
-        }
-    }
-}
-
-impl Drop for Outbox {
-    fn drop(&mut self) {
-        self.clear();
-    }
 }
 
 #[cfg(test)]
@@ -101,12 +133,13 @@ mod tests {
 
     #[test]
     fn it_knows_since_when_it_stands_still_and_until_when_it_may_be_written() {
+        let tally = Rc::new(Tally::default());
         let mut outbox = Outbox::default();
         outbox.expires(5);
         assert!(outbox.is_empty() && !outbox.is_expired(Millis::MAX) && outbox.still_since().is_none());
-        outbox.push(10, b"abc");
+        outbox.push(&tally, 0, 10, b"abc");
         outbox.expires(100);
-        outbox.push(20, b"def");
+        outbox.push(&tally, 0, 20, b"def");
         outbox.expires(200);
         assert_eq!((outbox.bytes(), outbox.still_since()), (&b"abcdef"[..], Some(10)));
         outbox.written(30, 2);
@@ -114,9 +147,29 @@ mod tests {
         assert!(!outbox.is_expired(99) && outbox.is_expired(100));
         outbox.written(40, 4);
         assert!(outbox.is_empty() && !outbox.is_expired(Millis::MAX));
-        outbox.push(50, b"g");
+        outbox.push(&tally, 0, 50, b"g");
         assert!(!outbox.is_expired(1_000), "of earlier bytes nothing is left");
         assert!(outbox.may_hold(50) && !outbox.may_hold(49));
+    }
+
+    #[test]
+    fn what_it_takes_is_counted_and_given_back() {
+        let tally = Rc::new(Tally::default());
+        let told = || (tally.outboxes.get(), tally.bytes.get());
+        let (mut one, mut other) = (Outbox::default(), Outbox::default());
+        one.push(&tally, 0, 1, &[0; 100]);
+        let alone = told().1;
+        assert!(told().0 == 1 && (STEP..STEP + 200).contains(&alone));
+        other.push(&tally, 16_384, 1, &[0; 100]);
+        assert_eq!(told(), (2, 2 * alone + 16_384));
+        one.push(&tally, 0, 2, &[0; 10_000]);
+        assert!(told().1 > alone + 10_000 + 16_384);
+        one.written(3, 10_000);
+        assert!(told().0 == 2 && one.len() == 100);
+        one.written(3, 100);
+        assert_eq!(told(), (1, alone + 16_384));
+        drop(other);
+        assert_eq!(told(), (0, 0));
     }
 
     #[test]

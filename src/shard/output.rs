@@ -4,6 +4,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::state::{ConnRef, Connection, Phase, Shard};
+use super::stream::Stream;
 use crate::push::Millis;
 use crate::telemetry::{self, Counter, Direction};
 use crate::wire::frame::device_frame;
@@ -86,7 +87,8 @@ impl Connection {
                 return;
             }
         }
-        self.outbox.push(now, &bytes[written..]);
+        let beside = if matches!(self.stream, Stream::Quic(_)) { self.tally.beside_quic } else { 0 };
+        self.outbox.push(&self.tally, beside, now, &bytes[written..]);
         self.wake();
     }
 }
@@ -103,14 +105,15 @@ fn count_frames(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::rc::Rc;
 
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::shard::memory::Tally;
     use crate::shard::outbox::Outbox;
     use crate::shard::state::Flags;
-    use crate::shard::stream::Stream;
 
     #[tokio::test]
     async fn what_waits_on_a_connection_that_was_broken_on_purpose_is_never_written() {
@@ -131,10 +134,11 @@ mod tests {
                 retained: Vec::new(),
                 partial: Vec::new(),
                 outbox: Outbox::default(),
+                tally: Rc::new(Tally::default()),
                 waker: None,
                 flags: Flags { broken, ..Flags::default() },
             };
-            connection.outbox.push(1, b"taken back");
+            connection.outbox.push(&connection.tally, 0, 1, b"taken back");
             let wrote = poll_fn(|cx| Poll::Ready(flush(&mut connection, 2, cx))).await;
             assert_eq!(wrote, !broken);
             drop(connection);

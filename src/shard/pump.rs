@@ -58,10 +58,11 @@ impl Shard {
         self.arm_suspect(conn);
         let figures = self.context.figures(self.id);
         figures.deliveries.fetch_add(pushes, std::sync::atomic::Ordering::Relaxed);
+        let most = self.outbox_bytes();
         let Some(connection) = self.connection(conn) else { return };
         connection.outbox.expires(expires_at);
         if let Phase::Live(live) = &connection.phase
-            && live.session.poll_pull(connection.outbox.len()) > 0
+            && live.session.poll_pull(connection.outbox.len(), most) > 0
             && !connection.flags.waits_for_body
         {
             self.mark_dirty(conn);
@@ -71,7 +72,7 @@ impl Shard {
     /// Appends pushes to `out`: how many, and when the first of them expires.
     fn pull(&mut self, conn: ConnRef, out: &mut Vec<u8>) -> (usize, Millis) {
         let (now, shard) = (self.now(), self.id);
-        let context = self.context.clone();
+        let (context, most) = (self.context.clone(), self.outbox_bytes());
         let mut pulled = std::mem::take(&mut self.pulled);
         let Some(connection) = self.connection(conn) else { return (0, Millis::MAX) };
         let Phase::Live(live) = &mut connection.phase else { return (0, Millis::MAX) };
@@ -79,9 +80,9 @@ impl Shard {
         while missing.is_none() && !connection.flags.waits_for_body {
             // What is pulled counts as written: never more than fits, so that one frame at most goes over.
             let waiting = connection.outbox.len() + out.len();
-            let fits = limits::OUTBOX_BYTES.saturating_sub(waiting) / limits::PUSH_ENCODED_BYTES;
-            let max = live.session.poll_pull(waiting).min(fits.max(1));
-            if max == 0 && waiting >= limits::OUTBOX_BYTES && fault::is(Fault::DropOnFullOutbox) {
+            let fits = most.saturating_sub(waiting) / limits::PUSH_ENCODED_BYTES;
+            let max = live.session.poll_pull(waiting, most).min(fits.max(1));
+            if max == 0 && waiting >= most && fault::is(Fault::DropOnFullOutbox) {
                 live.next_entries(&*context.store, 1, now, &mut pulled);
                 for entry in pulled.drain(..) {
                     live.session.handle_skipped(&InList(entry.batch));

@@ -222,4 +222,4 @@ impl Shard {
 
 #[cfg(test)]
 #[path = "recalls_tests.rs"]
-mod tests;
+pub(super) mod tests;

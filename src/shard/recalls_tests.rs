@@ -31,7 +31,7 @@ const HOUR_MS: Millis = 3_600_000;
 
 /// It knows one device, which was active long ago, and one message that was taken back since.
 #[derive(Debug)]
-struct OneRecall {
+pub(in crate::shard) struct OneRecall {
     recall: Arc<Recall>,
     last_active: Mutex<Millis>,
     head: watch::Sender<Seq>,
@@ -89,7 +89,7 @@ fn app() -> AppKey {
 }
 
 /// A shard, whose store's device was active two hours ago. The message was taken back an hour ago.
-fn shard() -> (Shard, Arc<OneRecall>) {
+pub(in crate::shard) fn shard() -> (Shard, Arc<OneRecall>) {
     let clock = Arc::new(Clock::new(0));
     let now = clock.now();
     let at = now - HOUR_MS;
@@ -107,6 +107,7 @@ fn shard() -> (Shard, Arc<OneRecall>) {
         store: store.clone(),
         presence: Arc::new(Presence::new(directory, 1, now, Box::new(|_, _| {}))),
         clock,
+        budget: Arc::default(),
         tls: None,
         quic: None,
         mailboxes: Arc::from([Mailbox::default()]),

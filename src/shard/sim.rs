@@ -136,6 +136,13 @@ impl SimShard {
         live.collect()
     }
 
+    /// Bytes of all outboxes as they are counted, and as they are.
+    pub fn outbox_bytes(&self) -> (usize, usize) {
+        let shard = self.shard.borrow();
+        let held = shard.connections.iter().map(|(_, connection)| connection.outbox.memory()).sum();
+        (shard.tally.bytes.get(), held)
+    }
+
     /// Bytes in the fullest outbox, of any connection.
     pub fn fullest_outbox(&self) -> usize {
         let shard = self.shard.borrow();

@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 
 use super::DeviceContext;
 use super::identify::Grant;
+use super::memory::{Memory, Tally};
 use super::outbox::Outbox;
 use super::recalls::Recalls;
 use super::stream::Stream;
@@ -81,8 +82,10 @@ pub(super) struct Shard {
     pub door: Door<ConnRef>,
     /// Frames that were begun and not ended.
     pub begun: Begun<ConnRef>,
-    /// Their bytes as the metric has them.
-    pub begun_published: usize,
+    /// What it holds, as the budget has it.
+    pub memory: Memory,
+    /// Of all outboxes.
+    pub tally: Rc<Tally>,
     /// Connections that are over, by when they close at the latest.
     pub closing: BTreeSet<(Millis, ConnRef)>,
     /// The accept loops.
@@ -133,6 +136,8 @@ pub(super) struct Connection {
     pub partial: Vec<u8>,
     /// To be written when the socket takes it.
     pub outbox: Outbox,
+    /// Where its bytes are counted.
+    pub tally: Rc<Tally>,
     /// Of the connection's task.
     pub waker: Option<Waker>,
     pub flags: Flags,
@@ -290,7 +295,8 @@ impl Shard {
             deferred: VecDeque::new(),
             door: Door::default(),
             begun: Begun::default(),
-            begun_published: 0,
+            memory: Memory::new(&context),
+            tally: Rc::new(Tally { beside_quic: context.config.send_buffer_bytes, ..Tally::default() }),
             closing: BTreeSet::new(),
             accepting: Vec::new(),
             work: Rc::new(Notify::new()),
@@ -318,7 +324,7 @@ impl Shard {
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
         let deadline = self.now() + self.context.config.hello_deadline_ms;
-        let slot = self.connections.insert(Connection {
+        let connection = Connection {
             serial,
             stream,
             peer,
@@ -328,9 +334,12 @@ impl Shard {
             retained: Vec::new(),
             partial: Vec::new(),
             outbox: Outbox::default(),
+            tally: self.tally.clone(),
             waker: None,
             flags: Flags::default(),
-        });
+        };
+        self.memory.came(connection.transport());
+        let slot = self.connections.insert(connection);
         let conn = ConnRef { slot: slot as u32, serial };
         self.enter_door(conn);
         self.keepalive.insert(deadline, conn);

@@ -67,6 +67,7 @@ pub(super) fn turn(owner: &Shared, timers: bool) -> bool {
     }
     let more = shard.tell_recalls() | shard.fan_out() | shard.answer_slice();
     shard.submit();
+    shard.count_memory();
     more || !shard.deferred.is_empty()
 }
 

@@ -15,7 +15,7 @@ use crate::directory::Directory;
 use crate::ids::{AppKey, DeviceKey, Seq, SessionRef, ShardId};
 use crate::presence::Presence;
 use crate::push::{Counts, Millis, Rates};
-use crate::router::{Allowed, FailureLines, Pace, Rights, RouterContext, Rules, StreamRegistry};
+use crate::router::{Allowed, FailureLines, Pace, Rights, Room, RouterContext, Rules, StreamRegistry};
 use crate::shard::{DeviceContext, Gates, Handover, Loaded, Mailbox, ShardFigures};
 use crate::store::disk::sim::SimDisk;
 use crate::store::embedded::{EmbeddedStore, Hands};
@@ -103,6 +103,7 @@ impl Wired {
             store: shared.clone(),
             presence: presence.clone(),
             clock: clock.clone(),
+            budget: plan.store.budget.clone(),
             tls: None,
             quic: None,
             mailboxes,
@@ -127,6 +128,7 @@ impl Wired {
             batch_window_ms: plan.store.batch_window_ms,
             is_connected: Box::new(move |device| connected.find(device).is_some()),
             presence,
+            room: Room::new(&plan.store.budget, 0, crate::limits::LINK_OUTBOX_BYTES),
             pace: Pace::default(),
             doors,
             streams: Arc::new(StreamRegistry::default()),

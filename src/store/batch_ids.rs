@@ -9,10 +9,14 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::codec::{Malformed, Take, put_bytes, put_u32, put_u64, put_varint};
 use super::part::Spread;
+use super::part_memory::{map_bytes, tree_bytes};
 use super::push_record::digest;
 use super::record::take_refused;
 use crate::ids::{AppKey, BatchId, Seq};
 use crate::push::{Accepted, Millis};
+
+/// Bytes of refused ordinals that count as much as one id.
+const REFUSED_BYTES: usize = 256;
 
 /// An accepted batch's answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,7 +47,7 @@ impl Remembered {
 
     /// What it counts towards the maximum: a long list of refused ordinals stands for many ids.
     fn weight(&self) -> usize {
-        1 + self.refused.len() / 256
+        1 + self.refused.len() / REFUSED_BYTES
     }
 }
 
@@ -73,6 +77,14 @@ pub(super) struct BatchIds {
 impl BatchIds {
     pub(super) fn get(&self, key: u128) -> Option<&Remembered> {
         self.known.get(&key)
+    }
+
+    /// Bytes that they take, about.
+    pub(super) fn memory(&self) -> usize {
+        let refused = (self.weight - self.known.len()) * REFUSED_BYTES;
+        map_bytes(self.known.capacity(), size_of::<(u128, Remembered)>())
+            + tree_bytes(self.order.len(), size_of::<(Millis, u128)>())
+            + refused
     }
 
     /// Ids created then or before may have been forgotten.

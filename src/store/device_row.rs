@@ -155,12 +155,22 @@ pub(super) struct Warmth {
     pub(super) rows: AtomicUsize,
     pub(super) bytes: AtomicUsize,
     /// Beyond so many bytes, rows leave memory.
-    pub(super) max: usize,
+    max: AtomicUsize,
 }
 
 impl Warmth {
     pub(super) fn new(max: usize) -> Self {
-        Self { rows: AtomicUsize::new(0), bytes: AtomicUsize::new(0), max }
+        Self { rows: AtomicUsize::new(0), bytes: AtomicUsize::new(0), max: AtomicUsize::new(max) }
+    }
+
+    /// Bytes beyond which rows leave memory.
+    pub(super) fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed)
+    }
+
+    /// Rows leave memory beyond so many bytes from now on.
+    pub(super) fn set_max(&self, bytes: usize) {
+        self.max.store(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -172,12 +182,12 @@ impl Warmth {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.bytes() > self.max
+        self.bytes() > self.max()
     }
 
     /// Whether shards should bring in no more: rows leave memory on the store's thread, which has other things to do as well.
     pub(super) fn is_overfull(&self) -> bool {
-        self.bytes() > self.max.saturating_mul(2)
+        self.bytes() > self.max().saturating_mul(2)
     }
 
     /// A row came into memory.

@@ -54,7 +54,7 @@ impl<D: Disk> EmbeddedStore<D> {
         let (mut engine, report) = Engine::open(disk, &options, sink, is_connected)?;
         clock.raise(report.journal.last_time);
         let (shared, wanted) = (engine.shared().clone(), Arc::default());
-        let inbox: Arc<Inbox> = Arc::default();
+        let inbox = Arc::new(Inbox::new(&options.budget, options.command_bytes));
         let woken = Arc::clone(&inbox);
         let tables = engine.start_tables(move || woken.wake())?;
         let (failing, failed) = oneshot::channel();
@@ -93,9 +93,9 @@ impl<D: Disk> EmbeddedStore<D> {
         clock.raise(report.journal.last_time);
         let store = Arc::new(Self {
             shared: engine.shared().clone(),
+            inbox: Arc::new(Inbox::new(&options.budget, options.command_bytes)),
             options,
             clock,
-            inbox: Arc::default(),
             wanted: Arc::default(),
             threads: Mutex::default(),
         });

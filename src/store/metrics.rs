@@ -64,7 +64,6 @@ impl Exporter {
         telemetry::set(Gauge::Pending, figure(&stats.pending) as f64);
         telemetry::set(Gauge::Devices, figure(&stats.devices) as f64);
         telemetry::set(Gauge::DeviceRows, figure(&stats.device_rows) as f64);
-        telemetry::set(Gauge::DeviceRowBytes, figure(&stats.device_row_bytes) as f64);
         telemetry::set(Gauge::Messages, figure(&stats.messages) as f64);
         telemetry::set(Gauge::JournalBytes, figure(&stats.journal_bytes) as f64);
         telemetry::set(Gauge::JournalLiveBytes, figure(&stats.live_bytes) as f64);

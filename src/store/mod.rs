@@ -41,6 +41,7 @@ mod metrics;
 pub mod operator;
 pub mod options;
 mod part;
+mod part_memory;
 mod part_messages;
 mod push_record;
 mod recalls;

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::tables::TableKind;
+use crate::budget::Budget;
 use crate::ids::{AppKey, DigestKey};
+use crate::limits;
 use crate::push::Millis;
 
 /// Sizes, maxima and streams of the embedded store.
@@ -69,6 +71,10 @@ pub struct StoreOptions {
     pub app_quotas: HashMap<AppKey, Quota>,
     /// Messages taken back that are remembered.
     pub max_recalls: u64,
+    /// Bytes of commands that wait.
+    pub command_bytes: usize,
+    /// Memory, of the whole edge.
+    pub budget: Arc<Budget>,
 }
 
 /// What one device may have pending.
@@ -114,6 +120,8 @@ impl Default for StoreOptions {
             app_streams: HashMap::new(),
             app_quotas: HashMap::new(),
             max_recalls: 10_000,
+            command_bytes: limits::STORE_COMMAND_BYTES,
+            budget: Arc::default(),
         }
     }
 }

@@ -77,6 +77,12 @@ impl Part {
         record.accepted += accepted;
         record.pending += accepted;
         record.targets.add(&what.numbers);
+        if let Numbers::Many(numbers) = what.numbers {
+            // Until its row is written, and tells.
+            let bytes = numbers.serialized_size() as u32;
+            record.bytes += bytes;
+            ledger.hot_bytes += bytes as usize;
+        }
         for (&(_, reason), who) in what.refused.iter().zip(what.refused_who) {
             record.add_refused(reason, who.number());
         }

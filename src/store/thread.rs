@@ -17,6 +17,7 @@ use super::record::{BATCH, BatchRecord, COPY};
 use super::stats::StoreStats;
 use super::{BodySink, Busy, Command, Refused};
 use crate::binding::Change;
+use crate::budget::{Budget, Held, Part};
 use crate::clock::Clock;
 use crate::fault::{self, Fault};
 use crate::ids::SessionRef;
@@ -33,16 +34,20 @@ const IDLE: Duration = Duration::from_secs(1);
 const MOVED_RETRIES: usize = 4;
 
 /// Commands waiting for the store's thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Inbox {
     queue: Mutex<Queue>,
     filled: Condvar,
+    max_bytes: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
     commands: VecDeque<(Command, usize)>,
     bytes: usize,
+    /// What they will take beside that, once they are in the index.
+    to_come: usize,
+    held: Held,
     damaged: Vec<Arc<Batch>>,
     closed: bool,
     /// Something that the engine waits for has happened since it last looked.
@@ -78,7 +83,47 @@ fn weight(command: &Command) -> usize {
         }
 }
 
+/// Bytes that a batch takes in the index beside its body, about, and each of its targets.
+const BATCH_TO_COME: usize = 1_024;
+const TARGET_TO_COME: usize = 40;
+
+/// Bytes that a command will take in the index: counted as long as it waits, so that what is let in at one moment is not too much at the next.
+fn to_come(command: &Command) -> usize {
+    match command {
+        Command::Deliver { batch, .. } => BATCH_TO_COME + batch.targets.len() * TARGET_TO_COME,
+        _ => 0,
+    }
+}
+
+impl Queue {
+    /// As many of a kind as may wait: batches leave a quarter to acks, ends and everything else.
+    fn fits(&self, command: &Command, weight: usize, max_bytes: usize) -> bool {
+        let is_batch = matches!(command, Command::Deliver { .. });
+        let of = |max: usize| if is_batch { max / 4 * 3 } else { max };
+        self.commands.len() < of(limits::STORE_COMMANDS)
+            && (self.bytes + weight <= of(max_bytes) || self.commands.is_empty())
+    }
+
+    fn count(&mut self) {
+        self.held.set(self.bytes + self.to_come);
+    }
+}
+
 impl Inbox {
+    /// For so many bytes.
+    pub(super) fn new(budget: &Arc<Budget>, max_bytes: usize) -> Self {
+        let queue = Queue {
+            commands: VecDeque::new(),
+            bytes: 0,
+            to_come: 0,
+            held: budget.hold(Part::StoreWork),
+            damaged: Vec::new(),
+            closed: false,
+            woken: false,
+        };
+        Self { queue: Mutex::new(queue), filled: Condvar::default(), max_bytes }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -87,12 +132,12 @@ impl Inbox {
     pub(super) fn put(&self, command: Command) -> Result<(), Refused> {
         let weight = weight(&command);
         let mut queue = self.lock();
-        let fits = queue.commands.len() < limits::STORE_COMMANDS
-            && (queue.bytes + weight <= limits::STORE_COMMAND_BYTES || queue.commands.is_empty());
-        if queue.closed || !fits {
+        if queue.closed || !queue.fits(&command, weight, self.max_bytes) {
             return Err(Refused(Box::new(command)));
         }
         queue.bytes += weight;
+        queue.to_come += to_come(&command);
+        queue.count();
         queue.commands.push_back((command, weight));
         drop(queue);
         self.filled.notify_one();
@@ -122,8 +167,16 @@ impl Inbox {
         self.filled.notify_all();
     }
 
+    /// What waits is never done.
+    fn clear(&self) {
+        let mut queue = self.lock();
+        queue.commands.clear();
+        (queue.bytes, queue.to_come) = (0, 0);
+        queue.count();
+    }
+
     /// Everything that waits, up to one group; sleeps if there is nothing and the engine has nothing to do. `None`: closed and empty.
-    fn take(&self, sleep: Duration, into: &mut Vec<Command>) -> Option<Vec<Arc<Batch>>> {
+    pub(super) fn take(&self, sleep: Duration, into: &mut Vec<Command>) -> Option<Vec<Arc<Batch>>> {
         let mut queue = self.lock();
         let idle = queue.commands.is_empty() && queue.damaged.is_empty() && !queue.closed && !queue.woken;
         if idle && !sleep.is_zero() {
@@ -140,8 +193,10 @@ impl Inbox {
         {
             bytes += weight;
             queue.bytes -= weight;
+            queue.to_come -= to_come(&command);
             into.push(command);
         }
+        queue.count();
         let damaged = std::mem::take(&mut queue.damaged);
         let over = queue.closed && into.is_empty() && damaged.is_empty();
         (!over).then_some(damaged)
@@ -165,7 +220,7 @@ fn run<D: Disk>(mut engine: Engine<D>, inbox: &Inbox, clock: &Clock, failed: one
         tracing::error!(%failure, "the store stops; the next start recovers what is durable");
         inbox.close();
         // Commands that wait are never answered: what they ask for is not durable. Their replies see that this end is gone.
-        inbox.lock().commands.clear();
+        inbox.clear();
         // The server may be on its way out for another reason.
         drop(failed.send(failure));
     }

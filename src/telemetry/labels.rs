@@ -184,6 +184,44 @@ labels! {
         /// Sessions at a time.
         MaxSessions = "max_sessions",
     }
+    /// What memory is used for.
+    MemoryPart {
+        /// The program itself, its threads, and what each shard has from the start.
+        Base = "base",
+        /// Connections of devices, with TLS or QUIC, and what their sessions have in flight.
+        Sessions = "sessions",
+        /// Frames that devices have begun and not ended.
+        BegunFrames = "begun_frames",
+        /// What waits to be written to devices.
+        Outboxes = "outboxes",
+        /// Room for large frames of routers that are read and examined: kept from the start.
+        Admission = "admission",
+        /// Buffers of router links, and what waits to be written on them: answers, streams, presence.
+        Links = "links",
+        /// Commands that wait for the store, with what they will take in the index, and rows on their way to the tables.
+        StoreWork = "store_work",
+        /// Known devices, pending entries, live batches, batch ids.
+        Index = "index",
+        /// Push records in memory.
+        PushRecords = "push_records",
+        /// Rows of devices in memory.
+        DeviceRows = "device_rows",
+        /// Recent messages.
+        Bodies = "bodies",
+        /// Pages of the tables.
+        Tables = "tables",
+        /// Changes of presence.
+        Presence = "presence",
+    }
+    /// What was refused because memory is used up.
+    MemoryRefusal {
+        /// Batches.
+        Batches = "batches",
+        /// Devices that weren't known.
+        Devices = "devices",
+        /// New sessions.
+        Sessions = "sessions",
+    }
     /// What a batch was answered.
     BatchResult {
         /// Taken.

@@ -1,8 +1,8 @@
 //! The list itself: every counter and gauge with its name, label and help. Names have base units; counters end in `_total`.
 
 use super::labels::{
-    AppLimit, BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, RegistrationResult,
-    RouterLinkEnd, RouterTransport, SessionEnd, TargetResult, Transport,
+    AppLimit, BatchResult, Direction, HandshakeResult, Label, MemoryPart, MemoryRefusal, Outcome, Receipt,
+    RegistrationResult, RouterLinkEnd, RouterTransport, SessionEnd, TargetResult, Transport,
 };
 use crate::ids::ShardId;
 
@@ -113,6 +113,8 @@ families! {
         DamagedRecords = "mooring_damaged_records_total",
         #[doc = "Batches and sessions refused because a bound of their app was reached, by bound."]
         AppLimited(limit: AppLimit) = "mooring_app_limited_total",
+        #[doc = "Batches, new devices and new sessions refused because memory is used up."]
+        MemoryRefused(what: MemoryRefusal) = "mooring_memory_refused_total",
         #[doc = "Events dropped because a stream was at its hard bound; its reader gets a gap in their place."]
         GapEvents = "mooring_receipt_gap_events_total",
         #[doc = "Pushes written to devices, by shard."]
@@ -129,8 +131,6 @@ families! {
         ShardSessions(shard: ShardId) = "mooring_shard_sessions",
         #[doc = "Device connections that have not said Hello successfully yet."]
         HandshakesInFlight = "mooring_handshakes_in_flight",
-        #[doc = "Bytes of frames that devices have begun and not ended."]
-        BegunFrameBytes = "mooring_begun_frame_bytes",
         #[doc = "Device connections that are over and may still take their last frames."]
         Closing = "mooring_closing_connections",
         #[doc = "Accepted targets that have not ended."]
@@ -139,12 +139,16 @@ families! {
         Devices = "mooring_devices",
         #[doc = "Devices whose row is in memory, and not in the tables only."]
         DeviceRows = "mooring_device_rows",
-        #[doc = "Bytes of devices' rows in memory, about."]
-        DeviceRowBytes = "mooring_device_row_bytes",
         #[doc = "Messages with a push record."]
         Messages = "mooring_messages",
-        #[doc = "Bytes waiting in outboxes of sessions."]
-        OutboxBytes = "mooring_outbox_bytes",
+        #[doc = "Bytes of memory in use, by what for, about."]
+        Memory(part: MemoryPart) = "mooring_memory_bytes",
+        #[doc = "Bytes of memory that all parts together may use."]
+        MemoryBudget = "mooring_memory_budget_bytes",
+        #[doc = "Bytes of memory that the kernel counts for this process."]
+        MemoryResident = "mooring_memory_resident_bytes",
+        #[doc = "0: there is room; 1: caches give way; 2: batches and new devices are refused; 3: new sessions too."]
+        MemoryState = "mooring_memory_state",
         #[doc = "Sessions whose outbox is not empty."]
         Outboxes = "mooring_outboxes",
         #[doc = "Commands waiting for the journal."]

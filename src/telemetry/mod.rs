@@ -24,8 +24,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use self::histogram::Histograms;
 pub use self::histogram::Timer;
 pub use self::labels::{
-    AppLimit, BatchResult, Direction, HandshakeResult, Label, Outcome, Receipt, RegistrationResult,
-    RouterLinkEnd, RouterTransport, SessionEnd, TargetResult, Transport,
+    AppLimit, BatchResult, Direction, HandshakeResult, Label, MemoryPart, MemoryRefusal, Outcome, Receipt,
+    RegistrationResult, RouterLinkEnd, RouterTransport, SessionEnd, TargetResult, Transport,
 };
 use self::list::Family;
 pub use self::list::{Counter, Gauge};

@@ -282,7 +282,7 @@ async fn what_waits_behind_a_device_that_does_not_read_is_not_sent_to_the_next_u
         deaf.bind(account("alice")).await;
         // So much that the kernel holds no more, and something waits.
         let mut message = n * 1_000;
-        while edge.metric("mooring_outbox_bytes").await == 0.0 {
+        while edge.metric("mooring_memory_bytes{part=\"outboxes\"}").await == 0.0 {
             router.accepts(of_account("alice", large(message, &["d"])), 1).await;
             message += 1;
         }

@@ -129,7 +129,7 @@ async fn a_connection_that_was_cut_and_is_read_late_replaces_nobody() {
         let mut cut = edge.connect(way).await.into_inner();
         cut.write_all(first).await.expect("written");
         cut.flush().await.expect("written");
-        edge.metric_comes_to("mooring_begun_frame_bytes", |bytes| bytes > 0.0).await;
+        edge.metric_comes_to("mooring_memory_bytes{part=\"begun_frames\"}", |bytes| bytes > 0.0).await;
         let mut device = edge.device(way, "d").await;
         // The edge reads the rest of that Hello only when the end of its connection is there too.
         edge.pause().await;

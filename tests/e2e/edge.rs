@@ -192,7 +192,7 @@ impl Edge {
         self.signal(Signal::CONT);
     }
 
-    fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().and_then(Child::id).expect("it runs")
     }
 
@@ -400,6 +400,8 @@ fn configuration(dir: &Path, dev: &DevSet, settings: &[(&str, &str)]) -> String 
     in_section(&mut text, "device", &device);
     text += "[store]\n";
     in_section(&mut text, "store", &[("segment_bytes", "\"4MiB\""), ("reserve_segments", "1")]);
+    text += "[memory]\n";
+    in_section(&mut text, "memory", &[]);
     text += "[leave]\n";
     in_section(&mut text, "leave", &[("drain_lead_ms", "0"), ("window_ms", "100"), ("deadline_ms", "20000")]);
     text += "[log]\n";

@@ -120,7 +120,7 @@ async fn a_copy_that_waits_in_an_outbox_is_not_written() {
         large.body.as_mut().expect("a body").body = "x".repeat(3_900);
         router.accepts(large, 1).await;
     }
-    edge.metric_comes_to("mooring_outbox_bytes", |bytes| bytes > 20_000.0).await;
+    edge.metric_comes_to("mooring_memory_bytes{part=\"outboxes\"}", |bytes| bytes > 20_000.0).await;
     let answer = router.revoke(DEV_APP, PUSHES).await;
     assert_eq!(answer.ended, 1);
     // The session ends, and what it wrote before has no byte of that message.

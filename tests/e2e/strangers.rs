@@ -84,15 +84,18 @@ fn ends(reason: &str) -> String {
 }
 
 /// Bytes that need be no frame.
-async fn write(link: Link, bytes: &[u8]) -> Link {
+pub(crate) async fn write(link: Link, bytes: &[u8]) -> Link {
     let mut stream = link.into_inner();
     stream.write_all(bytes).await.expect("written");
     stream.flush().await.expect("written");
     Link::over(stream)
 }
 
+/// Bytes of a frame that is begun.
+pub(crate) const BEGUN: usize = 50_000;
+
 /// So many bytes of a frame that is longer.
-fn beginning(bytes: usize) -> Vec<u8> {
+pub(crate) fn beginning(bytes: usize) -> Vec<u8> {
     // A length of 65,535.
     let mut begun = vec![0xff, 0xff, 0x03];
     begun.resize(bytes, 0);
@@ -101,7 +104,6 @@ fn beginning(bytes: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn frames_that_are_never_ended_hold_a_bounded_number_of_bytes() {
-    const BEGUN: usize = 50_000;
     for way in Way::ALL {
         let bound = 128 * 1_024;
         let settings = [("shards", "1"), ("device.max_begun_bytes", "131072")];
@@ -117,7 +119,9 @@ async fn frames_that_are_never_ended_hold_a_bounded_number_of_bytes() {
             let device = edge.device(way, &format!("d-{n}")).await;
             hoarders.push(write(device.link, &beginning(BEGUN)).await);
             let all = (BEGUN * n.min(2)) as f64;
-            let bytes = edge.metric_comes_to("mooring_begun_frame_bytes", |bytes| bytes >= all).await;
+            let bytes = edge
+                .metric_comes_to("mooring_memory_bytes{part=\"begun_frames\"}", |bytes| bytes >= all)
+                .await;
             assert!(bytes <= f64::from(bound), "{bytes}");
             if n > 2 {
                 // The one that began first, and no other.
@@ -129,7 +133,7 @@ async fn frames_that_are_never_ended_hold_a_bounded_number_of_bytes() {
         assert!(matches!(honest.recv(SECONDS).await, Ok(to_device::Frame::Pong(_))));
         assert!((edge.metric(&ends("crowded")).await - 4.0).abs() < 0.5);
         drop((honest, hoarders));
-        edge.metric_comes_to("mooring_begun_frame_bytes", |bytes| bytes == 0.0).await;
+        edge.metric_comes_to("mooring_memory_bytes{part=\"begun_frames\"}", |bytes| bytes == 0.0).await;
     }
 }
 
@@ -187,7 +191,7 @@ async fn what_waits_for_a_session_that_was_replaced_or_revoked_is_not_written() 
         for message in first..first + PUSHES {
             router.accepts(large(message, &["d"]), 1).await;
         }
-        edge.metric_comes_to("mooring_outbox_bytes", |bytes| bytes > 20_000.0).await;
+        edge.metric_comes_to("mooring_memory_bytes{part=\"outboxes\"}", |bytes| bytes > 20_000.0).await;
         let mut newer = edge.device(Way::Plain, "d").await;
         edge.counted(&ends("replaced"), round as f64 + 1.0).await;
         let got = reads_all(&mut old).await;
@@ -201,7 +205,7 @@ async fn what_waits_for_a_session_that_was_replaced_or_revoked_is_not_written() 
     for message in 901..901 + PUSHES {
         router.accepts(large(message, &["d"]), 1).await;
     }
-    edge.metric_comes_to("mooring_outbox_bytes", |bytes| bytes > 20_000.0).await;
+    edge.metric_comes_to("mooring_memory_bytes{part=\"outboxes\"}", |bytes| bytes > 20_000.0).await;
     edge.cli(&format!("keys revoke {DEV_APP} d --data-dir DIR/data")).await;
     edge.counted(&ends("revoked"), 1.0).await;
     let got = reads_all(&mut revoked).await;

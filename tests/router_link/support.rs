@@ -8,7 +8,7 @@ use mooring::apps::Apps;
 use mooring::clock::Clock;
 use mooring::ids::{AppKey, DigestKey};
 use mooring::presence::Presence;
-use mooring::router::{Allowed, FailureLines, Pace, Phase, Rights, RouterContext, Rules};
+use mooring::router::{Allowed, FailureLines, Pace, Phase, Rights, Room, RouterContext, Rules};
 use mooring::wire::pb::{device, router as pb};
 use pb::{from_router, to_router};
 use prost::Message;
@@ -162,6 +162,7 @@ fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
         batch_window_ms: 86_400_000,
         is_connected: Box::new(|key| key.0[0].is_multiple_of(2)),
         presence: Arc::new(Presence::new(Arc::default(), 0, 1, Box::new(|_, _| {}))),
+        room: Room::default(),
         pace: Pace { gather: Duration::from_millis(1), ..Pace::default() },
         streams: Arc::default(),
         failure_lines: FailureLines::default(),

@@ -88,7 +88,7 @@ fn what_ended_leaves_the_window_and_nothing_else_does() {
     session.handle_ended(Seq(3));
     assert_eq!(session.in_flight(), 2, "it wasn't in flight");
     session.handle_ended(Seq(2));
-    assert_eq!((session.in_flight(), session.poll_pull(0)), (1, limits::WINDOW - 1));
+    assert_eq!((session.in_flight(), session.poll_pull(0, limits::OUTBOX_BYTES)), (1, limits::WINDOW - 1));
     assert_eq!(session.accepted_at(MessageId(10)), Some(7), "the other one stays");
     session.check();
 }
@@ -167,7 +167,7 @@ fn so_many_are_watched_beside_the_window_and_no_more() {
     let mut session = session(&[]);
     let (mut again, mut reported, mut seq) = (0, 0, 0);
     while reported == 0 {
-        while session.poll_pull(0) > 0 {
+        while session.poll_pull(0, limits::OUTBOX_BYTES) > 0 {
             seq += 1;
             session.handle_sent(0, ACK_MS, listed(seq));
         }

@@ -21,6 +21,7 @@ use crate::store::disk::Disk;
 use crate::store::part::{Described, Entry};
 use crate::store::record::device::{ACTIVE_BYTES, ATTRIBUTES, NEW, ROW, STATE_LOST, SWITCH, put_active};
 use crate::store::record::{self, BindingRecord, DeviceRecord};
+use crate::telemetry::{self, Counter, MemoryRefusal};
 
 /// What a device's row becomes, and what ends by that.
 struct Update {
@@ -53,6 +54,10 @@ impl<D: Disk> Engine<D> {
         };
         let Some((known, is_lost)) = known else {
             if self.devices >= self.options.max_devices || self.next_number == u32::MAX {
+                return None;
+            }
+            if self.is_memory_full() {
+                telemetry::add(Counter::MemoryRefused(MemoryRefusal::Devices), 1);
                 return None;
             }
             let push_on = seen.push_on.unwrap_or(true);

@@ -31,6 +31,7 @@ mod ends;
 mod expiry;
 mod forget;
 mod load;
+mod memory;
 mod query;
 mod quota;
 mod recall;
@@ -190,6 +191,7 @@ pub struct Engine<D: Disk> {
     /// Recalls remembered, and until when all places are taken.
     recalls: u64,
     recalls_full_until: Millis,
+    memory: memory::Memory,
 }
 
 impl<D: Disk> std::fmt::Debug for Engine<D> {
@@ -250,6 +252,7 @@ impl<D: Disk> Engine<D> {
             StoreStats::add(&self.shared.stats.commits, 1);
             StoreStats::add(&self.shared.stats.commit_bytes, bytes);
             self.checkpoints.note_bytes(bytes);
+            self.memory.note_bytes(bytes);
             self.replenish(now)?;
         }
         for effect in &self.effects {
@@ -357,6 +360,7 @@ impl<D: Disk> Engine<D> {
                 break;
             }
         }
+        self.measure();
         self.export();
         Ok(busy)
     }

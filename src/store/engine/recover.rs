@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::load::Loaded;
 use super::replay::Replay;
 use super::tables::{State, read_index};
-use super::{Engine, IsConnected, Shared, StoreFailure, acks, checkpoint, forget, trim};
+use super::{Engine, IsConnected, Shared, StoreFailure, acks, checkpoint, forget, memory, trim};
 use crate::ids::Seq;
 use crate::store::CommitSink;
 use crate::store::body_cache::BodyCache;
@@ -168,6 +168,7 @@ impl<D: Disk> Engine<D> {
         let since = journal.segments().into_iter().filter(|segment| segment.last > covers);
         let since = since.map(|segment| u64::from(segment.used)).sum();
         let mut engine = Self {
+            memory: memory::Memory::new(options, shared.index.len()),
             disk,
             options: options.clone(),
             journal,
@@ -207,6 +208,7 @@ impl<D: Disk> Engine<D> {
         engine.configured(&changes, recovery.last_time)?;
         engine.resume_recalling()?;
         engine.replenish(0)?;
+        engine.measure_all();
         engine.export();
         let report = OpenReport {
             journal: recovery,

@@ -271,7 +271,7 @@ impl<D: Disk> Engine<D> {
         }
         if state.looks == 0 {
             // What is there is dirty or in use: more is looked for when there is more.
-            state.begin_at = index.warmth.bytes() + index.warmth.max / 16;
+            state.begin_at = index.warmth.bytes() + index.warmth.max() / 16;
         }
         true
     }

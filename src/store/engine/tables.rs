@@ -19,6 +19,7 @@
 
 use std::sync::Arc;
 
+use super::memory::writes_bytes;
 use super::rows::Room;
 use super::{Engine, StoreFailure};
 use crate::fault::{self, Fault};
@@ -57,6 +58,8 @@ pub(super) struct State {
     again: Writes,
     /// Rows of the transaction that is under way.
     under_way: usize,
+    /// Bytes of them, about.
+    under_way_bytes: usize,
     began_at: Millis,
     next_at: Millis,
     /// A checkpoint waits for them.
@@ -77,6 +80,7 @@ impl State {
             tables,
             again: Writes::new(),
             under_way: 0,
+            under_way_bytes: 0,
             began_at: 0,
             next_at: 0,
             awaited: false,
@@ -84,6 +88,11 @@ impl State {
             looks: 0,
             rows: Room::default(),
         }
+    }
+
+    /// Bytes of rows that are written, or wait for space, about.
+    pub(super) fn bytes_under_way(&self) -> usize {
+        self.under_way_bytes
     }
 }
 
@@ -235,6 +244,7 @@ impl<D: Disk> Engine<D> {
         }
         self.tables.began_at = now;
         self.tables.under_way = writes.len();
+        self.tables.under_way_bytes = writes_bytes(&writes);
         self.tables.writer.begin(Job { writes, applied: self.journal.head() });
         Ok(())
     }
@@ -242,6 +252,7 @@ impl<D: Disk> Engine<D> {
     fn transaction_over(&mut self, now: Millis, wait: bool) -> Result<bool, StoreFailure> {
         let Some(done) = self.tables.writer.done(wait) else { return Ok(false) };
         self.tables.under_way = 0;
+        self.tables.under_way_bytes = 0;
         match done? {
             Ok(applied) => {
                 self.tables.applied = applied;
@@ -253,7 +264,7 @@ impl<D: Disk> Engine<D> {
                 let took = now.saturating_sub(self.tables.began_at);
                 self.tables.next_at = now + (took * PAUSE_TIMES).clamp(PAUSE_MS, PAUSE_MAX_MS);
                 // Twice around: what was touched once is looked at again.
-                let full = self.ledger.hot_bytes > self.options.message_cache_bytes;
+                let full = self.ledger.hot_bytes > self.message_cache_bytes();
                 self.tables.looks = if full { 2 * self.ledger.hot.len() } else { 0 };
                 self.tables.rows.reset();
                 StoreStats::add(&self.shared.stats.table_writes, 1);
@@ -263,6 +274,7 @@ impl<D: Disk> Engine<D> {
                     rows = job.writes.len(),
                     "there is no space for the tables; the journal keeps what they don't"
                 );
+                self.tables.under_way_bytes = writes_bytes(&job.writes);
                 self.tables.again = job.writes;
                 self.tables.looks = 0;
                 let lent = !self.tables.borrows && self.lend_spares();
@@ -297,7 +309,7 @@ impl<D: Disk> Engine<D> {
     /// Push records that nobody touched lately leave memory, as far as it is too full. Only what is in the tables as it is may go. Once after
     /// each transaction: what was changed or touched is passed over, and there is more to choose from after the next one.
     fn make_room(&mut self) -> bool {
-        let max = self.options.message_cache_bytes;
+        let max = self.message_cache_bytes();
         let looks = self.tables.looks.min(LOOKED_AT).min(self.ledger.hot.len());
         self.tables.looks = if looks == 0 { 0 } else { self.tables.looks - looks };
         let (index, ledger) = (&self.shared.index, &mut self.ledger);

@@ -8,6 +8,7 @@ mod delivery;
 mod embedded;
 mod forgetting;
 mod full;
+mod memory;
 mod model;
 mod model_devices;
 mod plan;

@@ -7,7 +7,7 @@ use crate::models::{finds, holds};
 
 /// Two threads put commands in and a third one wakes; the owner sleeps as long as it may, and ends when the inbox is closed.
 fn commands() {
-    let inbox = Arc::new(Inbox::default());
+    let inbox = Arc::new(Inbox::new(&Arc::default(), limits::STORE_COMMAND_BYTES));
     let cursor = |seq| Command::StreamAck { stream: "main".into(), cursor: crate::ids::Seq(seq) };
     let putters = [[11, 12], [21, 22]].map(|cursors| {
         let inbox = inbox.clone();
@@ -46,7 +46,7 @@ fn commands() {
 
 /// The engine waits for something that happens on another thread, and for nothing else.
 fn wake_up() {
-    let inbox = Arc::new(Inbox::default());
+    let inbox = Arc::new(Inbox::new(&Arc::default(), limits::STORE_COMMAND_BYTES));
     let waker = {
         let inbox = inbox.clone();
         thread::spawn(move || inbox.wake())
@@ -78,7 +78,7 @@ fn a_wake_up_that_is_not_kept_is_found() {
 
 #[test]
 fn a_wake_up_before_the_sleep_is_kept() {
-    let inbox = Arc::new(Inbox::default());
+    let inbox = Arc::new(Inbox::new(&Arc::default(), limits::STORE_COMMAND_BYTES));
     inbox.wake();
     let (telling, told) = std::sync::mpsc::sync_channel(1);
     let sleeper = inbox.clone();
