@@ -23,6 +23,7 @@ mod isolation;
 mod leaving;
 mod operating;
 mod order;
+mod overload;
 mod presence;
 mod priority;
 mod query;
