@@ -21,6 +21,8 @@ pub(crate) struct Chances {
     pub(crate) routers: SmallRng,
     /// What operators do.
     pub(crate) operators: SmallRng,
+    /// How much memory others use.
+    pub(crate) memory: SmallRng,
 }
 
 impl Chances {
@@ -37,6 +39,7 @@ impl Chances {
             devices: stream(6),
             routers: stream(7),
             operators: stream(8),
+            memory: stream(9),
         }
     }
 }

@@ -7,6 +7,7 @@
 mod chance;
 mod device;
 mod link;
+mod memory;
 mod oracle;
 mod router;
 mod trace;
@@ -31,6 +32,7 @@ use tokio::sync::oneshot;
 
 use chance::{Chances, once_in};
 use device::Device;
+use memory::Memory;
 use oracle::{Oracle, ensure};
 use router::{APPS, Batches, Router, STREAMS};
 use trace::Trace;
@@ -144,6 +146,7 @@ struct World {
     unnamed: BTreeMap<Generation, u64>,
     /// How far the wall clock is off, milliseconds.
     wall_off: i64,
+    memory: Memory,
 }
 
 /// Something that the edge may do next.
@@ -163,7 +166,9 @@ fn app(number: usize) -> AppKey {
 impl World {
     fn new(options: Options) -> Self {
         let mut chances = Chances::of(options.seed);
-        let plan = plan(&mut chances.schedule);
+        let mut plan = plan(&mut chances.schedule);
+        let memory = Memory::new();
+        plan.store.budget = memory.budget();
         let heavy = once_in(&mut chances.routers, 4);
         let devices = chances.devices.random_range(if heavy { 1..=2 } else { 2..=8 }) * plan.apps.len();
         let time = Arc::new(SimTime::default());
@@ -190,6 +195,7 @@ impl World {
             trace: Trace::new(options.prints),
             is_calm: false,
             crashes: 0,
+            memory,
             wall_off: 0,
             newest: HashMap::new(),
             unnamed: BTreeMap::new(),
@@ -293,6 +299,9 @@ impl World {
     }
 
     fn break_things(&mut self) {
+        if let Some(percent) = self.memory.press(&mut self.chances.memory) {
+            self.note(format_args!("others have {percent} percent of the memory"));
+        }
         let rng = &mut self.chances.process;
         if self.edge.is_some() && once_in(rng, 120) {
             let loss = match rng.random_range(0..4) {
@@ -541,6 +550,7 @@ impl World {
 
     /// What must hold after every step.
     fn check(&mut self) -> Result<(), String> {
+        self.memory.check(self.edge.as_mut())?;
         let Some(edge) = &mut self.edge else { return Ok(()) };
         let totals = edge.totals();
         ensure!(totals.identity_holds(), "{totals:?}");
@@ -574,6 +584,7 @@ impl World {
     fn calm_down(&mut self) {
         self.note(format_args!("all is calm"));
         self.is_calm = true;
+        self.memory.relax();
         if self.edge.is_some() && self.disk.is_down() {
             let dies = self.dies;
             self.die(dies);
