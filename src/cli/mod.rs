@@ -19,6 +19,7 @@ pub mod push;
 pub mod query;
 pub mod revoke;
 pub mod serve;
+pub mod store;
 pub mod streams;
 
 /// The long-connection edge server of a self-built mobile push channel.
@@ -60,6 +61,8 @@ pub enum Command {
     Apps(apps::Args),
     /// Show the streams that routers read, or end one
     Streams(streams::Args),
+    /// Check a data directory that no edge uses, or show what is in it
+    Store(store::Args),
     /// Make app secrets, credentials and certificates
     Keys(keys::Args),
 }
@@ -77,6 +80,7 @@ pub fn run() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Apps(args) => apps::run(&args),
         Command::Streams(args) => streams::run(&args),
+        Command::Store(args) => store::run(&args),
         Command::Keys(args) => keys::run(&args),
     }
 }

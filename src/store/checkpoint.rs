@@ -372,6 +372,13 @@ impl<D: Disk> CheckpointReader<D> {
     }
 }
 
+/// All that there are, the newest first, by name, and what each covers; `None`: it is damaged. Every slice is read.
+pub fn examine<D: Disk>(disk: &D) -> Result<Vec<(String, Option<Seq>)>, CheckpointError> {
+    let (ids, _) = list(disk)?;
+    let one = |id| Ok((final_name(id), CheckpointReader::open(disk, id)?.map(|reader| reader.covers)));
+    ids.into_iter().map(one).collect()
+}
+
 /// Removes the older of the two kept, so that a full disk has room for the next one. Whether there was one. Until then only the newest is kept.
 pub fn remove_older<D: Disk>(disk: &D) -> Result<bool, CheckpointError> {
     let (ids, _) = list(disk)?;

@@ -13,6 +13,7 @@ use std::io;
 
 pub mod crash;
 pub mod format;
+pub mod overlay;
 pub mod real;
 pub mod sim;
 

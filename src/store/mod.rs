@@ -38,6 +38,7 @@ mod index;
 pub mod journal;
 mod ledger;
 mod metrics;
+pub mod offline;
 pub mod operator;
 pub mod options;
 mod part;

@@ -3,6 +3,7 @@
 //! One binary, as linking costs more than running; a module a theme.
 
 mod accounting;
+mod at_rest;
 mod bad_input;
 mod bindings;
 mod collapse;

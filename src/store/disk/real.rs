@@ -18,7 +18,8 @@ use crate::ids::DigestKey;
 use super::format::{Format, FormatError};
 use super::{Disk, DiskFile, SyncPoint};
 
-const LOCK: &str = "lock";
+/// The file whose lock says who uses the directory.
+pub(super) const LOCK: &str = "lock";
 
 /// A directory of this machine, locked.
 #[derive(Debug)]
@@ -40,6 +41,12 @@ pub struct RealFile {
 /// Why a data directory can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// There is no data in it.
+    #[error("{} holds no data of an edge", .path.display())]
+    Empty {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Another process uses it.
     #[error("the data directory {} is in use by another process", .path.display())]
     Locked {
@@ -161,6 +168,20 @@ fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
+/// Reads; less than asked for only at the end of the file.
+pub(super) fn read_fully(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
 impl Disk for RealDisk {
     type File = RealFile;
 
@@ -234,16 +255,7 @@ impl DiskFile for RealFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
+        read_fully(&self.file, buffer, offset)
     }
 
     fn len(&self) -> io::Result<u64> {

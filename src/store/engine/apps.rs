@@ -28,7 +28,7 @@ pub(super) fn put(out: &mut Vec<u8>, app: &AppKey, control: &AppControl) {
 }
 
 /// What [`put`] wrote, into what is known.
-pub(super) fn take_into(take: &mut Take<'_>, controls: &mut Controls) -> Result<(), Malformed> {
+pub(in crate::store) fn take_into(take: &mut Take<'_>, controls: &mut Controls) -> Result<(), Malformed> {
     let app = AppKey::parse(take.text()?).ok_or(Malformed)?;
     let suspended = take.flag()?;
     let mut rates = [None; 4];

@@ -43,6 +43,7 @@ mod storage;
 mod streams;
 mod tables;
 mod trim;
+pub mod verify;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};

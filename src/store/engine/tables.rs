@@ -67,7 +67,7 @@ pub(super) struct State {
     /// They have spare segments' space, which must not be taken back meanwhile.
     pub(super) borrows: bool,
     /// Push records that are still looked at to make room.
-    looks: usize,
+    pub(super) looks: usize,
     /// The same for rows of devices.
     pub(super) rows: Room,
 }
@@ -308,7 +308,7 @@ impl<D: Disk> Engine<D> {
 
     /// Push records that nobody touched lately leave memory, as far as it is too full. Only what is in the tables as it is may go. Once after
     /// each transaction: what was changed or touched is passed over, and there is more to choose from after the next one.
-    fn make_room(&mut self) -> bool {
+    pub(super) fn make_room(&mut self) -> bool {
         let max = self.message_cache_bytes();
         let looks = self.tables.looks.min(LOOKED_AT).min(self.ledger.hot.len());
         self.tables.looks = if looks == 0 { 0 } else { self.tables.looks - looks };

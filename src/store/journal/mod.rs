@@ -33,6 +33,7 @@ use format::{GROUP_HEADER, GroupHeader, RECORD_HEADER, SEGMENT_HEADER, Salt, Seg
 use segments::{Segment, Shared};
 
 pub use reader::JournalReader;
+pub use segments::name as segment_name;
 pub use types::{
     Damage, GROUP_OVERHEAD, JournalError, JournalOptions, Place, RECORD_OVERHEAD, ReadError, Record,
     Recovery, Room, SegmentState,

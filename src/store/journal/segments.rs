@@ -9,7 +9,7 @@ use super::format::Salt;
 use super::{Disk, ReadError, SegmentState};
 
 /// The file name of a segment.
-pub(super) fn name(id: u32) -> String {
+pub fn name(id: u32) -> String {
     format!("journal-{id:010}.seg")
 }
 

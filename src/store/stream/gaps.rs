@@ -88,7 +88,7 @@ pub(super) fn put(out: &mut Vec<u8>, gap: &ReceiptGap) {
     }
 }
 
-pub(super) fn take(take: &mut Take<'_>) -> Result<ReceiptGap, Malformed> {
+pub(in crate::store) fn take(take: &mut Take<'_>) -> Result<ReceiptGap, Malformed> {
     let mut gap = ReceiptGap::new(Seq(take.u64()?), Seq(take.u64()?));
     let kinds = take.varint()?;
     if kinds > KINDS || gap.first > gap.last {
