@@ -1,0 +1,459 @@
+//! What a large state costs: entries that are left over from many more that were accepted and acknowledged, among many known devices. How long it
+//! takes to build, what it takes on disk and in memory, how long a start takes, and how long the store's thread does one thing while it writes a
+//! checkpoint, trims, and ends everything at once: an ack waits that long. On the disk of the working directory, without threads: what is
+//! measured is one core.
+//!
+//! What is left over is spread evenly over all batches. That is the worst for trimming: something is live in every segment, and is copied.
+//!
+//! `cargo bench --bench state` for a million devices, a million entries, 20 million accepted; `-- --help` for others. The last line is JSON.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Process, ExitCode, Stdio};
+use std::sync::atomic::Ordering;
+
+use clap::{Parser, ValueEnum};
+use common::{NOW, NoSink, ack, app, batch, session};
+use mooring::clock::Clock;
+use mooring::ids::{DeviceKey, DigestKey, ShardId};
+use mooring::push::{Attributes, Millis, Seen};
+use mooring::store::checkpoint::CheckpointReader;
+use mooring::store::disk::real::RealDisk;
+use mooring::store::engine::{Engine, OpenReport};
+use mooring::store::options::StoreOptions;
+use mooring::store::stats::StoreStats;
+use mooring::store::{Command, DeviceAck};
+use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
+
+/// Devices that register, and acks, in a group.
+const GROUP: u64 = 1_000;
+const SECOND: f64 = 1_000_000.0;
+
+#[derive(Clone, Debug, Parser)]
+struct Args {
+    /// Known devices.
+    #[arg(long, default_value_t = 1_000_000)]
+    devices: u64,
+    /// Entries accepted.
+    #[arg(long, default_value_t = 20_000_000)]
+    accepted: u64,
+    /// Entries that are left: the others are acknowledged.
+    #[arg(long, default_value_t = 1_000_000)]
+    pending: u64,
+    /// Targets of a batch.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    targets: u64,
+    /// Refuse to begin with fewer GiB free on the disk.
+    #[arg(long, default_value_t = 8)]
+    free_gib: u64,
+    /// A small state, to see that it runs.
+    #[arg(long)]
+    quick: bool,
+    /// One phase only, on this directory: what the phases run as, each in a process of its own.
+    #[arg(long, hide = true, requires = "directory")]
+    phase: Option<Phase>,
+    #[arg(long, hide = true)]
+    directory: Option<PathBuf>,
+    /// Passed by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Phase {
+    /// Makes the state, and ends without a checkpoint, as a crash would.
+    Build,
+    /// Starts from what a crash left, then ends in order.
+    Crashed,
+    /// Starts from what an orderly end left.
+    Orderly,
+    /// Writes a checkpoint beside acks.
+    Checkpoint,
+    /// Ends all that is pending.
+    Expire,
+}
+
+impl Args {
+    fn checked(mut self) -> Result<Self, String> {
+        if self.quick {
+            (self.devices, self.accepted, self.pending, self.targets) = (20_000, 100_000, 10_000, 10_000);
+        }
+        if self.devices == 0 || self.pending == 0 || self.pending > self.accepted {
+            return Err("there must be devices, and no more pending than accepted".to_owned());
+        }
+        if self.targets > self.devices {
+            return Err("a batch has each device once: --targets must not be more than --devices".to_owned());
+        }
+        Ok(self)
+    }
+
+    /// One in so many stays.
+    fn stays(&self) -> u64 {
+        self.accepted / self.pending
+    }
+}
+
+fn key(n: u64) -> DeviceKey {
+    DeviceKey::of(&DigestKey([7; 32]), &app(), &format!("device-{n:016x}"))
+}
+
+fn seen(n: u64) -> Seen {
+    let mut attributes = vec![7; 250];
+    attributes[..8].copy_from_slice(&n.to_le_bytes());
+    Seen {
+        key: key(n),
+        app: app(),
+        device_id: format!("device-{n:016x}").into(),
+        attributes: Attributes(attributes.into()),
+        push_on: None,
+        client_ip: [127, 0, 0, 1].into(),
+        state_lost: false,
+    }
+}
+
+fn open(directory: &Path, checkpoint_bytes: u64) -> (Engine<RealDisk>, OpenReport) {
+    let (disk, _) = RealDisk::open(directory, None).expect("opens");
+    let options = StoreOptions {
+        checkpoint_bytes,
+        max_devices: u64::MAX,
+        max_pending: u64::MAX,
+        ..StoreOptions::default()
+    };
+    Engine::open(disk, &options, Box::new(NoSink), Box::new(|_| true)).expect("opens")
+}
+
+/// Bytes of this process in memory.
+fn resident() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").expect("Linux");
+    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.expect("a number") * 4096
+}
+
+/// Bytes on disk by what they are: journal, checkpoints, tables. Blocks, as segments are preallocated and tables have holes.
+fn on_disk(directory: &Path) -> Value {
+    use std::os::unix::fs::MetadataExt;
+    let (mut journal, mut checkpoint, mut tables) = (0, 0, 0);
+    for entry in fs::read_dir(directory).expect("readable") {
+        let entry = entry.expect("an entry");
+        let metadata = entry.metadata().expect("there");
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("checkpoint") {
+            // Two are kept.
+            checkpoint = metadata.len().max(checkpoint);
+        } else if name.starts_with("tables") {
+            tables += metadata.blocks() * 512;
+        } else {
+            journal += metadata.blocks() * 512;
+        }
+    }
+    json!({ "journal_bytes": journal, "checkpoint_bytes": checkpoint, "tables_bytes": tables })
+}
+
+/// The longest that the store's thread did one thing, in microseconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Longest {
+    /// Slices of maintenance that copied what is live.
+    copying: u64,
+    /// Other slices of maintenance.
+    maintenance: u64,
+    commit: u64,
+}
+
+impl Longest {
+    fn json(self) -> Value {
+        let ms = |micros: u64| micros as f64 / 1_000.0;
+        json!({
+            "copying_slice_ms": ms(self.copying),
+            "maintenance_slice_ms": ms(self.maintenance),
+            "commit_ms": ms(self.commit),
+        })
+    }
+}
+
+/// An engine, and how long it took for what.
+struct Driven {
+    engine: Engine<RealDisk>,
+    clock: Clock,
+    longest: Longest,
+    now: Millis,
+}
+
+impl Driven {
+    fn new(engine: Engine<RealDisk>) -> Self {
+        Self { engine, clock: Clock::new(0), longest: Longest::default(), now: NOW }
+    }
+
+    fn stat(&self, of: impl Fn(&StoreStats) -> u64) -> u64 {
+        of(self.engine.stats())
+    }
+
+    fn copied(&self) -> u64 {
+        self.stat(|stats| stats.copied_bytes.load(Ordering::Relaxed))
+    }
+
+    fn pending(&self) -> u64 {
+        self.stat(|stats| stats.pending.load(Ordering::Relaxed))
+    }
+
+    fn commit(&mut self) {
+        let began = self.clock.micros();
+        self.engine.commit(self.now).expect("the disk works");
+        self.longest.commit = self.longest.commit.max(self.clock.micros() - began);
+    }
+
+    /// A commit, then one slice. Whether there may be more to do.
+    fn turn(&mut self) -> bool {
+        self.commit();
+        let (copied, began) = (self.copied(), self.clock.micros());
+        let busy = self.engine.maintain(self.now).expect("the disk works");
+        let took = self.clock.micros() - began;
+        let longest =
+            if self.copied() > copied { &mut self.longest.copying } else { &mut self.longest.maintenance };
+        *longest = took.max(*longest);
+        busy
+    }
+
+    fn settle(&mut self) {
+        while self.turn() {}
+    }
+
+    fn acks(&mut self, acks: Vec<DeviceAck>) {
+        self.engine.apply(self.now, Command::Acks { shard: ShardId(0), acks }).expect("the disk works");
+    }
+
+    /// The router has read everything: nothing but what is live holds the journal.
+    fn read_stream(&mut self) {
+        let cursor = self.engine.stream_bounds("main").expect("there").head;
+        let command = Command::StreamAck { stream: "main".into(), cursor };
+        self.engine.apply(self.now, command).expect("the disk works");
+    }
+
+    fn checkpoint(&mut self) {
+        let (reply, _) = oneshot::channel();
+        self.engine.apply(self.now, Command::Flush { checkpoint: true, reply }).expect("the disk works");
+        self.commit();
+    }
+}
+
+fn build(args: &Args, directory: &Path) -> Map<String, Value> {
+    let mut driven = Driven::new(open(directory, StoreOptions::default().checkpoint_bytes).0);
+    let began = driven.clock.micros();
+    let mut keys = Vec::with_capacity(args.devices as usize);
+    for first in (0..args.devices).step_by(GROUP as usize) {
+        for device in (first..args.devices.min(first + GROUP)).map(|n| Box::new(seen(n))) {
+            keys.push(device.key);
+            let command = Command::Seen { device, session: session() };
+            driven.engine.apply(NOW, command).expect("the disk works");
+        }
+        driven.read_stream();
+        driven.settle();
+    }
+    let registered = driven.clock.micros();
+    let registering = std::mem::take(&mut driven.longest);
+    eprintln!("{} devices in {:.1} s", args.devices, (registered - began) as f64 / SECOND);
+    let (mut deliver_longest, mut acks_longest, mut accepted) = (0, 0, 0);
+    while accepted < args.accepted {
+        let targets = args.targets.min(args.accepted - accepted);
+        let from = accepted % args.devices;
+        let targets: Vec<_> = (0..targets).map(|n| keys[((from + n) % args.devices) as usize]).collect();
+        let message = accepted / args.targets + 1;
+        let (reply, mut answer) = oneshot::channel();
+        let batch = batch(&format!("b{message}"), message, &targets);
+        let began = driven.clock.micros();
+        driven.engine.apply(NOW, Command::Deliver { batch, reply }).expect("the disk works");
+        deliver_longest = deliver_longest.max(driven.clock.micros() - began);
+        driven.commit();
+        assert!(answer.try_recv().expect("answered").is_ok(), "a batch was refused");
+        // Shifted by one each time around, so that what is left isn't left on the same devices.
+        let shift = accepted / args.devices;
+        let gone = (accepted..).zip(&targets).filter(|(n, _)| !(n + shift).is_multiple_of(args.stays()));
+        let acks: Vec<_> = gone.map(|(_, &device)| ack(device, message)).collect();
+        for acks in acks.chunks(GROUP as usize) {
+            let acks = acks.to_vec();
+            let began = driven.clock.micros();
+            driven.acks(acks);
+            acks_longest = acks_longest.max(driven.clock.micros() - began);
+            driven.turn();
+        }
+        accepted += targets.len() as u64;
+        driven.read_stream();
+        driven.settle();
+        if message.is_multiple_of(20) {
+            let seconds = (driven.clock.micros() - registered) as f64 / SECOND;
+            eprintln!(
+                "{accepted} of {} accepted, {} pending, {seconds:.0} s",
+                args.accepted,
+                driven.pending()
+            );
+        }
+    }
+    let seconds = |micros: u64| micros as f64 / SECOND;
+    let done = driven.clock.micros();
+    let load = |of: fn(&StoreStats) -> u64| of(driven.engine.stats());
+    let figures = json!({
+        "register_s": seconds(registered - began),
+        "accept_and_ack_s": seconds(done - registered),
+        "pending": driven.pending(),
+        "registering": registering.json(),
+        "accepting": driven.longest.json(),
+        "batch_applied_ms": deliver_longest as f64 / 1_000.0,
+        "thousand_acks_applied_ms": acks_longest as f64 / 1_000.0,
+        "live_bytes": load(|stats| stats.live_bytes.load(Ordering::Relaxed)),
+        "copied_bytes": driven.copied(),
+        "segments_removed": load(|stats| stats.segments_removed.load(Ordering::Relaxed)),
+        "checkpoints": load(|stats| stats.checkpoints.load(Ordering::Relaxed)),
+        "disk": on_disk(directory),
+        "resident_bytes": resident(),
+    });
+    object(figures)
+}
+
+/// A start, with the checksums of the checkpoint apart, as a start reads it twice: to check it, and to load it.
+fn start(args: &Args, directory: &Path, then_end: bool) -> Map<String, Value> {
+    let clock = Clock::new(0);
+    let (disk, _) = RealDisk::open(directory, None).expect("opens");
+    let began = clock.micros();
+    drop(CheckpointReader::newest(disk).expect("readable"));
+    let checked = clock.micros();
+    let before = resident();
+    let (engine, report) = open(directory, u64::MAX);
+    let opened = clock.micros();
+    let memory = resident().saturating_sub(before);
+    let mut driven = Driven::new(engine);
+    if then_end {
+        driven.checkpoint();
+    }
+    let figures = json!({
+        "start_s": (opened - checked) as f64 / SECOND,
+        "of_which_checking_the_checkpoint_s": (checked - began) as f64 / SECOND,
+        "devices": report.devices,
+        "pending": report.pending,
+        "memory_bytes": memory,
+        "memory_bytes_a_device": memory as f64 / args.devices as f64,
+        "disk": on_disk(directory),
+    });
+    object(figures)
+}
+
+/// Two checkpoints while acks come, one a turn, of messages long gone.
+fn checkpoint(args: &Args, directory: &Path) -> Map<String, Value> {
+    let mut driven = Driven::new(open(directory, 1).0);
+    let began = driven.clock.micros();
+    let mut turns = 0;
+    while driven.stat(|stats| stats.checkpoints.load(Ordering::Relaxed)) < 2 {
+        driven.acks(vec![ack(key(turns % args.devices), 1)]);
+        driven.turn();
+        turns += 1;
+    }
+    let mut figures = object(driven.longest.json());
+    figures.insert("two_checkpoints_s".to_owned(), json!((driven.clock.micros() - began) as f64 / SECOND));
+    figures
+}
+
+/// Everything ends, as its time has come.
+fn expire(directory: &Path) -> Map<String, Value> {
+    let mut driven = Driven::new(open(directory, StoreOptions::default().checkpoint_bytes).0);
+    driven.now = NOW + 3_600_001;
+    let began = driven.clock.micros();
+    let mut turns = 0;
+    // The first slice counts what there is.
+    while driven.turn() || driven.pending() > 0 {
+        turns += 1;
+        if driven.pending() == 0 {
+            break;
+        }
+    }
+    let ended = driven.clock.micros();
+    let mut figures = object(driven.longest.json());
+    // Now nothing is live: the journal shrinks to its reserve, once checkpoints and the router have come past it.
+    for _ in 0..2 {
+        driven.read_stream();
+        driven.commit();
+        driven.checkpoint();
+        driven.settle();
+    }
+    figures.insert("all_ended_s".to_owned(), json!((ended - began) as f64 / SECOND));
+    figures.insert("turns".to_owned(), json!(turns));
+    figures.insert("pending".to_owned(), json!(driven.pending()));
+    figures.insert("disk_afterwards".to_owned(), on_disk(directory));
+    figures
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(object) => object,
+        other => Map::from_iter([("value".to_owned(), other)]),
+    }
+}
+
+/// A phase in a process of its own: what another one has freed is no part of its memory.
+fn run(args: &Args, phase: Phase, directory: &Path) -> Result<Value, String> {
+    let name = format!("{phase:?}").to_lowercase();
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut process = Process::new(program);
+    process.args(["--phase", &name, "--directory"]).arg(directory);
+    for (flag, value) in [
+        ("--devices", args.devices),
+        ("--accepted", args.accepted),
+        ("--pending", args.pending),
+        ("--targets", args.targets),
+    ] {
+        process.arg(flag).arg(value.to_string());
+    }
+    let output = process.stderr(Stdio::inherit()).output().map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(format!("the phase {name} ended with {}", output.status));
+    }
+    let figures: Value = serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())?;
+    println!("{name}: {}", serde_json::to_string_pretty(&figures).unwrap_or_default());
+    Ok(figures)
+}
+
+fn all(args: &Args) -> Result<Value, String> {
+    let free = rustix::fs::statvfs(".").map_err(|error| error.to_string())?;
+    if free.f_bavail * free.f_frsize < args.free_gib << 30 {
+        return Err(format!("less than {} GiB are free on this disk", args.free_gib));
+    }
+    let directory = tempfile::tempdir_in(".").map_err(|error| error.to_string())?;
+    let mut figures = Map::new();
+    for phase in [Phase::Build, Phase::Crashed, Phase::Orderly, Phase::Checkpoint, Phase::Expire] {
+        figures.insert(format!("{phase:?}").to_lowercase(), run(args, phase, directory.path())?);
+    }
+    let of = json!({ "devices": args.devices, "accepted": args.accepted, "pending": args.pending });
+    figures.insert("of".to_owned(), of);
+    Ok(Value::Object(figures))
+}
+
+fn main() -> ExitCode {
+    let args = match Args::parse().checked() {
+        Ok(args) => args,
+        Err(wrong) => {
+            eprintln!("{wrong}");
+            return ExitCode::from(2);
+        }
+    };
+    let figures = match (args.phase, &args.directory) {
+        (Some(phase), Some(directory)) => Ok(Value::Object(match phase {
+            Phase::Build => build(&args, directory),
+            Phase::Crashed => start(&args, directory, true),
+            Phase::Orderly => start(&args, directory, false),
+            Phase::Checkpoint => checkpoint(&args, directory),
+            Phase::Expire => expire(directory),
+        })),
+        _ => all(&args),
+    };
+    match figures {
+        Ok(figures) => {
+            println!("{figures}");
+            ExitCode::SUCCESS
+        }
+        Err(wrong) => {
+            eprintln!("{wrong}");
+            ExitCode::FAILURE
+        }
+    }
+}
