@@ -13,7 +13,7 @@ use crate::store::journal::ReadError;
 use crate::store::part::{Device, Entry};
 use crate::store::record::{BATCH, BatchRecord, COPY, Target};
 
-/// Targets looked at in one slice. A single larger batch is a slice of its own: its end is one record.
+/// Targets looked at in one slice, whether anything of them is left or not. A single larger batch is a slice of its own: its end is one record.
 const SLICE_TARGETS: usize = 8_192;
 /// Batches looked at in one slice.
 const SLICE_BATCHES: usize = 1_024;
@@ -57,12 +57,12 @@ impl<D: Disk> Engine<D> {
                 self.expiry.pop_first();
                 continue;
             };
-            let Ok(live) = self.live_targets(&batch) else {
+            let Ok((looked_at, live)) = self.live_targets(&batch) else {
                 self.expiry.pop_first();
                 self.found_damaged(&batch);
                 continue;
             };
-            targets += live.len().max(1);
+            targets += looked_at;
             if !self.end_expired(now, &batch, &live)? {
                 self.expiry_retry_at = now + RETRY_MS;
                 break;
@@ -76,8 +76,9 @@ impl<D: Disk> Engine<D> {
         self.expiry.first().map(|&(at, ..)| at.max(self.expiry_retry_at))
     }
 
-    /// What is pending of a batch, ascending by ordinal. Reads its record, unless it has a single target.
-    pub(super) fn live_targets(&self, batch: &Arc<Batch>) -> Result<Vec<Live>, ReadError> {
+    /// What is pending of a batch, ascending by ordinal, and of how many targets in its record: each of them is looked for, so that little of a
+    /// large batch takes as long as all of it. Reads the record, unless the batch has a single target.
+    pub(super) fn live_targets(&self, batch: &Arc<Batch>) -> Result<(usize, Vec<Live>), ReadError> {
         let index = &self.shared.index;
         let live = |key, expected: Option<u32>| {
             let part = index.of_device(&key);
@@ -87,7 +88,7 @@ impl<D: Disk> Engine<D> {
             right.then_some(Live::of(key, device, entry))
         };
         if let Some(key) = batch.only {
-            return Ok(live(key, None).into_iter().collect());
+            return Ok((1, live(key, None).into_iter().collect()));
         }
         let (_, kind, payload) = self.shared.reader.read(batch.place())?;
         let damaged = || ReadError::Damaged(batch.place());
@@ -96,7 +97,9 @@ impl<D: Disk> Engine<D> {
             return Err(damaged());
         }
         let targets = record.targets().map_err(|_| damaged())?;
-        Ok(targets.iter().filter_map(|target| live(target.key, Some(target.ordinal))).collect())
+        let left = targets.iter().filter_map(|target| live(target.key, Some(target.ordinal))).collect();
+        // A record without targets was read as well.
+        Ok((targets.len().max(1), left))
     }
 
     /// Ends these entries of an expired batch. `false`: there is no room for the records.

@@ -141,14 +141,14 @@ impl<D: Disk> Engine<D> {
             };
             let live = self.live_targets(&batch);
             let got = match &live {
-                Ok(live) if batch.is_live() => self.end_live(now, &batch, live, |_| Failure::Revoked)?,
+                Ok((_, live)) if batch.is_live() => self.end_live(now, &batch, live, |_| Failure::Revoked)?,
                 Ok(_) => Got::All(0),
                 Err(_) => {
                     self.found_damaged(&batch);
                     Got::All(0)
                 }
             };
-            targets += live.map_or(1, |live| live.len().max(1));
+            targets += live.map_or(1, |(looked_at, _)| looked_at);
             let Some(recalling) = self.recalling.front_mut() else { break };
             match got {
                 Got::NoRoom => {

@@ -204,6 +204,33 @@ fn batch_ids_are_forgotten_oldest_first_and_never_accepted_twice() {
 }
 
 #[test]
+fn a_slice_of_expiry_is_bounded_by_the_targets_it_looks_at_not_by_those_that_are_left() {
+    // Three batches of 5,000 targets each, of which one is left.
+    let (_disk, mut harness) = opened(&StoreOptions { segment_bytes: 4 * 1024 * 1024, ..small() });
+    let targets: Vec<u32> = (0..5_000).collect();
+    for &n in &targets {
+        harness.see(n);
+    }
+    for message in 1..=3 {
+        let new = batch(&format!("b{message}"), message, &targets, START, HOUR);
+        assert_eq!(harness.deliver(new).expect("accepted").refused.len(), 0);
+        let one = |&n: &u32| ack(n, 1, &[(message, Event::Arrive)], START);
+        harness.acks(targets[1..].iter().map(one).collect());
+        harness.commit().expect("the disk works");
+    }
+    harness.settle().expect("the disk works");
+    assert_eq!(harness.figure("pending"), 3);
+    harness.now += HOUR;
+    while harness.figure("pending") == 3 {
+        harness.commit().expect("the disk works");
+        harness.engine.maintain(harness.now).expect("the disk works");
+    }
+    assert_eq!(harness.figure("pending"), 1, "8,192 targets are a slice: two of the batches");
+    harness.settle().expect("the disk works");
+    assert_eq!(harness.figure("pending"), 0);
+}
+
+#[test]
 fn a_damaged_record_ends_what_is_pending_as_storage_when_it_expires() {
     let (disk, mut harness) = opened(&small());
     let mut new = batch("b1", 1, &[0, 1, 2], START, HOUR);
