@@ -189,11 +189,13 @@ async fn follow(
 ) -> StreamEnd {
     let mut head = context.store.head();
     let mut at = Position { read: reading.start, sent: reading.start, sent_at: context.clock.now() };
+    let mut looked = None;
     loop {
         let closing = *phase.borrow() >= Phase::Closing;
         let seen = *head.borrow_and_update();
         let before = at.read;
-        if seen > before {
+        // Also if all of it was read before it was told: what else came with it, as the stream's end, is known only now.
+        if looked.replace(seen) != Some(seen) || seen > before {
             // The events as they are read, and their frames until they are in the outbox.
             let _held = context.room.outgoing(READ_BYTES);
             match read(reading, context, before).await {

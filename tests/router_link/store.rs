@@ -33,6 +33,7 @@ struct State {
     events: Vec<(Seq, StreamEvent)>,
     cursor: Seq,
     oldest: Seq,
+    retired: bool,
 }
 
 #[derive(Debug)]
@@ -98,6 +99,22 @@ impl FakeStore {
     pub(crate) fn pass(&self, records: u64) {
         let mut state = self.state.lock().expect("lock");
         state.seq += records;
+        self.head.send_replace(Seq(state.seq));
+    }
+
+    /// An event, and behind it a record that can be read already and of which nobody was told.
+    pub(crate) fn append_and_one_untold(&self, event: StreamEvent) {
+        let mut state = self.state.lock().expect("lock");
+        let seq = Seq(state.seq + 1);
+        state.seq += 2;
+        state.events.push((seq, event));
+        self.head.send_replace(seq);
+    }
+
+    /// What the untold record says: the stream is retired. Now everybody is told.
+    pub(crate) fn retire(&self) {
+        let mut state = self.state.lock().expect("lock");
+        state.retired = true;
         self.head.send_replace(Seq(state.seq));
     }
 
@@ -261,6 +278,9 @@ impl Store for FakeStore {
         assert_eq!(stream, "main");
         let state = self.state.lock().expect("lock");
         self.reads.send_modify(|reads| *reads += 1);
+        if state.retired {
+            return Err(StreamError::Unknown);
+        }
         if after < state.oldest {
             return Err(StreamError::Gone { asked: after, oldest: state.oldest });
         }
@@ -279,7 +299,7 @@ impl Store for FakeStore {
         let nothing_left = events.is_empty();
         let cursor = match events.last() {
             Some((seq, _)) if !all => *seq,
-            _ if all || nothing_left => *self.head.borrow(),
+            _ if all || nothing_left => Seq(state.seq),
             _ => after,
         };
         Ok(StreamRead { events, cursor })
