@@ -15,7 +15,7 @@
 //!
 //! # Invariants
 //! - A head is written where the older one stands, and only after a sync the other place gets a copy: so one whole head is always durable, and in
-//!   quiet times both say the same.
+//!   quiet times both say the same. One that wasn't synced may outlive what makes its file longer: then the other one counts.
 //! - Sums are written before the sync that makes their blocks durable, and before the head that may name these. The library never writes a block in
 //!   place that its durable header reaches: so of those blocks both the bytes and the sums are durable.
 //! - A sector of sums holds those of its neighbours as well, and is written with their bytes unchanged: it is taken that a disk which loses power leaves
@@ -303,13 +303,17 @@ impl Writing {
     }
 }
 
+/// The newest head, and its place. One whose file isn't there as far as it says was never synced, if the other's is.
 fn newest_head<F: DiskFile>(file: &F) -> io::Result<(Head, u64)> {
+    let length = file.len()?;
+    let fits = |head: &Head| file_bytes(head.length) <= length;
     let mut newest: Option<(Head, u64)> = None;
     for place in 0..2 {
         let mut bytes = [0; HEAD + 4];
         let read = file.read_at(&mut bytes, place * BLOCK)?;
         let Some(head) = Head::decode(&bytes[..read]) else { continue };
-        if newest.as_ref().is_none_or(|(known, _)| known.generation < head.generation) {
+        let rank = |head: &Head| (fits(head), head.generation);
+        if newest.as_ref().is_none_or(|(known, _)| rank(known) < rank(&head)) {
             newest = Some((head, place));
         }
     }
@@ -383,5 +387,34 @@ impl<F: DiskFile> StorageBackend for CheckedFile<F> {
         }
         let (first, _) = range(offset, data.len())?;
         self.write_blocks(first, data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::disk::Disk;
+    use crate::store::disk::sim::SimDisk;
+
+    #[test]
+    fn a_head_that_outlived_the_growth_of_its_file_gives_way_to_the_durable_one() {
+        let disk = SimDisk::new();
+        disk.create("file", 0).expect("new");
+        let file = || disk.open("file").expect("there");
+        let checked = CheckedFile::open(file(), false).expect("begun");
+        checked.set_len(3 * BLOCK).expect("grown");
+        checked.write(0, &[1; 320]).expect("written");
+        checked.write(BLOCK, &[7; BLOCK as usize]).expect("written");
+        checked.sync_data().expect("durable");
+        drop(checked);
+        // The power goes while it grows: the head reached the disk, and what makes the file longer did not.
+        let (head, place) = newest_head(&file()).expect("there");
+        let grown = Head { generation: head.generation + 1, length: 100 * BLOCK, ..head };
+        file().write_at(&grown.encode(), (1 - place) * BLOCK).expect("written");
+        let again = CheckedFile::open(file(), false).expect("the durable head is there");
+        assert_eq!(again.len().expect("known"), 3 * BLOCK);
+        let mut block = [0; BLOCK as usize];
+        again.read(BLOCK, &mut block).expect("readable");
+        assert_eq!(block, [7; BLOCK as usize]);
     }
 }
