@@ -198,8 +198,9 @@ impl Shard {
         looks
     }
 
-    /// An entry ended without the device's doing. A copy that was taken back and may wait unsent must not be written any more; as frames can't
-    /// be taken out of a stream of bytes, the session ends then, and the device comes again.
+    /// An entry ended without the device's doing. A copy that was taken back and may wait unsent must not be written any more, nor one that ended as
+    /// its user wants no pushes: should it be taken back later, no entry would be there to say so. As frames can't be taken out of a stream of
+    /// bytes, the session ends then, and the device comes again.
     pub(super) fn forget_entry(&mut self, conn: ConnRef, batch: Seq, reason: Failure) {
         let ack_deadline_ms = self.context.config.ack_deadline_ms;
         let Some(connection) = self.connection(conn) else { return };
@@ -209,7 +210,8 @@ impl Shard {
             .last_sent(batch, ack_deadline_ms)
             // Nobody is to see it any more: not who has the phone now, if it was for who had it before.
             .is_some_and(|(entry, at)| {
-                (entry.0.is_revoked() || reason == Failure::Unbound) && connection.outbox.may_hold(at)
+                let is_unwanted = matches!(reason, Failure::Unbound | Failure::PushDisabled);
+                (entry.0.is_revoked() || is_unwanted) && connection.outbox.may_hold(at)
             });
         live.session.handle_ended(batch);
         live.unwritten.retain(|entry| entry.batch.seq != batch);

@@ -56,6 +56,8 @@ impl OverlayDisk {
     /// Looks at a data directory that is there. Nothing in it is changed.
     pub fn open(path: &Path) -> Result<(Arc<Self>, Format), OpenError> {
         let failed = |source| OpenError::Io { path: path.to_owned(), source };
+        // First, so that nothing comes or goes while the names are read.
+        let lock = share_lock(path)?;
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -67,7 +69,6 @@ impl OverlayDisk {
                 files.insert(name, Source::Untouched);
             }
         }
-        let lock = share_lock(path)?;
         let disk = Self { path: path.to_owned(), files: Mutex::new(files), _lock: lock };
         match Format::read(&disk) {
             Ok(Some(format)) => Ok((Arc::new(disk), format)),
