@@ -154,7 +154,7 @@ async fn the_newest_reader_wins_and_the_older_moves_nothing() {
 async fn a_stream_whose_retirement_was_read_before_it_was_told_is_closed() {
     let edge = Edge::start().await;
     let (mut router, _) = edge.open(main_stream()).await;
-    edge.store.append_and_one_untold(small(1..2).into_iter().next().expect("one"));
+    edge.store.append_and_one_untold(small(1..2).next().expect("one"));
     let (_, cursor) = gather(&mut router, 1).await;
     assert_eq!(cursor, 2, "the reader is ahead of what it was told");
     edge.store.retire();
