@@ -129,6 +129,11 @@ impl<D: Disk> Engine<D> {
     }
 
     fn count_slice(&self, scan: &mut GapScan) {
+        // While there was nothing to read the journal may have gone on without the stream: what it keeps no more held nothing of it.
+        let kept = Seq(self.shared.reader.oldest().0.saturating_sub(1));
+        if scan.after < kept {
+            (scan.after, scan.position) = (kept, None);
+        }
         let (mut looked_at, mut stopped, last) = (0, false, scan.gap.last);
         let (gap, after) = (&mut scan.gap, &mut scan.after);
         let scanned = self.shared.reader.scan(*after, &mut scan.position, &mut |record| {

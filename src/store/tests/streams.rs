@@ -188,6 +188,32 @@ fn a_gap_grows_until_it_was_read_and_then_another_one_follows() {
     assert_eq!(said(&harness.stream(Seq(0))), [-2, -1]);
 }
 
+/// A stream with nothing to read holds nothing back: the journal goes on without it, past its cursor. What comes then counts.
+#[test]
+fn a_gap_counts_what_came_after_the_journal_had_passed_an_idle_stream() {
+    let options = hard();
+    let (disk, mut harness) = opened(&options);
+    device_records(&mut harness, 1_000);
+    harness.ack_stream(harness.head());
+    let idle = harness.engine.stream_bounds("main").expect("known").cursor;
+    device_records(&mut harness, 8 * SEGMENT as usize);
+    // Nothing but the newest segment is left, so that the event is in the oldest one.
+    for _ in 0..3 {
+        device_records(&mut harness, 1_000);
+        harness.checkpoint().expect("the disk works");
+        harness.settle().expect("the disk works");
+    }
+    let passed = harness.engine.stream_bounds("main").expect("known").oldest;
+    assert!(passed > idle, "the journal keeps {passed} yet");
+    harness.arrive(1, 55_555);
+    device_records(&mut harness, 8 * SEGMENT as usize);
+    for again in 0..2 {
+        let bounds = harness.engine.stream_bounds("main").expect("known");
+        assert_eq!(said(&harness.stream(bounds.cursor)), [-1], "{again}: {bounds:?}");
+        harness = reopened(&disk, harness, &options);
+    }
+}
+
 fn two(app_of: &str, other_of: &str) -> StoreOptions {
     let mut streams: Vec<Arc<str>> = vec![app_of.into(), other_of.into()];
     streams.sort();
