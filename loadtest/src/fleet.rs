@@ -182,7 +182,7 @@ pub(crate) fn source(n: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, (1 + rest / 256 % 250) as u8, (rest % 256) as u8, low as u8))
 }
 
-fn attributes(n: u32) -> Attributes {
+pub(crate) fn attributes(n: u32) -> Attributes {
     let set = n % ATTRIBUTE_SETS;
     Attributes {
         device_type: DeviceType::Android.into(),

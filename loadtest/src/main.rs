@@ -1,8 +1,10 @@
-//! `loadtest`: what a user buys with an edge server is how many devices one machine holds and what one push costs. This measures both.
+//! `loadtest`: what a user buys with an edge server is how many devices one machine holds and what one push costs. This measures both, and
+//! tries to break what the server promises.
 //!
 //! The server is another process, and what is measured is that process: its memory by `/proc/PID/smaps_rollup`, its CPU (user and system,
 //! all threads) by `/proc/PID/stat`. Without `--dev` or `--addr` an edge is started for the measurement and ended after it.
 
+mod chaos;
 mod figures;
 mod fleet;
 mod floor;
@@ -36,6 +38,8 @@ enum Scenario {
     Hold(hold::Args),
     /// CPU and latency of messages to one random connected device each
     Unicast(unicast::Args),
+    /// Edges killed, stopped, cut off and out of disk: is anything lost, late, reordered or counted twice?
+    Chaos(chaos::Args),
     /// The server of the floor; started by --floor
     #[command(hide = true)]
     FloorServer(floor::Args),
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
     mooring::cli::output::exit(match Cli::parse().scenario {
         Scenario::Hold(args) => hold::run(&args),
         Scenario::Unicast(args) => unicast::run(&args),
+        Scenario::Chaos(args) => chaos::run(&args),
         Scenario::FloorServer(args) => floor::serve(&args),
     })
 }

@@ -190,6 +190,12 @@ impl LocalEdge {
 
     /// Starts it and waits until it is ready.
     pub async fn start(&mut self) -> Result<(), LocalError> {
+        self.launch()?;
+        self.ready().await
+    }
+
+    /// Starts it, and doesn't wait.
+    pub fn launch(&mut self) -> Result<(), LocalError> {
         let failed = |what: &str| {
             let what = what.to_owned();
             move |source| LocalError::Io { what, source }
@@ -209,10 +215,11 @@ impl LocalEdge {
             .stderr(log)
             .kill_on_drop(true);
         self.child = Some(command.spawn().map_err(failed("the edge can't be started"))?);
-        self.ready().await
+        Ok(())
     }
 
-    async fn ready(&mut self) -> Result<(), LocalError> {
+    /// Waits until it is ready.
+    pub async fn ready(&mut self) -> Result<(), LocalError> {
         let mut why = String::new();
         for _ in 0..READY_SECONDS * 1_000 / READY_EVERY_MS {
             self.alive()?;
@@ -250,10 +257,23 @@ impl LocalEdge {
 
     /// SIGTERM.
     pub fn terminate(&self) -> Result<(), LocalError> {
+        self.signal(Signal::TERM, "ending the edge")
+    }
+
+    /// SIGSTOP: it stands still, with all its connections, until [`Self::resume`].
+    pub fn pause(&self) -> Result<(), LocalError> {
+        self.signal(Signal::STOP, "stopping the edge")
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) -> Result<(), LocalError> {
+        self.signal(Signal::CONT, "continuing the edge")
+    }
+
+    fn signal(&self, signal: Signal, what: &str) -> Result<(), LocalError> {
         let pid = self.pid().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
         let Some(pid) = pid else { return Ok(()) };
-        kill_process(pid, Signal::TERM)
-            .map_err(|e| LocalError::Io { what: "ending the edge".into(), source: e.into() })
+        kill_process(pid, signal).map_err(|e| LocalError::Io { what: what.into(), source: e.into() })
     }
 
     /// Waits until it ended.
@@ -351,6 +371,11 @@ impl Scratch {
     /// Where it is.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// It is not to go away.
+    pub fn keep(&mut self) {
+        self.keep = true;
     }
 }
 

@@ -66,6 +66,9 @@ pub trait Handler: Send {
     /// A message was taken back: remove it if it is shown. One that was stored and not handed over yet never will be.
     fn revoke(&mut self, _message_id: u64) {}
 
+    /// A frame came, and is applied next: for those who judge the edge.
+    fn frame(&mut self, _machine: &Machine, _frame: &to_device::Frame) {}
+
     /// An attempt or a session failed; the device goes on by itself.
     fn failed(&mut self, _error: &ClientError) {}
 
@@ -257,6 +260,7 @@ impl<H: Handler> Device<H> {
     }
 
     fn apply(&mut self, now: Millis, frame: to_device::Frame, stored: &mut Vec<Push>) -> Option<End> {
+        self.handler.frame(&self.machine, &frame);
         match self.machine.handle_frame(now, frame) {
             Asked::Nothing | Asked::Welcomed => {}
             Asked::Deliver(push) => {

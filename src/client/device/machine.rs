@@ -186,6 +186,16 @@ impl Machine {
         self.events.len() + self.later.len() + self.requests.len()
     }
 
+    /// Whether the arrival of this message is still to be confirmed.
+    pub fn is_unconfirmed(&self, message_id: u64) -> bool {
+        self.events.iter().any(|e| e.message_id == message_id && e.r#type() == EventType::Arrive)
+    }
+
+    /// Edge time, as far as the session's Welcome tells.
+    pub fn edge_time(&self, now: Millis) -> Millis {
+        now.saturating_add_signed(self.session.as_ref().map_or(0, |s| s.ahead))
+    }
+
     /// Asks the edge for something: once a session, until it is answered. `false`: too much waits already.
     pub fn request(&mut self, request: Request) -> bool {
         if let Request::Push(on) = request {
@@ -304,8 +314,7 @@ impl Machine {
         let id = push.message_id;
         if !self.seen.insert(id, now) {
             self.tally.duplicates_dropped += 1;
-            let waits = |e: &Event| e.message_id == id && e.r#type() == EventType::Arrive;
-            if !self.events.iter().any(waits) {
+            if !self.is_unconfirmed(id) {
                 self.event(now, id, EventType::Arrive);
             }
             return Asked::Nothing;
@@ -360,10 +369,6 @@ impl Machine {
     fn event(&mut self, now: Millis, message_id: u64, event: EventType) {
         let time = self.edge_time(now);
         self.events.push_back(Event { message_id, r#type: event.into(), time_milliseconds: time });
-    }
-
-    fn edge_time(&self, now: Millis) -> Millis {
-        now.saturating_add_signed(self.session.as_ref().map_or(0, |s| s.ahead))
     }
 
     /// The next frame to write, until there is none.

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::ids::DigestKey;
 use crate::push::Millis;
 use crate::wire::pb::router::{
-    DeliverBatch, LinkErrorCode, Open, OpenStream, Opened, Ping, Revoked, StreamAck, StreamBatch,
+    BatchAccepted, BatchRejected, DeliverBatch, LinkErrorCode, Open, OpenStream, Opened, Ping, Revoked, StreamAck, StreamBatch,
     from_router, to_router,
 };
 
@@ -93,6 +93,27 @@ pub enum Stop {
 /// Called with the events of a stream before they are acknowledged.
 pub type OnEvents = Box<dyn FnMut(&StreamBatch) + Send>;
 
+/// What keeps what a router is told: each call returns before the edge is told that it was taken.
+pub trait Keeper: Send {
+    /// Events of a stream; they are acknowledged next.
+    fn events(&mut self, events: &StreamBatch);
+
+    /// A batch is durable at the edge.
+    fn accepted(&mut self, _answer: &BatchAccepted) {}
+
+    /// Nothing of a batch was taken, this time or for good.
+    fn rejected(&mut self, _answer: &BatchRejected) {}
+}
+
+/// Keeps events only.
+struct EventsOnly(OnEvents);
+
+impl Keeper for EventsOnly {
+    fn events(&mut self, events: &StreamBatch) {
+        (self.0)(events);
+    }
+}
+
 /// A running router: a handle to its task.
 #[derive(Debug)]
 pub struct Router {
@@ -107,6 +128,16 @@ pub struct Router {
 impl Router {
     /// Starts a router on the current runtime. `on_events` keeps events before they are acknowledged.
     pub fn start(options: Options, clock: Arc<Clock>, digest: DigestKey, on_events: OnEvents) -> Self {
+        Self::start_keeping(options, clock, digest, Box::new(EventsOnly(on_events)))
+    }
+
+    /// The same with a keeper of its own.
+    pub fn start_keeping(
+        options: Options,
+        clock: Arc<Clock>,
+        digest: DigestKey,
+        keeper: Box<dyn Keeper>,
+    ) -> Self {
         let (batches, incoming) = mpsc::channel(BATCHES);
         let (revokes, asked) = mpsc::channel(REVOKES);
         let (report, progress) = watch::channel(Progress::default());
@@ -120,7 +151,7 @@ impl Router {
             revokes: Revokes::new(asked),
             end,
             report,
-            on_events,
+            keeper,
         };
         Self { batches, revokes, progress, life, task: tokio::spawn(driver.run()) }
     }
@@ -140,6 +171,11 @@ impl Router {
     /// How it gets on; changes are signalled.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
+    }
+
+    /// Ends it in the middle of what it does, as a crash would.
+    pub fn vanish(&self) {
+        self.task.abort();
     }
 
     /// Ends it and says what it knew and how it ended. What is not answered is given up.
@@ -162,7 +198,7 @@ struct Driver {
     /// Errs when the handle is gone.
     end: watch::Receiver<()>,
     report: watch::Sender<Progress>,
-    on_events: OnEvents,
+    keeper: Box<dyn Keeper>,
 }
 
 /// How a link ended.
@@ -340,11 +376,17 @@ impl Driver {
 
     fn apply(&mut self, session: &mut Session, frame: to_router::Frame) -> Option<Ended> {
         match frame {
-            to_router::Frame::Accepted(answer) => self.ledger.handle_accepted(&answer),
-            to_router::Frame::Rejected(answer) => self.ledger.handle_rejected(self.clock.now(), answer),
+            to_router::Frame::Accepted(answer) => {
+                self.ledger.handle_accepted(&answer);
+                self.keeper.accepted(&answer);
+            }
+            to_router::Frame::Rejected(answer) => {
+                self.keeper.rejected(&answer);
+                self.ledger.handle_rejected(self.clock.now(), answer);
+            }
             to_router::Frame::Stream(batch) => {
                 self.ledger.handle_stream(&batch);
-                (self.on_events)(&batch);
+                self.keeper.events(&batch);
                 session.acks.push_back(StreamAck { stream: batch.stream, cursor: batch.cursor });
             }
             to_router::Frame::StreamClosed(closed) => {

@@ -83,7 +83,7 @@ fn driver(on_events: OnEvents) -> (Driver, Handle, watch::Receiver<Progress>) {
         revokes: Revokes::new(mpsc::channel(1).1),
         end,
         report,
-        on_events,
+        keeper: Box::new(EventsOnly(on_events)),
     };
     (driver, Handle { batches, _life: life }, progress)
 }

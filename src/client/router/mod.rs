@@ -2,7 +2,7 @@
 //! up, repeats what was not answered, and acknowledges streams ([`Router`]).
 //!
 //! The ledger lives in memory. A production router stores events durably before it acknowledges them; [`Router::start`] takes a
-//! function for that, which is called before each `StreamAck`.
+//! function or a [`Keeper`] for that, called before each `StreamAck`.
 
 mod driver;
 mod ledger;
@@ -12,7 +12,7 @@ mod query;
 mod revokes;
 mod tally;
 
-pub use driver::{OnEvents, Options, Progress, Router, Stop};
+pub use driver::{Keeper, OnEvents, Options, Progress, Router, Stop};
 pub use ledger::{Fate, Ledger, Rejection};
 pub use link::{Receiver, Sender, frame_name, open};
 pub use presence::{PresenceMap, PresenceNews, PresenceOptions, follow_presence};

@@ -1,0 +1,158 @@
+//! What one device saw, frame by frame, and what of it an edge must not have done. Pure.
+
+use std::collections::{HashMap, HashSet};
+
+use mooring::wire::pb::device::Push;
+
+use super::outages::Outages;
+
+/// Milliseconds.
+type Millis = u64;
+
+/// Times that one session may write a message: once, and once again after the ack deadline.
+const TIMES_A_SESSION: u8 = 2;
+
+/// Everything that one device saw.
+#[derive(Default, Debug)]
+pub(super) struct DeviceLog {
+    /// Messages that it kept.
+    stored: HashSet<u64>,
+    /// Of each session, in the order in which they came: (message, whether of high priority).
+    sessions: Vec<Vec<(u64, bool)>>,
+    /// How often each came on the session that there is.
+    times: HashMap<u64, u8>,
+    /// Times at which it did not read.
+    pub(super) deaf: Outages,
+    /// (message, expiry, when it came), of those that came after their expiry.
+    after_expiry: Vec<(u64, Millis, Millis)>,
+    /// Pushes of messages whose arrival had been confirmed, or that came too often on one session.
+    pub(super) duplicates: Vec<u64>,
+    /// Pushes that came marked as redelivered.
+    pub(super) redelivered: u64,
+}
+
+impl DeviceLog {
+    /// A session began.
+    pub(super) fn welcomed(&mut self) {
+        self.sessions.push(Vec::new());
+        self.times.clear();
+    }
+
+    /// A push came, at this edge time. `unconfirmed`: its arrival was told before, and not confirmed yet.
+    pub(super) fn came(&mut self, push: &Push, at: Millis, unconfirmed: bool) {
+        let id = push.message_id;
+        self.redelivered += u64::from(push.redelivered);
+        let times = self.times.entry(id).or_default();
+        *times += 1;
+        let known = !self.stored.insert(id);
+        if (known && !unconfirmed) || *times > TIMES_A_SESSION {
+            self.duplicates.push(id);
+        }
+        if *times == 1
+            && let Some(session) = self.sessions.last_mut()
+        {
+            session.push((id, push.priority > 0));
+        }
+        if push.expires_milliseconds > 0 && at > push.expires_milliseconds {
+            self.after_expiry.push((id, push.expires_milliseconds, at));
+        }
+    }
+
+    /// Whether it has the message.
+    pub(super) fn has(&self, message: u64) -> bool {
+        self.stored.contains(&message)
+    }
+
+    /// All messages that it has.
+    pub(super) fn messages(&self) -> impl Iterator<Item = u64> {
+        self.stored.iter().copied()
+    }
+
+    /// How many sessions it had.
+    pub(super) fn sessions(&self) -> u64 {
+        self.sessions.len() as u64
+    }
+
+    /// Messages that came although they had expired longer ago than `slack`, by time in which it read and the edge ran.
+    pub(super) fn late(&self, edge: &Outages, slack: Millis) -> Vec<u64> {
+        let late = self.after_expiry.iter();
+        late.filter(|(_, expiry, at)| self.deaf.whole(edge, *expiry, *at) > slack).map(|l| l.0).collect()
+    }
+
+    /// Messages that came behind one that was accepted later, on one session and of one priority.
+    pub(super) fn reordered(&self, accepted: impl Fn(u64) -> Option<u64>) -> Vec<u64> {
+        let mut wrong = Vec::new();
+        for session in &self.sessions {
+            let mut newest = [0; 2];
+            for (message, high) in session {
+                let Some(sequence) = accepted(*message) else { continue };
+                let newest = &mut newest[usize::from(*high)];
+                if sequence < *newest {
+                    wrong.push(*message);
+                }
+                *newest = sequence.max(*newest);
+            }
+        }
+        wrong
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(message_id: u64) -> Push {
+        Push { message_id, expires_milliseconds: 1_000, ..Push::default() }
+    }
+
+    fn log(messages: &[(u64, Millis, bool)]) -> DeviceLog {
+        let mut log = DeviceLog::default();
+        log.welcomed();
+        for (id, at, unconfirmed) in messages {
+            log.came(&push(*id), *at, *unconfirmed);
+        }
+        log
+    }
+
+    #[test]
+    fn what_comes_again_is_a_duplicate_once_its_arrival_was_confirmed() {
+        assert_eq!(log(&[(1, 1, false), (1, 2, true)]).duplicates, []);
+        assert_eq!(log(&[(1, 1, false), (1, 2, false)]).duplicates, [1]);
+    }
+
+    #[test]
+    fn a_session_may_write_a_message_twice() {
+        let mut log = log(&[(1, 1, false), (1, 2, true), (1, 3, true)]);
+        assert_eq!(log.duplicates, [1]);
+        log.welcomed();
+        log.came(&push(1), 4, true);
+        assert_eq!(log.duplicates, [1]);
+    }
+
+    #[test]
+    fn late_is_what_comes_after_its_expiry_by_time_in_which_all_worked() {
+        let mut log = log(&[(1, 999, false), (2, 1_300, false), (3, 1_600, false)]);
+        let mut edge = Outages::default();
+        assert_eq!(log.late(&edge, 200), [2, 3]);
+        edge.add(1_050, 1_250);
+        assert_eq!(log.late(&edge, 200), [3]);
+        log.deaf.add(900, 1_600);
+        assert_eq!(log.late(&edge, 200), [] as [u64; 0]);
+    }
+
+    #[test]
+    fn order_is_that_of_acceptance_on_each_session_and_priority() {
+        let mut seen = log(&[(3, 1, false), (1, 2, false)]);
+        let accepted = |message| Some(message * 10);
+        assert_eq!(seen.reordered(accepted), [1]);
+        assert_eq!(seen.reordered(|_| None), [] as [u64; 0]);
+        // A new session begins with the oldest.
+        seen = log(&[(3, 1, false)]);
+        seen.welcomed();
+        seen.came(&push(1), 2, false);
+        seen.came(&push(3), 3, true);
+        // Of another priority.
+        seen.came(&Push { priority: 1, ..push(2) }, 3, false);
+        assert_eq!(seen.reordered(accepted), [] as [u64; 0]);
+    }
+}
