@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Args as ClapArgs;
 
 use super::allocator;
+use super::output::note;
 use crate::config::{Config, Overrides};
 use crate::pki::{self, DevSet};
 use crate::server::{self, Ports};
@@ -46,7 +47,7 @@ pub fn run(args: &Args) -> ExitCode {
         None => None,
         Some(Ok(dev)) => Some(dev),
         Some(Err(error)) => {
-            eprintln!("error: {error}");
+            note(&format!("error: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -54,12 +55,12 @@ pub fn run(args: &Args) -> ExitCode {
     let config = match Config::load(file.as_deref(), &overrides(args)) {
         Ok(config) => config,
         Err(errors) => {
-            eprintln!("{errors}");
+            note(&errors.to_string());
             return ExitCode::from(2);
         }
     };
     if let Err(error) = telemetry::log(config.log.format, &config.log.filter) {
-        eprintln!("error: {error}");
+        note(&format!("error: {error}"));
         return ExitCode::from(2);
     }
     if let Err(error) = given_back {

@@ -336,3 +336,16 @@ async fn an_ack_for_which_there_is_no_room_is_covered_by_no_confirmation() {
     edge.totals().await;
     inside.served.abort();
 }
+
+#[tokio::test]
+async fn an_edge_whose_log_has_no_room_serves() {
+    let mut edge = Edge::prepare(&[]);
+    std::os::unix::fs::symlink("/dev/full", edge.data_dir().with_file_name("log")).expect("a link");
+    edge.run().await;
+    let mut device = edge.device(Way::Tls, "d").await;
+    edge.router().await.push(1, &["d"]).await;
+    device.takes(1).await;
+    // It has said something by now, and on leaving it says more.
+    edge.terminate();
+    assert_eq!(edge.ended().await.code(), Some(0));
+}

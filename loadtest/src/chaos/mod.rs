@@ -114,7 +114,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Err(failure) => failure,
     };
     scratch.keep();
-    note(&format!("data and logs of the edges stay in {} (but for what was on a small disk)", scratch.dir().display()));
+    note(&format!(
+        "data and logs of the edges stay in {} (but for what was on a small disk)",
+        scratch.dir().display()
+    ));
     Err(broken)
 }
 
@@ -144,7 +147,8 @@ async fn torment(
         };
         rings.push(Ring::start(make).await?);
     }
-    let until = clock.now() + (args.minutes * 60_000.0) as Millis;
+    let lasts = Duration::from_secs_f64(args.minutes * 60.0);
+    let until = clock.now() + lasts.as_millis() as Millis;
     let (clock_of_bar, quiet) = (Arc::clone(&clock), args.json);
     let bar = tokio::spawn(async move {
         let from = clock_of_bar.now();
@@ -169,7 +173,9 @@ async fn torment(
     let (mut done, mut verdict) = (Done::new(), Verdict::default());
     while let Some(ended) = running.join_next().await {
         let (did, judged) = ended.map_err(Failure::failed)??;
-        did.into_iter().for_each(|(name, count)| *done.entry(name).or_default() += count);
+        for (name, count) in did {
+            *done.entry(name).or_default() += count;
+        }
         verdict += judged;
     }
     bar.abort();

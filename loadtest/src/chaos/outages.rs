@@ -35,8 +35,7 @@ impl Outages {
     pub(super) fn whole(&self, other: &Self, from: Millis, to: Millis) -> Millis {
         let open = |o: &Self| (o.now.0 > 0).then_some((o.now.1, Millis::MAX));
         let all = self.past.iter().chain(&other.past).copied().chain(open(self)).chain(open(other));
-        let mut broken: Vec<_> =
-            all.map(|(a, b)| (a.max(from), b.min(to))).filter(|(a, b)| a < b).collect();
+        let mut broken: Vec<_> = all.map(|(a, b)| (a.max(from), b.min(to))).filter(|(a, b)| a < b).collect();
         broken.sort_unstable();
         let (mut whole, mut at) = (0, from);
         for (begin, end) in broken {

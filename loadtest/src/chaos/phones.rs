@@ -147,7 +147,11 @@ fn lock(log: &Mutex<DeviceLog>) -> MutexGuard<'_, DeviceLog> {
 }
 
 /// A device's life, with what is ordered.
-async fn live(mut device: Device<Phone>, mut orders: mpsc::Receiver<Order>, mut leave: watch::Receiver<Leave>) {
+async fn live(
+    mut device: Device<Phone>,
+    mut orders: mpsc::Receiver<Order>,
+    mut leave: watch::Receiver<Leave>,
+) {
     let (log, clock) = (Arc::clone(&device.handler.log), Arc::clone(&device.handler.clock));
     loop {
         let ended = {

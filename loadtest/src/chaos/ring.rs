@@ -172,7 +172,8 @@ impl Ring {
                 self.edge.terminate().map_err(Failure::failed)?;
                 self.outages.begin(self.clock.now());
                 let left = tokio::time::timeout(Duration::from_secs(LEAVE_SECONDS), self.edge.wait()).await;
-                let status = left.map_err(|_| Failure::failed("it did not leave"))?.map_err(Failure::failed)?;
+                let status =
+                    left.map_err(|_| Failure::failed("it did not leave"))?.map_err(Failure::failed)?;
                 if !status.success() {
                     return Err(Failure::failed(format!("it left with {status}; {}", self.edge.log_tail())));
                 }
@@ -189,14 +190,25 @@ impl Ring {
                 Ok(())
             }
             Fault::Full { lasts, kill } => self.full(lasts, kill).await,
-            Fault::Cut { percent } => self.devices("cuts", percent, DeviceOrder::Cut),
-            Fault::Away { percent, lasts } => self.devices("away", percent, DeviceOrder::Away(lasts)),
-            Fault::Deaf { percent, lasts } => self.devices("deaf", percent, DeviceOrder::Deaf(lasts)),
+            Fault::Cut { percent } => {
+                self.devices("cuts", percent, DeviceOrder::Cut);
+                Ok(())
+            }
+            Fault::Away { percent, lasts } => {
+                self.devices("away", percent, DeviceOrder::Away(lasts));
+                Ok(())
+            }
+            Fault::Deaf { percent, lasts } => {
+                self.devices("deaf", percent, DeviceOrder::Deaf(lasts));
+                Ok(())
+            }
             Fault::Vanish { router, lasts } => {
-                self.router("routers_vanished", router, RouterOrder::Vanish(lasts))
+                self.router("routers_vanished", router, RouterOrder::Vanish(lasts));
+                Ok(())
             }
             Fault::DeafRouter { router, lasts } => {
-                self.router("routers_deaf", router, RouterOrder::Deaf(lasts))
+                self.router("routers_deaf", router, RouterOrder::Deaf(lasts));
+                Ok(())
             }
         }
     }
@@ -242,18 +254,16 @@ impl Ring {
         Ok(())
     }
 
-    fn devices(&mut self, name: &'static str, percent: u32, order: DeviceOrder) -> Result<(), Failure> {
+    fn devices(&mut self, name: &'static str, percent: u32, order: DeviceOrder) {
         let some = (0..self.phones.len()).filter(|_| self.rng.random_ratio(percent, 100));
         let some: Vec<_> = some.collect();
         let ordered = self.phones.order(some.into_iter(), order);
         self.count(name, ordered);
-        Ok(())
     }
 
-    fn router(&mut self, name: &'static str, router: usize, order: RouterOrder) -> Result<(), Failure> {
+    fn router(&mut self, name: &'static str, router: usize, order: RouterOrder) {
         let ordered = self.routers.get(router).is_some_and(|router| router.order(order));
         self.count(name, u64::from(ordered));
-        Ok(())
     }
 
     fn count(&mut self, name: &'static str, more: u64) {
@@ -311,8 +321,8 @@ impl Ring {
         let mut asker = Asker::new(endpoint, "chaos, questions");
         for (app, (log, _)) in apps.iter().zip(&logs) {
             for batch in sample(log) {
-                let asked = asker.message(app, batch.message, None).await;
-                let (_, state) = asked.map_err(Failure::failed)?;
+                let answer = asker.message(app, batch.message, None).await;
+                let (_, state) = answer.map_err(Failure::failed)?;
                 *self.done.entry("messages_asked").or_default() += 1;
                 let ours = counts(batch);
                 if ours != answered(&state) {

@@ -163,13 +163,11 @@ impl RouterLog {
     }
 
     fn of(&mut self, batch_id: &str) -> Option<&mut Batch> {
-        match self.by_id.get(batch_id) {
-            Some(at) => self.batches.get_mut(*at),
-            None => {
-                self.foreign += 1;
-                None
-            }
+        if let Some(at) = self.by_id.get(batch_id) {
+            return self.batches.get_mut(*at);
         }
+        self.foreign += 1;
+        None
     }
 
     /// Events came, at this time.

@@ -289,8 +289,7 @@ impl Load {
             55..90 => (Kept::Short, rng.random_range(2..=15)),
             _ => (Kept::Online, 0),
         };
-        let policy =
-            if rng.random_ratio(1, 20) { OfflinePolicy::Return } else { OfflinePolicy::Store };
+        let policy = if rng.random_ratio(1, 20) { OfflinePolicy::Return } else { OfflinePolicy::Store };
         let priority = if rng.random_ratio(1, 5) { Priority::High } else { Priority::Normal };
         let bytes = if rng.random_ratio(1, 10) { 3_500 } else { 200 };
         let target = |n: &u32| Target { device_id: device_id(*n), account: String::new() };

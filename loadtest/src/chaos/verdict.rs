@@ -169,12 +169,16 @@ impl Verdict {
             match target {
                 Target::Refused(Refusal::Offline | Refusal::OverQuota) => self.refused += 1,
                 Target::Refused(reason) => {
-                    self.violation(|| format!("message {message} for device {number} was refused: {reason:?}"));
+                    self.violation(|| {
+                        format!("message {message} for device {number} was refused: {reason:?}")
+                    });
                 }
                 Target::Open => {
                     self.accepted += 1;
                     self.lost += 1;
-                    self.find(|| format!("message {message} (journal {sequence}) for device {number} has no end"));
+                    self.find(|| {
+                        format!("message {message} (journal {sequence}) for device {number} has no end")
+                    });
                 }
                 Target::Ended(end) => {
                     self.accepted += 1;

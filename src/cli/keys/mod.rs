@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 
-use super::output::Failure;
+use super::output::{Failure, note};
 use crate::config::ConfigErrors;
 use crate::credential::{CredentialError, Secret, SecretError};
 use crate::ids::AppKey;
@@ -179,7 +179,7 @@ pub fn run(args: &Args) -> ExitCode {
         // Whoever reads has had enough: `| head`.
         Err(KeysError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("mooring keys: {error}");
+            note(&format!("mooring keys: {error}"));
             ExitCode::from(error.code())
         }
     }

@@ -17,8 +17,8 @@ use crate::clock::Clock;
 use crate::ids::DigestKey;
 use crate::push::Millis;
 use crate::wire::pb::router::{
-    BatchAccepted, BatchRejected, DeliverBatch, LinkErrorCode, Open, OpenStream, Opened, Ping, Revoked, StreamAck, StreamBatch,
-    from_router, to_router,
+    BatchAccepted, BatchRejected, DeliverBatch, LinkErrorCode, Open, OpenStream, Opened, Ping, Revoked,
+    StreamAck, StreamBatch, from_router, to_router,
 };
 
 /// Batches between the caller and the link.
