@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mooring::cli::output::{self, Failure};
-use mooring::client::Backoff;
 use mooring::client::device::{Device, Handler, Leave, Machine, Reaction, Settings, Stopped};
+use mooring::client::{Backoff, Way};
 use mooring::clock::Clock;
 use mooring::wire::pb::device::{Attributes, DeviceType, Push};
 use tokio::sync::{Notify, watch};
@@ -25,8 +25,8 @@ const ATTRIBUTE_SETS: u32 = 500;
 /// Seconds without any progress after which waiting ends.
 const STALLED_SECONDS: u64 = 30;
 
-/// Told of every message, with the time of its coming: microseconds of the clock.
-pub(crate) type OnPush = dyn Fn(&Push, u64) + Send + Sync;
+/// Told of every message, with the number of the device and the time of its coming: microseconds of the clock.
+pub(crate) type OnPush = dyn Fn(u32, &Push, u64) + Send + Sync;
 
 /// What all devices count together.
 #[derive(Default)]
@@ -35,6 +35,8 @@ pub(crate) struct Counts {
     unsettled: AtomicU64,
     received: AtomicU64,
     reconnects: AtomicU64,
+    sessions: AtomicU64,
+    expired: AtomicU64,
     failure: Mutex<Option<String>>,
     changed: Notify,
 }
@@ -56,12 +58,38 @@ impl Counts {
     pub(crate) fn reconnects(&self) -> u64 {
         self.reconnects.load(Ordering::Acquire)
     }
+
+    /// Sessions.
+    pub(crate) fn sessions(&self) -> u64 {
+        self.sessions.load(Ordering::Acquire)
+    }
+
+    /// Messages that had expired when they were read: acknowledged, and not handed to the app.
+    pub(crate) fn expired(&self) -> u64 {
+        self.expired.load(Ordering::Acquire)
+    }
+
+    /// Why a device was turned away for good, if one was.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A device has ended: if not as it was asked to, that is a failure.
+    pub(crate) fn stopped(&self, device_id: &str, why: Stopped) {
+        let Stopped::Ended(end) = why else { return };
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert(format!("{device_id} was turned away: {end:?}"));
+        self.changed.notify_one();
+    }
 }
 
 /// Devices that are connected, or on their way.
 pub(crate) struct Fleet {
     pub(crate) counts: Arc<Counts>,
     pub(crate) size: u32,
+    /// The number of its first device.
+    first: u32,
+    way: Way,
     clock: Arc<Clock>,
     on_push: Arc<OnPush>,
     stay: watch::Sender<Leave>,
@@ -74,11 +102,19 @@ pub(crate) fn device_id(n: u32) -> String {
     format!("load-{n:08}")
 }
 
+/// The number of the device with this id.
+pub(crate) fn device_number(id: &str) -> Option<u32> {
+    id.strip_prefix("load-")?.parse().ok()
+}
+
 impl Fleet {
-    pub(crate) fn new(clock: &Arc<Clock>, seed: u64, on_push: Arc<OnPush>) -> Self {
+    /// Devices that will come in this way, with numbers from `first` on.
+    pub(crate) fn new(clock: &Arc<Clock>, way: Way, first: u32, seed: u64, on_push: Arc<OnPush>) -> Self {
         Self {
             counts: Arc::default(),
             size: 0,
+            first,
+            way,
             clock: Arc::clone(clock),
             on_push,
             stay: watch::Sender::new(Leave::Stay),
@@ -93,7 +129,7 @@ impl Fleet {
         while self.size < size {
             let room = u64::from(self.size) < self.counts.connected() + CONNECTING;
             if room {
-                self.connect(target, self.size);
+                self.connect(target, self.first + self.size)?;
                 self.size += 1;
             } else {
                 let connected = self.counts.connected();
@@ -106,7 +142,18 @@ impl Fleet {
         Ok(())
     }
 
-    fn connect(&mut self, target: &Target, n: u32) {
+    fn connect(&mut self, target: &Target, n: u32) -> Result<(), Failure> {
+        let mut device = self.device(target, n)?;
+        let mut stay = self.stay.subscribe();
+        self.tasks.spawn(async move {
+            let stopped = device.run(&mut stay).await;
+            device.handler.counts.stopped(device.machine().device_id(), stopped);
+        });
+        Ok(())
+    }
+
+    /// Device `n`, which isn't connected yet.
+    pub(crate) fn device(&self, target: &Target, n: u32) -> Result<Device<App>, Failure> {
         let id = device_id(n);
         let settings = Settings {
             app_key: target.app.as_str().into(),
@@ -119,26 +166,20 @@ impl Fleet {
             seed: self.seed ^ u64::from(n) << 32,
         };
         let app = App {
+            n,
             counts: Arc::clone(&self.counts),
             clock: Arc::clone(&self.clock),
             on_push: Arc::clone(&self.on_push),
             connected: false,
             unsettled: false,
             sessions: 0,
+            expired: 0,
         };
-        let from = if target.shares_sockets() { n % QUIC_SOCKETS } else { n };
-        let source = target.is_local().then(|| source(from));
-        let endpoint = target.device(source);
-        let mut device = Device::new(endpoint, Machine::new(settings), app, Arc::clone(&self.clock));
-        let mut stay = self.stay.subscribe();
-        self.tasks.spawn(async move {
-            if let Stopped::Ended(end) = device.run(&mut stay).await {
-                let counts = &device.handler.counts;
-                let mut failure = counts.failure.lock().unwrap_or_else(PoisonError::into_inner);
-                failure.get_or_insert(format!("{} was turned away: {end:?}", device.machine().device_id()));
-                counts.changed.notify_one();
-            }
-        });
+        // Over QUIC devices share sockets.
+        let from = if self.way == Way::Quic { n % QUIC_SOCKETS } else { n };
+        let endpoint = target.device(self.way, target.is_local().then(|| source(from)));
+        let endpoint = endpoint.ok_or_else(|| Failure::failed(format!("no {} here", self.way.name())))?;
+        Ok(Device::new(endpoint, Machine::new(settings), app, Arc::clone(&self.clock)))
     }
 
     /// Waits until something is so; gives up when nothing changes for a while.
@@ -147,7 +188,7 @@ impl Fleet {
         let state = || (counts.connected(), counts.received(), counts.unsettled());
         let (mut last, mut since) = (state(), self.clock.micros());
         while !so(counts) {
-            if let Some(why) = counts.failure.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            if let Some(why) = counts.failure() {
                 return Err(Failure::Failed(why));
             }
             let second = Duration::from_secs(1);
@@ -200,18 +241,21 @@ pub(crate) fn attributes(n: u32) -> Attributes {
     }
 }
 
-struct App {
-    counts: Arc<Counts>,
+/// The app behind a device of a load.
+pub(crate) struct App {
+    n: u32,
+    pub(crate) counts: Arc<Counts>,
     clock: Arc<Clock>,
     on_push: Arc<OnPush>,
     connected: bool,
     unsettled: bool,
     sessions: u64,
+    expired: u64,
 }
 
 impl Handler for App {
     fn store(&mut self, push: &Push) {
-        (self.on_push)(push, self.clock.micros());
+        (self.on_push)(self.n, push, self.clock.micros());
     }
 
     fn push(&mut self, _push: Push) -> Option<Reaction> {
@@ -226,8 +270,11 @@ impl Handler for App {
         count(&self.counts.unsettled, &mut self.unsettled, unsettled);
         if machine.tally.sessions > self.sessions {
             self.counts.reconnects.fetch_add(u64::from(self.sessions > 0), Ordering::AcqRel);
+            self.counts.sessions.fetch_add(machine.tally.sessions - self.sessions, Ordering::AcqRel);
             self.sessions = machine.tally.sessions;
         }
+        self.counts.expired.fetch_add(machine.tally.expired - self.expired, Ordering::AcqRel);
+        self.expired = machine.tally.expired;
         if changed {
             self.counts.changed.notify_one();
         }
@@ -248,6 +295,12 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn an_id_says_its_number() {
+        assert_eq!(device_number(&device_id(4_711)), Some(4_711));
+        assert_eq!(device_number("another"), None);
+    }
 
     #[test]
     fn devices_differ_in_address_and_there_are_500_sets_of_attributes() {

@@ -66,7 +66,7 @@ async fn measure(args: &Args) -> Result<Figures, Failure> {
     let target = Target::new(&args.target).await?;
     let messages = Messages::new(&target, &clock, args.target.payload_bytes);
     let router = messages::router(&target, &clock, args.target.seed);
-    let mut fleet = Fleet::new(&clock, args.target.seed, Arc::new(|_, _| {}));
+    let mut fleet = Fleet::new(&clock, args.target.transport, 0, args.target.seed, Arc::new(|_, _, _| {}));
     let mut steps: Vec<Step> = Vec::new();
     let mut load = Load { batches: 0, sent: 0, message: 0 };
     for n in 1..=STEPS {

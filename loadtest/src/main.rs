@@ -11,6 +11,7 @@ mod floor;
 mod hold;
 mod messages;
 mod process;
+mod soak;
 mod target;
 mod unicast;
 
@@ -30,6 +31,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo run --release -p loadtest -- hold --transport tls
   cargo run --release -p loadtest -- unicast --devices 15000 --rate 5000 --floor --json
+  loadtest soak --minutes 60 --json
   loadtest hold --dev data --server-pid 4711 --devices 3000 --seconds 10";
 
 #[derive(Debug, Subcommand)]
@@ -40,6 +42,11 @@ enum Scenario {
     Unicast(unicast::Args),
     /// Edges killed, stopped, cut off and out of disk: is anything lost, late, reordered or counted twice?
     Chaos(chaos::Args),
+    /// Hours at constant load: memory, descriptors, disk and latencies must not grow, and nothing may be lost
+    Soak(soak::Args),
+    /// The edge itself: tests start it where no other program is built
+    #[command(hide = true)]
+    Serve(mooring::cli::serve::Args),
     /// The server of the floor; started by --floor
     #[command(hide = true)]
     FloorServer(floor::Args),
@@ -47,9 +54,11 @@ enum Scenario {
 
 fn main() -> ExitCode {
     mooring::cli::output::exit(match Cli::parse().scenario {
+        Scenario::Serve(args) => return mooring::cli::serve::run(&args),
         Scenario::Hold(args) => hold::run(&args),
         Scenario::Unicast(args) => unicast::run(&args),
         Scenario::Chaos(args) => chaos::run(&args),
+        Scenario::Soak(args) => soak::run(&args),
         Scenario::FloorServer(args) => floor::serve(&args),
     })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mooring::cli::output::Failure;
 use mooring::client::Backoff;
-use mooring::client::router::{Options, Router};
+use mooring::client::router::{OnEvents, Options, Router};
 use mooring::clock::Clock;
 use mooring::ids::DigestKey;
 use mooring::wire::pb::device::{Kind, Push};
@@ -61,6 +61,11 @@ impl Messages {
 
 /// A router of the target.
 pub(crate) fn router(target: &Target, clock: &Arc<Clock>, seed: u64) -> Router {
+    router_telling(target, clock, seed, Box::new(|_| {}))
+}
+
+/// A router of the target, that tells what its stream says.
+pub(crate) fn router_telling(target: &Target, clock: &Arc<Clock>, seed: u64, on_events: OnEvents) -> Router {
     let options = Options {
         endpoint: target.router.clone(),
         name: "loadtest".into(),
@@ -71,7 +76,7 @@ pub(crate) fn router(target: &Target, clock: &Arc<Clock>, seed: u64) -> Router {
     };
     let mut digest = [0; 32];
     digest[..8].copy_from_slice(&seed.to_le_bytes());
-    Router::start(options, Arc::clone(clock), DigestKey(digest), Box::new(|_| {}))
+    Router::start(options, Arc::clone(clock), DigestKey(digest), on_events)
 }
 
 /// Waits until every batch is answered and every accepted message has its outcome.

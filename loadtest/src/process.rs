@@ -62,6 +62,22 @@ impl Process {
         Ok(Memory { rss: field("Rss:")?, pss: field("Pss:")? })
     }
 
+    /// Open descriptors.
+    pub(crate) fn descriptors(self) -> Result<u64, Failure> {
+        self.entries("fd")
+    }
+
+    /// Threads.
+    pub(crate) fn threads(self) -> Result<u64, Failure> {
+        self.entries("task")
+    }
+
+    fn entries(self, dir: &str) -> Result<u64, Failure> {
+        let path = format!("/proc/{}/{dir}", self.pid);
+        let entries = fs::read_dir(&path).map_err(|e| Failure::failed(format!("{path}: {e}")))?;
+        Ok(entries.count() as u64)
+    }
+
     /// User and system time of all its threads, those that ended included, microseconds.
     pub(crate) fn cpu_us(self) -> Result<u64, Failure> {
         let text = self.read("stat")?;
@@ -92,6 +108,7 @@ mod tests {
         let process = Process::new(std::process::id()).expect("this process");
         let memory = process.memory().expect("memory");
         assert!(memory.rss > 100_000 && memory.pss > 0 && memory.pss <= memory.rss);
+        assert!(process.descriptors().expect("descriptors") > 2 && process.threads().expect("threads") > 0);
         assert!(Process::new(u32::MAX).is_err());
     }
 

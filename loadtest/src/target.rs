@@ -1,13 +1,13 @@
 //! The edge that is measured: one that is started for it, or one that runs already.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use mooring::cli::output::Failure;
 use mooring::cli::peer::{Credentials, Edge, Issuer};
-use mooring::client::local::{LocalEdge, Scratch, enough_descriptors};
-use mooring::client::{Endpoint, Transport, Way};
+use mooring::client::local::{LocalEdge, Ports, Scratch, enough_descriptors};
+use mooring::client::{Endpoint, Way};
 use mooring::ids::AppKey;
 
 use crate::process::Process;
@@ -44,6 +44,13 @@ pub(crate) struct Args {
     /// The result as one JSON line, no progress bars
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    edge: EdgeArgs,
+}
+
+/// Flags of the edge itself: where it is, or what is started.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct EdgeArgs {
     /// The program that is started as the edge; by default `mooring` beside this one
     #[arg(long, value_name = "FILE", help_heading = "An edge of our own")]
     program: Option<PathBuf>,
@@ -79,13 +86,24 @@ pub(crate) struct Args {
     server_pid: Option<u32>,
 }
 
+impl EdgeArgs {
+    /// Whether an edge is given; else one is started.
+    pub(crate) fn is_given(&self) -> bool {
+        self.addr.is_some() || self.dev.is_some()
+    }
+}
+
 /// An edge to measure.
 pub(crate) struct Target {
-    device: Endpoint,
+    /// Where devices connect, in each way that is used.
+    devices: Vec<(Way, Endpoint)>,
     pub(crate) router: Endpoint,
     pub(crate) app: AppKey,
     issuer: Issuer,
     pub(crate) process: Process,
+    /// Where its admin port is and its data, if that is known.
+    pub(crate) admin: Option<String>,
+    pub(crate) data_dir: Option<PathBuf>,
     /// Ended when this goes, before the directory does.
     own: Option<(LocalEdge, Scratch)>,
 }
@@ -93,17 +111,28 @@ pub(crate) struct Target {
 impl Target {
     /// Starts an edge, or looks up the one that is given.
     pub(crate) async fn new(args: &Args) -> Result<Self, Failure> {
-        enough_descriptors(u64::from(args.devices) + SPARE_DESCRIPTORS).map_err(Failure::usage)?;
-        if args.addr.is_none() && args.dev.is_none() { Self::start(args).await } else { Self::given(args) }
+        Self::over(&args.edge, &[args.transport], args.devices, &[]).await
     }
 
-    async fn start(args: &Args) -> Result<Self, Failure> {
+    /// Likewise, for devices that come in these ways; an edge of our own has these settings beside its usual ones.
+    pub(crate) async fn over(
+        args: &EdgeArgs,
+        ways: &[Way],
+        devices: u32,
+        settings: &[(&str, &str)],
+    ) -> Result<Self, Failure> {
+        enough_descriptors(u64::from(devices) + SPARE_DESCRIPTORS).map_err(Failure::usage)?;
+        if args.is_given() { Self::given(args, ways) } else { Self::start(args, ways, settings).await }
+    }
+
+    async fn start(args: &EdgeArgs, ways: &[Way], settings: &[(&str, &str)]) -> Result<Self, Failure> {
         let program = match &args.program {
             Some(program) => program.clone(),
             None => std::env::current_exe().map_err(Failure::failed)?.with_file_name("mooring"),
         };
         let scratch = Scratch::new(None).map_err(Failure::failed)?;
-        let settings = [("leave.drain_lead_ms", "0"), ("leave.window_ms", "200"), ("log.filter", "warn")];
+        let usual = [("leave.drain_lead_ms", "0"), ("leave.window_ms", "200"), ("log.filter", "warn")];
+        let settings = [&usual[..], settings].concat();
         let edge = LocalEdge::prepare(&program, scratch.dir(), args.shards, &settings);
         let mut edge = edge.map_err(Failure::failed)?;
         edge.start().await.map_err(|e| Failure::failed(format!("{}: {e}", program.display())))?;
@@ -115,16 +144,18 @@ impl Target {
             epoch: 1,
         };
         Ok(Self {
-            device: edge.device_endpoint(args.transport, None),
+            devices: ways.iter().map(|way| (*way, edge.device_endpoint(*way, None))).collect(),
             router: edge.router_endpoint(),
             app: edge.app().clone(),
             issuer: secret.issuer(&no_edge())?,
             process: Process::new(pid)?,
+            admin: Some(edge.admin()),
+            data_dir: Some(edge.data_dir()),
             own: Some((edge, scratch)),
         })
     }
 
-    fn given(args: &Args) -> Result<Self, Failure> {
+    fn given(args: &EdgeArgs, ways: &[Way]) -> Result<Self, Failure> {
         let pid = args.server_pid;
         let pid =
             pid.ok_or_else(|| Failure::usage("--server-pid is needed: memory and CPU are the server's"))?;
@@ -138,24 +169,23 @@ impl Target {
         let (devices, routers) = (edge(&args.addr), edge(&args.router_addr));
         let secret =
             Credentials { credential: None, credential_file: None, secret: args.secret.clone(), epoch: 1 };
+        let endpoint = |way: &Way| Ok((*way, devices.device_endpoint(*way, None)?));
         Ok(Self {
-            device: devices.device_endpoint(args.transport, None)?,
+            devices: ways.iter().map(endpoint).collect::<Result<_, Failure>>()?,
             router: routers.router_endpoint(args.certificate.as_deref(), args.key.as_deref())?,
             app: devices.app()?,
             issuer: secret.issuer(&devices)?,
             process: Process::new(pid)?,
+            admin: args.dev.as_deref().map(admin_port).transpose()?.flatten(),
+            data_dir: args.dev.clone(),
             own: None,
         })
     }
 
-    /// Whether devices share sockets, as over QUIC they can.
-    pub(crate) fn shares_sockets(&self) -> bool {
-        matches!(self.device.transport, Transport::Quic(_))
-    }
-
-    /// Where a device connects, from this address.
-    pub(crate) fn device(&self, source: Option<IpAddr>) -> Endpoint {
-        Endpoint { source, ..self.device.clone() }
+    /// Where a device connects in this way, from this address. `None`: nobody was to come this way.
+    pub(crate) fn device(&self, way: Way, source: Option<IpAddr>) -> Option<Endpoint> {
+        let (_, endpoint) = self.devices.iter().find(|(of, _)| *of == way)?;
+        Some(Endpoint { source, ..endpoint.clone() })
     }
 
     pub(crate) fn credential(&self, device_id: &str) -> Vec<u8> {
@@ -164,7 +194,7 @@ impl Target {
 
     /// Whether devices can have addresses of their own: the edge is on this machine.
     pub(crate) fn is_local(&self) -> bool {
-        self.own.is_some() || self.device.address.starts_with("127.")
+        self.own.is_some() || self.devices.iter().all(|(_, device)| device.address.starts_with("127."))
     }
 
     /// Ends the edge, if it is ours.
@@ -175,6 +205,12 @@ impl Target {
         drop(scratch);
         Ok(())
     }
+}
+
+/// The admin port of an edge that runs on this data directory.
+fn admin_port(data_dir: &Path) -> Result<Option<String>, Failure> {
+    let ports = Ports::read(data_dir).map_err(Failure::failed)?;
+    Ok(ports.and_then(|ports| ports.admin).map(|port| format!("127.0.0.1:{port}")))
 }
 
 fn no_edge() -> Edge {

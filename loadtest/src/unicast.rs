@@ -110,8 +110,9 @@ async fn measure(args: &Args) -> Result<Figures, Failure> {
         room: Semaphore::new(if args.rate == 0 { IN_FLIGHT } else { Semaphore::MAX_PERMITS >> 1 }),
     });
     let seen = Arc::clone(&times);
-    let on_push = Arc::new(move |push: &mooring::wire::pb::device::Push, at| seen.came(push.message_id, at));
-    let mut fleet = Fleet::new(&clock, args.target.seed, on_push);
+    let on_push =
+        Arc::new(move |_, push: &mooring::wire::pb::device::Push, at| seen.came(push.message_id, at));
+    let mut fleet = Fleet::new(&clock, args.target.transport, 0, args.target.seed, on_push);
     fleet.grow(&target, args.target.devices, args.target.json).await?;
     let router = Arc::new(messages::router(&target, &clock, args.target.seed));
 
