@@ -83,6 +83,8 @@ pub(super) struct Ledger {
     pub(super) gone_rows: Vec<u32>,
     /// Push records in memory, the longest there first. Some may have gone.
     pub(super) hot: SecondChance<MessageKey>,
+    /// So many of them have gone without being looked at: they were forgotten.
+    pub(super) hot_gone: usize,
     /// Bytes of them, about.
     pub(super) hot_bytes: usize,
     /// Push records read back.

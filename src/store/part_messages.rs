@@ -122,6 +122,7 @@ impl Part {
             self.cold.remove(&oldest);
             if let Some(record) = self.messages.remove(&oldest) {
                 ledger.hot_bytes -= record.bytes as usize;
+                ledger.hot_gone += 1;
             }
             ledger.gone.push(row);
             if full {

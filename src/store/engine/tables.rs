@@ -44,6 +44,8 @@ const PAUSE_MAX_MS: Millis = 5_000;
 const MANY: usize = 20_000;
 /// How long to wait for space.
 const RETRY_MS: Millis = 1_000;
+/// Keys of forgotten push records that are not worth a sweep.
+const LEAST_SWEPT: usize = 1_024;
 /// Push records looked at in one slice of making room.
 const LOOKED_AT: usize = 4_096;
 
@@ -263,9 +265,16 @@ impl<D: Disk> Engine<D> {
                 }
                 let took = now.saturating_sub(self.tables.began_at);
                 self.tables.next_at = now + (took * PAUSE_TIMES).clamp(PAUSE_MS, PAUSE_MAX_MS);
-                // Twice around: what was touched once is looked at again.
-                let full = self.ledger.hot_bytes > self.message_cache_bytes();
-                self.tables.looks = if full { 2 * self.ledger.hot.len() } else { 0 };
+                let keys = self.ledger.hot.len();
+                self.tables.looks = if self.ledger.hot_bytes > self.message_cache_bytes() {
+                    // Twice around: what was touched once is looked at again.
+                    2 * keys
+                } else if self.ledger.hot_gone > LEAST_SWEPT.max(keys / 2) {
+                    // Once around: else the keys of what was forgotten would stay for as long as there is room.
+                    keys
+                } else {
+                    0
+                };
                 self.tables.rows.reset();
                 StoreStats::add(&self.shared.stats.table_writes, 1);
             }
@@ -307,20 +316,27 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Push records that nobody touched lately leave memory, as far as it is too full. Only what is in the tables as it is may go. Once after
-    /// each transaction: what was changed or touched is passed over, and there is more to choose from after the next one.
+    /// each transaction: what was changed or touched is passed over, and there is more to choose from after the next one. Where there is room
+    /// enough, only the keys of what was forgotten go.
     pub(super) fn make_room(&mut self) -> bool {
         let max = self.message_cache_bytes();
         let looks = self.tables.looks.min(LOOKED_AT).min(self.ledger.hot.len());
         self.tables.looks = if looks == 0 { 0 } else { self.tables.looks - looks };
         let (index, ledger) = (&self.shared.index, &mut self.ledger);
-        let hot_bytes = &mut ledger.hot_bytes;
+        let (hot_bytes, gone) = (&mut ledger.hot_bytes, &mut ledger.hot_gone);
         let full = ledger.hot.look(looks, |key| {
-            if *hot_bytes <= max {
+            if *hot_bytes <= max && *gone == 0 {
                 return Look::Enough;
             }
             let mut part = index.of_message(key);
             let recalled = part.recalls.contains_key(&key);
-            let Some(record) = part.messages.get_mut(&key) else { return Look::Gone };
+            let Some(record) = part.messages.get_mut(&key) else {
+                *gone = gone.saturating_sub(1);
+                return Look::Gone;
+            };
+            if *hot_bytes <= max {
+                return Look::Stays;
+            }
             let changed = record.dirty && !fault::is(Fault::ForgetChanged);
             if std::mem::take(&mut record.touched) || changed || recalled {
                 return Look::Stays;

@@ -131,3 +131,29 @@ fn batches_leave_room_in_the_queue_to_acks() {
     }
     assert_eq!(budget.used(), 0);
 }
+
+/// As many push records as there may be, all of them in memory: each new one takes the place of the oldest, for ever.
+#[test]
+fn messages_that_come_and_are_forgotten_leave_nothing_behind() {
+    let budget = Arc::new(Budget::default());
+    let options = StoreOptions { max_messages: 40, max_batch_ids: 40, budget: budget.clone(), ..small() };
+    let mut harness = Harness::open(&Arc::new(SimDisk::new()), &options, START);
+    harness.see(1);
+    let mut message = 0;
+    let mut come = |harness: &mut Harness<SimDisk>, messages: u64| {
+        for _ in 0..messages {
+            message += 1;
+            harness.now += 100;
+            let (id, now) = (format!("b{message}"), harness.now);
+            harness.deliver(batch(&id, message, &[1], now, HOUR)).expect("accepted");
+            harness.arrive(1, message);
+            harness.ack_stream(harness.head());
+            harness.settle().expect("the disk works");
+        }
+        settle(harness);
+        budget.part(Part::Index)
+    };
+    let early = come(&mut harness, 3_000);
+    let late = come(&mut harness, 6_000);
+    assert!(late < early + 2_000 * 16, "{early} bytes of index became {late}");
+}
