@@ -38,6 +38,8 @@ struct Stream {
     /// Durable, or as good as: no event lies between it and the durable one.
     cursor: AtomicU64,
     last_event: AtomicU64,
+    /// No event lies between this and the cursor: it is the last one that was read, or a little more.
+    passed: AtomicU64,
     gaps: Mutex<Gaps>,
     /// Where the newest gap ends.
     gap_end: AtomicU64,
@@ -92,6 +94,7 @@ impl Streams {
             retired: AtomicBool::new(false),
             cursor: AtomicU64::new(saved.cursor.0),
             last_event: AtomicU64::new(saved.last_event.0),
+            passed: AtomicU64::new(saved.last_event.min(saved.cursor).0),
             gap_end: AtomicU64::new(saved.gaps.end().0),
             gaps: Mutex::new(saved.gaps),
             read_to: AtomicU64::new(0),
@@ -159,6 +162,8 @@ impl Streams {
         let stream = &self.all[stream];
         if stream.cursor.fetch_max(cursor.0, Ordering::AcqRel) < cursor.0 {
             stream.unread_since.store(0, Ordering::Relaxed);
+            let last_event = stream.last_event.load(Ordering::Relaxed);
+            stream.passed.store(last_event.min(cursor.0), Ordering::Relaxed);
         }
     }
 
@@ -362,7 +367,9 @@ impl Stream {
         // In this order: what is kept may only grow less until the cursor is looked at.
         let kept = oldest_kept(reader);
         let cursor = if self.has_unread() { self.cursor() } else { self.cursor().max(kept) };
-        StreamBounds { cursor, oldest: kept.min(cursor), head: reader.head() }
+        // The journal may have gone on without the stream. Whoever has its last event misses nothing, however far that lies behind what is kept.
+        let oldest = kept.min(Seq(self.passed.load(Ordering::Relaxed)));
+        StreamBounds { cursor, oldest, head: reader.head() }
     }
 }
 

@@ -203,7 +203,7 @@ fn a_gap_counts_what_came_after_the_journal_had_passed_an_idle_stream() {
         harness.checkpoint().expect("the disk works");
         harness.settle().expect("the disk works");
     }
-    let passed = harness.engine.stream_bounds("main").expect("known").oldest;
+    let passed = harness.engine.stream_bounds("main").expect("known").cursor;
     assert!(passed > idle, "the journal keeps {passed} yet");
     harness.arrive(1, 55_555);
     device_records(&mut harness, 8 * SEGMENT as usize);
@@ -391,4 +391,41 @@ fn with_force_what_is_unread_of_a_stream_with_apps_becomes_a_gap() {
     harness.ack_stream(harness.head());
     assert!(!harness.retire("main", true).expect("nothing to do").ended);
     assert!(harness.stream_state("main").expect("known").gaps.is_empty());
+}
+
+/// A stream with nothing to read holds nothing back. Its router has everything, and is told so: not that it missed something.
+#[test]
+fn a_router_that_has_everything_of_an_idle_stream_may_go_on_where_it_was() {
+    let options = hard();
+    let (disk, mut harness) = opened(&options);
+    event(&mut harness, 1);
+    let early = harness.stream(Seq(0));
+    event(&mut harness, 2);
+    device_records(&mut harness, 1_000);
+    let cursor = harness.head();
+    harness.ack_stream(cursor);
+    device_records(&mut harness, 8 * SEGMENT as usize);
+    for _ in 0..3 {
+        device_records(&mut harness, 1_000);
+        harness.checkpoint().expect("the disk works");
+        harness.settle().expect("the disk works");
+    }
+    for again in 0..3 {
+        let bounds = harness.engine.stream_bounds("main").expect("known");
+        assert!(bounds.cursor > cursor, "the journal keeps everything yet: {bounds:?}");
+        assert!(bounds.oldest <= cursor && bounds.oldest > early[0].0, "{again}: {bounds:?}");
+        assert_eq!(said(&harness.stream(cursor)), [0; 0], "{again}");
+        if again == 1 {
+            harness.checkpoint().expect("the disk works");
+        }
+        harness = reopened(&disk, harness, &options);
+    }
+    // What comes then is read from there.
+    event(&mut harness, 3);
+    for again in 0..2 {
+        let bounds = harness.engine.stream_bounds("main").expect("known");
+        assert!(bounds.oldest <= cursor && bounds.cursor > cursor, "{again}: {bounds:?}");
+        assert_eq!(said(&harness.stream(cursor)), [3], "{again}");
+        harness.checkpoint().expect("the disk works");
+    }
 }
