@@ -55,6 +55,8 @@ struct State {
     copies: bool,
     skipped: BTreeSet<SyncPoint>,
     fail_next_sync: Option<SyncPoint>,
+    /// Of this file reads fail.
+    unreadable: Option<u64>,
     /// Syncs done, by point.
     syncs: BTreeMap<SyncPoint, u64>,
 }
@@ -203,6 +205,12 @@ impl SimDisk {
     /// The next sync of this point, of a file, fails: what it should have written is lost at a power loss, whatever is synced later.
     pub fn fail_next_sync(&self, point: SyncPoint) {
         self.state().fail_next_sync = Some(point);
+    }
+
+    /// Reads of this file fail, until this is called with `None`.
+    pub fn fail_reads(&self, of: Option<&str>) {
+        let mut state = self.state();
+        state.unreadable = of.and_then(|name| state.entries.get(name).copied());
     }
 
     /// Whether what is overwritten takes space too, as on a file system that copies on writing; it comes back at once.
@@ -357,7 +365,12 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.with(false, |state, id| Ok(inode(state, id)?.seen.read(buffer, offset)))
+        self.with(false, |state, id| {
+            if state.unreadable == Some(id) {
+                return Err(io::Error::other("the simulated read failed"));
+            }
+            Ok(inode(state, id)?.seen.read(buffer, offset))
+        })
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -23,6 +23,9 @@ const SLICE_BYTES: usize = 1024 * 1024;
 /// Bytes of a gap record, at most: a name and a number a kind of event.
 const GAP_BYTES: usize = 1024;
 
+/// Stands in a gap for what could not be read: some events, or none.
+const UNREADABLE: &str = "unreadable";
+
 type Reply = oneshot::Sender<Result<Retired, RetireError>>;
 
 /// A gap that is being made.
@@ -154,8 +157,12 @@ impl<D: Disk> Engine<D> {
             stopped = looked_at >= SLICE_BYTES;
             if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        // What can't be read can't be counted either.
-        if scanned.is_err() || !stopped {
+        if let Err(error) = scanned {
+            // How many events lie there nobody knows: but the reader learns that there may have been some, and that they are gone.
+            tracing::error!(stream = %self.shared.streams.name(scan.stream), %error, "events to be dropped can't be counted");
+            gap.count(UNREADABLE, 1);
+        }
+        if !stopped {
             *after = last;
         }
     }

@@ -429,3 +429,26 @@ fn a_router_that_has_everything_of_an_idle_stream_may_go_on_where_it_was() {
         harness.checkpoint().expect("the disk works");
     }
 }
+
+/// What can't be read was perhaps an event: a reader must not take it for nothing.
+#[test]
+fn a_gap_over_what_can_not_be_read_is_told() {
+    let options = hard();
+    let (disk, mut harness) = opened(&options);
+    device_records(&mut harness, 1_000);
+    harness.ack_stream(harness.head());
+    let cursor = harness.engine.stream_bounds("main").expect("known").cursor;
+    event(&mut harness, 1);
+    let segments = disk.list().expect("readable");
+    let newest = segments.iter().filter(|name| name.starts_with("journal-")).max().expect("a segment");
+    device_records(&mut harness, 2 * SEGMENT as usize);
+    disk.fail_reads(Some(newest));
+    device_records(&mut harness, 6 * SEGMENT as usize);
+    disk.fail_reads(None);
+    for again in 0..2 {
+        let events = harness.stream(cursor);
+        let Some((_, StreamEvent::Gap(gap))) = events.first() else { panic!("{again}: no gap: {events:?}") };
+        assert_eq!(gap.by_event.get("unreadable"), Some(&1), "{again}: {gap:?}");
+        harness = reopened(&disk, harness, &options);
+    }
+}
