@@ -7,13 +7,16 @@ use shuttle::future::block_on;
 use shuttle::thread;
 use tokio::sync::oneshot;
 
-use super::world::{World, app, device};
+use super::phone::Phone;
+use super::world::{World, app, device, disk, plan, time};
 use super::{finds, found_by, holds};
 use crate::client::device::End;
 use crate::fault::Fault;
-use crate::ids::{Generation, MessageId};
+use crate::ids::{Generation, MessageId, ShardId};
 use crate::push::Reached;
+use crate::sim::{SimShard, Wired};
 use crate::store::{Command, Store};
+use crate::wire::pb::device::{ErrorCode, Ping, to_edge};
 
 /// A device comes while messages are accepted: it gets each of them once, in order, and nothing that a power loss would take back.
 fn attach() {
@@ -123,6 +126,43 @@ fn bodies() {
     let store = world.store.clone();
     world.close();
     assert_eq!(store.body_bytes(), 0, "bodies of messages that are over stay in memory");
+}
+
+/// No order of threads: the frame is read between the revocation and the shard's next turn.
+#[test]
+fn a_frame_behind_a_revocation_is_not_answered() {
+    let Wired { context, mut hands, store, clock, .. } =
+        Wired::new(&disk(), &time(), &plan(1)).expect("it opens");
+    let mut shard = SimShard::new(ShardId(0), context);
+    let mut phone = Phone::connect(&mut shard, clock.now());
+    let read = |shard: &mut SimShard, phone: &mut Phone| {
+        for connection in shard.woken() {
+            shard.poll(connection);
+        }
+        phone.read(clock.now());
+    };
+    read(&mut shard, &mut phone);
+    let ping = || to_edge::Frame::Ping(Ping {});
+    phone.send(ping());
+    read(&mut shard, &mut phone);
+    assert!(phone.is_welcome && phone.pongs == 1);
+
+    let (reply, mut answer) = oneshot::channel();
+    let command = Command::RevokeCredentials { device: device(), epoch: 1, allow_registration: false, reply };
+    store.submit(command).expect("there is room");
+    while answer.try_recv().is_err() {
+        hands.half_turn().expect("the disk works");
+    }
+    phone.send(ping());
+    read(&mut shard, &mut phone);
+    assert_eq!(phone.pongs, 1, "answered after its credential was revoked");
+    shard.turn(false);
+    read(&mut shard, &mut phone);
+    assert!(
+        matches!(phone.end, Some(End::Refused { code: ErrorCode::Unauthenticated, .. })),
+        "{:?}",
+        phone.end
+    );
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub(super) struct Phone {
     /// Of that, what the edge has confirmed.
     pub(super) confirmed: Vec<u64>,
     pub(super) is_welcome: bool,
+    /// Answers to its pings.
+    pub(super) pongs: usize,
     pub(super) end: Option<End>,
 }
 
@@ -63,13 +65,14 @@ impl Phone {
             acks: Vec::new(),
             confirmed: Vec::new(),
             is_welcome: false,
+            pongs: 0,
             end: None,
         };
         phone.send(pb::to_edge::Frame::Hello(hello));
         phone
     }
 
-    fn send(&mut self, frame: pb::to_edge::Frame) {
+    pub(super) fn send(&mut self, frame: pb::to_edge::Frame) {
         let mut bytes = Vec::new();
         put_device_frame(&mut bytes, &pb::ToEdge { frame: Some(frame) });
         self.pipe.send(&bytes);
@@ -100,6 +103,7 @@ impl Phone {
                 self.again.extend(push.redelivered.then_some(push.message_id));
             }
             pb::to_device::Frame::Welcome(_) => self.is_welcome = true,
+            pb::to_device::Frame::Pong(_) => self.pongs += 1,
             pb::to_device::Frame::AckConfirm(confirm) => {
                 self.confirmed = self.said[..self.acks[confirm.number as usize - 1]].to_vec();
             }

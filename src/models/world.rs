@@ -35,7 +35,7 @@ pub(super) fn device() -> DeviceKey {
     DeviceKey::of(&DIGEST_KEY, &app(), DEVICE)
 }
 
-fn plan(shards: usize) -> Plan {
+pub(super) fn plan(shards: usize) -> Plan {
     let store = StoreOptions {
         parts: 2,
         segment_bytes: 16 * 1024,
@@ -58,14 +58,14 @@ fn plan(shards: usize) -> Plan {
     }
 }
 
-fn time() -> Arc<SimTime> {
+pub(super) fn time() -> Arc<SimTime> {
     let time = SimTime::default();
     time.wall.store(START, std::sync::atomic::Ordering::Relaxed);
     Arc::new(time)
 }
 
 /// A disk of an edge that knows the device. Each schedule has a copy.
-fn disk() -> SimDisk {
+pub(super) fn disk() -> SimDisk {
     static DISK: OnceLock<SimDisk> = OnceLock::new();
     let made = DISK.get_or_init(|| {
         // On a thread that knows nothing of models.

@@ -20,6 +20,9 @@ impl Shard {
         out: &mut Vec<u8>,
     ) -> Result<(), DeviceError> {
         let now = self.now();
+        if self.is_revoked(conn) {
+            return Err(DeviceError::Unauthenticated);
+        }
         let Some(connection) = self.connection(conn) else { return Ok(()) };
         match (&connection.phase, frame) {
             (Phase::Greeting { .. }, ToEdge::Hello(hello)) => self.hello(conn, *hello, out),
@@ -40,6 +43,16 @@ impl Shard {
             }
             (_, ToEdge::Unknown) => Ok(()),
         }
+    }
+
+    /// Whether the session's credential was revoked since the last turn: the next one ends it, and nothing that it says until then counts.
+    fn is_revoked(&mut self, conn: ConnRef) -> bool {
+        let context = self.context.clone();
+        if !context.mailboxes[usize::from(self.id.0)].has_revoked() {
+            return false;
+        }
+        let phase = self.connection(conn).map(|connection| &connection.phase);
+        matches!(phase, Some(Phase::Live(live)) if context.store.revocation(&live.device).ends(live.epoch))
     }
 
     /// Acks are collected over a turn, and go to the store in one command.

@@ -1,6 +1,8 @@
 //! What other threads tell a shard. Bounded without ever waiting: hand-overs say only "newer exists", so when too many are waiting they are
 //! dropped for one mark, "look at all sessions".
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::Notify;
 
 use crate::binding::ChangeError;
@@ -17,6 +19,8 @@ use crate::sync::{Mutex, step};
 pub struct Mailbox {
     inside: Mutex<Mail>,
     notify: Notify,
+    /// A revocation lies in it.
+    has_revoked: AtomicBool,
 }
 
 /// What lies in a mailbox.
@@ -122,7 +126,15 @@ impl Mailbox {
 
     /// The credentials of a session's device were revoked. Bounded by the commands of one commit group.
     pub fn revoked(&self, session: SessionRef) {
-        self.put(|mail| mail.revoked.push(session));
+        self.put(|mail| {
+            mail.revoked.push(session);
+            self.has_revoked.store(true, Ordering::Release);
+        });
+    }
+
+    /// Whether credentials were revoked and the shard has not looked yet.
+    pub fn has_revoked(&self) -> bool {
+        self.has_revoked.load(Ordering::Acquire)
     }
 
     /// An entry ended. Only a hint, so dropped when too many wait; but for what the phone's next user must not see, which is bounded by the requests
@@ -156,6 +168,7 @@ impl Mailbox {
             Ok(inside) => inside,
             Err(poisoned) => poisoned.into_inner(),
         };
+        self.has_revoked.store(false, Ordering::Release);
         std::mem::take(&mut *inside)
     }
 
