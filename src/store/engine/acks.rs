@@ -82,11 +82,9 @@ impl<D: Disk> Engine<D> {
             // Of whom nobody knows what to say in a receipt has to say Hello first.
             let Some(who) = who.filter(fits) else {
                 StoreStats::add(&self.shared.stats.acks_dropped, 1);
-                // Told before any confirmation of this or a later commit, which would cover it. Number 0 is confirmed by nothing: its messages are
-                // pending still, and come again on this session.
-                if ack.number != 0 {
-                    self.effects.push(Effect::AckRefused(ack.session));
-                }
+                // Told before any confirmation of this or a later commit, which would cover it. The ids of Hello too: on this session their messages
+                // would not be sent, and would stay pending, as if the device had said nothing.
+                self.effects.push(Effect::AckRefused(ack.session));
                 continue;
             };
             let who = Who { client_ip: ack.client_ip.or(who.client_ip), ..who };

@@ -59,16 +59,17 @@ fn options() -> StoreOptions {
 }
 
 #[test]
-fn an_ack_that_cannot_be_kept_ends_its_session_but_the_ids_of_hello_do_not() {
+fn an_ack_that_cannot_be_kept_ends_its_session_and_so_do_the_ids_of_hello() {
     let (disk, mut harness) = opened(&options());
     disk.set_capacity(Some(disk.used()));
     fill(&mut harness, 1);
     harness.sink.take();
     use_up(&mut harness);
-    let lost = [1, 0].map(|number| ack(0, number, &[(999_000 + number, Event::Click)], harness.now));
-    harness.acks(lost.into());
-    harness.commit().expect("the disk works");
-    assert_eq!(harness.sink.take(), [Told::AckRefused(session(0))]);
+    for number in [1, 0] {
+        harness.acks(vec![ack(0, number, &[(999_000 + number, Event::Click)], harness.now)]);
+        harness.commit().expect("the disk works");
+        assert_eq!(harness.sink.take(), [Told::AckRefused(session(0))], "number {number}");
+    }
 }
 
 #[test]
