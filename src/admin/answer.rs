@@ -189,7 +189,7 @@ pub(super) fn stats(sequence: u64, app: &AppKey, days: &[DayStats]) -> Value {
 }
 
 /// The date of a day since 1970-01-01, by the proleptic Gregorian calendar: Howard Hinnant's `civil_from_days`.
-fn date(day: u32) -> String {
+pub(crate) fn date(day: u32) -> String {
     let shifted = u64::from(day) + 719_468;
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;

@@ -43,6 +43,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+pub(crate) use self::answer::date;
 pub use self::http::serve;
 use crate::apps::Apps;
 use crate::budget::Budget;

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::output::{self, Failure, line, note};
 use super::peer::{Credentials, Edge, Identities};
+use super::signals::Signals;
 use crate::client::device::{
     Device, End, Handler, Installation, Leave, Machine, REQUESTS, Reaction, Request, Settings, Stopped, Tally,
 };
@@ -260,11 +261,12 @@ async fn follow(
 ) -> Result<(), Failure> {
     let (wanted, seconds) = (args.messages.unwrap_or(u64::MAX), args.seconds.unwrap_or(u64::MAX / 2_000));
     let mut ends = Vec::new();
+    let signal = Signals::new().map_err(Failure::failed)?.first();
     tokio::select! {
         () = join(&mut devices, &mut ends) => {}
         _ = counted.wait_for(|count| *count >= wanted) => {}
         () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
-        signal = tokio::signal::ctrl_c() => signal.map_err(Failure::failed)?,
+        () = signal => {}
     }
     leave.send_replace(Leave::Settle);
     let settle = Duration::from_secs(SETTLE_SECONDS);

@@ -145,11 +145,32 @@ fn days_lines(days: &[Value]) -> Vec<String> {
     std::iter::once(head).chain(rows).collect()
 }
 
+/// Fields that are moments: milliseconds since 1970 in JSON, a date and a time for people.
+const MOMENTS: [&str; 9] = [
+    "accepted_at",
+    "expires_at",
+    "last_active",
+    "last_events_since",
+    "oldest_pending_at",
+    "sent_time",
+    "since",
+    "time",
+    "time_between",
+];
+
 /// Names and values, nested ones with the name of what they are in; what has no value is left out, and so are counts of zero by reason.
 pub(super) fn rows(answer: &Value) -> Vec<(String, String)> {
     let mut rows = Vec::new();
     flatten("", answer, &mut rows);
     rows
+}
+
+/// A number, or each of several, as a person reads that moment.
+fn as_moments(value: &Value) -> Value {
+    match value {
+        Value::Array(several) => several.iter().map(as_moments).collect(),
+        other => other.as_u64().map_or_else(|| other.clone(), |at| output::moment(at).into()),
+    }
 }
 
 fn flatten(name: &str, value: &Value, rows: &mut Vec<(String, String)>) {
@@ -161,7 +182,8 @@ fn flatten(name: &str, value: &Value, rows: &mut Vec<(String, String)>) {
         Value::Object(fields) => {
             let reasons = matches!(name, "refused" | "failed");
             for (key, value) in fields.iter().filter(|(_, v)| !reasons || v.as_u64() != Some(0)) {
-                flatten(&inner(key), value, rows);
+                let moments = MOMENTS.contains(&key.as_str()).then(|| as_moments(value));
+                flatten(&inner(key), moments.as_ref().unwrap_or(value), rows);
             }
         }
         Value::Array(values) => {
@@ -190,6 +212,21 @@ mod tests {
         let what = What::Message { app: "demo".into(), id: 7, device: Some("a&b".into()) };
         assert_eq!(path(&what).expect("a path"), "/v1/message/demo/7?device=a%26b");
         assert!(path(&What::Device { app: "no app".into(), id: "x".into() }).is_err());
+    }
+
+    #[test]
+    fn moments_are_told_as_people_read_them() {
+        let answer = json!({"expires_at": 1_767_225_600_000u64, "connection": {"since": 5}, "time_between": [0, 5], "pending": 5,
+            "last_active": null});
+        let rows = rows(&answer).into_iter().map(|(name, value)| format!("{name} = {value}"));
+        let expected = [
+            "connection: since = 1970-01-01 00:00:00.005 UTC",
+            "expires at = 2026-01-01 00:00:00.000 UTC",
+            "pending = 5",
+            "time between: 0 = 1970-01-01 00:00:00.000 UTC",
+            "time between: 1 = 1970-01-01 00:00:00.005 UTC",
+        ];
+        assert_eq!(rows.collect::<Vec<_>>(), expected);
     }
 
     #[test]

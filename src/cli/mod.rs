@@ -19,6 +19,7 @@ pub mod push;
 pub mod query;
 pub mod revoke;
 pub mod serve;
+mod signals;
 pub mod store;
 pub mod streams;
 

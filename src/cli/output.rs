@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use clap::builder::styling::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::admin::date;
+
 /// Why a subcommand didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -136,6 +138,16 @@ pub fn table(rows: &[(String, String)]) -> String {
     rows.iter().map(row).collect::<Vec<_>>().join("\n")
 }
 
+/// A moment as a person reads it, of milliseconds since 1970 UTC.
+pub fn moment(milliseconds: u64) -> String {
+    const DAY_MS: u64 = 86_400_000;
+    let (day, of_day) = (milliseconds / DAY_MS, milliseconds % DAY_MS);
+    let Ok(day) = u32::try_from(day) else { return milliseconds.to_string() };
+    let (seconds, rest) = (of_day / 1_000, of_day % 1_000);
+    let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    format!("{} {hours:02}:{minutes:02}:{seconds:02}.{rest:03} UTC", date(day))
+}
+
 /// Text of a peer, safe for a terminal: control characters are escaped.
 pub fn printable(text: &str) -> String {
     text.chars()
@@ -153,6 +165,13 @@ mod tests {
     #[test]
     fn control_characters_of_a_message_do_not_reach_the_terminal() {
         assert_eq!(printable("你好\u{1b}[2J\n"), "你好\\u{1b}[2J\\n");
+    }
+
+    #[test]
+    fn a_moment_is_a_date_and_a_time_of_day() {
+        assert_eq!(moment(0), "1970-01-01 00:00:00.000 UTC");
+        assert_eq!(moment(1_767_225_599_042), "2025-12-31 23:59:59.042 UTC");
+        assert_eq!(moment(u64::MAX), u64::MAX.to_string());
     }
 
     #[test]

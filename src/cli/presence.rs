@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::output::{self, Failure, line, note};
 use super::peer::{Edge, RouterIdentity};
+use super::signals::Signals;
 use crate::client::Backoff;
 use crate::client::router::{PresenceNews, PresenceOptions, follow_presence};
 use crate::clock::Clock;
@@ -89,12 +90,13 @@ async fn follow(args: &Args, options: PresenceOptions) -> Result<(), Failure> {
         }
     };
     let until = Duration::from_secs(args.seconds.unwrap_or(u64::MAX).min(u64::from(u32::MAX)));
+    let signal = Signals::new().map_err(Failure::failed)?.first();
     tokio::select! {
         stop = follow_presence(options, Arc::new(Clock::new(0)), show) => Err(Failure::failed(stop)),
         // A closed channel means that following has ended, which has the first word.
         Ok(_) = is_whole.wait_for(|whole| *whole), if args.once => Ok(()),
         () = tokio::time::sleep(until) => Ok(()),
-        signal = tokio::signal::ctrl_c() => signal.map_err(Failure::failed),
+        () = signal => Ok(()),
     }
 }
 

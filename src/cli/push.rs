@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::output::{self, Failure, line, note};
 use super::peer::{Edge, RouterIdentity};
+use super::signals::Signals;
 use crate::client::Backoff;
 use crate::client::router::{AskError, Asker, Options, Progress, Router, Stop, Tally};
 use crate::clock::Clock;
@@ -223,10 +224,11 @@ async fn push(args: &Args) -> Result<(), Failure> {
         }
         Ok(())
     };
+    let signal = Signals::new().map_err(Failure::failed)?.first();
     tokio::select! {
         result = follow => result?,
         () = tokio::time::sleep(until.min(Duration::from_secs(u64::from(u32::MAX)))) => {}
-        signal = tokio::signal::ctrl_c() => signal.map_err(Failure::failed)?,
+        () = signal => {}
     }
     bar.finish_and_clear();
     let mut last = router.progress().borrow().clone();

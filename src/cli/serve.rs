@@ -8,6 +8,7 @@ use clap::Args as ClapArgs;
 
 use super::allocator;
 use super::output::note;
+use super::signals::Signals;
 use crate::config::{Config, Overrides};
 use crate::pki::{self, DevSet};
 use crate::server::{self, Ports};
@@ -110,25 +111,6 @@ fn serve(mut config: Config, dev: Option<&DevSet>) -> Result<(), Box<dyn std::er
     // Whoever could not leave in time is not waited for: the process ends.
     runtime.shutdown_background();
     served
-}
-
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn first(mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 /// Descriptors that are no sessions: the store's files, listeners, router links, and connections that are closing.

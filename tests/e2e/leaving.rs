@@ -1,7 +1,9 @@
 //! SIGTERM: not ready, goodbyes, everything durable, exit 0.
 
+use mooring::pki::DEV_APP;
 use mooring::wire::pb::device::GoAwayReason;
 use mooring::wire::pb::router::RejectCode;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::device::is_closed;
 use super::edge::{Edge, LOOK, NEVER, Way};
@@ -92,4 +94,37 @@ async fn a_router_that_stays_does_not_make_the_edge_leave_late() {
     let status = edge.ended().await;
     assert!(status.success(), "{status}: {}", edge.log());
     drop(router);
+}
+
+#[tokio::test]
+async fn a_device_of_the_command_line_says_on_sigterm_what_it_counted() {
+    let edge = Edge::start().await;
+    let mut router = edge.router().await;
+    let port = edge.ports.plain.expect("a port");
+    let line = format!(
+        "device --transport tcp --address 127.0.0.1:{port} --app {DEV_APP} --register --device phone --state DIR/phones --json"
+    );
+    let device = edge.cli_command(&line).stdout(std::process::Stdio::piped()).spawn().expect("it runs");
+    let kept = edge.dir.path().join("phones").join(DEV_APP).join("phone.json");
+    let look = async {
+        loop {
+            let kept: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(&kept).unwrap_or_default()).unwrap_or_default();
+            if let Some(id) = kept["device_id"].as_str().filter(|id| !id.is_empty()) {
+                return id.to_owned();
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let id = tokio::time::timeout(NEVER, look).await.expect("it registers");
+    router.push(1, &[&id]).await;
+    assert_eq!(router.end("b-1", 0).await, End::Arrived);
+    let pid = device.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).expect("it runs");
+    kill_process(pid, Signal::TERM).expect("it is there");
+    let output =
+        tokio::time::timeout(NEVER, device.wait_with_output()).await.expect("it ends").expect("an end");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).expect("text");
+    let last: serde_json::Value = serde_json::from_str(said.lines().last().expect("a line")).expect("JSON");
+    assert_eq!((&last["event"], &last["tally"]["received"]), (&"tally".into(), &1.into()), "{said}");
 }
