@@ -290,7 +290,7 @@ async fn what_waits_behind_a_device_that_does_not_read_is_not_sent_to_the_next_u
         // Frames can't be taken out of a stream of bytes: the session ends, and the device asks again.
         edge.counted("mooring_session_ends_total{reason=\"stalled\"}", n as f64).await;
         let mut got = Vec::new();
-        while let Ok(frame) = deaf.link.recv(super::device::SECONDS).await {
+        while let Some(frame) = deaf.next_to_the_end().await {
             match frame {
                 to_device::Frame::Push(push) => got.push(push.message_id),
                 other => panic!("{other:?} came"),

@@ -97,6 +97,15 @@ impl Device {
         self.link.recv(SECONDS).await.expect("a frame")
     }
 
+    /// The next frame, or `None` where the connection ends. An edge that neither says more nor ends it is a failure.
+    pub(crate) async fn next_to_the_end(&mut self) -> Option<to_device::Frame> {
+        match self.link.recv(SECONDS).await {
+            Ok(frame) => Some(frame),
+            Err(ClientError::Closed | ClientError::Io(_)) => None,
+            Err(error) => panic!("an end was expected, not: {error}"),
+        }
+    }
+
     /// The next push.
     pub(crate) async fn push(&mut self) -> Push {
         if let Some(push) = self.kept.pop_front() {

@@ -125,7 +125,7 @@ async fn a_copy_that_waits_in_an_outbox_is_not_written() {
     assert_eq!(answer.ended, 1);
     // The session ends, and what it wrote before has no byte of that message.
     let mut got = Vec::new();
-    while let Ok(frame) = device.link.recv(super::device::SECONDS).await {
+    while let Some(frame) = device.next_to_the_end().await {
         if let mooring::wire::pb::device::to_device::Frame::Push(push) = frame {
             got.push(push.message_id);
         }

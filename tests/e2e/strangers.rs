@@ -215,7 +215,7 @@ async fn what_waits_for_a_session_that_was_replaced_or_revoked_is_not_written() 
 /// All pushes up to the end of the connection.
 async fn reads_all(device: &mut Device) -> Vec<u64> {
     let mut got = Vec::new();
-    while let Ok(frame) = device.link.recv(SECONDS).await {
+    while let Some(frame) = device.next_to_the_end().await {
         if let to_device::Frame::Push(push) = frame {
             got.push(push.message_id);
         }
