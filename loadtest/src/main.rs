@@ -44,7 +44,7 @@ enum Scenario {
     Chaos(chaos::Args),
     /// Hours at constant load: memory, descriptors, disk and latencies must not grow, and nothing may be lost
     Soak(soak::Args),
-    /// The edge itself: tests start it where no other program is built
+    /// The edge itself, which scenarios start: it is the one of the same build
     #[command(hide = true)]
     Serve(mooring::cli::serve::Args),
     /// The server of the floor; started by --floor

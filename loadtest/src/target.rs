@@ -51,7 +51,7 @@ pub(crate) struct Args {
 /// Flags of the edge itself: where it is, or what is started.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct EdgeArgs {
-    /// The program that is started as the edge; by default `mooring` beside this one
+    /// The program that is started as the edge; by default this one, which holds the same edge
     #[arg(long, value_name = "FILE", help_heading = "An edge of our own")]
     program: Option<PathBuf>,
     /// Its shards; 0: one a core
@@ -128,7 +128,7 @@ impl Target {
     async fn start(args: &EdgeArgs, ways: &[Way], settings: &[(&str, &str)]) -> Result<Self, Failure> {
         let program = match &args.program {
             Some(program) => program.clone(),
-            None => std::env::current_exe().map_err(Failure::failed)?.with_file_name("mooring"),
+            None => std::env::current_exe().map_err(Failure::failed)?,
         };
         let scratch = Scratch::new(None).map_err(Failure::failed)?;
         let usual = [("leave.drain_lead_ms", "0"), ("leave.window_ms", "200"), ("log.filter", "warn")];

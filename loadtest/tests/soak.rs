@@ -4,11 +4,10 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-/// This program is its own edge.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_loadtest");
 
 fn soak(args: &[&str]) -> Output {
-    let common = ["soak", "--program", PROGRAM, "--warm-up", "0", "--devices", "6", "--guests", "3"];
+    let common = ["soak", "--warm-up", "0", "--devices", "6", "--guests", "3"];
     Command::new(PROGRAM).args(common).args(args).output().expect("a program that starts")
 }
 
