@@ -54,8 +54,9 @@ pub(crate) struct Args {
     /// How long, without the warm-up; a fraction is allowed
     #[arg(long, value_name = "MINUTES", default_value = "10", value_parser = minutes)]
     minutes: Duration,
-    /// The same load before anything counts, seconds; under 75, what fills within the first minute is taken for growth
-    #[arg(long, value_name = "SECONDS", default_value_t = 90, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    /// The same load before anything counts, seconds. What is bounded fills within the first minute; what the allocator holds settles within about
+    /// five
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     warm_up: u64,
     /// How devices connect; several: an equal part of them in each way
     #[arg(long, value_enum, value_delimiter = ',', default_value = "tcp,tls,quic")]
