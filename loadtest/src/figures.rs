@@ -26,6 +26,10 @@ pub(crate) struct Figures {
     pub(crate) p99_ms: Option<f64>,
     pub(crate) p999_ms: Option<f64>,
     pub(crate) max_ms: Option<f64>,
+    /// From the beginning of a round to the last device; the median.
+    pub(crate) last_device_ms: Option<f64>,
+    /// The same of bare sockets, to the last acknowledgement.
+    pub(crate) floor_last_device_ms: Option<f64>,
     pub(crate) lost: u64,
     pub(crate) seconds: f64,
 }

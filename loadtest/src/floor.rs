@@ -18,6 +18,7 @@ use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
+use crate::burst::median;
 use crate::fleet::source;
 use crate::process::Process;
 
@@ -32,12 +33,16 @@ const STALLED_SECONDS: u64 = 10;
 /// Connections that are opened before the next is waited for.
 const BACKLOG: u32 = 1_024;
 
-/// The same load as that of the measurement.
+/// The same load as that of the measurement: single messages for so many seconds, or rounds of messages to everybody.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
     pub(crate) devices: u32,
     pub(crate) rate: u64,
     pub(crate) seconds: u64,
+    /// 0: single messages.
+    pub(crate) rounds: u32,
+    /// To each device in a round.
+    pub(crate) messages: u32,
     pub(crate) payload_bytes: u32,
     pub(crate) seed: u64,
 }
@@ -52,13 +57,26 @@ pub(crate) struct Args {
     #[arg(long)]
     seconds: u64,
     #[arg(long)]
+    rounds: u32,
+    #[arg(long)]
+    messages: u32,
+    #[arg(long)]
     payload_bytes: u32,
     #[arg(long)]
     seed: u64,
 }
 
-/// Runs it once: CPU of the server, microseconds a delivery.
-pub(crate) async fn measure(run: Run) -> Result<f64, Failure> {
+/// What it costs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cost {
+    /// Of the server, a delivery.
+    pub(crate) cpu_us: f64,
+    /// Of a round, to its last acknowledgement: the median. 0 of single messages.
+    pub(crate) round_ms: f64,
+}
+
+/// Runs it once.
+pub(crate) async fn measure(run: Run) -> Result<Cost, Failure> {
     let program = std::env::current_exe().map_err(Failure::failed)?;
     let flag = |name: &str, value: u64| [format!("--{name}"), value.to_string()];
     let mut server = tokio::process::Command::new(program)
@@ -66,6 +84,8 @@ pub(crate) async fn measure(run: Run) -> Result<f64, Failure> {
         .args(flag("devices", run.devices.into()))
         .args(flag("rate", run.rate))
         .args(flag("seconds", run.seconds))
+        .args(flag("rounds", run.rounds.into()))
+        .args(flag("messages", run.messages.into()))
         .args(flag("payload-bytes", run.payload_bytes.into()))
         .args(flag("seed", run.seed))
         .stdin(Stdio::null())
@@ -83,18 +103,19 @@ pub(crate) async fn measure(run: Run) -> Result<f64, Failure> {
     let devices = connect(run, address).await?;
     let figures = next().await?;
     let mut numbers = figures.split(' ').map(str::parse::<f64>);
-    let (Some(Ok(deliveries)), Some(Ok(cpu_us))) = (numbers.next(), numbers.next()) else {
+    let numbers = [numbers.next(), numbers.next(), numbers.next()];
+    let [Some(Ok(deliveries)), Some(Ok(cpu_us)), Some(Ok(round_us))] = numbers else {
         return Err(Failure::failed(format!("the floor said '{figures}'")));
     };
     drop(devices);
     server.wait().await.map_err(Failure::failed)?;
-    Ok(cpu_us / deliveries.max(1.0))
+    Ok(Cost { cpu_us: cpu_us / deliveries.max(1.0), round_ms: round_us / 1_000.0 })
 }
 
-/// The devices: each reads a push and acknowledges it.
+/// The devices: each reads what comes at once and acknowledges it.
 async fn connect(run: Run, address: SocketAddr) -> Result<JoinSet<()>, Failure> {
     let mut devices = JoinSet::new();
-    let push_bytes = push_bytes(run.payload_bytes);
+    let push_bytes = push_bytes(run.payload_bytes) * run.messages as usize;
     for n in 0..run.devices {
         let socket = tokio::net::TcpSocket::new_v4().map_err(Failure::failed)?;
         socket.bind(SocketAddr::new(source(n), 0)).map_err(Failure::failed)?;
@@ -121,10 +142,19 @@ fn push_bytes(payload_bytes: u32) -> usize {
 /// The server: prints its address, waits for its devices, sends, and prints deliveries and CPU microseconds.
 pub(crate) fn serve(args: &Args) -> Result<(), Failure> {
     enough_descriptors(u64::from(args.devices) + 64).map_err(Failure::usage)?;
-    let (deliveries, cpu_us) =
-        Server::new(args).and_then(|server| server.run(args)).map_err(Failure::failed)?;
-    line(&format!("{deliveries} {cpu_us}"));
+    let run = |server: Server| if args.rounds == 0 { server.singly(args) } else { server.rounds(args) };
+    let Counted { deliveries, cpu_us, round_us } =
+        Server::new(args).and_then(run).map_err(Failure::failed)?;
+    line(&format!("{deliveries} {cpu_us} {round_us}"));
     Ok(())
+}
+
+/// What a server counted.
+struct Counted {
+    deliveries: u64,
+    cpu_us: u64,
+    /// The median of the rounds.
+    round_us: u64,
 }
 
 struct Server {
@@ -134,6 +164,12 @@ struct Server {
     /// Acknowledgement bytes read.
     read: u64,
     sent: u64,
+}
+
+/// What this process has used.
+fn cpu_us() -> io::Result<u64> {
+    let process = Process::new(std::process::id()).map_err(io::Error::other)?;
+    process.cpu_us().map_err(io::Error::other)
 }
 
 impl Server {
@@ -157,13 +193,30 @@ impl Server {
         self.read / ACK_BYTES as u64
     }
 
-    fn run(mut self, args: &Args) -> io::Result<(u64, u64)> {
-        let process = Process::new(std::process::id()).map_err(io::Error::other)?;
-        let cpu = || process.cpu_us().map_err(io::Error::other);
+    /// Everybody gets as many messages as a round has, in one write; the next round begins when all are acknowledged.
+    fn rounds(mut self, args: &Args) -> io::Result<Counted> {
+        let clock = Clock::new(0);
+        let push = vec![b'x'; push_bytes(args.payload_bytes) * args.messages as usize];
+        let before = cpu_us()?;
+        let mut times = Vec::new();
+        for _ in 0..args.rounds {
+            let start = clock.micros();
+            for device in 0..self.devices.len() {
+                self.send(device, &push)?;
+            }
+            self.all_acked(&clock)?;
+            times.push(clock.micros() - start);
+        }
+        let deliveries = self.acked() * u64::from(args.messages);
+        Ok(Counted { deliveries, cpu_us: cpu_us()? - before, round_us: median(&mut times) })
+    }
+
+    /// One message after the other, each to a device by chance.
+    fn singly(mut self, args: &Args) -> io::Result<Counted> {
         let clock = Clock::new(0);
         let mut rng = SmallRng::seed_from_u64(args.seed);
         let push = vec![b'x'; push_bytes(args.payload_bytes)];
-        let (before, start) = (cpu()?, clock.micros());
+        let (before, start) = (cpu_us()?, clock.micros());
         let end = start + args.seconds * 1_000_000;
         loop {
             let now = clock.micros();
@@ -181,6 +234,11 @@ impl Server {
             let wait = 1_000_000u64.checked_div(args.rate).map_or(end - now, |interval| interval.max(1));
             self.acks(Duration::from_micros(wait))?;
         }
+        self.all_acked(&clock)?;
+        Ok(Counted { deliveries: self.acked(), cpu_us: cpu_us()? - before, round_us: 0 })
+    }
+
+    fn all_acked(&mut self, clock: &Clock) -> io::Result<()> {
         let mut last = (self.acked(), clock.micros());
         while self.acked() < self.sent {
             self.acks(Duration::from_millis(10))?;
@@ -190,7 +248,7 @@ impl Server {
                 return Err(io::Error::other("acknowledgements are missing"));
             }
         }
-        Ok((self.acked(), cpu()? - before))
+        Ok(())
     }
 
     fn send(&mut self, device: usize, push: &[u8]) -> io::Result<()> {

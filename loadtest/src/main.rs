@@ -4,6 +4,7 @@
 //! The server is another process, and what is measured is that process: its memory by `/proc/PID/smaps_rollup`, its CPU (user and system,
 //! all threads) by `/proc/PID/stat`. Without `--dev` or `--addr` an edge is started for the measurement and ended after it.
 
+mod burst;
 mod chaos;
 mod figures;
 mod fleet;
@@ -47,10 +48,19 @@ enum Scenario {
     /// The edge itself, which scenarios start: it is the one of the same build
     #[command(hide = true)]
     Serve(mooring::cli::serve::Args),
+    /// CPU and latency of one message to all devices at once
+    #[command(after_help = "Example:\n  loadtest broadcast --devices 15000 --floor --json")]
+    Broadcast(burst::Args),
+    /// The same with ten messages, so that several wait for each socket
+    #[command(after_help = "Example:\n  loadtest flood --devices 15000 --rounds 5 --floor --json")]
+    Flood(burst::Args),
     /// The server of the floor; started by --floor
     #[command(hide = true)]
     FloorServer(floor::Args),
 }
+
+/// Messages of one round of a flood.
+const FLOOD: u32 = 10;
 
 fn main() -> ExitCode {
     mooring::cli::output::exit(match Cli::parse().scenario {
@@ -59,6 +69,8 @@ fn main() -> ExitCode {
         Scenario::Unicast(args) => unicast::run(&args),
         Scenario::Chaos(args) => chaos::run(&args),
         Scenario::Soak(args) => soak::run(&args),
+        Scenario::Broadcast(args) => burst::run(&args, "broadcast", 1),
+        Scenario::Flood(args) => burst::run(&args, "flood", FLOOD),
         Scenario::FloorServer(args) => floor::serve(&args),
     })
 }

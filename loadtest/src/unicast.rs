@@ -181,10 +181,12 @@ async fn floor_cpu(args: &Args) -> Result<Option<f64>, Failure> {
         devices: args.target.devices,
         rate: args.rate,
         seconds: args.seconds,
+        rounds: 0,
+        messages: 1,
         payload_bytes: args.target.payload_bytes,
         seed: args.target.seed,
     };
-    floor::measure(run).await.map(Some)
+    floor::measure(run).await.map(|cost| Some(cost.cpu_us))
 }
 
 struct Load<'a> {
