@@ -61,7 +61,7 @@ pub(crate) struct Args {
     /// The result as one JSON line, no progress bar
     #[arg(long)]
     json: bool,
-    /// The program that is started as the edge; by default `mooring` beside this one
+    /// The program that is started as the edge; by default the edge of this build
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
     /// Where edges have their data; by default a temporary directory, which stays only if something was broken
@@ -128,7 +128,7 @@ async fn torment(
 ) -> Result<(Done, Verdict, f64), Failure> {
     let program = match &args.program {
         Some(program) => program.clone(),
-        None => std::env::current_exe().map_err(Failure::failed)?.with_file_name("mooring"),
+        None => std::env::current_exe().map_err(Failure::failed)?,
     };
     let clock = Arc::new(Clock::new(0));
     let start = clock.now();
