@@ -149,15 +149,9 @@ impl Ledger {
 
     /// The next batch to send, if there is one and the credit allows it.
     pub fn poll_send(&mut self, now: Millis) -> Option<Arc<DeliverBatch>> {
-        let mut i = 0;
-        while i < self.later.len() {
-            if self.later[i].0 <= now {
-                let (_, key) = self.later.swap_remove(i);
-                self.waiting.push_back(key);
-            } else {
-                i += 1;
-            }
-        }
+        // Who was put off first is first again: in any other order, one of many could be passed over for ever.
+        let due = self.later.extract_if(.., |(due, _)| *due <= now);
+        self.waiting.extend(due.map(|(_, key)| key));
         let entry = self.batches.get(self.waiting.front()?)?;
         let after = Credit {
             targets: self.used.targets + entry.size.targets,

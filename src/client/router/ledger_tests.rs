@@ -113,6 +113,22 @@ fn put_off_is_sent_again_after_the_delay_and_rejected_is_not() {
 }
 
 #[test]
+fn who_was_put_off_first_is_sent_first_again() {
+    let mut ledger = ledger();
+    let ids = ["a", "b", "c", "d"];
+    ids.iter().for_each(|id| ledger.deliver(batch(id, 1)));
+    sent(&mut ledger);
+    for id in ids {
+        let code = RejectCode::ResourceExhausted.into();
+        let answer =
+            BatchRejected { batch_id: id.into(), app_key: "demo".into(), code, ..Default::default() };
+        ledger.handle_rejected(1_000, answer);
+    }
+    let again = std::iter::from_fn(|| ledger.poll_send(9_000)).map(|batch| batch.batch_id.clone());
+    assert_eq!(again.collect::<Vec<_>>(), ids);
+}
+
+#[test]
 fn events_count_once_and_the_first_outcome_stays() {
     let mut ledger = ledger();
     ledger.deliver(batch("a", 10));
