@@ -9,7 +9,7 @@ use mooring::client::device::{Asked, End, Machine, Next, Request, Settings};
 use mooring::credential::{self, Secret};
 use mooring::ids::{AppKey, DeviceKey, DigestKey};
 use mooring::push::Millis;
-use mooring::sim::{Pipe, SECRET, Stamp};
+use mooring::sim::{Pipe, SECRET, START, Stamp};
 use mooring::wire::frame::{device_frame, put_device_frame};
 use mooring::wire::pb::device as pb;
 use prost::Message;
@@ -123,8 +123,9 @@ impl Device {
         self.machine.unsettled()
     }
 
+    /// Its own clock: milliseconds since 1970 UTC too, so that one that is behind doesn't stand still at zero.
     fn local(&self, now: Millis) -> Millis {
-        now.saturating_add_signed(self.ahead)
+        (START + now).saturating_add_signed(self.ahead)
     }
 
     /// A connection stands: says Hello. Everything up to `head` is durable by now.
@@ -428,6 +429,9 @@ impl Device {
                 }
                 session.newest_ack = ack.number;
                 session.acks.insert(ack.number, events);
+            }
+            if let pb::to_edge::Frame::Ping(_) = &frame {
+                trace(format!("{} pings on session {}", self.id, session.number));
             }
             let mut bytes = Vec::new();
             put_device_frame(&mut bytes, &pb::ToEdge { frame: Some(frame) });

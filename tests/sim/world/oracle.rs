@@ -286,6 +286,11 @@ impl Oracle {
         Ok(())
     }
 
+    /// Batches that were answered for good, and targets that came to their end: never less, and at most all there are.
+    pub(crate) fn ended_so_far(&self) -> usize {
+        self.answers.len() + self.rejected.len() + self.ends.len()
+    }
+
     /// At the end, when everything should have come to an end.
     pub(crate) fn finish(&self, totals: &Counts, stalled: bool) -> Result<(), String> {
         for id in self.batches.keys() {
