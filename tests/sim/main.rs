@@ -5,8 +5,8 @@ mod world;
 use mooring::fault::Fault;
 use world::{Options, run};
 
-/// Fresh seeds begin here.
-const FRESH: u64 = 1_000;
+/// Where fresh seeds begin, to see a whole run again. Without it each run takes others.
+const FIRST: &str = "MOORING_SIM_SEED";
 const SEEDS: u64 = 200;
 const THREADS: u64 = 2;
 
@@ -16,13 +16,17 @@ fn holds(seed: u64) {
     }
 }
 
-/// On as many threads as the test's time needs.
+/// Others in each run, on as many threads as the test's time needs. A failure names its seed and the command that replays it.
 #[test]
 fn fresh_seeds_hold() {
-    println!("seeds {FRESH} to {}", FRESH + SEEDS - 1);
+    let first = match std::env::var(FIRST) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{FIRST}={text}: a number is expected")),
+        Err(_) => u64::from(rand::random::<u32>()),
+    };
+    println!("seeds {first} to {}; the same again: {FIRST}={first} cargo test --test sim fresh", first + SEEDS - 1);
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
-            scope.spawn(move || (FRESH + thread..FRESH + SEEDS).step_by(THREADS as usize).for_each(holds));
+            scope.spawn(move || (first + thread..first + SEEDS).step_by(THREADS as usize).for_each(holds));
         }
     });
 }
