@@ -54,6 +54,10 @@ pub enum Fault {
     RepeatOnlineOnly,
     /// Lets an older session take the place of a newer one.
     LetOlderIn,
+    /// Takes a record for whole without a look at its checksum.
+    ReadUnchecked,
+    /// Passes over damage and doesn't say so.
+    DamageUnsaid,
     /// Leaves out an event where a read of a stream stops.
     SkipEvent,
     /// Shows what is in the index before it is durable.

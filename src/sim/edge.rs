@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustls::server::ResolvesServerCertUsingSni;
 
@@ -227,6 +227,16 @@ impl Edge {
     /// The store's figures, by name.
     pub fn figures(&self) -> Vec<(&'static str, u64)> {
         self.store.stats().all()
+    }
+
+    /// Whether it has said that something on its disk is damaged, at its start or since.
+    pub fn says_damaged(&self) -> bool {
+        let report = self.report();
+        let since = self.store.stats().damaged.load(Ordering::Relaxed);
+        report.left_out > 0
+            || !report.journal.corrupt.is_empty()
+            || !report.damaged_checkpoints.is_empty()
+            || since > 0
     }
 
     /// The newest durable sequence.

@@ -253,7 +253,9 @@ impl<D: Disk> Store for EmbeddedStore<D> {
         max_events: usize,
         max_bytes: usize,
     ) -> Result<StreamRead, StreamError> {
-        self.shared.streams.read(&self.shared.reader, stream, after, max_events, max_bytes)
+        let read = self.shared.streams.read(&self.shared.reader, stream, after, max_events, max_bytes);
+        StoreStats::add(&self.shared.stats.damaged, self.shared.reader.unreported());
+        read
     }
 
     fn history(&self, of: &HistoryOf) -> std::io::Result<History> {

@@ -52,7 +52,8 @@ figures! {
     body_reads,
     /// Bytes of bodies in memory now.
     body_bytes,
-    /// Batches whose record couldn't be read, rows of devices, and records or entries that a recovery had to leave out.
+    /// Batches whose record couldn't be read, rows of devices, places that readers of streams passed over, and records or entries that a
+    /// recovery had to leave out.
     damaged,
     /// Receipts that matched nothing and were over the rate.
     unmatched_dropped,

@@ -23,7 +23,10 @@ fn fresh_seeds_hold() {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{FIRST}={text}: a number is expected")),
         Err(_) => u64::from(rand::random::<u32>()),
     };
-    println!("seeds {first} to {}; the same again: {FIRST}={first} cargo test --test sim fresh", first + SEEDS - 1);
+    println!(
+        "seeds {first} to {}; the same again: {FIRST}={first} cargo test --test sim fresh",
+        first + SEEDS - 1
+    );
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             scope.spawn(move || (first + thread..first + SEEDS).step_by(THREADS as usize).for_each(holds));
@@ -50,7 +53,7 @@ fn a_seed_gives_the_same_trace_twice() {
 /// Every mistake that can be planted is found, within so many seeds.
 const WITHIN: u64 = 400;
 
-const PLANTED: [Fault; 26] = [
+const PLANTED: [Fault; 28] = [
     Fault::TellBeforeCommit,
     Fault::EndUnsaid,
     Fault::ForgetPending,
@@ -77,6 +80,8 @@ const PLANTED: [Fault; 26] = [
     Fault::LetOlderIn,
     Fault::SkipEvent,
     Fault::PullUncommitted,
+    Fault::ReadUnchecked,
+    Fault::DamageUnsaid,
 ];
 
 #[test]

@@ -62,6 +62,12 @@ impl<D: Disk> JournalReader<D> {
         self.shared.damaged.load(Ordering::Relaxed)
     }
 
+    /// Those of them that no call has answered yet.
+    pub fn unreported(&self) -> u64 {
+        let all = self.damaged();
+        all.saturating_sub(self.shared.reported.fetch_max(all, Ordering::Relaxed))
+    }
+
     /// The record at a place: its sequence, kind and payload.
     pub fn read(&self, place: Place) -> Result<(Seq, u8, Vec<u8>), ReadError> {
         let segment = self.shared.find(place.segment).ok_or(ReadError::Gone)?;
@@ -144,14 +150,10 @@ impl<D: Disk> JournalReader<D> {
                     f(Record { seq: raw.seq, kind: raw.kind, payload: raw.payload, place, group_time })?;
                 }
                 Ok(_) => {}
-                Err(_) => self.count_damage(),
+                Err((offset, ..)) => self.shared.count_damage(Place { segment, offset }),
             }
         }
         ControlFlow::Continue(())
-    }
-
-    fn count_damage(&self) {
-        self.shared.damaged.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Where an earlier scan ended, if everything after `after` is there or behind.
@@ -211,7 +213,7 @@ impl<'a, D: Disk> Window<'a, D> {
             Some(header) if header.last() <= after => Ok(Some(Group::passed(at, header, salt))),
             Some(header) if header.length <= self.end - at => Ok(self.load(at, header.length)?.group_at(at)),
             _ => {
-                self.shared.damaged.fetch_add(1, Ordering::Relaxed);
+                self.shared.count_damage(Place { segment, offset: at });
                 Ok(self.load(at, self.end - at)?.find_group(at + 8))
             }
         }

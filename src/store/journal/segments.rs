@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::fault::{self, Fault};
 use crate::ids::Seq;
 
 use super::format::Salt;
-use super::{Disk, ReadError, SegmentState};
+use super::{Disk, Place, ReadError, SegmentState};
 
 /// The file name of a segment.
 pub fn name(id: u32) -> String {
@@ -56,12 +57,24 @@ pub(super) struct Shared<D: Disk> {
     head: AtomicU64,
     /// Damaged places that readers skipped.
     pub(super) damaged: AtomicU64,
+    /// How many were asked for by [`super::JournalReader::unreported`].
+    pub(super) reported: AtomicU64,
 }
 
 impl<D: Disk> Shared<D> {
     pub(super) fn new(salt: Salt, segments: Vec<Arc<Segment<D>>>, head: Seq) -> Self {
         let segments = RwLock::new(segments);
-        Self { salt, segments, head: AtomicU64::new(head.0), damaged: AtomicU64::new(0) }
+        let (head, damaged, reported) = (AtomicU64::new(head.0), AtomicU64::new(0), AtomicU64::new(0));
+        Self { salt, segments, head, damaged, reported }
+    }
+
+    /// A scan has passed damage: what stood there is missing from what it hands over.
+    pub(super) fn count_damage(&self, place: Place) {
+        if fault::is(Fault::DamageUnsaid) {
+            return;
+        }
+        tracing::error!(?place, "damage in the journal: what stood here is passed over");
+        self.damaged.fetch_add(1, Ordering::Relaxed);
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Vec<Arc<Segment<D>>>> {

@@ -11,7 +11,7 @@ pub(crate) struct Chances {
     pub(crate) network: SmallRng,
     /// When the process dies, how, and for how long.
     pub(crate) process: SmallRng,
-    /// What a power loss leaves; what is flipped; when the disk is full.
+    /// What a power loss leaves; when the disk is full.
     pub(crate) disk: SmallRng,
     /// Jumps of the wall clock.
     pub(crate) clock: SmallRng,
@@ -23,6 +23,8 @@ pub(crate) struct Chances {
     pub(crate) operators: SmallRng,
     /// How much memory others use.
     pub(crate) memory: SmallRng,
+    /// What is flipped at rest.
+    pub(crate) damage: SmallRng,
 }
 
 impl Chances {
@@ -40,6 +42,7 @@ impl Chances {
             routers: stream(7),
             operators: stream(8),
             memory: stream(9),
+            damage: stream(10),
         }
     }
 }

@@ -351,9 +351,17 @@ impl Device {
                     at < expires_at,
                     "{id}: {message} was written at {at}, and had expired at {expires_at}"
                 );
+                let is_whole = oracle
+                    .bodies
+                    .get(&message)
+                    .is_some_and(|(title, body)| *title == push.title && *body == push.body);
+                ensure!(is_whole, "{id}: {message} came with a body that nobody sent: {push:?}");
                 if session.got.insert(message) {
                     let is_high = push.priority() == pb::Priority::High;
                     session.seen.firsts.push((message, is_high));
+                }
+                if oracle.is_damaged {
+                    return Ok(());
                 }
                 let Some((batch, sent, ordinal)) = oracle.only_batch(id, message) else { return Ok(()) };
                 let account = &sent.accounts[ordinal];

@@ -69,6 +69,9 @@ impl World {
             }
         }
         let now = self.now();
+        if let Some(what) = self.damage.strike(&self.disk, &mut self.chances.damage) {
+            self.trace.note(now, format_args!("{what}"));
+        }
         let rng = &mut self.chances.network;
         for device in &mut self.devices {
             if device.has_link() && once_in(rng, 120) {
@@ -158,10 +161,9 @@ impl World {
             Ok(edge) => {
                 let report = edge.report();
                 let (head, pending) = (report.journal.head, report.pending);
-                ensure!(
-                    report.left_out == 0 && report.journal.corrupt.is_empty(),
-                    "damage that nobody did: {report:?}"
-                );
+                let is_damaged = edge.says_damaged();
+                ensure!(!is_damaged || self.damage.flipped > 0, "damage that nobody did: {report:?}");
+                self.oracle.is_damaged |= is_damaged;
                 let checkpoint = report.checkpoint;
                 self.note(format_args!(
                     "the edge starts at {head} (checkpoint {checkpoint}), {pending} pending"

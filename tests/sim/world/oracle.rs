@@ -90,6 +90,10 @@ pub(crate) struct Oracle {
     pub(crate) gaps: u64,
     /// Streams are kept up to a small bound only.
     pub(crate) may_have_gaps: bool,
+    /// By message: title and body as the router wrote them.
+    pub(crate) bodies: BTreeMap<u64, (String, String)>,
+    /// The edge has said that something on its disk is damaged. From then on records may be missing: an end, a change of account, a receipt.
+    pub(crate) is_damaged: bool,
     /// Some app drops the oldest of what a device has pending.
     pub(crate) quota: bool,
 }
@@ -115,6 +119,10 @@ impl Oracle {
             refused,
             expires_at: answer.expires_at,
         };
+        if self.is_damaged {
+            self.answers.insert(id.clone(), new);
+            return Ok(());
+        }
         ensure!(!self.rejected.contains_key(id), "{id} was rejected for good, now it is accepted");
         match self.answers.get(id) {
             Some(known) => {
@@ -132,6 +140,10 @@ impl Oracle {
         let (id, code) = (&answer.batch_id, answer.code());
         let put_off = matches!(code, pb::RejectCode::ResourceExhausted | pb::RejectCode::Unavailable);
         if put_off {
+            return Ok(());
+        }
+        if self.is_damaged {
+            self.rejected.insert(id.clone(), code);
             return Ok(());
         }
         ensure!(!self.answers.contains_key(id), "{id} was accepted, now it is rejected: {code:?}");
@@ -225,7 +237,7 @@ impl Oracle {
             Err(Failure::PushDisabled) => self.switched_off.contains(device),
             Err(Failure::Unbound) => !sent.accounts[key.1 as usize].is_empty(),
             Err(Failure::Reinstalled) => self.reinstalled.contains(device),
-            // Nothing is damaged here, and nobody stays away for so long.
+            // What is damaged is said to be so before it ends anything, and nobody stays away for so long.
             Err(Failure::Storage | Failure::Forgotten) => false,
         };
         ensure!(possible, "{key:?} of {device} can't have ended as {end:?}: {sent:?}, {answer:?}");
@@ -253,6 +265,11 @@ impl Oracle {
 
     /// Keeps what is new of a stream; what came before must be the same. `last` is where the link is.
     pub(crate) fn store(&mut self, batch: &pb::StreamBatch, last: u64) -> Result<(), String> {
+        if self.is_damaged {
+            let stored = self.streams.entry(batch.stream.clone()).or_default();
+            stored.cursor = stored.cursor.max(batch.cursor);
+            return Ok(());
+        }
         let mut by_sequence: BTreeMap<u64, Vec<pb::StreamEvent>> = BTreeMap::new();
         let mut before = last + 1;
         for event in &batch.events {
@@ -297,6 +314,9 @@ impl Oracle {
             let is_answered = self.answers.contains_key(id) || self.rejected.contains_key(id);
             ensure!(is_answered, "{id} was never answered");
         }
+        if self.is_damaged {
+            return self.finish_damaged(totals, stalled);
+        }
         let (mut accepted, mut arrived, mut failed) = (0u64, 0u64, [0u64; 11]);
         for (id, answer) in &self.answers {
             accepted += u64::from(answer.accepted);
@@ -339,6 +359,14 @@ impl Oracle {
         for (of, sessions) in &self.online {
             ensure!(sessions.len() <= 1, "retention 0, but written on sessions {sessions:?}: {of:?}");
         }
+        Ok(())
+    }
+
+    /// What holds whatever was damaged, once the edge has said so: it goes on, every batch is answered, and its sums agree.
+    fn finish_damaged(&self, totals: &Counts, stalled: bool) -> Result<(), String> {
+        ensure!(!stalled, "it never came to rest after damage: {totals:?}");
+        ensure!(totals.identity_holds(), "after damage: {totals:?}");
+        ensure!(totals.pending == 0, "pending at the end, after damage: {totals:?}");
         Ok(())
     }
 

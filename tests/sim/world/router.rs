@@ -184,6 +184,7 @@ impl Router {
         let newest = self.messages.len();
         let kept = if is_new { newest - 1 } else { rng.random_range(newest.saturating_sub(8)..newest) };
         let Kept { id: message, app, body, high, collapse_key } = self.messages[kept].clone();
+        oracle.bodies.insert(message, (body.title.clone(), body.body.clone()));
         let of_app = |number: usize| format!("device-{}", number / what.apps * what.apps + app);
         let count = rng.random_range(1..=6);
         let mut targets: Vec<String> =
