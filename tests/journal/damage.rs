@@ -195,6 +195,7 @@ fn readers_report_or_pass_over_damage() {
     });
     scanned.expect("goes on");
     assert_eq!((found, reader.damaged()), ((1..=12).filter(|&seq| seq != 5).collect::<Vec<u64>>(), 1));
+    assert_eq!([reader.unreported(), reader.unreported()], [1, 0], "each is told once");
 }
 
 #[test]

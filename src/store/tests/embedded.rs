@@ -1,5 +1,6 @@
 //! The embedded store on its threads, over a simulated disk: through the contract only.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 
 use super::support::{Sink, ack, batch, device, seen, session, small};
@@ -155,6 +156,25 @@ fn a_damaged_body_ends_its_entries_as_storage() {
     ends.sort_by_key(|told| format!("{told:?}"));
     assert_eq!(told, ends);
     assert!(one.pulled(0).is_empty() && one.pulled(1).is_empty());
+    one.store.close();
+}
+
+#[test]
+fn what_a_reader_of_a_stream_passes_over_is_counted_as_damaged() {
+    let disk = Arc::new(SimDisk::new());
+    let one = open(&disk, small());
+    one.see(0);
+    one.deliver(batch("b1", 1, &[0], one.clock.now(), 60_000)).expect("accepted");
+    one.arrive(0, 1);
+    one.flush();
+    let damaged = || one.store.stats().damaged.load(Ordering::Relaxed);
+    let name = "journal-0000000001.seg";
+    let content = disk.content(name).expect("the segment");
+    let at = content.windows(9).position(|bytes| bytes == b"body of 1").expect("the body is in the journal");
+    disk.flip(name, at as u64, 1).expect("flipped");
+    assert_eq!(damaged(), 0);
+    let read = one.store.read_stream("main", Seq(0), 100, 100_000).expect("readable");
+    assert_eq!((read.events.len(), damaged()), (2, 1), "one registered, one arrived");
     one.store.close();
 }
 

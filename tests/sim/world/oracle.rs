@@ -88,6 +88,8 @@ pub(crate) struct Oracle {
     /// The newest edge time that was seen.
     pub(crate) edge_now: Millis,
     pub(crate) gaps: u64,
+    /// From which sequence to which they were, each.
+    pub(crate) missed: Vec<(u64, u64)>,
     /// Streams are kept up to a small bound only.
     pub(crate) may_have_gaps: bool,
     /// By message: title and body as the router wrote them.
@@ -188,6 +190,7 @@ impl Oracle {
             }
             Some(pb::stream_event::Event::Gap(gap)) => {
                 self.gaps += gap.events;
+                self.missed.push((gap.first, gap.last));
             }
             Some(pb::stream_event::Event::Device(_)) | None => {}
         }
@@ -293,7 +296,9 @@ impl Oracle {
                 Some(pb::stream_event::Event::Gap(gap)) => Some(gap),
                 _ => None,
             });
-            let news = sequence > read || gap.is_some();
+            // What was written before it was given up may be read after the gap that took its place: by a router that stood still.
+            let was_missed = self.missed.iter().any(|(first, last)| (*first..=*last).contains(&sequence));
+            let news = sequence > read || gap.is_some() || was_missed;
             ensure!(news, "new at {sequence}, after everything up to {read} was said: {events:?}");
             events.iter().try_for_each(|event| self.event(event))?;
             stored.events.insert(sequence, events);
