@@ -46,7 +46,8 @@ impl World {
 
     pub(super) fn is_at_rest(&self) -> bool {
         let Some(edge) = &self.edge else { return false };
-        edge.totals().pending == 0
+        // What damage has cut off from its device may wait until it expires.
+        (self.oracle.is_damaged || edge.totals().pending == 0)
             && !edge.has_staged()
             && self.plan.store.streams.iter().all(|stream| {
                 let cursor = self.oracle.streams.get(&**stream).map_or(0, |known| known.cursor);
