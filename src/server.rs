@@ -256,7 +256,9 @@ async fn open_store<D: Disk>(
     let options = StoreOptions {
         command_bytes: base.memory.command_bytes,
         budget: base.memory.budget.clone(),
-        ..store_options(&base.config, salt, digest_key)
+        salt,
+        digest_key,
+        ..store_options(&base.config)
     };
     let sink = Handover::new(base.directory.clone(), base.mailboxes.clone(), base.clock.clone());
     let bodies = Arc::new(Loaded::new(base.mailboxes.clone()));
@@ -274,10 +276,10 @@ async fn open_store<D: Disk>(
     Ok((store, opened))
 }
 
-fn store_options(config: &Config, salt: u64, digest_key: DigestKey) -> StoreOptions {
+/// What the configuration says of the store; the salt and the digest key are the data directory's.
+pub fn store_options(config: &Config) -> StoreOptions {
     let store = &config.store;
     StoreOptions {
-        salt,
         segment_bytes: store.segment_bytes,
         reserve_segments: store.reserve_segments,
         max_bytes: store.max_bytes,
@@ -297,7 +299,6 @@ fn store_options(config: &Config, salt: u64, digest_key: DigestKey) -> StoreOpti
         stream_soft_bytes: store.stream_soft_bytes,
         stream_hard_bytes: store.stream_hard_bytes,
         forget_after_ms: store.forget_after_s * 1_000,
-        digest_key,
         streams: config.streams(),
         app_streams: config.apps.iter().map(|app| (app.key.clone(), app.stream.clone())).collect(),
         app_quotas: config.apps.iter().map(|app| (app.key.clone(), quota(&app.pending, store))).collect(),

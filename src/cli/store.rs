@@ -1,6 +1,6 @@
 //! `store`: a data directory that no edge uses. Is it whole, what is in it, and its journal record by record.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,9 +9,12 @@ use clap::{Args as ClapArgs, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::output::{self, Failure, Paint, line, printable};
+use crate::config::{Config, Overrides};
 use crate::ids::{AppKey, Seq};
 use crate::push::{Counts, Failure as End};
-use crate::store::offline::{AtRest, Filter, Finding, Report, State, Step, Weight};
+use crate::server::store_options;
+use crate::store::offline::{AtRest, Filter, Finding, NAMED, Report, State, Step, Weight};
+use crate::store::options::StoreOptions;
 
 /// Flags of `store`.
 #[derive(Debug, ClapArgs)]
@@ -27,8 +30,9 @@ enum What {
     ///
     /// Changes nothing. Takes about the memory that the edge takes. Exit code 0: nothing is lost; 1: something is, or the next start fails;
     /// 2: it can't be read.
+    /// With the edge's configuration the next start is tried with its streams, apps and maxima; without, with those of no configuration.
     #[command(
-        after_help = "Examples:\n  mooring store check data\n  mooring store check /backup/mooring --json"
+        after_help = "Examples:\n  mooring store check data\n  mooring store check --config mooring.toml\n  mooring store check /backup/mooring --config mooring.toml --json"
     )]
     Check(Look),
     /// What is in it: records, devices, what is pending, bytes
@@ -46,8 +50,12 @@ enum What {
 
 #[derive(Debug, ClapArgs)]
 struct Look {
-    /// The data directory
-    dir: PathBuf,
+    /// The data directory [default: the configuration's]
+    #[arg(required_unless_present = "config")]
+    dir: Option<PathBuf>,
+    /// The configuration that the next start will have
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -116,8 +124,8 @@ fn start(args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn open(dir: &std::path::Path) -> Result<AtRest, Failure> {
-    AtRest::open(dir).map_err(|error| {
+fn open(dir: &Path, options: StoreOptions) -> Result<AtRest, Failure> {
+    AtRest::open(dir, options).map_err(|error| {
         let hint = match error {
             crate::store::disk::real::OpenError::Locked { .. } => {
                 ": stop the edge first, or look at a snapshot of its file system"
@@ -129,7 +137,16 @@ fn open(dir: &std::path::Path) -> Result<AtRest, Failure> {
 }
 
 fn examine(look: &Look) -> Result<Report, Failure> {
-    let at_rest = open(&look.dir)?;
+    let config = look.config.as_ref().map(|file| {
+        let overrides = Overrides::from_env(std::env::vars_os());
+        Config::load(Some(file), &overrides).map_err(|errors| Failure::usage(errors.to_string()))
+    });
+    let config = config.transpose()?;
+    let options = config.as_ref().map(store_options).unwrap_or_default();
+    let dir = look.dir.clone().or_else(|| config.map(|config| config.data_dir));
+    // The arguments ask for one of the two.
+    let dir = dir.ok_or_else(|| Failure::usage("which data directory?"))?;
+    let at_rest = open(&dir, options)?;
     let bar = output::bar(0, "{spinner} {msg} {elapsed}", look.json);
     bar.enable_steady_tick(Duration::from_millis(100));
     let report = at_rest.check(&mut |step| {
@@ -141,7 +158,7 @@ fn examine(look: &Look) -> Result<Report, Failure> {
         });
     });
     bar.finish_and_clear();
-    report.map_err(|error| Failure::usage(format!("{}: {error}", look.dir.display())))
+    report.map_err(|error| Failure::usage(format!("{}: {error}", dir.display())))
 }
 
 fn dump(args: &DumpArgs) -> Result<(), Failure> {
@@ -153,7 +170,9 @@ fn dump(args: &DumpArgs) -> Result<(), Failure> {
         device: args.device.clone(),
         personal: args.personal,
     };
-    open(&args.dir)?.dump(&filter, &mut |record| line(&record.to_string())).map_err(Failure::failed)
+    open(&args.dir, StoreOptions::default())?
+        .dump(&filter, &mut |record| line(&record.to_string()))
+        .map_err(Failure::failed)
 }
 
 fn word(weight: Weight) -> &'static str {
@@ -172,6 +191,9 @@ fn check_text(report: &Report, paint: Paint) {
         };
         let place = offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default();
         line(&format!("{name}: {file}{place}: {}\n  {means}", printable(what)));
+    }
+    for (weight, found) in report.found.iter().rev().filter(|(_, found)| **found > NAMED as u64) {
+        line(&format!("{}: {} more like these", word(*weight), found - NAMED as u64));
     }
     let records: u64 = report.records.values().map(|(count, _)| count).sum();
     let pending = report.state.as_ref().map_or(0, |state| state.verified.pending);
@@ -199,7 +221,9 @@ fn check_json(report: &Report) -> Value {
             })
         })
         .collect();
-    json!({ "whole": report.is_whole(), "findings": findings, "stats": stats_json(report) })
+    let found: Map<String, Value> =
+        report.found.iter().map(|(weight, count)| (word(*weight).to_owned(), (*count).into())).collect();
+    json!({ "whole": report.is_whole(), "findings": findings, "found": found, "stats": stats_json(report) })
 }
 
 fn failed(counts: &Counts) -> Map<String, Value> {

@@ -108,6 +108,11 @@ impl<D: Disk> Engine<D> {
         self.live_bytes
     }
 
+    /// The newest durable sequence.
+    pub fn head(&self) -> Seq {
+        self.journal.head()
+    }
+
     /// The streams and how far their readers are.
     pub fn stream_cursors(&self) -> Vec<(String, Seq)> {
         let streams = &self.shared.streams;

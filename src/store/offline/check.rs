@@ -1,6 +1,6 @@
 //! Is it whole? Every record, every checkpoint, every row; and whether they agree with each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -66,9 +66,16 @@ pub struct Report {
     pub checkpoints: Vec<(String, Option<Seq>)>,
     /// What the next start would have; `None`: it would fail.
     pub state: Option<State>,
-    /// What isn't as it should be, the worst first.
+    /// What isn't as it should be, the worst first; of each weight the first [`NAMED`].
     pub findings: Vec<Finding>,
+    /// All that was found, by weight.
+    pub found: BTreeMap<Weight, u64>,
+    /// Damage that was found: the start finds again what the journal's reading found.
+    places: BTreeSet<(u32, u32)>,
 }
+
+/// Findings of one weight that are named one by one; the others are only counted.
+pub const NAMED: usize = 1_000;
 
 /// What the next start would have.
 #[derive(Clone, Debug, Default)]
@@ -105,7 +112,7 @@ pub enum Step {
 impl Report {
     /// The worst of what was found.
     pub fn worst(&self) -> Option<Weight> {
-        self.findings.iter().map(|finding| finding.weight).max()
+        self.found.keys().next_back().copied()
     }
 
     /// Whether nothing is lost.
@@ -121,6 +128,11 @@ impl Report {
         what: String,
         means: &str,
     ) {
+        let found = self.found.entry(weight).or_default();
+        *found += 1;
+        if *found > NAMED as u64 {
+            return;
+        }
         let means = means.to_owned();
         self.findings.push(Finding { weight, file: file.into(), offset, what, means });
     }
@@ -138,10 +150,9 @@ impl Report {
             };
             let weight = if damage.lost.is_some() { Weight::Damage } else { Weight::Harmless };
             let means = if damage.lost.is_some() { LOST_RECORD } else { "the records behind it are whole" };
-            let (file, offset) = (segment(damage.place.segment), u64::from(damage.place.offset));
-            let known = self.findings.iter().any(|f| f.file == file && f.offset == Some(offset));
-            if !known {
-                self.find(weight, file, Some(offset), what, means);
+            let place = damage.place;
+            if self.places.insert((place.segment, place.offset)) {
+                self.find(weight, segment(place.segment), Some(u64::from(place.offset)), what, means);
             }
         }
     }
@@ -194,6 +205,11 @@ impl Report {
                 "attributes and bindings of these devices are unknown until they say Hello again",
             );
         }
+        let head = engine.head();
+        for (name, cursor) in engine.stream_cursors().into_iter().filter(|(_, cursor)| *cursor > head) {
+            let what = format!("the cursor of stream {name} is {cursor}, and the newest record {head}");
+            self.find(Weight::Damage, "checkpoints", None, what, "its reader misses what comes up to there");
+        }
         let (revoked, messages) = (engine.revoked(), engine.messages());
         let (live_bytes, streams) = (engine.live_bytes(), engine.stream_cursors());
         self.state = Some(State { totals, verified, live_bytes, devices, revoked, messages, streams });
@@ -228,27 +244,24 @@ impl AtRest {
 
     fn check_journal(&self, report: &mut Report) {
         let mut records = BTreeMap::<&'static str, (u64, u64)>::new();
-        let (mut first, mut senseless) = (None, Vec::new());
+        let mut first = None;
         let read = self.records(&mut |record| {
             let name = kind_name(record.kind).unwrap_or("unknown");
             let (count, bytes) = records.entry(name).or_default();
             (*count, *bytes) = (*count + 1, *bytes + record.payload.len() as u64);
             first.get_or_insert((record.seq, record.group_time));
             if describe(record.kind, record.payload, false).is_err() {
-                senseless.push((record.place, record.seq, name));
+                let (what, place) = (format!("record {} ({name}) makes no sense", record.seq), record.place);
+                report.find(
+                    Weight::Damage,
+                    segment(place.segment),
+                    Some(u64::from(place.offset)),
+                    what,
+                    NO_SENSE,
+                );
             }
         });
         report.records = records;
-        for (place, seq, name) in senseless {
-            let what = format!("record {seq} ({name}) makes no sense");
-            report.find(
-                Weight::Damage,
-                segment(place.segment),
-                Some(u64::from(place.offset)),
-                what,
-                NO_SENSE,
-            );
-        }
         match read {
             Ok((journal, recovery)) => {
                 report.segments = journal.segments();
@@ -327,4 +340,22 @@ impl CommitSink for Nobody {
     fn seen(&mut self, _: SessionRef) {}
     fn changed(&mut self, _: SessionRef, _: Result<(), ChangeError>) {}
     fn ended(&mut self, _: &DeviceKey, _: Seq, _: Failure) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_findings_are_counted_and_the_worst_is_named_whenever_it_comes() {
+        let mut report = Report::default();
+        assert!(report.is_whole());
+        for offset in 0..NAMED as u64 + 500 {
+            report.find(Weight::Harmless, "journal", Some(offset), "odd".into(), NO_SENSE);
+        }
+        assert!(report.is_whole() && report.findings.len() == NAMED);
+        report.find(Weight::Fatal, "start", None, "broken".into(), FAILS);
+        assert_eq!((report.worst(), report.findings.len()), (Some(Weight::Fatal), NAMED + 1));
+        assert_eq!(report.found[&Weight::Harmless], NAMED as u64 + 500);
+    }
 }

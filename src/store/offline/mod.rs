@@ -9,7 +9,7 @@ mod dump;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use check::{Finding, Report, State, Step, Weight};
+pub use check::{Finding, NAMED, Report, State, Step, Weight};
 pub use dump::{DumpError, Filter};
 
 use super::disk::Disk;
@@ -25,13 +25,15 @@ use crate::ids::Seq;
 pub struct AtRest {
     disk: Arc<OverlayDisk>,
     format: Format,
+    /// Of the edge whose directory it is.
+    options: StoreOptions,
 }
 
 impl AtRest {
-    /// Opens a data directory that no edge uses.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+    /// Opens a data directory that no edge uses. `options`: those that the next start will have, but for what the directory itself says.
+    pub fn open(path: &Path, options: StoreOptions) -> Result<Self, OpenError> {
         let (disk, format) = OverlayDisk::open(path)?;
-        Ok(Self { disk, format })
+        Ok(Self { disk, format, options })
     }
 
     /// The kinds of records, as [`Filter::kinds`] names them.
@@ -45,7 +47,7 @@ impl AtRest {
             digest_key: self.format.digest_key.clone(),
             // Nothing is going to be written.
             reserve_segments: 0,
-            ..StoreOptions::default()
+            ..self.options.clone()
         }
     }
 
