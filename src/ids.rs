@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crate::limits;
@@ -119,7 +120,7 @@ impl fmt::Debug for DeviceKey {
 
 /// An account of an app: a keyed digest that says whether two are the same. Never 0, so that "none" costs nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct AccountDigest(std::num::NonZeroU64);
+pub struct AccountDigest(NonZeroU64);
 
 impl AccountDigest {
     /// The digest of `account` under `app`.
@@ -131,13 +132,13 @@ impl AccountDigest {
         hasher.update(account.as_bytes());
         let mut first = [0; 8];
         first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-        let number = std::num::NonZeroU64::new(u64::from_le_bytes(first));
-        Self(number.unwrap_or(std::num::NonZeroU64::MAX))
+        let number = NonZeroU64::new(u64::from_le_bytes(first));
+        Self(number.unwrap_or(NonZeroU64::MAX))
     }
 
     /// The one with this number; `None`: 0.
     pub fn from_number(number: u64) -> Option<Self> {
-        std::num::NonZeroU64::new(number).map(Self)
+        NonZeroU64::new(number).map(Self)
     }
 
     /// As a number, never 0.
@@ -184,6 +185,34 @@ pub struct Seq(pub u64);
 impl fmt::Display for Seq {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// A history of a data directory, which begins with a start: a random number, not 0. A cursor is a sequence in one of them: see
+/// [`crate::store::Store::is_in_history`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct HistoryId(NonZeroU64);
+
+impl HistoryId {
+    /// The one of this number; `None`: 0.
+    pub fn new(number: u64) -> Option<Self> {
+        NonZeroU64::new(number).map(Self)
+    }
+
+    /// A new one.
+    pub fn random(rng: &mut impl rand::Rng) -> Self {
+        Self(rng.random())
+    }
+
+    /// As a number, never 0.
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for HistoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
     }
 }
 

@@ -97,6 +97,8 @@ pub const BODY_READS: usize = 65_536;
 pub const CREDIT_TARGETS: u64 = 1_000_000;
 /// Bytes of batches in flight on one router link: the credit.
 pub const CREDIT_BYTES: u64 = 64 * 1024 * 1024;
+/// Starts of a data directory of which cursors are known. A router that comes with an older one opens where the edge believes it to be.
+pub const HISTORIES: usize = 1_000;
 /// Stream batches on their way to one reader, unacknowledged.
 pub const STREAM_WINDOW: usize = 16;
 /// Events in one stream batch.

@@ -20,7 +20,7 @@ use super::{LinkEnd, Phase, Rights, RouterContext, answers, presence, reached};
 use crate::ids::Seq;
 use crate::limits;
 use crate::presence::Follower;
-use crate::store::{StreamBounds, StreamError};
+use crate::store::{Store, StreamBounds, StreamError};
 use crate::telemetry::{self, Counter, Gauge, RouterTransport};
 use crate::wire::router::{self as wire, FromRouter, LinkError, Open, OpenStream, OpenedStream};
 
@@ -138,26 +138,38 @@ pub(super) fn open_streams(
             StreamError::Unknown => LinkError::UnknownStream(name.chars().take(64).collect()),
             _ => LinkError::Internal("the stream can't be read"),
         })?;
-        wanted.push((Arc::from(name), start(asked, bounds)?, bounds));
+        wanted.push((Arc::from(name), start(asked, bounds, &*context.store)?, bounds));
     }
+    let history = context.store.present_history();
     let enter = |(stream, start, bounds): (Arc<str>, Seq, StreamBounds)| {
         let reading = Reading::enter(context, Arc::clone(&stream), router, start);
         let epoch = reading.epoch();
-        (Arc::new(reading), OpenedStream { stream, epoch, start, bounds })
+        (Arc::new(reading), OpenedStream { stream, epoch, start, bounds, history })
     };
     Ok(wanted.into_iter().map(enter).collect())
 }
 
-fn start(asked: &OpenStream, bounds: StreamBounds) -> Result<Seq, LinkError> {
-    match asked.from {
-        wire::From::Durable => Ok(bounds.cursor.max(bounds.oldest)),
-        wire::From::Oldest => Ok(bounds.oldest),
-        wire::From::After(cursor) if (bounds.oldest..=bounds.head).contains(&cursor) => Ok(cursor),
-        wire::From::After(cursor) => Err(LinkError::Cursor(format!(
-            "{cursor} is not between the oldest kept, {}, and the newest, {}",
-            bounds.oldest, bounds.head
-        ))),
-    }
+fn start(asked: &OpenStream, bounds: StreamBounds, store: &dyn Store) -> Result<Seq, LinkError> {
+    let (cursor, history) = match asked.from {
+        wire::From::Durable => return Ok(bounds.cursor.max(bounds.oldest)),
+        wire::From::Oldest => return Ok(bounds.oldest),
+        wire::From::After(cursor, history) => (cursor, history),
+    };
+    let why = match history {
+        _ if !(bounds.oldest..=bounds.head).contains(&cursor) => {
+            format!("it is not between the oldest kept, {}, and the newest, {}", bounds.oldest, bounds.head)
+        }
+        None => "no history was named with it".to_owned(),
+        Some(id) if store.is_in_history(id, cursor) => return Ok(cursor),
+        Some(id) => format!(
+            "it is of a history ({id}) that this edge doesn't know so far: its data directory was put back from an older copy, or has \
+             started very often since"
+        ),
+    };
+    Err(LinkError::Cursor(format!(
+        "cursor {cursor} of {}: {why}; open the stream without a cursor",
+        asked.stream
+    )))
 }
 
 /// One in the gauge of open links, however the link ends.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::credential::Revocation;
-use crate::ids::{AppKey, DeviceKey, Seq, SessionRef};
+use crate::ids::{AppKey, DeviceKey, HistoryId, Seq, SessionRef};
 use crate::push::{AppControl, Millis, Reached, Seen};
 
 /// A store in a data directory of its own.
@@ -235,6 +235,14 @@ impl<D: Disk> Store for EmbeddedStore<D> {
 
     fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError> {
         self.shared.streams.bounds(&self.shared.reader, stream)
+    }
+
+    fn present_history(&self) -> Option<HistoryId> {
+        self.shared.streams.present_history()
+    }
+
+    fn is_in_history(&self, history: HistoryId, cursor: Seq) -> bool {
+        self.shared.streams.is_in_history(history, cursor)
     }
 
     fn app_control(&self, app: &AppKey) -> AppControl {

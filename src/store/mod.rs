@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::binding::{Bindings, Change, ChangeError};
 use crate::credential::Revocation;
-use crate::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef, ShardId};
+use crate::ids::{AppKey, DeviceKey, HistoryId, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
     Accepted, Acked, AppControl, Attributes, Counts, Failure, Millis, NewBatch, Reached, Refusal, Rejection,
     Revoked, Seen, StreamEvent, TargetState,
@@ -505,6 +505,17 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Where a stream stands.
     fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError>;
+
+    /// The history that what is read now is of: cursors are to be kept with it. `None`: the store keeps no journal.
+    fn present_history(&self) -> Option<HistoryId> {
+        None
+    }
+
+    /// Whether the cursor is one of this history, as far as it is known here. If not, it may be of a time that was lost when an older copy of the
+    /// data directory was put back: what is behind it by its number isn't what its reader lacks.
+    fn is_in_history(&self, _history: HistoryId, _cursor: Seq) -> bool {
+        false
+    }
 
     /// What an operator set for an app. Quick: a look into memory.
     fn app_control(&self, _app: &AppKey) -> AppControl {

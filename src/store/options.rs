@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::tables::TableKind;
 use crate::budget::Budget;
-use crate::ids::{AppKey, DigestKey};
+use crate::ids::{AppKey, DigestKey, HistoryId};
 use crate::limits;
 use crate::push::Millis;
 
@@ -75,6 +75,8 @@ pub struct StoreOptions {
     pub command_bytes: usize,
     /// Memory, of the whole edge.
     pub budget: Arc<Budget>,
+    /// The history that this start begins; `None`: a random one.
+    pub history: Option<HistoryId>,
 }
 
 /// What one device may have pending.
@@ -122,6 +124,7 @@ impl Default for StoreOptions {
             max_recalls: 10_000,
             command_bytes: limits::STORE_COMMAND_BYTES,
             budget: Arc::default(),
+            history: None,
         }
     }
 }

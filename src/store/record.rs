@@ -18,6 +18,7 @@
 //! | 22 gap | what a stream lost at its hard bound | the stream |
 //! | 23 retired | a stream is no more | the streams |
 //! | 24 recall | a message was taken back, and is remembered until then | the message's part |
+//! | 25 history | a start: from here on everything is of this history | the histories |
 //! | 26 app | what an operator set for an app, all of it | the app |
 //!
 //! Receipts, mass ends and what is said of devices are self-contained, so that a stream is read straight from the journal without a look-up,
@@ -54,6 +55,7 @@ pub(super) const ROUTE: u8 = 21;
 pub(super) const GAP: u8 = 22;
 pub(super) const RETIRED: u8 = 23;
 pub(super) const RECALL: u8 = 24;
+pub(super) const HISTORY: u8 = 25;
 pub(super) const APP: u8 = 26;
 
 /// An accepted target.

@@ -4,10 +4,13 @@
 //! A cursor that moves over nothing but foreign records is not written: else each cursor's own record would be something new to
 //! acknowledge, and an idle edge would write for ever.
 //!
+//! A cursor that comes from outside is good only in the history that it was read in ([`histories`]).
+//!
 //! Invariants: the streams and their routes are those of the start; at run time only cursors, gaps and retirements change, on the
 //! engine's thread and after they are durable. Between a stream's cursor and the oldest kept record there is nothing of it but gaps.
 
 pub(super) mod gaps;
+pub(super) mod histories;
 pub(super) mod saved;
 
 use std::ops::ControlFlow;
@@ -19,9 +22,10 @@ use super::journal::{JournalReader, Place, ReadError, SegmentState};
 use super::record::{app_of, stream_events};
 use super::{StreamBounds, StreamError, StreamRead, StreamState};
 use crate::fault::{self, Fault};
-use crate::ids::Seq;
+use crate::ids::{HistoryId, Seq};
 use crate::push::{Millis, ReceiptGap, StreamEvent};
 use gaps::Gaps;
+use histories::Histories;
 use saved::{Routes, SavedStream, SavedStreams, StreamId};
 
 /// Journal bytes looked at in one read, in multiples of the bytes asked for: where a stream has few events, a read ends without any.
@@ -60,6 +64,7 @@ pub(super) struct Streams {
     all: Vec<Stream>,
     routes: Routes,
     next_id: StreamId,
+    histories: Mutex<Histories>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -107,6 +112,7 @@ impl Streams {
             all: saved.streams.into_iter().map(stream).collect(),
             routes: saved.routes,
             next_id: saved.next_id,
+            histories: Mutex::new(saved.histories),
         }
     }
 
@@ -121,7 +127,27 @@ impl Streams {
             last_event: Seq(stream.last_event.load(Ordering::Relaxed)),
             gaps: lock(&stream.gaps).clone(),
         });
-        SavedStreams { next_id: self.next_id, streams: streams.collect(), routes: self.routes.clone() }
+        SavedStreams {
+            next_id: self.next_id,
+            streams: streams.collect(),
+            routes: self.routes.clone(),
+            histories: lock(&self.histories).clone(),
+        }
+    }
+
+    /// Its record is durable.
+    pub(super) fn begin_history(&self, id: HistoryId, seq: Seq) {
+        lock(&self.histories).begin(id, seq);
+    }
+
+    /// See [`super::Store::present_history`].
+    pub(super) fn present_history(&self) -> Option<HistoryId> {
+        lock(&self.histories).newest()
+    }
+
+    /// See [`super::Store::is_in_history`].
+    pub(super) fn is_in_history(&self, id: HistoryId, cursor: Seq) -> bool {
+        lock(&self.histories).has(id, cursor)
     }
 
     pub(super) fn position(&self, name: &str) -> Option<usize> {

@@ -20,7 +20,7 @@ pub use answers::{
 pub use events::{empty_stream_batch, stream_batches};
 
 use super::pb::router as pb;
-use crate::ids::{MessageId, Seq};
+use crate::ids::{HistoryId, MessageId, Seq};
 use crate::limits;
 use crate::presence::Point;
 
@@ -209,8 +209,8 @@ pub struct OpenStream {
 pub enum From {
     /// After the durable cursor.
     Durable,
-    /// After this cursor.
-    After(Seq),
+    /// After this cursor, which was read in this history; `None`: the router doesn't say.
+    After(Seq, Option<HistoryId>),
     /// At the oldest event kept.
     Oldest,
 }
@@ -319,7 +319,9 @@ fn open(open: pb::Open) -> Open {
     let streams = open.streams.into_iter().map(|wanted| OpenStream {
         stream: wanted.stream,
         from: match wanted.from {
-            Some(pb::open_stream::From::After(cursor)) => From::After(Seq(cursor)),
+            Some(pb::open_stream::From::After(cursor)) => {
+                From::After(Seq(cursor), HistoryId::new(wanted.history))
+            }
             Some(pb::open_stream::From::Oldest(true)) => From::Oldest,
             Some(pb::open_stream::From::Oldest(false)) | None => From::Durable,
         },

@@ -34,6 +34,7 @@ mod reasons;
 mod registration;
 mod rejections;
 mod relay;
+mod restore;
 mod revocation;
 mod revoke;
 mod rough;

@@ -44,7 +44,7 @@ impl Edge {
         let endpoint = self.endpoint_of(Carrier::Framed, router);
         let streams = match stream {
             "" => Vec::new(),
-            name => vec![OpenStream { stream: name.into(), from }],
+            name => vec![OpenStream { stream: name.into(), from, ..OpenStream::default() }],
         };
         let said = Open { version: 1, name: "test".into(), streams, ..Open::default() };
         open(&endpoint, said).await.map(|(sender, receiver, _)| (sender, receiver))

@@ -79,7 +79,7 @@ impl Edge {
     /// A link that reads the stream from its oldest event on, whatever was acknowledged.
     pub(crate) async fn router_from_the_oldest(&self) -> Router {
         let from = Some(open_stream::From::Oldest(true));
-        self.router_reading(vec![OpenStream { stream: "main".into(), from }]).await
+        self.router_reading(vec![OpenStream { stream: "main".into(), from, ..OpenStream::default() }]).await
     }
 
     /// A link that reads these streams.

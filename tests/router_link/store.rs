@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use mooring::credential::Revocation;
-use mooring::ids::{AppKey, DeviceKey, MessageId, Seq, SessionRef};
+use mooring::ids::{AppKey, DeviceKey, HistoryId, MessageId, Seq, SessionRef};
 use mooring::push::{
     Accepted, Attributes, Channel, Counts, Millis, NewBatch, Reached, Receipt, ReceiptKind, Refusal,
     Rejection, Revoked, Seen, StreamEvent,
@@ -16,6 +16,9 @@ use mooring::store::{
 use tokio::sync::{oneshot, watch};
 
 use super::support::NEVER;
+
+/// The one that its cursors are of.
+pub(crate) const HISTORY: u64 = 77;
 
 type Reply = oneshot::Sender<Result<Accepted, Rejection>>;
 
@@ -266,6 +269,14 @@ impl Store for FakeStore {
             return Err(StreamError::Unknown);
         }
         Ok(StreamBounds { cursor: state.cursor, oldest: state.oldest, head: *self.head.borrow() })
+    }
+
+    fn present_history(&self) -> Option<HistoryId> {
+        HistoryId::new(HISTORY)
+    }
+
+    fn is_in_history(&self, history: HistoryId, _: Seq) -> bool {
+        history.get() == HISTORY
     }
 
     fn read_stream(

@@ -9,8 +9,8 @@ use mooring::wire::pb::router as pb;
 use pb::open_stream::From;
 use pb::{LinkErrorCode, StreamBatch, stream_event, to_router};
 
-use super::store::receipt;
-use super::support::{Edge, Router, deliver, main_from, main_stream, open, until};
+use super::store::{HISTORY, receipt};
+use super::support::{Edge, Router, deliver, main_after, main_from, main_stream, open, until};
 
 fn messages(batch: &StreamBatch) -> Vec<u64> {
     let receipts = batch.events.iter().map(|event| match &event.event {
@@ -65,12 +65,13 @@ async fn a_rewind_reads_again_and_a_cursor_that_cannot_be_is_refused() {
     assert_eq!(all, (3..11).collect::<Vec<_>>());
     router.acknowledge(cursor).await;
     until(&edge.store.cursor, |cursor| *cursor == Seq(10)).await;
-    let (mut router, opened) = edge.open(main_from(From::After(5))).await;
+    let (mut router, opened) = edge.open(main_after(5, HISTORY)).await;
     assert_eq!((opened.streams[0].cursor, opened.streams[0].oldest), (5, 2));
+    assert_eq!(opened.streams[0].history, HISTORY);
     assert_eq!(gather(&mut router, 5).await.0, (6..11).collect::<Vec<_>>());
-    for bad in [1, 11] {
+    for (cursor, history) in [(1, HISTORY), (11, HISTORY), (5, 0), (5, HISTORY + 1)] {
         let mut router = edge.connect("r1").await;
-        router.say(open(main_from(From::After(bad)))).await;
+        router.say(open(main_after(cursor, history))).await;
         assert_eq!(router.hear_error().await, LinkErrorCode::Cursor);
     }
 }
@@ -221,7 +222,7 @@ async fn a_router_that_stops_reading_holds_little_delays_nobody_and_is_closed() 
 #[tokio::test]
 async fn streams_have_to_exist_and_be_allowed() {
     let edge = Edge::start().await;
-    let named = |name: &str| vec![pb::OpenStream { stream: name.into(), from: None }];
+    let named = |name: &str| vec![pb::OpenStream { stream: name.into(), ..pb::OpenStream::default() }];
     for (router, streams, code) in [
         ("r1", named("nothing"), LinkErrorCode::UnknownStream),
         ("r2", named("main"), LinkErrorCode::Unauthorized),

@@ -263,11 +263,17 @@ pub(crate) fn open(streams: Vec<pb::OpenStream>) -> from_router::Frame {
 
 /// The stream `main`, from its durable cursor.
 pub(crate) fn main_stream() -> Vec<pb::OpenStream> {
-    vec![pb::OpenStream { stream: "main".into(), from: None }]
+    vec![pb::OpenStream { stream: "main".into(), ..pb::OpenStream::default() }]
 }
 
 pub(crate) fn main_from(from: pb::open_stream::From) -> Vec<pb::OpenStream> {
-    vec![pb::OpenStream { stream: "main".into(), from: Some(from) }]
+    vec![pb::OpenStream { stream: "main".into(), from: Some(from), ..pb::OpenStream::default() }]
+}
+
+/// The stream `main`, after a cursor that was read in this history.
+pub(crate) fn main_after(cursor: u64, history: u64) -> Vec<pb::OpenStream> {
+    let from = Some(pb::open_stream::From::After(cursor));
+    vec![pb::OpenStream { stream: "main".into(), from, history }]
 }
 
 pub(crate) fn batch(id: &str, targets: usize) -> pb::DeliverBatch {

@@ -276,7 +276,7 @@ impl Driver {
     }
 
     async fn link(&mut self) -> Option<Result<(Sender, Receiver, Opened), ClientError>> {
-        let stream = |name: &String| OpenStream { stream: name.clone(), from: None };
+        let stream = |name: &String| OpenStream { stream: name.clone(), ..OpenStream::default() };
         let open = Open {
             version: 1,
             name: self.options.name.clone(),

@@ -12,7 +12,7 @@ use crate::ids::DigestKey;
 use super::{Disk, DiskFile, SyncPoint};
 
 /// The newest format of a data directory that this code reads, and the one it writes.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 const NAME: &str = "format";
 const TEMPORARY: &str = "format.tmp";

@@ -27,7 +27,7 @@ use crate::store::part::{AppId, Part};
 use crate::store::record::put_epoch;
 use crate::store::stats::StoreStats;
 
-pub(super) const VERSION: u8 = 4;
+pub(super) const VERSION: u8 = 5;
 pub(super) const HEAD: u8 = 0;
 pub(super) const HOME: u8 = 1;
 pub(super) const DEVICES: u8 = 2;

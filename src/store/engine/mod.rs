@@ -69,7 +69,7 @@ use super::{
 use crate::binding::ChangeError;
 use crate::credential::Revocation;
 use crate::fault::{self, Fault};
-use crate::ids::{AppKey, DeviceKey, Seq, SessionRef, ShardId};
+use crate::ids::{AppKey, DeviceKey, HistoryId, Seq, SessionRef, ShardId};
 use crate::push::{Accepted, AppControl, Failure, Millis, Reached, ReceiptGap, Rejection, Revoked};
 use crate::sync::step;
 
@@ -115,6 +115,7 @@ enum Effect {
     /// A stream, by its position.
     Cursor(usize, Seq),
     Gap(usize, Box<ReceiptGap>),
+    History(HistoryId, Seq),
     StreamRetired(usize),
     App(AppKey, AppControl),
     AppAnswer(oneshot::Sender<Option<(Seq, AppControl)>>, Option<(Seq, AppControl)>),
@@ -193,6 +194,8 @@ pub struct Engine<D: Disk> {
     recalls: u64,
     recalls_full_until: Millis,
     memory: memory::Memory,
+    /// The history of this start, while the disk has no room for its record.
+    history: Option<HistoryId>,
 }
 
 impl<D: Disk> std::fmt::Debug for Engine<D> {
@@ -274,7 +277,8 @@ impl<D: Disk> Engine<D> {
             // With the cursors that this group moved: else what they let go would count until the next one.
             self.measure_streams(now);
         }
-        Ok(())
+        // Before the first record that there is room for again.
+        self.begin_history()
     }
 
     /// Whether something waits for [`Engine::commit`].
@@ -300,6 +304,16 @@ impl<D: Disk> Engine<D> {
     /// See [`super::Store::stream_bounds`].
     pub fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError> {
         self.shared.streams.bounds(&self.shared.reader, stream)
+    }
+
+    /// See [`super::Store::present_history`].
+    pub fn present_history(&self) -> Option<HistoryId> {
+        self.shared.streams.present_history()
+    }
+
+    /// See [`super::Store::is_in_history`].
+    pub fn is_in_history(&self, history: HistoryId, cursor: Seq) -> bool {
+        self.shared.streams.is_in_history(history, cursor)
     }
 
     /// See [`super::Store::streams`].
@@ -341,6 +355,10 @@ impl<D: Disk> Engine<D> {
         }
         if self.replenish_at > 0 {
             self.replenish(now)?;
+            self.begin_history()?;
+            if self.has_staged() {
+                return Ok(true);
+            }
         }
         let mut busy = false;
         for duty in 0..DUTIES {
@@ -415,6 +433,7 @@ impl<D: Disk> Engine<D> {
                     self.shared.recalls.add(recall.at, &recall);
                     self.sink.recalled(recall.seq);
                 }
+                Effect::History(id, seq) => self.shared.streams.begin_history(id, seq),
                 Effect::Gap(stream, gap) => self.shared.streams.insert_gap(stream, *gap),
                 // Done, before anybody was told of the group.
                 Effect::StreamRetired(_) => {}

@@ -7,9 +7,10 @@ use tokio::sync::watch;
 
 use super::load::Loaded;
 use super::replay::Replay;
+use super::streams::HISTORY_BYTES;
 use super::tables::{State, read_index};
 use super::{Engine, IsConnected, Shared, StoreFailure, acks, checkpoint, forget, memory, trim};
-use crate::ids::Seq;
+use crate::ids::{HistoryId, Seq};
 use crate::store::CommitSink;
 use crate::store::body_cache::BodyCache;
 use crate::store::checkpoint::{CheckpointError, CheckpointReader, oldest_kept_covers};
@@ -21,6 +22,7 @@ use crate::store::options::StoreOptions;
 use crate::store::recalls::Recalls;
 use crate::store::stats::StoreStats;
 use crate::store::stream::Streams;
+use crate::store::stream::saved::{Change, SavedStreams};
 use crate::store::tables::{self, TablesError};
 
 /// Why a store can't be opened. Nothing was changed that a program that can open it would miss.
@@ -93,6 +95,25 @@ fn apart(applied: Seq, covers: Seq) -> impl FnOnce(JournalError) -> OpenError {
     }
 }
 
+/// What a start writes: what the configuration changes, and its history. That comes back if there is no room for its record: nothing else is
+/// written then either, until there is.
+fn begin<D: Disk>(
+    options: &StoreOptions,
+    journal: &Journal<D>,
+    streams: &mut SavedStreams,
+) -> (Vec<Change>, Option<HistoryId>) {
+    let history = options.history.unwrap_or_else(|| HistoryId::random(&mut rand::rng()));
+    let has_room = journal.fits(HISTORY_BYTES, true);
+    let begins = has_room.then_some(history);
+    let changes = streams.configure(options, journal.reader().oldest(), journal.next_seq(), begins);
+    (changes, (!has_room).then_some(history))
+}
+
+fn bytes_behind<D: Disk>(journal: &Journal<D>, covers: Seq) -> u64 {
+    let since = journal.segments().into_iter().filter(|segment| segment.last > covers);
+    since.map(|segment| u64::from(segment.used)).sum()
+}
+
 /// What a start found.
 #[derive(Clone, Debug)]
 pub struct OpenReport {
@@ -129,10 +150,10 @@ impl<D: Disk> Engine<D> {
         };
         let oldest_kept = oldest_kept_covers(&disk)?;
         let tables = tables::open(&disk, options.tables, options.table_cache_bytes)?;
-        let malformed = read_index(&*tables, &loaded.index)?;
         let ledger = Ledger::read(&*tables, options.utc_offset_minutes)?;
         let bodies = BodyCache::new(options.body_cache_bytes);
         let mut replay = Replay {
+            malformed: read_index(&*tables, &loaded.index)?,
             loaded,
             options,
             bodies: &bodies,
@@ -141,7 +162,6 @@ impl<D: Disk> Engine<D> {
             failed: None,
             covers,
             masses: std::collections::HashMap::default(),
-            malformed,
         };
         let (journal, recovery) = replay.run(&disk)?;
         replay.check_tables()?;
@@ -150,7 +170,7 @@ impl<D: Disk> Engine<D> {
         let ledger = replay.ledger;
         let Loaded { index, next_number, mut streams, controls, apps, .. } = replay.loaded;
         index.set_committed(recovery.head);
-        let changes = streams.configure(options, journal.reader().oldest(), journal.next_seq());
+        let (changes, history) = begin(options, &journal, &mut streams);
         let streams = Streams::new(streams, &options.streams);
         let shared = Shared {
             index,
@@ -165,8 +185,7 @@ impl<D: Disk> Engine<D> {
         };
         StoreStats::set(&shared.stats.damaged, left_out);
         let lost = (!recovery.corrupt.is_empty() || left_out > 0).then(super::storage::Lost::default);
-        let since = journal.segments().into_iter().filter(|segment| segment.last > covers);
-        let since = since.map(|segment| u64::from(segment.used)).sum();
+        let since = bytes_behind(&journal, covers);
         let mut engine = Self {
             memory: memory::Memory::new(options, shared.index.len()),
             disk,
@@ -203,11 +222,13 @@ impl<D: Disk> Engine<D> {
             recall_retry_at: 0,
             recalls: 0,
             recalls_full_until: 0,
+            history,
         };
         engine.sum_up();
         engine.configured(&changes, recovery.last_time)?;
         engine.resume_recalling()?;
         engine.replenish(0)?;
+        engine.begin_history()?;
         engine.measure_all();
         engine.export();
         let report = OpenReport {

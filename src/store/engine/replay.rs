@@ -34,6 +34,13 @@ use crate::store::record::{
 use crate::store::tables::{Tables, TablesError};
 use crate::sync::MutexGuard;
 
+fn is_of_streams(kind: u8) -> bool {
+    matches!(
+        kind,
+        record::CURSOR | record::STREAM | record::ROUTE | record::GAP | record::RETIRED | record::HISTORY
+    )
+}
+
 /// The index, on its way to the journal's head.
 pub(super) struct Replay<'a> {
     pub(super) loaded: Loaded,
@@ -59,14 +66,8 @@ impl Replay<'_> {
             record::DEVICE => self.device(at),
             record::RECEIPT => self.receipt(at),
             record::MASS => self.mass(at),
-            record::CURSOR | record::STREAM | record::ROUTE | record::GAP | record::RETIRED
-                if at.seq <= self.covers =>
-            {
-                Ok(())
-            }
-            record::CURSOR | record::STREAM | record::ROUTE | record::GAP | record::RETIRED => {
-                self.loaded.streams.apply(at.kind, at.seq, at.payload)
-            }
+            kind if is_of_streams(kind) && at.seq <= self.covers => Ok(()),
+            kind if is_of_streams(kind) => self.loaded.streams.apply(kind, at.seq, at.payload),
             record::APP => super::apps::take_into(&mut Take(at.payload), &mut self.loaded.controls),
             record::EPOCH => self.epoch(at),
             record::RECALL => self.recall(at),

@@ -15,11 +15,13 @@ use crate::store::journal::Place;
 use crate::store::record::{self, app_of, put_cursor, stream_events};
 use crate::store::stats::StoreStats;
 use crate::store::stream::gaps::joined;
-use crate::store::stream::saved::{Change, put_gap, put_retired};
+use crate::store::stream::saved::{Change, put_gap, put_history, put_retired};
 use crate::store::{RetireError, Retired};
 
 /// Bytes of records counted in one slice.
 const SLICE_BYTES: usize = 1024 * 1024;
+/// Bytes of a history's record.
+pub(super) const HISTORY_BYTES: usize = 8;
 /// Bytes of a gap record, at most: a name and a number a kind of event.
 const GAP_BYTES: usize = 1024;
 
@@ -41,11 +43,12 @@ pub(super) struct GapScan {
 }
 
 impl<D: Disk> Engine<D> {
-    /// Writes what the configuration changes. Without room for it there is no start: what this run would give to a stream the next one would
+    /// Writes which history begins and what the configuration changes. Without room for it there is no start: what this run would give to a stream the next one would
     /// not find, as only these records say whose it is.
     pub(super) fn configured(&mut self, changes: &[Change], time: Millis) -> Result<(), OpenError> {
         let bytes = 64 + crate::limits::LABEL_BYTES;
-        if !changes.is_empty() && !self.has_room(changes.len(), bytes) {
+        let is_changed = changes.iter().any(|change| !matches!(change, Change::History(_)));
+        if is_changed && !self.has_room(changes.len(), bytes) {
             return Err(OpenError::Full);
         }
         for change in changes {
@@ -55,6 +58,17 @@ impl<D: Disk> Engine<D> {
         }
         self.commit(time)?;
         self.measure_streams(time);
+        Ok(())
+    }
+
+    /// There may be room now for the record that the start had none for. Nothing else was written since: any other record needs more.
+    pub(super) fn begin_history(&mut self) -> Result<(), StoreFailure> {
+        if let Some(id) = self.history.take_if(|_| self.journal.fits(HISTORY_BYTES, true)) {
+            self.scratch.clear();
+            put_history(&mut self.scratch, id);
+            let (seq, _) = self.stage(record::HISTORY)?;
+            self.effects.push(Effect::History(id, seq));
+        }
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use crate::store::record::{
     take_cursor, take_epoch, take_refused,
 };
 use crate::store::stream::gaps;
+use crate::store::stream::saved::take_history;
 
 /// The word for a kind of record; `None`: it is of no kind that this program knows.
 pub(super) fn kind_name(kind: u8) -> Option<&'static str> {
@@ -21,7 +22,7 @@ pub(super) fn kind_name(kind: u8) -> Option<&'static str> {
 }
 
 /// All kinds with their words.
-pub(super) const KINDS: [(u8, &str); 16] = [
+pub(super) const KINDS: [(u8, &str); 17] = [
     (record::BATCH, "batch"),
     (record::COPY, "copy"),
     (record::DEVICE, "device"),
@@ -37,6 +38,7 @@ pub(super) const KINDS: [(u8, &str); 16] = [
     (record::GAP, "gap"),
     (record::RETIRED, "retired"),
     (record::RECALL, "recall"),
+    (record::HISTORY, "history"),
     (record::APP, "app"),
 ];
 
@@ -115,6 +117,7 @@ fn of_stream(kind: u8, payload: &[u8]) -> Result<Value, Malformed> {
             let (number, gap) = (take.u32()?, gaps::take(take)?);
             Ok(json!({ "number": number, "first": gap.first.0, "last": gap.last.0, "events": gap.events }))
         })?,
+        record::HISTORY => whole(payload, |take| Ok(json!({ "history": take_history(take)?.to_string() })))?,
         record::RETIRED => whole(payload, |take| Ok(json!({ "number": take.u32()? })))?,
         _ => return Err(Malformed),
     })

@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::gaps::Gaps;
-use crate::ids::Seq;
+use super::histories::Histories;
+use crate::ids::{HistoryId, Seq};
 use crate::push::ReceiptGap;
 use crate::store::codec::{Malformed, Take, put_bytes, put_u32, put_u64, put_varint};
 use crate::store::options::StoreOptions;
@@ -68,11 +69,14 @@ pub(in crate::store) struct SavedStreams {
     pub(in crate::store) next_id: StreamId,
     pub(in crate::store) streams: Vec<SavedStream>,
     pub(in crate::store) routes: Routes,
+    pub(in crate::store) histories: Histories,
 }
 
-/// What the configuration changes, to be written.
+/// What a start changes, to be written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::store) enum Change {
+    /// Its history begins.
+    History(HistoryId),
     /// A stream of this name.
     Stream(StreamId, Arc<str>),
     /// From here on the app maps to it.
@@ -82,6 +86,10 @@ pub(in crate::store) enum Change {
 impl Change {
     pub(in crate::store) fn encode(&self, out: &mut Vec<u8>) -> u8 {
         match self {
+            Self::History(id) => {
+                put_history(out, *id);
+                record::HISTORY
+            }
             Self::Stream(id, name) => {
                 put_u32(out, *id);
                 put_bytes(out, name.as_bytes());
@@ -94,6 +102,16 @@ impl Change {
             }
         }
     }
+}
+
+/// The payload of the record that begins a history.
+pub(in crate::store) fn put_history(out: &mut Vec<u8>, id: HistoryId) {
+    put_u64(out, id.get());
+}
+
+/// Takes what [`put_history`] put.
+pub(in crate::store) fn take_history(take: &mut Take<'_>) -> Result<HistoryId, Malformed> {
+    HistoryId::new(take.u64()?).ok_or(Malformed)
 }
 
 /// The payload of a gap record.
@@ -134,6 +152,7 @@ impl SavedStreams {
                     stream.gaps.insert(gap);
                 }
             }
+            record::HISTORY => self.histories.begin(take_history(&mut take)?, seq),
             record::RETIRED => {
                 let id = take.u32()?;
                 self.streams.retain(|stream| stream.id != id);
@@ -159,12 +178,14 @@ impl SavedStreams {
         }
     }
 
-    /// Takes in the configuration: streams of it come first, in its order. Answers what has to be written, in order, from `next` on.
+    /// Takes in the configuration: streams of it come first, in its order; and the history that begins, before the first event. Answers
+    /// what has to be written, in order, from `next` on.
     pub(in crate::store) fn configure(
         &mut self,
         options: &StoreOptions,
         oldest: Seq,
         next: Seq,
+        history: Option<HistoryId>,
     ) -> Vec<Change> {
         self.routes.forget(oldest);
         let mut changes = Vec::new();
@@ -190,6 +211,10 @@ impl SavedStreams {
                 changes.push(Change::Route(app, id));
             }
         }
+        if let Some(id) = history {
+            self.histories.begin(id, seq(&changes));
+            changes.push(Change::History(id));
+        }
         changes
     }
 
@@ -212,6 +237,7 @@ impl SavedStreams {
                 put_u32(out, *stream);
             }
         }
+        self.histories.encode(out);
     }
 
     pub(in crate::store) fn decode(take: &mut Take<'_>) -> Result<Self, Malformed> {
@@ -232,6 +258,7 @@ impl SavedStreams {
                 saved.routes.change(&app, from, take.u32()?);
             }
         }
+        saved.histories = Histories::decode(take)?;
         Ok(saved)
     }
 }
@@ -253,13 +280,13 @@ mod tests {
     #[test]
     fn a_record_belongs_to_the_stream_that_its_app_had_then() {
         let mut saved = SavedStreams::default();
-        let changes = saved.configure(&options(&["main"], &[("a", "main")]), Seq(1), Seq(1));
+        let changes = saved.configure(&options(&["main"], &[("a", "main")]), Seq(1), Seq(1), None);
         assert_eq!(
             changes,
             [Change::Stream(0, "main".into()), Change::Route(String::new(), 0), Change::Route("a".into(), 0)]
         );
         let moved = options(&["second", "main"], &[("a", "second"), ("b", "main")]);
-        let changes = saved.configure(&moved, Seq(1), Seq(10));
+        let changes = saved.configure(&moved, Seq(1), Seq(10), None);
         assert_eq!(
             changes,
             [
@@ -278,7 +305,7 @@ mod tests {
             (Some(0), Some(1), Some(0), Some(0), Some(0))
         );
         assert_eq!((of("c", 11), of("a", 2), of("a", 1)), (Some(1), Some(0), None));
-        assert!(saved.configure(&moved, Seq(1), Seq(20)).is_empty(), "the same again changes nothing");
+        assert!(saved.configure(&moved, Seq(1), Seq(20), None).is_empty(), "the same again changes nothing");
 
         let mut bytes = Vec::new();
         saved.encode(&mut bytes);
@@ -288,7 +315,8 @@ mod tests {
         }
         // What the records say is the same as what was configured.
         let mut replayed = SavedStreams::default();
-        let first = SavedStreams::default().configure(&options(&["main"], &[("a", "main")]), Seq(1), Seq(1));
+        let first =
+            SavedStreams::default().configure(&options(&["main"], &[("a", "main")]), Seq(1), Seq(1), None);
         for (seq, change) in (1..).zip(&first).chain((10..).zip(&changes)) {
             let mut payload = Vec::new();
             let kind = change.encode(&mut payload);

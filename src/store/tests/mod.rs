@@ -12,6 +12,7 @@ mod memory;
 mod model;
 mod model_devices;
 mod plan;
+mod restore;
 mod revoke;
 mod rows;
 mod streams;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prost::Message;
 
 use super::{LinkError, Rejected, pb};
-use crate::ids::Seq;
+use crate::ids::{HistoryId, Seq};
 use crate::limits;
 use crate::presence::Update;
 use crate::push::{Accepted, Counts, Failure, Millis, Refusal, Revoked, TargetState};
@@ -48,6 +48,8 @@ pub struct OpenedStream {
     pub start: Seq,
     /// Where the stream stands.
     pub bounds: StreamBounds,
+    /// What its cursors are of.
+    pub history: Option<HistoryId>,
 }
 
 /// What [`opened`] tells the router about this edge.
@@ -84,6 +86,7 @@ pub fn opened(welcome: &Welcome<'_>) -> Vec<u8> {
         cursor: opened.start.0,
         oldest: opened.bounds.oldest.0,
         head: opened.bounds.head.0,
+        history: opened.history.map_or(0, HistoryId::get),
     });
     whole(Frame::Opened(pb::Opened {
         edge: welcome.edge.to_owned(),

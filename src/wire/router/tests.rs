@@ -353,21 +353,25 @@ fn other_frames_are_small() {
 
 #[test]
 fn an_open_says_where_each_stream_begins() {
-    let from = |from| pb::OpenStream { stream: "main".into(), from };
+    let from = |from, history| pb::OpenStream { stream: "main".into(), from, history };
     let open = pb::Open {
         version: 1,
         name: "r1".into(),
         streams: vec![
-            from(None),
-            from(Some(pb::open_stream::From::After(5))),
-            from(Some(pb::open_stream::From::Oldest(true))),
+            from(None, 0),
+            from(Some(pb::open_stream::From::After(5)), 0),
+            from(Some(pb::open_stream::From::After(5)), 9),
+            from(Some(pb::open_stream::From::Oldest(true)), 0),
         ],
         presence: None,
     };
     let bytes = frame(pb::from_router::Frame::Open(open));
     let FromRouter::Open(open) = parse(&bytes).expect("valid") else { panic!("no Open") };
     let begins: Vec<_> = open.streams.iter().map(|stream| stream.from).collect();
-    assert_eq!(begins, [From::Durable, From::After(Seq(5)), From::Oldest]);
+    assert_eq!(
+        begins,
+        [From::Durable, From::After(Seq(5), None), From::After(Seq(5), HistoryId::new(9)), From::Oldest]
+    );
 }
 
 #[test]

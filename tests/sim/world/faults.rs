@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use mooring::ids::HistoryId;
 use mooring::sim::{Edge, Pipe, START};
 use mooring::store::disk::sim::Loss;
 use mooring::store::{AppChange, Command};
@@ -157,6 +158,8 @@ impl World {
             self.disk.crash_at(at);
             self.dies = if self.chances.process.random() { Death::Process } else { Death::Power(Loss::Some) };
         }
+        // Never the same twice.
+        self.plan.store.history = HistoryId::new(self.disk.operations() + 1);
         match Edge::start(&self.disk, &self.time, &self.plan) {
             Ok(edge) => {
                 let report = edge.report();

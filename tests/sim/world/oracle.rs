@@ -35,6 +35,17 @@ pub(crate) struct Stored {
     events: BTreeMap<u64, Vec<pb::StreamEvent>>,
     /// Everything up to here.
     pub(crate) cursor: u64,
+    /// The history that the cursor was read in.
+    pub(crate) history: u64,
+}
+
+impl Stored {
+    /// Everything up to the cursor is stored.
+    pub(crate) fn reach(&mut self, cursor: u64, history: u64) {
+        if cursor >= self.cursor {
+            (self.cursor, self.history) = (cursor, history);
+        }
+    }
 }
 
 /// What the edge answered.
@@ -266,11 +277,11 @@ impl Oracle {
         })
     }
 
-    /// Keeps what is new of a stream; what came before must be the same. `last` is where the link is.
-    pub(crate) fn store(&mut self, batch: &pb::StreamBatch, last: u64) -> Result<(), String> {
+    /// Keeps what is new of a stream; what came before must be the same. `last` is where the link is, `history` what
+    /// its cursors are of.
+    pub(crate) fn store(&mut self, batch: &pb::StreamBatch, last: u64, history: u64) -> Result<(), String> {
         if self.is_damaged {
-            let stored = self.streams.entry(batch.stream.clone()).or_default();
-            stored.cursor = stored.cursor.max(batch.cursor);
+            self.streams.entry(batch.stream.clone()).or_default().reach(batch.cursor, history);
             return Ok(());
         }
         let mut by_sequence: BTreeMap<u64, Vec<pb::StreamEvent>> = BTreeMap::new();
@@ -303,7 +314,7 @@ impl Oracle {
             events.iter().try_for_each(|event| self.event(event))?;
             stored.events.insert(sequence, events);
         }
-        stored.cursor = stored.cursor.max(batch.cursor);
+        stored.reach(batch.cursor, history);
         self.streams.insert(batch.stream.clone(), stored);
         Ok(())
     }

@@ -37,6 +37,8 @@ pub(crate) struct Router {
 struct Open {
     link: Link,
     opened: bool,
+    /// What its cursors are of.
+    history: u64,
     /// The last sequence that came on this link, by stream.
     last: BTreeMap<String, u64>,
     /// Cursors that will be acknowledged, and when.
@@ -117,21 +119,24 @@ impl Router {
     /// A connection stands: says which streams it wants to read.
     pub(crate) fn connected(&mut self, pipe: Pipe, streams: &[&str], oracle: &Oracle, rng: &mut SmallRng) {
         let last = BTreeMap::new();
-        self.link = Some(Open { link: Link::new(pipe), opened: false, last, owed: VecDeque::new() });
+        self.link =
+            Some(Open { link: Link::new(pipe), opened: false, history: 0, last, owed: VecDeque::new() });
         self.revokes.clear();
         let mut from = |stream: &str| match rng.random_range(0..3) {
             // From where the edge believes it to be.
             0 => None,
             1 => Some(pb::open_stream::From::Oldest(true)),
             _ => {
-                Some(pb::open_stream::From::After(oracle.streams.get(stream).map_or(0, |known| known.cursor)))
+                let known = oracle.streams.get(stream);
+                known.map(|known| pb::open_stream::From::After(known.cursor))
             }
         };
         // A cursor that has gone can't be named: where that may be, it asks the edge.
         let asks_edge = std::mem::take(&mut self.asks_edge);
         let mut open = |stream: &&str| {
             let from = from(stream).filter(|_| !asks_edge && !oracle.may_have_gaps);
-            pb::OpenStream { stream: (*stream).into(), from }
+            let history = oracle.streams.get(*stream).map_or(0, |known| known.history);
+            pb::OpenStream { stream: (*stream).into(), from, history }
         };
         let streams = streams.iter().map(&mut open).collect();
         self.say(pb::from_router::Frame::Open(pb::Open {
@@ -325,9 +330,10 @@ impl Router {
                     trace(format!("{name} reads {what} from {cursor} of {}", stream.head));
                     // The edge may know that there is nothing of it up to there: from now on there must not be.
                     let stored = oracle.streams.entry(what.clone()).or_default();
-                    stored.cursor = stored.cursor.max(cursor);
+                    stored.reach(cursor, stream.history);
                     if let Some(open) = &mut self.link {
                         open.last.insert(what.clone(), cursor);
+                        open.history = stream.history;
                     }
                 }
                 self.ledger.handle_opened(opened.credit_targets, opened.credit_bytes);
@@ -364,7 +370,7 @@ impl Router {
                 trace(format!("{name} reads {} events of {what} up to {cursor}", batch.events.len()));
                 let Some(open) = &mut self.link else { return Ok(()) };
                 let last = open.last.entry(what.clone()).or_default();
-                oracle.store(&batch, *last)?;
+                oracle.store(&batch, *last, open.history)?;
                 *last = cursor.max(*last);
                 self.ledger.handle_stream(&batch);
                 // Sometimes it forgets to say so.
@@ -381,6 +387,10 @@ impl Router {
             // Where nothing was left to read, trimming has gone past its cursor: the edge says where to go on.
             pb::to_router::Frame::Error(error) if error.code() == pb::LinkErrorCode::Cursor => {
                 trace(format!("{name} is told: {}", error.text));
+                // Nobody puts an older copy back here: every cursor stays good.
+                if error.text.contains("history") {
+                    return Err(format!("{name} is told: {}", error.text));
+                }
                 self.asks_edge = true;
                 self.disconnect(now, 100);
             }
