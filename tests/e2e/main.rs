@@ -4,6 +4,7 @@
 
 mod accounting;
 mod at_rest;
+mod backup;
 mod bad_input;
 mod bindings;
 mod collapse;
@@ -15,6 +16,7 @@ mod device;
 mod disk;
 mod edge;
 mod endings;
+mod fixture;
 #[cfg(feature = "grpc")]
 mod grpc;
 #[cfg(feature = "grpc")]

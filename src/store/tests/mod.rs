@@ -6,6 +6,7 @@ mod bounds;
 mod damage;
 mod delivery;
 mod embedded;
+mod fixture;
 mod forgetting;
 mod full;
 mod memory;
