@@ -14,7 +14,9 @@ impl World {
         // Of a machine that has just gone nothing can be read.
         let says_damaged = !self.disk.is_down() && edge.says_damaged();
         ensure!(!says_damaged || self.damage.flipped > 0, "damage that nobody did: {:?}", edge.report());
-        self.oracle.is_damaged |= says_damaged;
+        if says_damaged {
+            self.oracle.found_damaged();
+        }
         let totals = edge.totals();
         ensure!(totals.identity_holds(), "{totals:?}");
         for shard in edge.shards() {
@@ -47,7 +49,7 @@ impl World {
     pub(super) fn is_at_rest(&self) -> bool {
         let Some(edge) = &self.edge else { return false };
         // What damage has cut off from its device may wait until it expires.
-        (self.oracle.is_damaged || edge.totals().pending == 0)
+        (self.oracle.is_damaged() || edge.totals().pending == 0)
             && !edge.has_staged()
             && self.plan.store.streams.iter().all(|stream| {
                 let cursor = self.oracle.streams.get(&**stream).map_or(0, |known| known.cursor);
@@ -55,7 +57,7 @@ impl World {
             })
             && self.routers.iter().all(Router::is_settled)
             && self.devices.iter().all(|device| device.is_connected() && device.unsettled() == 0)
-            && (self.oracle.is_damaged
+            && (self.oracle.is_damaged()
                 || self.oracle.answers.iter().all(|(id, answer)| {
                     (0..self.oracle.batches[id].targets.len() as u32).all(|ordinal| {
                         answer.refused.contains_key(&ordinal)
@@ -67,7 +69,7 @@ impl World {
 
     /// The client library's ledger has seen nothing that can't be.
     pub(super) fn check_ledger(&self) -> Result<(), String> {
-        for router in self.routers.iter().filter(|_| !self.oracle.is_damaged) {
+        for router in self.routers.iter().filter(|_| !self.oracle.is_damaged()) {
             let tally = router.tally();
             ensure!(tally.conflicts == 0, "{}: {tally:?}", router.name);
         }

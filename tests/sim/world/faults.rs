@@ -166,7 +166,9 @@ impl World {
                 let (head, pending) = (report.journal.head, report.pending);
                 let is_damaged = edge.says_damaged();
                 ensure!(!is_damaged || self.damage.flipped > 0, "damage that nobody did: {report:?}");
-                self.oracle.is_damaged |= is_damaged;
+                if is_damaged {
+                    self.oracle.found_damaged();
+                }
                 let checkpoint = report.checkpoint;
                 self.note(format_args!(
                     "the edge starts at {head} (checkpoint {checkpoint}), {pending} pending"

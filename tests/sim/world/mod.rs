@@ -233,7 +233,7 @@ impl World {
         self.start_at = 0;
         self.start()?;
         let again = self.edge.as_ref().ok_or("no edge")?.totals();
-        let is_damaged = self.oracle.is_damaged;
+        let is_damaged = self.oracle.is_damaged();
         ensure!(again.identity_holds(), "after a power loss {again:?}");
         ensure!(is_damaged || again == totals, "after a power loss {again:?}, before {totals:?}");
         Ok(Report {

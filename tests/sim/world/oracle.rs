@@ -105,13 +105,23 @@ pub(crate) struct Oracle {
     pub(crate) may_have_gaps: bool,
     /// By message: title and body as the router wrote them.
     pub(crate) bodies: BTreeMap<u64, (String, String)>,
-    /// The edge has said that something on its disk is damaged. From then on records may be missing: an end, a change of account, a receipt.
-    pub(crate) is_damaged: bool,
+    /// At which step the edge has said that something on its disk is damaged. From then on records may be missing: an end, a change of account,
+    /// a receipt.
+    pub(crate) damaged_at: Option<u64>,
     /// Some app drops the oldest of what a device has pending.
     pub(crate) quota: bool,
 }
 
 impl Oracle {
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged_at.is_some()
+    }
+
+    /// The edge says that something is damaged.
+    pub(crate) fn found_damaged(&mut self) {
+        self.damaged_at.get_or_insert(self.step);
+    }
+
     /// A batch was answered: a repeat gets the same answer.
     pub(crate) fn answered(&mut self, answer: &pb::BatchAccepted) -> Result<(), String> {
         let id = &answer.batch_id;
@@ -132,7 +142,7 @@ impl Oracle {
             refused,
             expires_at: answer.expires_at,
         };
-        if self.is_damaged {
+        if self.is_damaged() {
             self.answers.insert(id.clone(), new);
             return Ok(());
         }
@@ -155,7 +165,7 @@ impl Oracle {
         if put_off {
             return Ok(());
         }
-        if self.is_damaged {
+        if self.is_damaged() {
             self.rejected.insert(id.clone(), code);
             return Ok(());
         }
@@ -280,7 +290,7 @@ impl Oracle {
     /// Keeps what is new of a stream; what came before must be the same. `last` is where the link is, `history` what
     /// its cursors are of.
     pub(crate) fn store(&mut self, batch: &pb::StreamBatch, last: u64, history: u64) -> Result<(), String> {
-        if self.is_damaged {
+        if self.is_damaged() {
             self.streams.entry(batch.stream.clone()).or_default().reach(batch.cursor, history);
             return Ok(());
         }
@@ -330,8 +340,8 @@ impl Oracle {
             let is_answered = self.answers.contains_key(id) || self.rejected.contains_key(id);
             ensure!(is_answered, "{id} was never answered");
         }
-        if self.is_damaged {
-            return self.finish_damaged(totals, stalled);
+        if self.is_damaged() {
+            return Self::finish_damaged(totals, stalled);
         }
         let (mut accepted, mut arrived, mut failed) = (0u64, 0u64, [0u64; 11]);
         for (id, answer) in &self.answers {
@@ -379,7 +389,7 @@ impl Oracle {
     }
 
     /// What holds whatever was damaged, once the edge has said so: it goes on, every batch is answered, and its sums agree.
-    fn finish_damaged(&self, totals: &Counts, stalled: bool) -> Result<(), String> {
+    fn finish_damaged(totals: &Counts, stalled: bool) -> Result<(), String> {
         ensure!(!stalled, "it never came to rest after damage: {totals:?}");
         ensure!(totals.identity_holds(), "after damage: {totals:?}");
         Ok(())

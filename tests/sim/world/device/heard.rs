@@ -36,7 +36,7 @@ impl Device {
                     let is_high = push.priority() == pb::Priority::High;
                     session.seen.firsts.push((message, is_high));
                 }
-                if oracle.is_damaged {
+                if oracle.is_damaged() {
                     return Ok(());
                 }
                 let Some((batch, sent, ordinal)) = oracle.only_batch(id, message) else { return Ok(()) };
