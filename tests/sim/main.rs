@@ -51,7 +51,7 @@ fn a_seed_gives_the_same_trace_twice() {
 }
 
 /// Every mistake that can be planted is found, within so many seeds.
-const WITHIN: u64 = 400;
+const WITHIN: u64 = 1_000;
 
 const PLANTED: [Fault; 28] = [
     Fault::TellBeforeCommit,
