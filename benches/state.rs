@@ -9,6 +9,8 @@
 #![allow(missing_docs)]
 
 mod common;
+#[path = "common/probe.rs"]
+mod probe;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,12 +28,15 @@ use mooring::store::engine::{Engine, OpenReport};
 use mooring::store::options::StoreOptions;
 use mooring::store::stats::StoreStats;
 use mooring::store::{Command, DeviceAck};
+use probe::Probed;
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
 /// Devices that register, and acks, in a group.
 const GROUP: u64 = 1_000;
 const SECOND: f64 = 1_000_000.0;
+/// Microseconds of messages while nothing else happens.
+const QUIET: u64 = 3_000_000;
 
 #[derive(Clone, Debug, Parser)]
 struct Args {
@@ -115,15 +120,19 @@ fn seen(n: u64) -> Seen {
     }
 }
 
-fn open(directory: &Path, checkpoint_bytes: u64) -> (Engine<RealDisk>, OpenReport) {
-    let (disk, _) = RealDisk::open(directory, None).expect("opens");
-    let options = StoreOptions {
+fn options(checkpoint_bytes: u64) -> StoreOptions {
+    StoreOptions {
         checkpoint_bytes,
         max_devices: u64::MAX,
         max_pending: u64::MAX,
+        max_messages: u64::MAX,
         ..StoreOptions::default()
-    };
-    Engine::open(disk, &options, Box::new(NoSink), Box::new(|_| true)).expect("opens")
+    }
+}
+
+fn open(directory: &Path, checkpoint_bytes: u64) -> (Engine<RealDisk>, OpenReport) {
+    let (disk, _) = RealDisk::open(directory, None).expect("opens");
+    Engine::open(disk, &options(checkpoint_bytes), Box::new(NoSink), Box::new(|_| true)).expect("opens")
 }
 
 /// Bytes of this process in memory.
@@ -339,48 +348,53 @@ fn start(args: &Args, directory: &Path, then_end: bool) -> Map<String, Value> {
     object(figures)
 }
 
-/// Two checkpoints while acks come, one a turn, of messages long gone.
+/// What a device sees while nothing else happens, and while two checkpoints are written; and what is left on disk behind them.
 fn checkpoint(args: &Args, directory: &Path) -> Map<String, Value> {
-    let mut driven = Driven::new(open(directory, 1).0);
-    let began = driven.clock.micros();
-    let mut turns = 0;
-    while driven.stat(|stats| stats.checkpoints.load(Ordering::Relaxed)) < 2 {
-        driven.acks(vec![ack(key(turns % args.devices), 1)]);
-        driven.turn();
-        turns += 1;
+    let probed = Probed::open(directory, StoreOptions { checkpoint_bytes: 1, ..options(u64::MAX) }, NOW);
+    let written = |probed: &Probed| probed.stat(|stats| &stats.checkpoints);
+    let began = written(&probed);
+    let while_written = probed.probe(|n| key(n % args.devices), |probed| written(probed) >= began + 2);
+    probed.close();
+    let probed = Probed::open(directory, options(u64::MAX), NOW);
+    let began = probed.clock.micros();
+    let quiet = probed.probe(|n| key(n % args.devices), |probed| probed.clock.micros() - began > QUIET);
+    for _ in 0..2 {
+        probed.read_stream();
+        probed.checkpoint();
+        probed.rest();
     }
-    let mut figures = object(driven.longest.json());
-    figures.insert("two_checkpoints_s".to_owned(), json!((driven.clock.micros() - began) as f64 / SECOND));
-    figures
+    let figures = json!({
+        "quiet": quiet,
+        "while_two_checkpoints": while_written,
+        "live_bytes": probed.stat(|stats| &stats.live_bytes),
+        "disk_when_trimmed": on_disk(directory),
+    });
+    probed.close();
+    object(figures)
 }
 
 /// Everything ends, as its time has come.
-fn expire(directory: &Path) -> Map<String, Value> {
-    let mut driven = Driven::new(open(directory, StoreOptions::default().checkpoint_bytes).0);
-    driven.now = NOW + 3_600_001;
-    let began = driven.clock.micros();
-    let mut turns = 0;
-    // The first slice counts what there is.
-    while driven.turn() || driven.pending() > 0 {
-        turns += 1;
-        if driven.pending() == 0 {
-            break;
-        }
-    }
-    let ended = driven.clock.micros();
-    let mut figures = object(driven.longest.json());
+fn expire(args: &Args, directory: &Path) -> Map<String, Value> {
+    let probed = Probed::open(directory, options(StoreOptions::default().checkpoint_bytes), NOW);
+    let pending = |probed: &Probed| probed.stat(|stats| &stats.pending);
+    probed.clock.raise(NOW + 3_600_001);
+    let began = pending(&probed);
+    // What is left are probes themselves.
+    let ending = probed.probe(|n| key(n % args.devices), |probed| pending(probed) < 100);
     // Now nothing is live: the journal shrinks to its reserve, once checkpoints and the router have come past it.
     for _ in 0..2 {
-        driven.read_stream();
-        driven.commit();
-        driven.checkpoint();
-        driven.settle();
+        probed.read_stream();
+        probed.checkpoint();
+        probed.rest();
     }
-    figures.insert("all_ended_s".to_owned(), json!((ended - began) as f64 / SECOND));
-    figures.insert("turns".to_owned(), json!(turns));
-    figures.insert("pending".to_owned(), json!(driven.pending()));
-    figures.insert("disk_afterwards".to_owned(), on_disk(directory));
-    figures
+    let figures = json!({
+        "pending": began,
+        "while_all_ended": ending,
+        "live_bytes": probed.stat(|stats| &stats.live_bytes),
+        "disk_afterwards": on_disk(directory),
+    });
+    probed.close();
+    object(figures)
 }
 
 fn object(value: Value) -> Map<String, Value> {
@@ -442,7 +456,7 @@ fn main() -> ExitCode {
             Phase::Crashed => start(&args, directory, true),
             Phase::Orderly => start(&args, directory, false),
             Phase::Checkpoint => checkpoint(&args, directory),
-            Phase::Expire => expire(directory),
+            Phase::Expire => expire(&args, directory),
         })),
         _ => all(&args),
     };
