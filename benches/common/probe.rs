@@ -1,9 +1,10 @@
 //! What a device sees while the store works: single messages at fixed times, each pulled and acknowledged as a session would do it. The store has its
 //! threads; sessions and sockets are left out.
 
+use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -26,13 +27,15 @@ use super::common::{ack, batch};
 const EVERY: u64 = 2_000;
 /// Messages of probes have higher ids than all others.
 const FIRST: u64 = 1 << 40;
+/// Messages handed over and not pulled yet, at most.
+const WAITING: usize = 10_000;
 /// Entries of a list that are looked through for the message.
 const LIST: usize = 1_000;
 /// Microseconds for which nothing may change before the disk counts as at rest.
 const REST: u64 = 3_000_000;
 
 /// Hands a probe's message over to who pulls it.
-struct HandOver(Mutex<Sender<(DeviceKey, Arc<Batch>)>>);
+struct HandOver(Mutex<SyncSender<(DeviceKey, Arc<Batch>)>>);
 
 impl CommitSink for HandOver {
     fn batch(&mut self, batch: &Arc<Batch>, devices: &[DeviceKey]) {
@@ -65,7 +68,7 @@ pub(crate) struct Probed {
 impl Probed {
     pub(crate) fn open(directory: &Path, options: StoreOptions, now: Millis) -> Self {
         let (disk, _) = RealDisk::open(directory, None).expect("opens");
-        let (sender, handed) = channel();
+        let (sender, handed) = sync_channel(WAITING);
         let clock = Arc::new(Clock::new(now));
         let sink = Box::new(HandOver(Mutex::new(sender)));
         let bodies = Arc::new(NoBodies);
@@ -79,13 +82,25 @@ impl Probed {
         Self { store, clock, arrivals, puller, next: AtomicU64::new(0) }
     }
 
+    /// Microseconds for which the store's thread waited for a core.
+    fn waited() -> u64 {
+        let tasks = fs::read_dir("/proc/self/task").expect("Linux");
+        // One that ends meanwhile can't be read.
+        let read = |task: &Path, what: &str| fs::read_to_string(task.join(what)).unwrap_or_default();
+        let task = tasks.flatten().map(|task| task.path()).find(|task| read(task, "comm").trim() == "store");
+        let waits = task.map(|task| read(&task, "schedstat")).unwrap_or_default();
+        waits.split_whitespace().nth(1).and_then(|waits| waits.parse::<u64>().ok()).unwrap_or_default()
+            / 1_000
+    }
+
     pub(crate) fn stat(&self, of: impl Fn(&StoreStats) -> &AtomicU64) -> u64 {
         of(self.store.stats()).load(Ordering::Relaxed)
     }
 
     /// Sends messages until it is over, and waits for all of them: how long they took from when they were due.
     pub(crate) fn probe(&self, devices: impl Fn(u64) -> DeviceKey, over: impl Fn(&Self) -> bool) -> Value {
-        let began = self.clock.micros();
+        let (began, waited) = (self.clock.micros(), Self::waited());
+        self.store.stats().commit_micros_max.store(0, Ordering::Relaxed);
         let mut due = Vec::new();
         while !over(self) {
             let at = began + due.len() as u64 * EVERY;
@@ -119,6 +134,8 @@ impl Probed {
             "p50_ms": quantile(0.5),
             "p99_ms": quantile(0.99),
             "longest_ms": quantile(1.0),
+            "longest_commit_ms": ms(self.stat(|stats| &stats.commit_micros_max)),
+            "waited_for_a_core_ms": ms(Self::waited().saturating_sub(waited)),
         })
     }
 
