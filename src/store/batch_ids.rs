@@ -17,6 +17,8 @@ use crate::push::{Accepted, Millis};
 
 /// Bytes of refused ordinals that count as much as one id.
 const REFUSED_BYTES: usize = 256;
+/// Bytes of an id in a checkpoint, at least.
+const ENCODED_BYTES: usize = 68;
 
 /// An accepted batch's answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -134,7 +136,9 @@ impl BatchIds {
 
     pub(super) fn decode(take: &mut Take<'_>) -> Result<Self, Malformed> {
         let mut ids = Self { watermark: take.u64()?, ..Self::default() };
-        for _ in 0..take.varint()? {
+        let count = take.varint()?;
+        ids.known.reserve(usize::try_from(count).unwrap_or(usize::MAX).min(take.0.len() / ENCODED_BYTES));
+        for _ in 0..count {
             let key = u128::from_le_bytes(take.array()?);
             let id = Remembered {
                 digest: take.array()?,
@@ -145,8 +149,13 @@ impl BatchIds {
                 expires_at: take.u64()?,
                 refused: take.bytes()?.into(),
             };
-            ids.put(key, id);
+            ids.weight += id.weight();
+            if let Some(before) = ids.known.insert(key, id) {
+                ids.weight -= before.weight();
+            }
         }
+        // All at once: a tree that is built from what is sorted costs a fraction.
+        ids.order = ids.known.iter().map(|(key, id)| (id.created_at, *key)).collect();
         Ok(ids)
     }
 }

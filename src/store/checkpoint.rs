@@ -342,6 +342,11 @@ impl<D: Disk> CheckpointReader<D> {
         self.slices
     }
 
+    /// Bytes of its slices.
+    pub fn bytes(&self) -> u64 {
+        self.end
+    }
+
     /// Names of newer ones that were damaged.
     pub fn damaged(&self) -> &[String] {
         &self.damaged

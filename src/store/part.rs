@@ -158,7 +158,7 @@ const MAY_BE_BOUND: u8 = 2;
 const LOST: u8 = 4;
 
 impl Device {
-    fn new(described: &Described) -> Self {
+    pub(super) fn new(described: &Described) -> Self {
         let mut device = Self {
             pending: Pending::new(),
             account: None,

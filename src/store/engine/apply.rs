@@ -274,8 +274,18 @@ impl<D: Disk> Engine<D> {
 
     /// A new live batch: it counts from now on.
     pub(super) fn begin(&mut self, batch: &Arc<Batch>) {
-        let home = self.shared.index.part_of_message(batch.home) as u32;
-        self.expiry.insert((batch.expires_at, batch.seq, home));
+        let place = self.place_of_expiry(batch);
+        self.expiry.insert(place);
+        self.count_live(batch);
+    }
+
+    /// As [`Engine::expiry`] has it.
+    pub(super) fn place_of_expiry(&self, batch: &Batch) -> (Millis, Seq, u32) {
+        (batch.expires_at, batch.seq, self.shared.index.part_of_message(batch.home) as u32)
+    }
+
+    /// It counts among what is live.
+    pub(super) fn count_live(&mut self, batch: &Batch) {
         self.live_bytes += u64::from(batch.bytes.load(Ordering::Relaxed));
         self.pending += u64::from(batch.live.load(Ordering::Relaxed));
         self.enter_segment(batch.place().segment, batch.bytes.load(Ordering::Relaxed));

@@ -31,6 +31,7 @@ mod ends;
 mod expiry;
 mod forget;
 mod load;
+mod load_threads;
 mod memory;
 mod query;
 mod quota;
@@ -463,8 +464,8 @@ impl<D: Disk> Engine<D> {
 
     /// A batch has no pending entry any more.
     fn settle(&mut self, batch: &Arc<Batch>) {
-        let home = self.shared.index.part_of_message(batch.home) as u32;
-        self.expiry.remove(&(batch.expires_at, batch.seq, home));
+        let place = self.place_of_expiry(batch);
+        self.expiry.remove(&place);
         self.live_bytes -= u64::from(batch.bytes.load(Ordering::Relaxed));
         self.leave_segment(batch);
         self.shared.bodies.remove(batch);
