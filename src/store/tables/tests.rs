@@ -194,6 +194,24 @@ fn a_disk_that_has_no_space_even_to_open_the_file_again_is_waited_for() {
     assert_eq!((rows(&*tables, Table::Days)[0].1.as_slice(), tables.applied()), (&b"new"[..], Seq(2)));
 }
 
+#[test]
+fn rows_under_keys_that_grow_fill_their_pages() {
+    const ROWS: u32 = 100_000;
+    let disk = Arc::new(SimDisk::new());
+    let tables = open(&disk, TableKind::Library, CACHE).expect("opens");
+    let row_bytes = vec![7; 310];
+    for first in (0..ROWS).step_by(10_000) {
+        let writes = (first..first + 10_000)
+            .map(|n| ((Table::Devices, n.to_be_bytes().to_vec()), Some(row_bytes.clone())))
+            .collect();
+        tables.apply(&writes, Seq(u64::from(first) + 1)).expect("room");
+    }
+    let file = disk.open(FILE).expect("there").len().expect("readable");
+    // Half of each page was empty before.
+    let bytes = u64::from(ROWS) * row_bytes.len() as u64;
+    assert!(file < bytes * 3 / 2, "{file} bytes for {bytes} bytes of rows");
+}
+
 /// Rows of all sizes, some changed and some gone, over several groups of blocks; and what should be there.
 fn grown(disk: &Arc<SimDisk>) -> Rows {
     let tables = open(disk, TableKind::Library, CACHE).expect("opens");
