@@ -77,7 +77,7 @@ impl Probed {
         let arrivals = Arc::default();
         let puller = {
             let (store, clock, arrivals) = (store.clone(), clock.clone(), Arc::clone(&arrivals));
-            thread::spawn(move || pull(&*store, &clock, &handed, &arrivals))
+            thread::spawn(move || pull(&store, &clock, &handed, &arrivals))
         };
         Self { store, clock, arrivals, puller, next: AtomicU64::new(0) }
     }
@@ -127,13 +127,13 @@ impl Probed {
         let mut took: Vec<u64> = took.collect();
         took.sort_unstable();
         let ms = |micros: u64| micros as f64 / 1_000.0;
-        let quantile = |of: f64| ms(took[((took.len() - 1) as f64 * of) as usize]);
+        let quantile = |percent: usize| ms(took[(took.len() - 1) * percent / 100]);
         json!({
             "seconds": (over_at - began) as f64 / 1e6,
             "messages": took.len(),
-            "p50_ms": quantile(0.5),
-            "p99_ms": quantile(0.99),
-            "longest_ms": quantile(1.0),
+            "p50_ms": quantile(50),
+            "p99_ms": quantile(99),
+            "longest_ms": quantile(100),
             "longest_commit_ms": ms(self.stat(|stats| &stats.commit_micros_max)),
             "waited_for_a_core_ms": ms(Self::waited().saturating_sub(waited)),
         })

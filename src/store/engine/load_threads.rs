@@ -12,7 +12,7 @@ use crate::store::codec::Malformed;
 use crate::store::disk::Disk;
 
 /// A smaller checkpoint needs no threads; in the tests of this crate every one has them.
-const ALONE_BYTES: u64 = if cfg!(test) { 0 } else { 8 * 1024 * 1024 };
+const ALONE_BYTES: u64 = if cfg!(test) { 1 } else { 8 * 1024 * 1024 };
 /// More threads wait for the one that reads.
 const MAX_THREADS: usize = 8;
 
@@ -65,7 +65,7 @@ impl<D: Disk> Slices<'_, D> {
     }
 }
 
-fn send<D: Disk>(slices: &mut Slices<'_, D>, to: SyncSender<Vec<u8>>) -> Result<(), OpenError> {
+fn send<D: Disk>(slices: &mut Slices<'_, D>, to: &SyncSender<Vec<u8>>) -> Result<(), OpenError> {
     while let Some(slice) = slices.next()? {
         if to.send(slice).is_err() {
             // They say why.
@@ -107,8 +107,9 @@ fn with_threads<D: Disk, T: Send>(
         let threads = (0..threads).map(begin).collect::<Result<Vec<_>, _>>();
         // Theirs alone from now on: once they have all given up, what is sent is refused.
         drop(waiting);
-        // Nothing is sent unless all have begun: those that have end with the sender.
-        let sent = threads.as_ref().map_or(Ok(()), |_| send(slices, sender));
+        // Nothing is sent unless all have begun; they end with the sender.
+        let sent = threads.as_ref().map_or(Ok(()), |_| send(slices, &sender));
+        drop(sender);
         let made = threads?.into_iter().map(joined).collect::<Result<Vec<_>, _>>()?;
         sent?;
         Ok(made.into_iter().flatten().collect())
