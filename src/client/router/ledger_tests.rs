@@ -116,7 +116,9 @@ fn put_off_is_sent_again_after_the_delay_and_rejected_is_not() {
 fn who_was_put_off_first_is_sent_first_again() {
     let mut ledger = ledger();
     let ids = ["a", "b", "c", "d"];
-    ids.iter().for_each(|id| ledger.deliver(batch(id, 1)));
+    for id in ids {
+        ledger.deliver(batch(id, 1));
+    }
     sent(&mut ledger);
     for id in ids {
         let code = RejectCode::ResourceExhausted.into();
