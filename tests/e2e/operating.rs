@@ -42,12 +42,22 @@ impl Edge {
         from: Option<open_stream::From>,
     ) -> Result<(Sender, Receiver), ClientError> {
         let endpoint = self.endpoint_of(Carrier::Framed, router);
-        let streams = match stream {
-            "" => Vec::new(),
-            name => vec![OpenStream { stream: name.into(), from, ..OpenStream::default() }],
+        let saying = |from, history| {
+            let streams = match stream {
+                "" => Vec::new(),
+                name => vec![OpenStream { stream: name.into(), history, from }],
+            };
+            Open { version: 1, name: "test".into(), streams, ..Open::default() }
         };
-        let said = Open { version: 1, name: "test".into(), streams, ..Open::default() };
-        open(&endpoint, said).await.map(|(sender, receiver, _)| (sender, receiver))
+        // A cursor is one of a history, which the edge names to whoever opens without one.
+        let history = match from {
+            Some(open_stream::From::After(_)) => {
+                let (_, _, opened) = open(&endpoint, saying(None, 0)).await?;
+                opened.streams.first().map_or(0, |stream| stream.history)
+            }
+            _ => 0,
+        };
+        open(&endpoint, saying(from, history)).await.map(|(sender, receiver, _)| (sender, receiver))
     }
 
     async fn router_of(&self, router: &str, stream: &str) -> Router {
