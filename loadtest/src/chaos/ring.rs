@@ -294,9 +294,15 @@ impl Ring {
             still = if last == Some(state) { still + LOOK_MS } else { 0 };
             if still >= QUIET_SECONDS * 1_000 {
                 let (open, unsettled, gone) = state;
-                note(&format!(
+                // Messages that are open are judged one by one; who isn't served is a broken promise too.
+                let what = format!(
                     "nothing moves any more: {open} messages open, {unsettled} devices unsettled, {gone} not connected"
-                ));
+                );
+                if unsettled + gone > 0 {
+                    self.verdict.violation(|| what);
+                } else {
+                    note(&what);
+                }
                 return Ok(());
             }
             last = Some(state);
