@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use mooring::wire::pb::device::Push;
+use mooring::wire::pb::device::{EventType, Push};
 
 use super::outages::Outages;
 
@@ -29,6 +29,12 @@ pub(super) struct DeviceLog {
     pub(super) duplicates: Vec<u64>,
     /// Pushes that came marked as redelivered.
     pub(super) redelivered: u64,
+    /// Messages that its user tapped or dismissed.
+    reactions: Vec<(u64, EventType)>,
+    /// How many were to be made, and came to nothing, as the message was taken back before.
+    withdrawn: u64,
+    /// How many the library could not take.
+    pub(super) dropped: u64,
 }
 
 impl DeviceLog {
@@ -56,6 +62,28 @@ impl DeviceLog {
         if push.expires_milliseconds > 0 && at > push.expires_milliseconds {
             self.after_expiry.push((id, push.expires_milliseconds, at));
         }
+    }
+
+    /// The user taps or dismisses a message.
+    pub(super) fn reacted(&mut self, message: u64, event: EventType) {
+        self.reactions.push((message, event));
+    }
+
+    /// The message was taken back before its user could do that: there is nothing left to tap.
+    pub(super) fn withdrawn(&mut self, message: u64) {
+        let before = self.reactions.len();
+        self.reactions.retain(|(id, _)| *id != message);
+        self.withdrawn += (before - self.reactions.len()) as u64;
+    }
+
+    /// In the end: so many clicks and cleans its library took.
+    pub(super) fn ended(&mut self, taken: u64) {
+        self.dropped = (self.reactions.len() as u64 + self.withdrawn).saturating_sub(taken);
+    }
+
+    /// What its user tapped and dismissed.
+    pub(super) fn reactions(&self) -> &[(u64, EventType)] {
+        &self.reactions
     }
 
     /// Whether it has the message.
@@ -138,6 +166,16 @@ mod tests {
         assert_eq!(log.late(&edge, 200), [3]);
         log.deaf.add(900, 1_600);
         assert_eq!(log.late(&edge, 200), [] as [u64; 0]);
+    }
+
+    #[test]
+    fn what_the_library_could_not_take_is_what_it_neither_took_nor_lost_to_a_revoke() {
+        let mut log = log(&[(1, 1, false), (2, 2, false), (3, 3, false)]);
+        (1..=3).for_each(|message| log.reacted(message, EventType::Click));
+        log.withdrawn(2);
+        assert_eq!(log.reactions(), [(1, EventType::Click), (3, EventType::Click)]);
+        log.ended(2);
+        assert_eq!(log.dropped, 1);
     }
 
     #[test]

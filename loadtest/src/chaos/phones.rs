@@ -125,6 +125,11 @@ impl Phones {
         self.counts.unsettled.load(Ordering::Acquire)
     }
 
+    /// Clicks and cleans of all devices.
+    pub(super) fn reactions(&self) -> usize {
+        self.logs.iter().map(|log| lock(log).reactions().len()).sum()
+    }
+
     /// Devices that were turned away for good, and why.
     pub(super) fn turned_away(&self) -> Vec<String> {
         self.counts.turned_away.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -180,7 +185,11 @@ async fn live(
                 device.handler.note((false, unsettled));
                 tokio::time::sleep(Duration::from_millis(lasts)).await;
             }
-            Err(Stopped::Left) => return,
+            Err(Stopped::Left) => {
+                let tally = device.machine().tally;
+                lock(&log).ended(tally.clicked + tally.cleaned);
+                return;
+            }
             Err(Stopped::Ended(end)) => {
                 let text = format!("{} was turned away: {end:?}", device.machine().device_id());
                 let counts = &device.handler.counts;
@@ -208,6 +217,9 @@ impl Handler for Phone {
                 let unconfirmed = machine.is_unconfirmed(push.message_id);
                 lock(&self.log).came(push, machine.edge_time(self.clock.now()), unconfirmed);
             }
+            to_device::Frame::Revoke(revoke) if machine.reacts_later(revoke.message_id) => {
+                lock(&self.log).withdrawn(revoke.message_id);
+            }
             _ => {}
         }
     }
@@ -218,6 +230,7 @@ impl Handler for Phone {
             1 => EventType::Clean,
             _ => return None,
         };
+        lock(&self.log).reacted(push.message_id, event);
         Some(Reaction { event, delay: push.message_id % 1_000 })
     }
 

@@ -287,16 +287,19 @@ impl Ring {
             self.edge.alive().map_err(Failure::failed)?;
             let open: usize = self.routers.iter().map(Upstream::open).sum();
             let all = self.phones.len() as u64;
-            let state = (open, self.phones.unsettled(), all - self.phones.connected().min(all));
-            if state == (0, 0, 0) {
+            let told: usize = self.routers.iter().map(Upstream::reactions).sum();
+            let untold = self.phones.reactions().saturating_sub(told);
+            let state = (open, untold, self.phones.unsettled(), all - self.phones.connected().min(all));
+            if state == (0, 0, 0, 0) {
                 return Ok(());
             }
             still = if last == Some(state) { still + LOOK_MS } else { 0 };
             if still >= QUIET_SECONDS * 1_000 {
-                let (open, unsettled, gone) = state;
-                // Messages that are open are judged one by one; who isn't served is a broken promise too.
+                let (open, untold, unsettled, gone) = state;
+                // Messages and receipts are judged one by one; who isn't served is a broken promise too.
                 let what = format!(
-                    "nothing moves any more: {open} messages open, {unsettled} devices unsettled, {gone} not connected"
+                    "nothing moves any more: {open} messages open, {untold} clicks and cleans untold, \
+                     {unsettled} devices unsettled, {gone} not connected"
                 );
                 if unsettled + gone > 0 {
                     self.verdict.violation(|| what);

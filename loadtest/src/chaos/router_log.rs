@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use mooring::push::{Failure, Refusal};
 use mooring::wire::pb::router::{
-    BatchAccepted, BatchRejected, DeliverBatch, Outcome, RejectCode, StreamBatch, stream_event,
+    BatchAccepted, BatchRejected, DeliverBatch, Outcome, Receipt, ReceiptEvent, RejectCode, StreamBatch,
+    stream_event,
 };
 
 /// Milliseconds.
@@ -70,7 +71,9 @@ pub(super) struct RouterLog {
     by_id: HashMap<String, usize>,
     /// (epoch, sequence) of the newest event of the stream.
     newest: (u64, u64),
-    /// Second ends of a target that differ from the first, and second answers.
+    /// Clicks and cleans, and which record told each: (message, device id, event).
+    reactions: HashMap<(u64, String, ReceiptEvent), u64>,
+    /// Second ends of a target that differ from the first, second answers, clicks and cleans that were counted twice or matched nothing.
     pub(super) conflicts: u64,
     /// Events behind one that stands later in the journal, read over one opening of the stream.
     pub(super) reordered: u64,
@@ -181,7 +184,10 @@ impl RouterLog {
                 Some(stream_event::Event::Receipt(receipt)) => {
                     let failure = u8::try_from(receipt.reason).ok().and_then(Failure::from_number);
                     let failure = match receipt.outcome() {
-                        Outcome::None => continue,
+                        Outcome::None => {
+                            self.receipt(event.sequence, receipt);
+                            continue;
+                        }
                         Outcome::Arrived => None,
                         Outcome::Failed => failure,
                     };
@@ -198,6 +204,30 @@ impl RouterLog {
                 Some(stream_event::Event::Device(_)) | None => {}
             }
         }
+    }
+
+    /// A receipt that is no end.
+    fn receipt(&mut self, sequence: u64, receipt: &Receipt) {
+        if !matches!(receipt.event(), ReceiptEvent::Click | ReceiptEvent::Clean) {
+            return;
+        }
+        let key = (receipt.message_id, receipt.device_id.clone(), receipt.event());
+        match self.reactions.insert(key, sequence) {
+            Some(before) if before == sequence => self.repeated += 1,
+            Some(_) => self.conflicts += 1,
+            None => {}
+        }
+        self.conflicts += u64::from(receipt.unmatched);
+    }
+
+    /// Whether it was told of a click or clean.
+    pub(super) fn was_told(&self, message: u64, device_id: &str, event: ReceiptEvent) -> bool {
+        self.reactions.contains_key(&(message, device_id.to_owned(), event))
+    }
+
+    /// Clicks and cleans that it was told of.
+    pub(super) fn reactions(&self) -> usize {
+        self.reactions.len()
     }
 
     fn ended(&mut self, batch_id: &str, ordinal: u32, end: End) {
@@ -230,7 +260,9 @@ fn bits(bytes: &[u8]) -> impl Iterator<Item = u32> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use mooring::wire::pb::router::{MassOutcome, Receipt, Refused, StreamEvent};
+    use mooring::wire::pb::router::{MassOutcome, Refused, StreamEvent};
+
+    use super::super::phones::device_id;
 
     use super::*;
 
@@ -259,6 +291,20 @@ pub(super) mod tests {
     pub(in super::super) fn arrived(ordinal: u32) -> stream_event::Event {
         let outcome = Outcome::Arrived.into();
         stream_event::Event::Receipt(Receipt { batch_id: "b".into(), ordinal, outcome, ..Receipt::default() })
+    }
+
+    pub(in super::super) fn receipt(
+        message_id: u64,
+        number: u32,
+        event: ReceiptEvent,
+    ) -> stream_event::Event {
+        let device_id = device_id(number);
+        stream_event::Event::Receipt(Receipt {
+            event: event.into(),
+            message_id,
+            device_id,
+            ..Receipt::default()
+        })
     }
 
     pub(in super::super) fn failed(ordinals: u8, failure: Failure) -> stream_event::Event {
@@ -290,6 +336,17 @@ pub(super) mod tests {
         assert_eq!((log.repeated, log.conflicts), (1, 0));
         log.events(&events(9, failed(1, Failure::Expired)), 52);
         assert_eq!((log.repeated, log.conflicts), (1, 1));
+    }
+
+    #[test]
+    fn a_click_that_matched_nothing_is_a_conflict() {
+        let mut log = made(1, &[4], Kept::Long);
+        let stream_event::Event::Receipt(receipt) = receipt(1, 4, ReceiptEvent::Click) else {
+            unreachable!()
+        };
+        let unmatched = Receipt { unmatched: true, ..receipt };
+        log.events(&events(9, stream_event::Event::Receipt(unmatched)), 50);
+        assert_eq!(log.conflicts, 1);
     }
 
     #[test]

@@ -129,6 +129,11 @@ impl Upstream {
         lock(&self.shared.log).open() + lock(&self.shared.revokes).len()
     }
 
+    /// Clicks and cleans that it was told of.
+    pub(super) fn reactions(&self) -> usize {
+        lock(&self.shared.log).reactions()
+    }
+
     /// How often a router ended by itself, and why.
     pub(super) fn ended(&self) -> Vec<String> {
         lock(&self.shared.ended).clone()

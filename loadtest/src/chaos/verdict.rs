@@ -1,11 +1,13 @@
 //! What devices saw against what routers were told: the verdict over a run. Pure.
 
 use mooring::push::{Failure, Refusal};
-use mooring::wire::pb::router::RejectCode;
+use mooring::wire::pb::device::EventType;
+use mooring::wire::pb::router::{ReceiptEvent, RejectCode};
 use serde::Serialize;
 
 use super::device_log::DeviceLog;
 use super::outages::Outages;
+use super::phones::device_id;
 use super::router_log::{Batch, End, Kept, RouterLog, Target};
 
 /// Milliseconds.
@@ -19,7 +21,7 @@ const TOLD: usize = 20;
 /// What was broken, and how much was tried.
 #[derive(Clone, Default, Debug, Serialize)]
 pub(super) struct Verdict {
-    /// Accepted, and neither arrived nor ended for a reason that this run gave; or dropped events.
+    /// Accepted, and neither arrived nor ended for a reason that this run gave; clicks and cleans without a receipt; dropped events.
     pub(super) lost: u64,
     /// Written after the expiry, or an expiry that was reported too late.
     pub(super) late: u64,
@@ -27,7 +29,8 @@ pub(super) struct Verdict {
     pub(super) reordered: u64,
     /// Written again after the arrival was confirmed, or too often on one session.
     pub(super) duplicates: u64,
-    /// Two different ends, ends of nothing, counts that don't add up, refusals without a reason.
+    /// Two different ends, ends of nothing, clicks and cleans that nobody made or that were counted twice, counts that don't add up, refusals
+    /// without a reason.
     pub(super) identity_violations: u64,
     pub(super) batches: u64,
     pub(super) targets: u64,
@@ -44,6 +47,8 @@ pub(super) struct Verdict {
     pub(super) sessions: u64,
     pub(super) redelivered: u64,
     pub(super) events_repeated: u64,
+    /// Clicks and cleans that routers were told of.
+    pub(super) receipts: u64,
     /// The longest time from an expiry to its report, by time in which all worked, milliseconds.
     pub(super) longest_report_ms: Millis,
     /// The first findings, in words.
@@ -85,6 +90,7 @@ impl std::ops::AddAssign for Verdict {
             (&mut self.sessions, other.sessions),
             (&mut self.redelivered, other.redelivered),
             (&mut self.events_repeated, other.events_repeated),
+            (&mut self.receipts, other.receipts),
         ] {
             *sum += more;
         }
@@ -101,6 +107,7 @@ impl Verdict {
 
     /// Adds what one ring shows.
     pub(super) fn judge(&mut self, ring: &Ring<'_>) {
+        self.receipts(ring);
         for (router, away) in ring.routers.iter().zip(&ring.away) {
             self.router(router);
             for batch in &router.batches {
@@ -128,6 +135,35 @@ impl Verdict {
                 self.identity_violations += 1;
                 self.find(|| format!("device {number} got message {message}, which was not accepted"));
             }
+        }
+    }
+
+    /// Each click and clean has one receipt, and each receipt a click or clean.
+    fn receipts(&mut self, ring: &Ring<'_>) {
+        let mut told = 0;
+        for (number, device) in ring.devices.iter().enumerate() {
+            let id = device_id(number as u32);
+            let known = |&(message, event): &(u64, EventType)| {
+                let event = match event {
+                    EventType::Clean => ReceiptEvent::Clean,
+                    _ => ReceiptEvent::Click,
+                };
+                ring.routers.iter().any(|router| router.was_told(message, &id, event))
+            };
+            let without: Vec<_> = device.reactions().iter().filter(|made| !known(made)).collect();
+            told += device.reactions().len() - without.len();
+            // Which ones its library could not take isn't known.
+            let lost = (without.len() as u64).saturating_sub(device.dropped);
+            self.lost += lost;
+            if lost > 0 {
+                self.find(|| format!("of device {number} routers were not told: {without:?}"));
+            }
+        }
+        let all: usize = ring.routers.iter().map(|router| router.reactions()).sum();
+        self.receipts += all as u64;
+        if all > told {
+            self.identity_violations += (all - told) as u64;
+            self.find(|| format!("{all} clicks and cleans were told, of which devices made {told}"));
         }
     }
 
@@ -243,7 +279,7 @@ mod tests {
     use mooring::wire::pb::device::Push;
     use mooring::wire::pb::router::{BatchAccepted, BatchRejected, Refused};
 
-    use super::super::router_log::tests::{accepted, arrived, events, failed, made};
+    use super::super::router_log::tests::{accepted, arrived, events, failed, made, receipt};
     use super::*;
 
     const SLACK: Millis = 100;
@@ -360,6 +396,48 @@ mod tests {
         let refused = vec![Refused { reason: Refusal::DeviceUnknown as i32, ordinals: vec![0] }];
         router.accepted(&BatchAccepted { refused, ..accepted(0) });
         assert_eq!(sums(&judged(&router, &device(&[]))), [0, 0, 0, 0, 1]);
+    }
+
+    /// What arrived at device 0 in message 1, and how often that was clicked and told.
+    fn clicked(clicks: usize, receipts: &[(u64, ReceiptEvent)]) -> Verdict {
+        let mut router = one(Kept::Long);
+        router.events(&events(8, arrived(0)), 50);
+        for (sequence, event) in receipts {
+            router.events(&events(*sequence, receipt(1, 0, *event)), 60);
+        }
+        let mut device = device(&[1]);
+        (0..clicks).for_each(|_| device.reacted(1, EventType::Click));
+        judged(&router, &device)
+    }
+
+    #[test]
+    fn a_click_has_one_receipt() {
+        let told = clicked(1, &[(9, ReceiptEvent::Click)]);
+        assert!(told.is_clean(), "{:?}", told.findings);
+        assert_eq!(told.receipts, 1);
+        assert_eq!(sums(&clicked(1, &[])), [1, 0, 0, 0, 0], "not told");
+        assert_eq!(sums(&clicked(1, &[(9, ReceiptEvent::Clean)])), [1, 0, 0, 0, 1], "told as another");
+        assert_eq!(sums(&clicked(0, &[(9, ReceiptEvent::Click)])), [0, 0, 0, 0, 1], "made by nobody");
+        let twice = [(9, ReceiptEvent::Click), (10, ReceiptEvent::Click)];
+        assert_eq!(sums(&clicked(1, &twice)), [0, 0, 0, 0, 1], "counted twice");
+        // The same record may be told again.
+        let again = [(9, ReceiptEvent::Click), (9, ReceiptEvent::Click)];
+        assert!(clicked(1, &again).is_clean());
+    }
+
+    #[test]
+    fn a_click_that_the_library_could_not_take_or_that_came_to_nothing_needs_no_receipt() {
+        let mut router = one(Kept::Long);
+        router.events(&events(8, arrived(0)), 50);
+        for revoked in [false, true] {
+            let mut device = device(&[1]);
+            device.reacted(1, EventType::Click);
+            if revoked {
+                device.withdrawn(1);
+            }
+            device.ended(u64::from(revoked));
+            assert!(judged(&router, &device).is_clean());
+        }
     }
 
     #[test]

@@ -191,6 +191,11 @@ impl Machine {
         self.events.iter().any(|e| e.message_id == message_id && e.r#type() == EventType::Arrive)
     }
 
+    /// Whether the user taps or dismisses this message later, unless it is taken back before.
+    pub fn reacts_later(&self, message_id: u64) -> bool {
+        self.later.iter().any(|(_, id, _)| *id == message_id)
+    }
+
     /// Edge time, as far as the session's Welcome tells.
     pub fn edge_time(&self, now: Millis) -> Millis {
         now.saturating_add_signed(self.session.as_ref().map_or(0, |s| s.ahead))
