@@ -47,6 +47,8 @@ pub const WINDOW: usize = 32;
 pub const OVERDUE: usize = 64;
 /// Acks of one session that wait for their confirmation; beyond, the session is not read.
 pub const UNCONFIRMED_ACKS: u64 = 64;
+/// Acks of one session that are durable and for whose confirmation nothing was written yet: it goes along with the next frame, whatever that is.
+pub const UNTOLD_ACKS: u64 = 8;
 /// Bytes waiting in one session's outbox before it stops draining its list. One frame may go over.
 pub const OUTBOX_BYTES: usize = 64 * 1024;
 

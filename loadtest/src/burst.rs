@@ -2,6 +2,11 @@
 //!
 //! `broadcast` is one message in a round; `flood` ten, one behind the other, so that several wait for each socket and may share a write,
 //! and their arrivals an Ack. The floor does the same with bare sockets: everything for a device in one write, one acknowledgement for it.
+//!
+//! What profiles of the edge say (`perf record -e cpu-clock`, 15,000 devices over plain TCP): writes to sockets are half of a broadcast's CPU, as loopback
+//! has the writer do the receiver's share of TCP too. So what mattered first was their number: a confirmation of each Ack was a second one. Then
+//! what shards pass to and fro between their cores: counters of all, and the count of who holds a message. And a second read for each Ack, that
+//! found nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -86,7 +91,6 @@ async fn measure(args: &Args, scenario: &'static str, messages_a_round: u32) -> 
     let mut last_device = Vec::new();
     for round in 0..WARM_UP + args.rounds {
         if round == WARM_UP {
-            messages::settled(&router, batches).await?;
             (cpu, start, warm_up) = (target.process.cpu_us()?, clock.micros(), fleet.counts.received());
         }
         let began = clock.micros();
@@ -103,14 +107,14 @@ async fn measure(args: &Args, scenario: &'static str, messages_a_round: u32) -> 
             message += 1;
         }
         let all = message * u64::from(args.target.devices);
-        fleet.until("all have it", |c| c.received() >= all && c.unsettled() == 0).await?;
+        fleet.until("all have it", |c| c.received() >= all).await?;
+        messages::settled(&router, batches).await?;
         if round >= WARM_UP {
             last_device.push(times.last.load(Ordering::Acquire) - began);
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
-    messages::settled(&router, batches).await?;
     let seconds = (clock.micros() - start) as f64 / 1e6;
     let cpu = target.process.cpu_us()? - cpu;
     let (received, reconnects) = (fleet.counts.received(), fleet.counts.reconnects());

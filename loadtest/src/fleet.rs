@@ -32,7 +32,6 @@ pub(crate) type OnPush = dyn Fn(u32, &Push, u64) + Send + Sync;
 #[derive(Default)]
 pub(crate) struct Counts {
     connected: AtomicU64,
-    unsettled: AtomicU64,
     received: AtomicU64,
     reconnects: AtomicU64,
     sessions: AtomicU64,
@@ -44,10 +43,6 @@ pub(crate) struct Counts {
 impl Counts {
     pub(crate) fn connected(&self) -> u64 {
         self.connected.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn unsettled(&self) -> u64 {
-        self.unsettled.load(Ordering::Acquire)
     }
 
     pub(crate) fn received(&self) -> u64 {
@@ -171,7 +166,6 @@ impl Fleet {
             clock: Arc::clone(&self.clock),
             on_push: Arc::clone(&self.on_push),
             connected: false,
-            unsettled: false,
             sessions: 0,
             expired: 0,
         };
@@ -185,7 +179,7 @@ impl Fleet {
     /// Waits until something is so; gives up when nothing changes for a while.
     pub(crate) async fn until(&self, what: &str, so: impl Fn(&Counts) -> bool) -> Result<(), Failure> {
         let counts = &*self.counts;
-        let state = || (counts.connected(), counts.received(), counts.unsettled());
+        let state = || (counts.connected(), counts.received());
         let (mut last, mut since) = (state(), self.clock.micros());
         while !so(counts) {
             if let Some(why) = counts.failure() {
@@ -197,9 +191,9 @@ impl Fleet {
             if state() != last {
                 (last, since) = (state(), self.clock.micros());
             } else if self.clock.micros() - since > STALLED_SECONDS * 1_000_000 {
-                let (connected, received, unsettled) = last;
+                let (connected, received) = last;
                 return Err(Failure::Failed(format!(
-                    "gave up waiting until {what}: {connected} connected, {received} messages received, {unsettled} devices unsettled"
+                    "gave up waiting until {what}: {connected} connected, {received} messages received"
                 )));
             }
         }
@@ -248,7 +242,6 @@ pub(crate) struct App {
     clock: Arc<Clock>,
     on_push: Arc<OnPush>,
     connected: bool,
-    unsettled: bool,
     sessions: u64,
     expired: u64,
 }
@@ -260,14 +253,13 @@ impl Handler for App {
 
     fn push(&mut self, _push: Push) -> Option<Reaction> {
         self.counts.received.fetch_add(1, Ordering::AcqRel);
+        self.counts.changed.notify_one();
         None
     }
 
     fn turn(&mut self, machine: &Machine) {
-        let (connected, unsettled) = (machine.is_connected(), machine.unsettled() > 0);
-        let changed = (connected, unsettled) != (self.connected, self.unsettled);
-        count(&self.counts.connected, &mut self.connected, connected);
-        count(&self.counts.unsettled, &mut self.unsettled, unsettled);
+        let changed = machine.is_connected() != self.connected;
+        count(&self.counts.connected, &mut self.connected, machine.is_connected());
         if machine.tally.sessions > self.sessions {
             self.counts.reconnects.fetch_add(u64::from(self.sessions > 0), Ordering::AcqRel);
             self.counts.sessions.fetch_add(machine.tally.sessions - self.sessions, Ordering::AcqRel);

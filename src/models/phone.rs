@@ -54,6 +54,8 @@ impl Phone {
             seed: 1,
         };
         let mut machine = Machine::new(settings);
+        // So that what it is told doesn't wait for a frame that nobody has a reason to write.
+        machine.hurry();
         let hello = machine.handle_connected(now);
         let mut phone = Self {
             machine,

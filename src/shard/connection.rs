@@ -249,6 +249,7 @@ impl Shard {
     /// Sends what a read or an event brought about, and ends the connection if that failed.
     fn finish(&mut self, conn: ConnRef, result: Result<(), DeviceError>, scratch: &mut Scratch) {
         if !scratch.frames.is_empty() {
+            self.put_confirm(conn, &mut scratch.frames);
             let frames = std::mem::take(&mut scratch.frames);
             self.send(conn, &frames, &mut scratch.cipher);
             scratch.frames = frames;

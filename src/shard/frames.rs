@@ -28,6 +28,7 @@ impl Shard {
             (Phase::Greeting { .. }, ToEdge::Hello(hello)) => self.hello(conn, *hello, out),
             (Phase::Greeting { .. }, _) | (_, ToEdge::Hello(_)) => Err(DeviceError::HelloExpected),
             (_, ToEdge::Ping) => {
+                self.ping(conn);
                 wire::put_pong(out, now);
                 Ok(())
             }
@@ -42,6 +43,25 @@ impl Shard {
                 Ok(())
             }
             (_, ToEdge::Unknown) => Ok(()),
+        }
+    }
+
+    /// The Pong confirms what is durable by now; what becomes so later is confirmed then.
+    fn ping(&mut self, conn: ConnRef) {
+        if let Some(connection) = self.connection(conn)
+            && let Phase::Live(live) = &mut connection.phase
+        {
+            live.session.handle_ping();
+        }
+    }
+
+    /// Appends what is durable and the device doesn't know yet, to what is written to it anyway.
+    pub(super) fn put_confirm(&mut self, conn: ConnRef, out: &mut Vec<u8>) {
+        if let Some(connection) = self.connection(conn)
+            && let Phase::Live(live) = &mut connection.phase
+            && let Some(number) = live.session.poll_confirm()
+        {
+            wire::put_ack_confirm(out, number);
         }
     }
 

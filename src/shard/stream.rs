@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use quinn::{RecvStream, SendStream, VarInt};
 use socket2::SockRef;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::push::Millis;
@@ -92,13 +93,12 @@ impl Stream {
     /// Reads what is there; 0: the peer's end.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(tcp) => loop {
-                ready!(tcp.poll_read_ready(cx))?;
-                match tcp.try_read(into) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    read => return Poll::Ready(read),
-                }
-            },
+            Self::Tcp(tcp) => {
+                // Unlike `try_read` it takes a read that doesn't fill the buffer for the last one until there is news, and doesn't ask once more.
+                let mut read = ReadBuf::new(into);
+                ready!(Pin::new(tcp).poll_read(cx, &mut read))?;
+                Poll::Ready(Ok(read.filled().len()))
+            }
             Self::Quic(quic) => quic.streams()?.1.poll_read(cx, into).map_err(io::Error::from),
             #[cfg(feature = "sim")]
             Self::Simulated(pipe) => pipe.poll_read(cx, into),

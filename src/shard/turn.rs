@@ -12,7 +12,6 @@ use crate::machine::wheel::Wheel;
 use crate::push::Millis;
 use crate::store::{Command, Confirm};
 use crate::telemetry;
-use crate::wire::device as wire;
 
 /// Times of last activity that wait for the store.
 const LAST_ACTIVE: usize = 65_536;
@@ -178,7 +177,7 @@ impl Shard {
         }
     }
 
-    /// Durable Acks: a session is told its highest number once a turn.
+    /// Durable Acks. Most are told with the next frame, as a write of its own costs about as much as a push, and wakes a phone's radio once more.
     fn take_confirms(&mut self, confirms: &[Confirm]) {
         for (i, confirm) in confirms.iter().enumerate() {
             if confirms.get(i + 1).is_some_and(|next| next.session == confirm.session) {
@@ -189,8 +188,8 @@ impl Shard {
             let Phase::Live(live) = &mut connection.phase else { continue };
             let was_behind = live.session.is_behind_on_acks();
             if live.session.handle_confirmed(confirm.number) {
-                self.with_frames(conn, |_, out| {
-                    wire::put_ack_confirm(out, confirm.number);
+                self.with_frames(conn, |shard, out| {
+                    shard.put_confirm(conn, out);
                     Ok(())
                 });
             }

@@ -23,6 +23,7 @@ pub(crate) struct Device {
     pub(crate) acks: u64,
     /// The newest number confirmed.
     pub(crate) confirmed: u64,
+    pongs: u64,
     /// Came while something else was waited for.
     kept: VecDeque<Push>,
     /// Messages that were taken back.
@@ -84,12 +85,12 @@ impl Device {
     /// A device over a link that said nothing yet.
     pub(crate) async fn over(mut link: Link, hello: Hello) -> Self {
         let welcome = link.hello(hello).await.expect("a Welcome");
-        Self { link, welcome, acks: 0, confirmed: 0, kept: VecDeque::new(), revoked: Vec::new() }
+        Self { link, welcome, acks: 0, confirmed: 0, pongs: 0, kept: VecDeque::new(), revoked: Vec::new() }
     }
 
     /// A session that goes on over the same stream.
     pub(crate) fn resumed(link: Link, welcome: Welcome, acks: u64, confirmed: u64) -> Self {
-        Self { link, welcome, acks, confirmed, kept: VecDeque::new(), revoked: Vec::new() }
+        Self { link, welcome, acks, confirmed, pongs: 0, kept: VecDeque::new(), revoked: Vec::new() }
     }
 
     /// The next frame.
@@ -132,7 +133,7 @@ impl Device {
                 assert!(confirm.number <= self.acks, "only what was said is confirmed");
                 self.confirmed = confirm.number;
             }
-            to_device::Frame::Pong(_) => {}
+            to_device::Frame::Pong(_) => self.pongs += 1,
             to_device::Frame::Revoke(revoke) => self.revoked.push(revoke.message_id),
             other => panic!("{} came", frame_name(&other)),
         }
@@ -152,9 +153,19 @@ impl Device {
         self.acks
     }
 
-    /// Waits until an Ack is durable.
+    /// Asks for what is durable: else it is said with the next frame that comes anyway.
+    pub(crate) async fn ping(&mut self) {
+        self.link.send(to_edge::Frame::Ping(mooring::wire::pb::device::Ping {})).await.expect("sent");
+    }
+
+    /// Asks, and waits until an Ack is durable.
     pub(crate) async fn is_confirmed(&mut self, number: u64) {
-        while self.confirmed < number {
+        if self.confirmed >= number {
+            return;
+        }
+        let pongs = self.pongs + 1;
+        self.ping().await;
+        while self.confirmed < number || self.pongs < pongs {
             let push = self.step().await;
             self.kept.extend(push);
         }
@@ -177,10 +188,11 @@ impl Device {
     /// Nothing was pushed up to now: what the edge had to say before a Pong is said.
     pub(crate) async fn has_nothing(&mut self) {
         assert_eq!(self.kept.front(), None);
-        self.link.send(to_edge::Frame::Ping(mooring::wire::pb::device::Ping {})).await.expect("sent");
+        self.ping().await;
         loop {
             match self.next().await {
                 to_device::Frame::Pong(_) => return,
+                to_device::Frame::AckConfirm(confirm) => self.confirmed = confirm.number,
                 to_device::Frame::Revoke(revoke) => self.revoked.push(revoke.message_id),
                 other => panic!("{} came: {other:?}", frame_name(&other)),
             }

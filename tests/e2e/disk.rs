@@ -308,9 +308,11 @@ async fn an_ack_for_which_there_is_no_room_is_covered_by_no_confirmation() {
         events.extend((0..255).map(|n| (1_000_000 + n, EventType::Arrive)));
         device.say(&events).await;
         let number = device.say(&[(2_000_000, EventType::Arrive)]).await;
+        device.ping().await;
         while device.confirmed < number {
             match device.next().await {
                 to_device::Frame::AckConfirm(confirm) => device.confirmed = confirm.number,
+                to_device::Frame::Pong(_) => {}
                 to_device::Frame::Push(push) => device.keep(push),
                 to_device::Frame::Error(error) => {
                     assert_eq!(error.code(), ErrorCode::Unavailable);

@@ -53,6 +53,7 @@ pub(super) struct Phones {
     orders: Vec<mpsc::Sender<Order>>,
     counts: Arc<Counts>,
     leave: watch::Sender<Leave>,
+    probes: watch::Sender<()>,
     tasks: JoinSet<()>,
 }
 
@@ -74,6 +75,7 @@ impl Phones {
             orders: Vec::new(),
             counts: Arc::default(),
             leave: watch::Sender::new(Leave::Stay),
+            probes: watch::Sender::new(()),
             tasks: JoinSet::new(),
         };
         for n in 0..size {
@@ -99,7 +101,8 @@ impl Phones {
             let way = [Way::Tcp, Way::Tls, Way::Quic][n as usize / apps.len() % 3];
             let from = if way == Way::Quic { n % QUIC_SOCKETS } else { n };
             let endpoint = edge.device_endpoint(way, Some(source(from)));
-            let device = Device::new(endpoint, Machine::new(settings), phone, Arc::clone(clock));
+            let mut device = Device::new(endpoint, Machine::new(settings), phone, Arc::clone(clock));
+            device.probe_on(phones.probes.subscribe());
             phones.tasks.spawn(live(device, ordered, phones.leave.subscribe()));
             phones.logs.push(log);
             phones.orders.push(orders);
@@ -118,6 +121,11 @@ impl Phones {
 
     pub(super) fn connected(&self) -> u64 {
         self.counts.connected.load(Ordering::Acquire)
+    }
+
+    /// All ask whether their connection stands: the answer confirms what they have said.
+    pub(super) fn probe(&self) {
+        self.probes.send_replace(());
     }
 
     /// Devices that have something to tell, or to be told.

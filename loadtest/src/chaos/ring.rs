@@ -309,6 +309,7 @@ impl Ring {
                 return Ok(());
             }
             last = Some(state);
+            self.phones.probe();
             sleep(LOOK_MS).await;
         }
     }

@@ -23,7 +23,6 @@ const REACTION_MS: u64 = 300;
 pub(super) struct Shared {
     connected: AtomicU64,
     /// Devices with events that are not confirmed, or still to be made.
-    unsettled: AtomicU64,
     received: AtomicU64,
     clicked: AtomicU64,
     cleaned: AtomicU64,
@@ -56,10 +55,6 @@ impl Shared {
 
     pub(super) fn connected(&self) -> u64 {
         self.connected.load(Ordering::Acquire)
-    }
-
-    pub(super) fn unsettled(&self) -> u64 {
-        self.unsettled.load(Ordering::Acquire)
     }
 
     pub(super) fn received(&self) -> u64 {
@@ -100,7 +95,6 @@ pub(super) struct App {
     rng: SmallRng,
     shared: Arc<Shared>,
     connected: bool,
-    unsettled: bool,
 }
 
 impl App {
@@ -112,7 +106,6 @@ impl App {
             rng: SmallRng::seed_from_u64(seed),
             shared: Arc::clone(shared),
             connected: false,
-            unsettled: false,
         }
     }
 
@@ -152,9 +145,7 @@ impl Handler for App {
     }
 
     fn turn(&mut self, machine: &Machine) {
-        let (connected, unsettled) = (machine.is_connected(), machine.unsettled() > 0);
-        note_change(&self.shared.connected, &mut self.connected, connected);
-        note_change(&self.shared.unsettled, &mut self.unsettled, unsettled);
+        note_change(&self.shared.connected, &mut self.connected, machine.is_connected());
         self.shared.changed.notify_one();
     }
 }

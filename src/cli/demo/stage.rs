@@ -198,12 +198,12 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits for the last confirmations and receipts. Whether they agree in the end is for the report to say.
+    /// Waits for the last receipts. Whether they agree in the end is for the report to say.
     pub(super) async fn settle(&mut self) -> Result<(), Failure> {
         let deadline = self.deadline.min(self.clock.now() + SETTLE_SECONDS * 1_000);
         let agreed = |fleet: &Shared, router: &Progress| {
             let Tally { click, clean, .. } = router.tally;
-            fleet.unsettled() == 0 && click == fleet.clicked() && clean == fleet.cleaned()
+            router.tally.is_settled() && click == fleet.clicked() && clean == fleet.cleaned()
         };
         if !self.is_so_by(deadline, agreed).await? {
             self.show.say("the last receipts didn't come in");

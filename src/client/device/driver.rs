@@ -220,7 +220,13 @@ impl<H: Handler> Device<H> {
                     self.machine.probe();
                     Ok(None)
                 }
-                () = gone(leave, self.machine.unsettled()) => break None,
+                leaves = goes(leave, self.machine.unsettled(), self.machine.hurries()) => {
+                    if leaves {
+                        break None;
+                    }
+                    self.machine.hurry();
+                    Ok(None)
+                }
             };
             match turn {
                 Ok(None) => {}
@@ -334,14 +340,20 @@ async fn changed(probes: &mut Option<watch::Receiver<()>>) {
 
 /// Returns when the device is to leave: at once if `Now`, when nothing is unsettled if `Settle`.
 async fn gone(leave: &mut watch::Receiver<Leave>, unsettled: usize) {
+    goes(leave, unsettled, true).await;
+}
+
+/// The same; or false, as soon as it is to leave and doesn't hurry yet.
+async fn goes(leave: &mut watch::Receiver<Leave>, unsettled: usize, hurries: bool) -> bool {
     loop {
         match *leave.borrow_and_update() {
-            Leave::Now => return,
-            Leave::Settle if unsettled == 0 => return,
+            Leave::Now => return true,
+            Leave::Settle if unsettled == 0 => return true,
+            Leave::Settle if !hurries => return false,
             Leave::Stay | Leave::Settle => {}
         }
         if leave.changed().await.is_err() {
-            return; // Whoever could ask it to stay is gone.
+            return true; // Whoever could ask it to stay is gone.
         }
     }
 }

@@ -98,6 +98,10 @@ async fn it_acknowledges_then_hands_over_then_reacts_and_settles() {
         assert_eq!(edge.ack().await, (1, vec![(1, EventType::Arrive), (2, EventType::Arrive)]));
         assert_eq!(edge.ack().await, (2, vec![(1, EventType::Click), (2, EventType::Click)]));
         leave.send_replace(Leave::Settle);
+        assert!(
+            matches!(edge.recv().await, to_edge::Frame::Ping(_)),
+            "it asks, instead of waiting for another frame"
+        );
         edge.send(vec![confirm(2)]).await;
         assert_eq!(edge.stream.read_buf(&mut edge.bytes).await.expect("reads"), 0, "it left once settled");
     };

@@ -118,6 +118,8 @@ pub struct Machine {
     requests: Requests,
     /// The app was reinstalled, and the edge doesn't know yet.
     state_lost: bool,
+    /// It wants its events confirmed now.
+    hurries: bool,
     /// What it did and saw.
     pub tally: Tally,
 }
@@ -132,6 +134,8 @@ struct Session {
     acks: VecDeque<u32>,
     /// The number of the first of `acks`.
     first_ack: u64,
+    /// The newest Ack that a Ping has followed.
+    asked: u64,
     last_sent: Millis,
     pinged: bool,
     /// A Ping is due, whatever the heartbeat says.
@@ -157,6 +161,7 @@ impl Machine {
             session: None,
             requests: Requests::default(),
             state_lost: false,
+            hurries: false,
             tally: Tally::default(),
         }
     }
@@ -230,6 +235,16 @@ impl Machine {
         if let Some(session) = &mut self.session {
             session.probes = true;
         }
+    }
+
+    /// It is about to be suspended, or to leave: a Ping follows each Ack from now on, as the edge else confirms them with whatever it has to say next.
+    pub fn hurry(&mut self) {
+        self.hurries = true;
+    }
+
+    /// Whether it asks for confirmations.
+    pub fn hurries(&self) -> bool {
+        self.hurries
     }
 
     /// Whether it is welcome.
@@ -394,8 +409,11 @@ impl Machine {
             session.last_sent = now;
             return Some(to_edge::Frame::Ack(Ack { number, events }));
         }
+        let newest = session.first_ack - 1 + session.acks.len() as u64;
+        let asks = self.hurries && !session.acks.is_empty() && session.asked < newest;
         let is_due = session.probes || now >= session.last_sent + session.heartbeat;
-        if !session.pinged && is_due {
+        if asks || !session.pinged && is_due {
+            session.asked = newest;
             session.pinged = true;
             session.probes = false;
             session.last_sent = now;
@@ -474,6 +492,7 @@ impl Session {
             sent: 0,
             acks: VecDeque::new(),
             first_ack: 1,
+            asked: 0,
             last_sent: now,
             pinged: false,
             probes: false,

@@ -86,6 +86,31 @@ fn a_probe_is_one_ping_at_once() {
 }
 
 #[test]
+fn who_hurries_asks_once_behind_its_acks() {
+    let mut m = machine();
+    welcome(&mut m, 10);
+    for id in 1..=4 {
+        push(&mut m, 10, id, false);
+    }
+    assert_eq!(acks(&mut m, 10).len(), 2);
+    m.hurry();
+    assert!(matches!(m.poll_send(10), Some(to_edge::Frame::Ping(_))), "for what it has said before");
+    assert!(m.poll_send(10).is_none());
+    push(&mut m, 11, 5, false);
+    assert!(matches!(m.poll_send(11), Some(to_edge::Frame::Ack(Ack { number: 3, .. }))));
+    assert!(matches!(m.poll_send(11), Some(to_edge::Frame::Ping(_))), "though no Pong has come yet");
+    assert!(m.poll_send(11).is_none());
+    confirm(&mut m, 3);
+    assert!(m.poll_send(12).is_none(), "nothing is unconfirmed");
+    m.handle_end(End::Broken);
+    welcome(&mut m, 20);
+    assert!(m.poll_send(20).is_none());
+    push(&mut m, 20, 6, false);
+    assert!(matches!(m.poll_send(20), Some(to_edge::Frame::Ack(Ack { number: 1, .. }))));
+    assert!(matches!(m.poll_send(20), Some(to_edge::Frame::Ping(_))), "on the next session too");
+}
+
+#[test]
 fn acks_are_bundled_up_to_the_edges_limit_and_numbered_from_one() {
     let mut m = machine();
     welcome(&mut m, 10);

@@ -95,25 +95,63 @@ fn what_ended_leaves_the_window_and_nothing_else_does() {
 
 #[test]
 fn a_session_with_nothing_in_flight_owns_no_memory() {
-    let mut acked = session(&[listed(1), listed(2)]);
-    assert!(acked.handle_ack(1, arrive(1)).is_ok());
-    assert_ne!(acked.in_flight.capacity(), 0);
-    assert!(acked.handle_ack(2, arrive(2)).is_ok());
+    let mut all = session(&[listed(1), listed(2)]);
+    assert!(all.handle_ack(1, arrive(1)).is_ok());
+    assert_ne!(all.in_flight.capacity(), 0);
+    assert!(all.handle_ack(2, arrive(2)).is_ok());
     let mut ended = session(&[listed(1)]);
     ended.handle_ended(Seq(1));
     let mut given_up = session(&[Listed { online_only: true, ..listed(1) }]);
     assert!(matches!(given_up.poll_overdue(ACK_MS + 1_000, ACK_MS), Some(Overdue::Report { .. })));
-    for session in [acked, ended, given_up] {
+    for session in [all, ended, given_up] {
         assert_eq!(session.in_flight.capacity(), 0);
     }
 }
 
+/// Which has read so many Acks.
+fn acked(numbers: u64) -> Session<Listed> {
+    let mut session = session(&[]);
+    for number in 1..=numbers {
+        assert!(session.handle_ack(number, arrive(9)).is_ok());
+    }
+    session
+}
+
 #[test]
-fn a_confirmation_is_told_once() {
-    let mut session = session(&[listed(1)]);
-    assert!(session.handle_ack(1, arrive(1)).is_ok());
-    assert!(session.handle_confirmed(1));
-    assert!(!session.handle_confirmed(1), "it was told");
+fn a_confirmation_waits_for_the_next_frame_and_is_told_once() {
+    let mut session = acked(3);
+    assert_eq!(session.poll_confirm(), None, "nothing is durable");
+    assert!(!session.handle_confirmed(1) && !session.handle_confirmed(2), "it can wait");
+    assert_eq!(session.poll_confirm(), Some(2), "the newest says it all");
+    assert_eq!(session.poll_confirm(), None, "it was told");
+    assert!(!session.handle_confirmed(2) && !session.handle_confirmed(4), "told, and never read");
+    assert_eq!(session.poll_confirm(), None);
+    session.check();
+}
+
+#[test]
+fn who_asks_is_told_of_what_was_said_before_as_soon_as_it_is_durable() {
+    let mut session = acked(3);
+    assert!(!session.handle_confirmed(1));
+    assert!(session.handle_ping(), "two are to come");
+    assert!(session.handle_confirmed(2));
+    assert_eq!(session.poll_confirm(), Some(2));
+    assert!(session.handle_confirmed(3), "it asked for this one too");
+    assert_eq!(session.poll_confirm(), Some(3));
+    assert!(!session.handle_ping(), "all is durable");
+    assert!(session.handle_ack(4, arrive(9)).is_ok());
+    assert!(!session.handle_confirmed(4), "said later");
+    session.check();
+}
+
+#[test]
+fn a_device_is_told_before_too_many_are_durable_without_its_knowing() {
+    let mut session = acked(2 * limits::UNTOLD_ACKS);
+    assert!(!session.handle_confirmed(limits::UNTOLD_ACKS - 1));
+    assert!(session.handle_confirmed(limits::UNTOLD_ACKS));
+    assert_eq!(session.poll_confirm(), Some(limits::UNTOLD_ACKS));
+    assert!(!session.handle_confirmed(2 * limits::UNTOLD_ACKS - 1), "those that it was told of don't count");
+    assert!(session.handle_confirmed(2 * limits::UNTOLD_ACKS));
 }
 
 #[test]
@@ -125,9 +163,9 @@ fn reading_pauses_while_too_many_acks_are_unconfirmed() {
     }
     assert!(session.handle_ack(limits::UNCONFIRMED_ACKS, arrive(9)).is_ok());
     assert!(session.is_behind_on_acks());
-    assert!(session.handle_confirmed(1));
-    assert!(!session.is_behind_on_acks());
-    assert!(session.handle_confirmed(limits::UNCONFIRMED_ACKS));
+    session.handle_confirmed(1);
+    assert!(!session.is_behind_on_acks(), "told or not");
+    session.handle_confirmed(limits::UNCONFIRMED_ACKS);
     assert!(!session.is_behind_on_acks(), "it counts those that wait, not all");
 }
 

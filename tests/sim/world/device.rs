@@ -90,10 +90,14 @@ impl Device {
             backoff: Backoff::at_most(1_500),
             seed: rng.random(),
         };
+        let mut machine = Machine::new(settings);
+        if rng.random() {
+            machine.hurry();
+        }
         Self {
             key: DeviceKey::of(digest, app, &id),
             id,
-            machine: Machine::new(settings),
+            machine,
             session: None,
             ghosts: Vec::new(),
             connect_at: rng.random_range(0..3_000),
@@ -253,6 +257,7 @@ impl Device {
 
     pub(crate) fn calm_down(&mut self) {
         self.mood = Mood::Prompt;
+        self.machine.hurry();
     }
 
     /// Reads, says what it has to say. What it saw, for the trace.
