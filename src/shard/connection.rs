@@ -8,7 +8,6 @@ use super::output::flush;
 use super::state::{ConnRef, Phase, Scratch, Shard, Shared};
 use crate::error::DeviceError;
 use crate::limits;
-use crate::telemetry::{self, Counter, Direction};
 use crate::wire::device as wire;
 use crate::wire::frame::device_frame;
 
@@ -64,20 +63,25 @@ impl Shard {
     pub(super) fn may_read(&mut self, conn: ConnRef) -> bool {
         let full = self.acks.len() >= limits::TURN_ACKS;
         let Some(connection) = self.connection(conn) else { return false };
-        let may = match &connection.phase {
+        let (may, is_behind) = match &connection.phase {
             Phase::Closing { .. } => return true,
-            Phase::Greeting { .. } => !full,
-            Phase::Registering(_) => false,
+            Phase::Greeting { .. } => (!full, false),
+            Phase::Registering(_) => (false, false),
             Phase::Live(live) => {
-                !full && !live.session.is_behind_on_acks() && live.replies.len() < limits::SESSION_REQUESTS
+                let is_behind = live.session.is_behind_on_acks();
+                (!full && !is_behind && live.replies.len() < limits::SESSION_REQUESTS, is_behind)
             }
         };
+        let has_room = connection.outbox.len() < limits::OUTBOX_BYTES;
         if full && !connection.flags.paused {
             connection.flags.paused = true;
             self.paused.push(conn);
             return false;
         }
-        may && connection.outbox.len() < limits::OUTBOX_BYTES
+        if is_behind {
+            self.expect_confirms();
+        }
+        may && has_room
     }
 
     /// Handshakes have a share of each turn: whether this one has a step left, or waits for the next turn.
@@ -235,8 +239,8 @@ impl Shard {
                 self.report_active(conn);
             }
         }
-        telemetry::add(Counter::DeviceFrames(Direction::In), frames);
-        telemetry::add(Counter::DeviceBytes(Direction::In), at as u64);
+        self.traffic.frames_in += frames;
+        self.traffic.bytes_in += at as u64;
         if at < bytes.len()
             && let Some(connection) = self.connection(conn)
         {

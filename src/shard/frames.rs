@@ -1,6 +1,6 @@
 //! What each frame of a device brings about.
 
-use super::state::{ConnRef, Live, Phase, Shard, Waiting};
+use super::state::{ConnRef, Live, Phase, Shard, Waiting, get};
 use crate::binding::{Change, ChangeError};
 use crate::error::DeviceError;
 use crate::fault::{self, Fault};
@@ -50,8 +50,9 @@ impl Shard {
     fn ping(&mut self, conn: ConnRef) {
         if let Some(connection) = self.connection(conn)
             && let Phase::Live(live) = &mut connection.phase
+            && live.session.handle_ping()
         {
-            live.session.handle_ping();
+            self.expect_confirms();
         }
     }
 
@@ -67,10 +68,10 @@ impl Shard {
 
     /// Whether the session's credential was revoked since the last turn: the next one ends it, and nothing that it says until then counts.
     fn is_revoked(&mut self, conn: ConnRef) -> bool {
-        let context = self.context.clone();
-        if !context.mailboxes[usize::from(self.id.0)].has_revoked() {
+        if !self.context.mailboxes[usize::from(self.id.0)].has_revoked() {
             return false;
         }
+        let context = self.context.clone();
         let phase = self.connection(conn).map(|connection| &connection.phase);
         matches!(phase, Some(Phase::Live(live)) if context.store.revocation(&live.device).ends(live.epoch))
     }
@@ -97,24 +98,27 @@ impl Shard {
         let events = live.session.handle_ack(number, events)?;
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard };
         let ack = DeviceAck { device: live.device, session, number, client_ip, events };
+        let has_newer = live.session.has_newer();
         self.acks.push(ack);
-        // Room in the window: there may be more to send.
-        self.mark_dirty(conn);
+        // Room in the window, for what there is more to send.
+        if has_newer {
+            self.mark_dirty(conn);
+        }
         self.work.notify_one();
         Ok(())
     }
 
     /// A device that goes on from another address, as QUIC allows: its receipts say so from here on.
     fn note_move(&mut self, conn: ConnRef) {
-        let (shard, store) = (self.id, self.context.store.clone());
-        let Some(connection) = self.connection(conn) else { return };
+        let Self { id: shard, context, connections, .. } = self;
+        let Some(connection) = get(connections, conn) else { return };
         let moved = connection.stream.moved_to().filter(|address| address.ip() != connection.peer.ip());
         let (Some(address), Phase::Live(live)) = (moved, &connection.phase) else { return };
         let change = Box::new(Change::Moved(address.ip().to_canonical()));
         // No slot has this number: nobody waits for an answer.
-        let session = SessionRef { generation: live.generation, slot: u32::MAX, shard };
+        let session = SessionRef { generation: live.generation, slot: u32::MAX, shard: *shard };
         // A store that is busy is told with the next Ack.
-        if store.submit(Command::Change { device: live.device, session, change }).is_ok() {
+        if context.store.submit(Command::Change { device: live.device, session, change }).is_ok() {
             connection.peer = address;
         }
     }

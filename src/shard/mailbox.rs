@@ -21,6 +21,8 @@ pub struct Mailbox {
     notify: Notify,
     /// A revocation lies in it.
     has_revoked: AtomicBool,
+    /// A session waits for a confirmation.
+    waits: AtomicBool,
 }
 
 /// What lies in a mailbox.
@@ -62,6 +64,14 @@ impl Mailbox {
             self.notify.notify_one();
             step();
         }
+        self.put_quietly(change);
+        if !fault::is(Fault::RingBeforePut) {
+            self.notify.notify_one();
+        }
+    }
+
+    /// The shard finds it when it wakes for something else, at its next tick at the latest.
+    fn put_quietly(&self, change: impl FnOnce(&mut Mail)) {
         let mut inside = match self.inside.lock() {
             Ok(inside) => inside,
             Err(poisoned) => poisoned.into_inner(),
@@ -69,9 +79,6 @@ impl Mailbox {
         change(&mut inside);
         drop(inside);
         step();
-        if !fault::is(Fault::RingBeforePut) {
-            self.notify.notify_one();
-        }
     }
 
     /// One batch's sessions on this shard; `sessions` is empty afterwards. Whether they fitted.
@@ -94,9 +101,17 @@ impl Mailbox {
         fits
     }
 
-    /// Acks of this shard's sessions are durable. Bounded by the unconfirmed Acks a session may have.
+    /// Acks of this shard's sessions are durable: nothing to wake it for, unless a session waits. Bounded by the unconfirmed Acks a session may have.
     pub fn confirmed(&self, mut confirms: Vec<Confirm>) {
-        self.put(|mail| mail.confirms.append(&mut confirms));
+        self.put_quietly(|mail| mail.confirms.append(&mut confirms));
+        if self.waits.load(Ordering::SeqCst) {
+            self.notify.notify_one();
+        }
+    }
+
+    /// Whether the shard is to be woken for confirmations. Those that came before it said so it finds by looking once more.
+    pub fn wait_for_confirms(&self, waits: bool) {
+        self.waits.store(waits, Ordering::SeqCst);
     }
 
     /// A Hello is durable (or refused). Bounded: a session waits for one.
@@ -180,8 +195,29 @@ impl Mailbox {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
     use super::*;
     use crate::ids::{Generation, ShardId};
+
+    #[test]
+    fn confirmations_wake_a_shard_only_if_a_session_waits_and_are_there_all_the_same() {
+        let mailbox = Mailbox::default();
+        let is_rung = || pin!(mailbox.notified()).poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        let session = SessionRef { generation: Generation(1), slot: 1, shard: ShardId(0) };
+        let confirm = |number| vec![Confirm { session, number }];
+        mailbox.confirmed(confirm(1));
+        assert!(!is_rung());
+        mailbox.wait_for_confirms(true);
+        mailbox.confirmed(confirm(2));
+        assert!(is_rung());
+        mailbox.wait_for_confirms(false);
+        mailbox.confirmed(confirm(3));
+        assert!(!is_rung());
+        let numbers: Vec<_> = mailbox.take().confirms.iter().map(|confirm| confirm.number).collect();
+        assert_eq!(numbers, [1, 2, 3]);
+    }
 
     #[test]
     fn hand_overs_beyond_the_bound_become_one_look_at_everything() {

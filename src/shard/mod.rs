@@ -26,6 +26,7 @@ mod state;
 mod stream;
 mod timers;
 mod tls;
+mod traffic;
 mod turn;
 
 use std::cell::RefCell;

@@ -3,10 +3,9 @@
 use std::io;
 use std::task::{Context, Poll};
 
-use super::state::{ConnRef, Connection, Phase, Shard};
+use super::state::{ConnRef, Connection, Phase, Shard, get};
 use super::stream::Stream;
 use crate::push::Millis;
-use crate::telemetry::{self, Counter, Direction};
 use crate::wire::frame::device_frame;
 
 /// Writes what waits; whether there was something and all of it went. In the closing phase, shuts the write side behind it.
@@ -42,12 +41,13 @@ impl Shard {
     /// Sends whole frames: to the socket at once if nothing waits before them.
     pub(super) fn send(&mut self, conn: ConnRef, frames: &[u8], cipher: &mut Vec<u8>) {
         let now = self.now();
-        let Some(connection) = self.connection(conn) else { return };
+        let Self { connections, traffic, .. } = self;
+        let Some(connection) = get(connections, conn) else { return };
         if connection.flags.shut || connection.flags.broken {
             return;
         }
-        telemetry::add(Counter::DeviceBytes(Direction::Out), frames.len() as u64);
-        telemetry::add(Counter::DeviceFrames(Direction::Out), count_frames(frames));
+        traffic.bytes_out += frames.len() as u64;
+        traffic.frames_out += count_frames(frames);
         if let Some(tls) = &mut connection.tls {
             cipher.clear();
             if let Err(error) = tls.send(&mut connection.retained, frames, cipher) {

@@ -1,13 +1,12 @@
 //! Draining: a session's pending entries onto its connection, within the window and the outbox.
 
-use super::state::{ConnRef, InList, Live, Phase, Received, Shard};
+use super::state::{ConnRef, InList, Live, Phase, Received, Shard, get};
 use crate::fault::{self, Fault};
 use crate::ids::SessionRef;
 use crate::limits;
 use crate::machine::session::Overdue;
 use crate::push::{Millis, Priority};
 use crate::store::{Pulled, SentAlone, Store};
-use crate::telemetry::{self, Counter};
 use crate::wire::device as wire;
 
 /// Milliseconds after which a body that is not in memory, or room in the outbox, is looked for again.
@@ -54,10 +53,8 @@ impl Shard {
 
     /// Counts them. What the socket didn't take expires; if it took everything, there may be room for more.
     fn after_pushes(&mut self, conn: ConnRef, pushes: u64, expires_at: Millis) {
-        telemetry::add(Counter::Deliveries(self.id), pushes);
+        self.traffic.deliveries += pushes;
         self.arm_suspect(conn);
-        let figures = self.context.figures(self.id);
-        figures.deliveries.fetch_add(pushes, std::sync::atomic::Ordering::Relaxed);
         let most = self.outbox_bytes();
         let Some(connection) = self.connection(conn) else { return };
         connection.outbox.expires(expires_at);
@@ -71,10 +68,10 @@ impl Shard {
 
     /// Appends pushes to `out`: how many, and when the first of them expires.
     fn pull(&mut self, conn: ConnRef, out: &mut Vec<u8>) -> (usize, Millis) {
-        let (now, shard) = (self.now(), self.id);
-        let (context, most) = (self.context.clone(), self.outbox_bytes());
-        let mut pulled = std::mem::take(&mut self.pulled);
-        let Some(connection) = self.connection(conn) else { return (0, Millis::MAX) };
+        let (now, shard, most) = (self.now(), self.id, self.outbox_bytes());
+        // Nothing that all shards share is touched more often than it must be: they pass it to and fro.
+        let Self { context, connections, pulled, body: newest, .. } = self;
+        let Some(connection) = get(connections, conn) else { return (0, Millis::MAX) };
         let Phase::Live(live) = &mut connection.phase else { return (0, Millis::MAX) };
         let (mut pushes, mut expires_at, mut missing) = (0, Millis::MAX, None);
         while missing.is_none() && !connection.flags.waits_for_body {
@@ -83,7 +80,7 @@ impl Shard {
             let fits = most.saturating_sub(waiting) / limits::PUSH_ENCODED_BYTES;
             let max = live.session.poll_pull(waiting, most).min(fits.max(1));
             if max == 0 && waiting >= most && fault::is(Fault::DropOnFullOutbox) {
-                live.next_entries(&*context.store, 1, now, &mut pulled);
+                live.next_entries(&*context.store, 1, now, pulled);
                 for entry in pulled.drain(..) {
                     live.session.handle_skipped(&InList(entry.batch));
                 }
@@ -91,31 +88,34 @@ impl Shard {
             if max == 0 {
                 break;
             }
-            let drained = live.next_entries(&*context.store, max, now, &mut pulled);
+            let drained = live.next_entries(&*context.store, max, now, pulled);
             let mut room = max;
             let mut entries = pulled.drain(..);
             while room > 0
                 && let Some(entry) = entries.next()
             {
-                let listed = InList(entry.batch.clone());
-                let is_over = entry.batch.expires_at <= now || entry.batch.is_revoked();
-                if is_over || live.received.covers(entry.batch.seq, entry.batch.message) {
-                    live.session.handle_skipped(&listed);
+                let Pulled { batch, ordinal, redelivered } = entry;
+                let is_over = batch.expires_at <= now || batch.is_revoked();
+                if is_over || live.received.covers(batch.seq, batch.message) {
+                    live.session.handle_skipped(&InList(batch));
                     continue;
                 }
-                let Some(body) = context.store.body(&entry.batch) else {
-                    if !entry.batch.is_live() {
+                if newest.as_ref().is_none_or(|(seq, _)| *seq != batch.seq) {
+                    *newest = context.store.body(&batch).map(|body| (batch.seq, body));
+                }
+                let Some((_, body)) = &newest else {
+                    if !batch.is_live() {
                         // It ended while it waited for its body: nobody reads that any more.
-                        live.session.handle_skipped(&listed);
+                        live.session.handle_skipped(&InList(batch));
                         continue;
                     }
-                    missing = Some(entry.batch.clone());
-                    live.unwritten.push(entry);
+                    missing = Some(batch.clone());
+                    live.unwritten.push(Pulled { batch, ordinal, redelivered });
                     break;
                 };
-                wire::put_push(out, &body, entry.redelivered);
-                expires_at = expires_at.min(entry.batch.expires_at);
-                live.session.handle_sent(now, context.config.ack_deadline_ms, listed);
+                wire::put_push(out, body, redelivered);
+                expires_at = expires_at.min(batch.expires_at);
+                live.session.handle_sent(now, context.config.ack_deadline_ms, InList(batch));
                 pushes += 1;
                 room -= 1;
             }
@@ -136,7 +136,6 @@ impl Shard {
             }
         }
         self.arm_overdue(conn, overdue_at);
-        self.pulled = pulled;
         (pushes, expires_at)
     }
 

@@ -19,6 +19,7 @@ use super::outbox::Outbox;
 use super::recalls::Recalls;
 use super::stream::Stream;
 use super::tls::Tls;
+use super::traffic::Traffic;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
 use crate::machine::begun::Begun;
 use crate::machine::door::Door;
@@ -30,6 +31,9 @@ use crate::push::{Millis, Priority};
 use crate::store::{Batch, DeviceAck, Pulled, SentAlone};
 use crate::telemetry::{self, Gauge, Transport};
 use crate::wire::pb::device::ErrorCode;
+
+/// Milliseconds in which an Ack is durable as a rule.
+const CONFIRM_MS: Millis = 1_000;
 
 /// A connection's slot, and a number that tells whether the slot has been used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -62,6 +66,8 @@ pub(super) struct Shard {
     pub dirty: VecDeque<ConnRef>,
     /// Those that got something of high priority go first. They may stand in `dirty` too.
     pub urgent: VecDeque<ConnRef>,
+    /// Until then a session may wait for a confirmation. Where it takes longer, ticks find it.
+    pub confirms_until: Millis,
     /// Read in this turn, for one command to the store.
     pub acks: Vec<DeviceAck>,
     pub sent_alone: Vec<SentAlone>,
@@ -97,6 +103,9 @@ pub(super) struct Shard {
     pub scratch: Scratch,
     /// Entries on their way from the store to one session; empty between.
     pub pulled: Vec<Pulled>,
+    /// What was last written, as it is likely what is written next; for one turn.
+    pub body: Option<(Seq, Arc<[u8]>)>,
+    pub traffic: Traffic,
     now: Millis,
 }
 
@@ -265,6 +274,11 @@ impl Entry for InList {
     }
 }
 
+/// The connection, if it still is that one.
+pub(super) fn get(connections: &mut Slab<Connection>, conn: ConnRef) -> Option<&mut Connection> {
+    connections.get_mut(conn.slot as usize).filter(|c| c.serial == conn.serial)
+}
+
 /// The shard, shared by the tasks of its thread.
 pub(super) type Shared = Rc<RefCell<Shard>>;
 
@@ -284,6 +298,7 @@ impl Shard {
             leaving: None,
             dirty: VecDeque::new(),
             urgent: VecDeque::new(),
+            confirms_until: 0,
             acks: Vec::new(),
             sent_alone: Vec::new(),
             unreported: Wheel::new(now),
@@ -303,6 +318,8 @@ impl Shard {
             gate: Rc::new(Notify::new()),
             scratch: Scratch::default(),
             pulled: Vec::new(),
+            body: None,
+            traffic: Traffic::default(),
             now,
             context,
         }
@@ -348,7 +365,7 @@ impl Shard {
 
     /// The connection, if it still is that one.
     pub(super) fn connection(&mut self, conn: ConnRef) -> Option<&mut Connection> {
-        self.connections.get_mut(conn.slot as usize).filter(|c| c.serial == conn.serial)
+        get(&mut self.connections, conn)
     }
 
     /// The connection of a session, if it is still that one.
@@ -396,6 +413,14 @@ impl Shard {
             connection.flags.dirty = false;
         }
         Some(conn)
+    }
+
+    /// A session waits for a confirmation: for a while the mailbox wakes the shard for these too.
+    pub(super) fn expect_confirms(&mut self) {
+        self.confirms_until = self.now + CONFIRM_MS;
+        self.context.mailboxes[usize::from(self.id.0)].wait_for_confirms(true);
+        // Perhaps it lies there already.
+        self.work.notify_one();
     }
 
     /// The handshake is over, one way or the other.

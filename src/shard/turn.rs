@@ -67,12 +67,18 @@ pub(super) fn turn(owner: &Shared, timers: bool) -> bool {
     let more = shard.tell_recalls() | shard.fan_out() | shard.answer_slice();
     shard.submit();
     shard.count_memory();
+    shard.tell_traffic();
     more || !shard.deferred.is_empty()
 }
 
 impl Shard {
     fn take_mail(&mut self) {
-        let mail = self.context.mailboxes[usize::from(self.id.0)].take();
+        let mailbox = &self.context.mailboxes[usize::from(self.id.0)];
+        if self.confirms_until != 0 && self.confirms_until < self.now() {
+            self.confirms_until = 0;
+            mailbox.wait_for_confirms(false);
+        }
+        let mail = mailbox.take();
         for session in mail.replaced {
             if let Some(conn) = self.session(session) {
                 self.fail(conn, DeviceError::Replaced);
@@ -212,6 +218,7 @@ impl Shard {
                 break;
             }
         }
+        self.body = None;
         !self.dirty.is_empty() || !self.urgent.is_empty()
     }
 
