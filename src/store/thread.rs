@@ -1,6 +1,7 @@
 //! The store's threads; the one that writes the tables is in [`super::tables`]. One owns the engine: it takes everything that has queued up, makes it one commit group, and tells
-//! what became of it; so the longer a sync takes, the more commands share the next one. The other reads bodies back, so that
-//! neither a session nor a commit waits for it.
+//! what became of it; so the longer a sync takes, the more commands share the next one. The other reads bodies back: nobody waits for it.
+
+mod command;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use self::command::{is_urgent, to_come, weight};
 use super::batch::Batch;
 use super::disk::Disk;
 use super::engine::{Engine, Shared, StoreFailure};
@@ -16,7 +18,6 @@ use super::metrics::{self, Exporter};
 use super::record::{BATCH, BatchRecord, COPY};
 use super::stats::StoreStats;
 use super::{BodySink, Busy, Command, Refused};
-use crate::binding::Change;
 use crate::budget::{Budget, Held, Part};
 use crate::clock::Clock;
 use crate::fault::{self, Fault};
@@ -26,7 +27,8 @@ use crate::push::Millis;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::telemetry::{self, Gauge};
 
-/// Microseconds that acks wait for more of them, or for a batch, to share a sync with.
+/// Microseconds that acks wait for more of them, or for a batch, to share a sync with. They begin with the commit before, if that was just now: so where
+/// messages come one behind the other, no ack wakes the thread.
 const GATHER_MICROS: u64 = 5_000;
 /// Longest sleep of an idle store.
 const IDLE: Duration = Duration::from_secs(1);
@@ -52,47 +54,10 @@ struct Queue {
     closed: bool,
     /// Something that the engine waits for has happened since it last looked.
     woken: bool,
-}
-
-/// Bytes that a command holds, about.
-fn weight(command: &Command) -> usize {
-    const FIXED: usize = 128;
-    FIXED
-        + match command {
-            Command::Deliver { batch, .. } => {
-                batch.body.len() + batch.targets.len() * 16 + batch.accounts.len() * 8 + FIXED
-            }
-            Command::Seen { device, .. } => device.attributes.0.len() + FIXED,
-            Command::Change { change, .. } => match &**change {
-                Change::Attributes { attributes, .. } => attributes.0.len(),
-                Change::Push(_) | Change::Moved(_) | Change::Bind(_) | Change::Unbind(_) => {
-                    limits::BINDING_BYTES
-                }
-            },
-            Command::Acks { acks, .. } => acks.iter().map(|ack| FIXED + ack.events.len() * 48).sum::<usize>(),
-            Command::Sent(sent) => sent.len() * 32,
-            Command::LastActive(active) => active.len() * 24,
-            Command::Query { query: super::Query::Devices(keys), .. } => keys.len() * 16,
-            Command::StreamAck { .. }
-            | Command::Revoke { .. }
-            | Command::Query { .. }
-            | Command::ControlApp { .. }
-            | Command::RetireStream { .. }
-            | Command::RevokeCredentials { .. }
-            | Command::Flush { .. } => 0,
-        }
-}
-
-/// Bytes that a batch takes in the index beside its body, about, and each of its targets.
-const BATCH_TO_COME: usize = 1_024;
-const TARGET_TO_COME: usize = 40;
-
-/// Bytes that a command will take in the index: counted as long as it waits, so that what is let in at one moment is not too much at the next.
-fn to_come(command: &Command) -> usize {
-    match command {
-        Command::Deliver { batch, .. } => BATCH_TO_COME + batch.targets.len() * TARGET_TO_COME,
-        _ => 0,
-    }
+    /// Somebody waits for the sync of one of them.
+    urgent: bool,
+    /// The thread sleeps until more has gathered: what nobody waits for doesn't wake it.
+    gathers: bool,
 }
 
 impl Queue {
@@ -102,6 +67,16 @@ impl Queue {
         let of = |max: usize| if is_batch { max / 4 * 3 } else { max };
         self.commands.len() < of(limits::STORE_COMMANDS)
             && (self.bytes + weight <= of(max_bytes) || self.commands.is_empty())
+    }
+
+    /// Whether there is a reason not to sleep.
+    fn has_work(&self, gathers: bool) -> bool {
+        let commands = if gathers {
+            self.urgent || self.bytes >= limits::GROUP_BYTES
+        } else {
+            !self.commands.is_empty()
+        };
+        commands || !self.damaged.is_empty() || self.closed || self.woken
     }
 
     fn count(&mut self) {
@@ -120,6 +95,8 @@ impl Inbox {
             damaged: Vec::new(),
             closed: false,
             woken: false,
+            urgent: false,
+            gathers: false,
         };
         Self { queue: Mutex::new(queue), filled: Condvar::default(), max_bytes }
     }
@@ -138,9 +115,13 @@ impl Inbox {
         queue.bytes += weight;
         queue.to_come += to_come(&command);
         queue.count();
+        queue.urgent |= is_urgent(&command);
         queue.commands.push_back((command, weight));
+        let wakes = queue.has_work(queue.gathers);
         drop(queue);
-        self.filled.notify_one();
+        if wakes {
+            self.filled.notify_one();
+        }
         Ok(())
     }
 
@@ -175,18 +156,25 @@ impl Inbox {
         queue.count();
     }
 
-    /// Everything that waits, up to one group; sleeps if there is nothing and the engine has nothing to do. `None`: closed and empty.
-    pub(super) fn take(&self, sleep: Duration, into: &mut Vec<Command>) -> Option<Vec<Arc<Batch>>> {
+    /// Everything that waits, up to one group; sleeps if there is nothing and the engine has nothing to do, or (`gathers`) nothing that anybody
+    /// waits for. `None`: closed and empty.
+    pub(super) fn take(
+        &self,
+        sleep: Duration,
+        gathers: bool,
+        into: &mut Vec<Command>,
+    ) -> Option<Vec<Arc<Batch>>> {
         let mut queue = self.lock();
-        let idle = queue.commands.is_empty() && queue.damaged.is_empty() && !queue.closed && !queue.woken;
-        if idle && !sleep.is_zero() {
+        if !queue.has_work(gathers) && !sleep.is_zero() {
             if fault::is(Fault::LookThenSleep) {
                 drop(queue);
                 queue = self.lock();
             }
+            queue.gathers = gathers;
             queue = self.filled.wait_timeout(queue, sleep).unwrap_or_else(PoisonError::into_inner).0;
         }
         queue.woken = false;
+        queue.gathers = false;
         let mut bytes = 0;
         while bytes < limits::GROUP_BYTES
             && let Some((command, weight)) = queue.commands.pop_front()
@@ -196,6 +184,7 @@ impl Inbox {
             queue.to_come -= to_come(&command);
             into.push(command);
         }
+        queue.urgent &= !queue.commands.is_empty();
         queue.count();
         let damaged = std::mem::take(&mut queue.damaged);
         let over = queue.closed && into.is_empty() && damaged.is_empty();
@@ -290,12 +279,14 @@ impl Turns {
         may_sleep: bool,
     ) -> Result<Gathered, StoreFailure> {
         let sleep = match self.gathering {
-            _ if !may_sleep => Duration::ZERO,
+            _ if !may_sleep || self.busy && !engine.has_staged() => Duration::ZERO,
             Some(until) => Duration::from_micros(until.saturating_sub(clock.micros())),
             None if self.busy => Duration::ZERO,
             None => sleep(engine, clock),
         };
-        let Some(damaged) = inbox.take(sleep, &mut self.commands) else { return Ok(Gathered::Nothing) };
+        let Some(damaged) = inbox.take(sleep, self.gathering.is_some(), &mut self.commands) else {
+            return Ok(Gathered::Nothing);
+        };
         let now = clock.now();
         self.now = now;
         for batch in &damaged {
@@ -339,23 +330,8 @@ impl Turns {
             telemetry::set(Gauge::StoreQueueCommands, inbox.lock().commands.len() as f64);
         }
         self.busy = engine.maintain(clock.now())?;
+        self.gathering = (bytes > 0).then(|| clock.micros() + GATHER_MICROS);
         Ok(())
-    }
-}
-
-/// Whether somebody waits for the command's sync. Acks, receipts and cursors gather for a moment, or ride along with a batch: half the syncs.
-fn is_urgent(command: &Command) -> bool {
-    match command {
-        Command::Deliver { .. }
-        | Command::Seen { .. }
-        | Command::Revoke { .. }
-        | Command::Change { .. }
-        | Command::Query { .. }
-        | Command::ControlApp { .. }
-        | Command::RetireStream { .. }
-        | Command::RevokeCredentials { .. }
-        | Command::Flush { .. } => true,
-        Command::Acks { .. } | Command::Sent(_) | Command::LastActive(_) | Command::StreamAck { .. } => false,
     }
 }
 

@@ -126,7 +126,7 @@ fn batches_leave_room_in_the_queue_to_acks() {
     assert!(count(&acks) > 50, "a quarter is left to them");
     inbox.close();
     let mut taken = Vec::new();
-    while inbox.take(std::time::Duration::ZERO, &mut taken).is_some() {
+    while inbox.take(std::time::Duration::ZERO, false, &mut taken).is_some() {
         taken.clear();
     }
     assert_eq!(budget.used(), 0);

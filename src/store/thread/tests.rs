@@ -32,7 +32,7 @@ fn commands() {
         })
     };
     let (mut taken, mut group) = (Vec::new(), Vec::new());
-    while inbox.take(IDLE, &mut group).is_some() {
+    while inbox.take(IDLE, false, &mut group).is_some() {
         taken.append(&mut group);
     }
     closer.join().expect("it ends");
@@ -51,8 +51,52 @@ fn wake_up() {
         let inbox = inbox.clone();
         thread::spawn(move || inbox.wake())
     };
-    assert!(inbox.take(IDLE, &mut Vec::new()).is_some(), "it isn't closed");
+    assert!(inbox.take(IDLE, false, &mut Vec::new()).is_some(), "it isn't closed");
     waker.join().expect("it ends");
+}
+
+fn flush() -> Command {
+    Command::Flush { checkpoint: false, reply: oneshot::channel().0 }
+}
+
+/// While more is gathered, what somebody waits for ends the sleep; and then everything is taken.
+fn gathering() {
+    let inbox = Arc::new(Inbox::new(&Arc::default(), limits::STORE_COMMAND_BYTES));
+    let putter = {
+        let inbox = inbox.clone();
+        thread::spawn(move || {
+            inbox.put(Command::LastActive(Vec::new())).expect("there is room");
+            inbox.put(flush()).expect("there is room");
+        })
+    };
+    let mut group = Vec::new();
+    while group.len() < 2 {
+        assert!(inbox.take(IDLE, true, &mut group).is_some(), "it isn't closed");
+    }
+    putter.join().expect("it ends");
+}
+
+#[test]
+fn who_gathers_does_not_sleep_through_what_somebody_waits_for() {
+    holds(40, gathering);
+}
+
+#[test]
+fn what_nobody_waits_for_is_no_reason_to_stop_gathering() {
+    let inbox = Inbox::new(&Arc::default(), limits::STORE_COMMAND_BYTES);
+    let reasons = || [false, true].map(|gathers| inbox.lock().has_work(gathers));
+    assert_eq!(reasons(), [false, false]);
+    inbox.put(Command::LastActive(Vec::new())).expect("there is room");
+    assert_eq!(reasons(), [true, false]);
+    inbox.put(flush()).expect("there is room");
+    assert_eq!(reasons(), [true, true]);
+    let mut group = Vec::new();
+    assert!(inbox.take(Duration::from_secs(3_600), true, &mut group).is_some(), "it isn't closed");
+    assert_eq!((group.len(), reasons()), (2, [false, false]));
+    inbox
+        .put(Command::LastActive(vec![(crate::ids::DeviceKey([0; 16]), 0); limits::GROUP_BYTES / 24]))
+        .expect("there is room");
+    assert_eq!(reasons(), [true, true], "a whole group is one");
 }
 
 #[test]
@@ -83,7 +127,7 @@ fn a_wake_up_before_the_sleep_is_kept() {
     let (telling, told) = std::sync::mpsc::sync_channel(1);
     let sleeper = inbox.clone();
     let thread = std::thread::spawn(move || {
-        let taken = sleeper.take(Duration::from_secs(3_600), &mut Vec::new());
+        let taken = sleeper.take(Duration::from_secs(3_600), false, &mut Vec::new());
         // The test may have given up.
         telling.send(taken.is_some()).ok();
     });
