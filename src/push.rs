@@ -12,7 +12,7 @@ mod receipt;
 pub use apps::{AppControl, RateChange, RateOverrides, Rates};
 pub use counts::Counts;
 pub use reasons::{Failure, Refusal, Rejection, TargetState};
-pub use receipt::{Channel, MassOutcome, Receipt, ReceiptGap, ReceiptKind, StreamEvent};
+pub use receipt::{Channel, MassOutcome, Receipt, ReceiptGap, ReceiptKind, StreamEvent, UNREADABLE};
 
 /// Milliseconds since 1970-01-01 UTC in edge time, which never goes back.
 pub type Millis = u64;

@@ -122,7 +122,10 @@ pub struct MassOutcome {
     pub job_key: Arc<str>,
 }
 
-/// Events of a stream that went because nobody read it up to its hard bound.
+/// Stands in a gap for what could not be read: some events, or none.
+pub const UNREADABLE: &str = "unreadable";
+
+/// Events of a stream that went because nobody read it up to its hard bound, or that can't be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReceiptGap {
     /// Everything of the stream from this sequence
@@ -139,6 +142,13 @@ impl ReceiptGap {
     /// Of this range, with nothing in it yet.
     pub fn new(first: Seq, last: Seq) -> Self {
         Self { first, last, events: 0, by_event: BTreeMap::new() }
+    }
+
+    /// What lay in this range can't be read: some events, or none.
+    pub fn unreadable(first: Seq, last: Seq) -> Self {
+        let mut gap = Self::new(first, last);
+        gap.count(UNREADABLE, 1);
+        gap
     }
 
     /// Counts events.

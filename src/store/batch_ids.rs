@@ -110,6 +110,19 @@ impl BatchIds {
         }
     }
 
+    /// Forgets those whose batch is gone.
+    pub(super) fn forget(&mut self, is_gone: impl Fn(Seq) -> bool) {
+        let Self { known, order, weight, .. } = self;
+        known.retain(|key, id| {
+            let gone = is_gone(id.seq);
+            if gone {
+                order.remove(&(id.created_at, *key));
+                *weight -= id.weight();
+            }
+            !gone
+        });
+    }
+
     fn put(&mut self, key: u128, id: Remembered) {
         self.weight += id.weight();
         self.order.insert((id.created_at, key));

@@ -20,6 +20,7 @@
 //! | 24 recall | a message was taken back, and is remembered until then | the message's part |
 //! | 25 history | a start: from here on everything is of this history | the histories |
 //! | 26 app | what an operator set for an app, all of it | the app |
+//! | 27 lost | a start found that records of these sequences can't be read | nothing |
 //!
 //! Receipts, mass ends and what is said of devices are self-contained, so that a stream is read straight from the journal without a look-up,
 //! and an event can't disagree with the outcome or the change that it is. Each begins with its app, which says whose stream it belongs to.
@@ -33,10 +34,12 @@ use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
 use crate::push::{Failure, MassOutcome, Millis, Priority, Refusal};
 
 pub(super) use device::{BindingRecord, DeviceRecord, ForgottenRecord};
+pub(super) use lost::{put_lost, take_lost};
 pub(super) use receipt::{MassRecord, ReceiptRecord, app_of, has_ordinal, set_ordinal, stream_events};
 pub(super) use refused::{Who, put_who, take_who};
 
 pub(super) mod device;
+mod lost;
 mod receipt;
 mod refused;
 
@@ -57,6 +60,7 @@ pub(super) const RETIRED: u8 = 23;
 pub(super) const RECALL: u8 = 24;
 pub(super) const HISTORY: u8 = 25;
 pub(super) const APP: u8 = 26;
+pub(super) const LOST: u8 = 27;
 
 /// An accepted target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,6 +6,10 @@
 //!
 //! A cursor that comes from outside is good only in the history that it was read in ([`histories`]).
 //!
+//! What lies between a cursor and the head and can't be read is a gap too, which says `unreadable`. It stands in no list: sequences have no holes, so
+//! whoever reads the journal sees where some are missing, each time anew. Who is past them is told by a record that a start writes which finds records
+//! lost: batches that were accepted there may be gone.
+//!
 //! Invariants: the streams and their routes are those of the start; at run time only cursors, gaps and retirements change, on the
 //! engine's thread and after they are durable. Between a stream's cursor and the oldest kept record there is nothing of it but gaps.
 
@@ -19,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::Disk;
 use super::journal::{JournalReader, Place, ReadError, SegmentState};
-use super::record::{app_of, stream_events};
+use super::record::{LOST, app_of, stream_events};
 use super::{StreamBounds, StreamError, StreamRead, StreamState};
 use crate::fault::{self, Fault};
 use crate::ids::{HistoryId, Seq};
@@ -205,6 +209,11 @@ impl Streams {
         }
     }
 
+    /// Something of any stream: records up to here are lost, or one says which are.
+    pub(super) fn note_lost(&self, seq: Seq) {
+        (0..self.len()).for_each(|stream| self.note_event(stream, seq));
+    }
+
     /// Whether there is something behind the cursor: an event, or a gap.
     pub(super) fn has_unread(&self, stream: usize) -> bool {
         self.all[stream].has_unread()
@@ -352,14 +361,24 @@ impl Streams {
         let hint = *lock(&self.all[stream].hint);
         let mut position = hint.filter(|&(seq, _)| seq == after).map(|(_, place)| place);
         let (mut bytes, mut looked_at, mut stopped) = (0, 0, false);
+        let mut next = Seq(after.0 + 1);
+        let unreadable = |next: Seq, behind: Seq| {
+            let gap = ReceiptGap::unreadable(next, Seq(behind.0 - 1));
+            (gap.last, StreamEvent::Gap(Box::new(gap)))
+        };
         let scanned = reader.scan(after, &mut position, &mut |record| {
             if record.seq > until {
                 return ControlFlow::Break(());
             }
+            if record.seq > next {
+                read.events.push(unreadable(next, record.seq));
+            }
+            next = Seq(record.seq.0 + 1);
             looked_at += record.payload.len();
             // A record that passes its checksum and isn't understood was written by a newer program: not ours to forward.
-            let ours = matches!(app_of(record.kind, record.payload), Ok(Some(app))
-                if self.owns(stream, app, record.seq));
+            let ours = record.kind == LOST
+                || matches!(app_of(record.kind, record.payload), Ok(Some(app))
+                    if self.owns(stream, app, record.seq));
             if ours && let Ok(events) = stream_events(record.kind, record.payload) {
                 bytes += record.payload.len();
                 read.events.extend(events.into_iter().map(|event| (record.seq, event)));
@@ -371,8 +390,12 @@ impl Streams {
             if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         match scanned {
-            // Damage at the very end was looked at too: else a reader would ask for it again for ever.
-            Ok(()) if !stopped => read.cursor = read.cursor.max(until),
+            Ok(()) if !stopped => {
+                if next <= until {
+                    read.events.push(unreadable(next, Seq(until.0 + 1)));
+                }
+                read.cursor = read.cursor.max(until);
+            }
             Ok(()) => {}
             Err(ReadError::Gone) => return Ok(None),
             Err(ReadError::Io(error)) => return Err(error.into()),

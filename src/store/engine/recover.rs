@@ -162,16 +162,24 @@ impl<D: Disk> Engine<D> {
             failed: None,
             covers,
             masses: std::collections::HashMap::default(),
+            told_lost: Vec::new(),
         };
         let (journal, recovery) = replay.run(&disk)?;
         replay.check_tables()?;
         replay.tidy();
         let left_out = replay.left_out();
+        let is_damaged = !recovery.corrupt.is_empty() || left_out > 0;
+        let lost = is_damaged.then(|| replay.lost(&recovery));
         let ledger = replay.ledger;
         let Loaded { index, next_number, mut streams, controls, apps, .. } = replay.loaded;
         index.set_committed(recovery.head);
+        if !recovery.corrupt.is_empty() {
+            streams.cover_lost(Seq(journal.reader().oldest().0.saturating_sub(1)));
+        }
         let (changes, history) = begin(options, &journal, &mut streams);
         let streams = Streams::new(streams, &options.streams);
+        let ranges = recovery.corrupt.iter().filter_map(|damage| damage.lost);
+        ranges.filter(|(_, last)| *last > covers).for_each(|(_, last)| streams.note_lost(last));
         let shared = Shared {
             index,
             bodies,
@@ -184,7 +192,6 @@ impl<D: Disk> Engine<D> {
             head: watch::Sender::new(recovery.head),
         };
         StoreStats::set(&shared.stats.damaged, left_out);
-        let lost = (!recovery.corrupt.is_empty() || left_out > 0).then(super::storage::Lost::default);
         let since = bytes_behind(&journal, covers);
         let mut engine = Self {
             memory: memory::Memory::new(options, shared.index.len()),

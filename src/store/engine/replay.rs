@@ -56,6 +56,8 @@ pub(super) struct Replay<'a> {
     pub(super) masses: HashMap<Seq, Vec<Vec<u8>>, Spread>,
     /// Records that couldn't be understood.
     pub(super) malformed: u64,
+    /// What earlier starts found lost, and have said so.
+    pub(super) told_lost: Vec<(Seq, Seq)>,
 }
 
 impl Replay<'_> {
@@ -74,12 +76,16 @@ impl Replay<'_> {
             record::BINDING => self.binding(at),
             record::FORGOTTEN => self.forgotten(at),
             record::ACTIVE => self.active(at),
+            record::LOST => record::take_lost(at.payload).map(|ranges| self.told_lost.extend(ranges)),
             _ => Err(Malformed),
         };
         if at.seq > self.covers
             && let Ok(Some(app)) = record::app_of(at.kind, at.payload)
         {
             self.loaded.streams.note_event(app, at.seq);
+        }
+        if at.seq > self.covers && at.kind == record::LOST {
+            self.loaded.streams.note_lost(at.seq);
         }
         if applied.is_err() {
             self.malformed += 1;

@@ -7,20 +7,21 @@
 //! message and how many; which batch and which ordinals stood in what is lost, and which devices is what the push record answers. The other way
 //! round, an end that is lost and counted already, the entry is in its list again: the device gets it once more, and the sums stay.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use roaring::RoaringBitmap;
 
 use super::expiry::RETRY_MS;
+use super::replay::Replay;
 use super::tables::part_with;
 use super::{Engine, StoreFailure};
 use crate::ids::{BatchId, Seq};
 use crate::push::{Failure, MassOutcome, Millis};
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
+use crate::store::journal::Recovery;
 use crate::store::part::{Part, Spread};
 use crate::store::part_messages::End;
 use crate::store::push_record::{MessageKey, Numbers, bitmap_bytes};
@@ -37,14 +38,80 @@ pub(super) struct Sweep {
 /// Push records looked at in one slice: each may be a read from the tables.
 const SLICE_RECORDS: usize = 256;
 
-/// One pass over the push records that count something as pending, see the module.
+/// What a start that found damage has to end: first what batches count and no list has, then, in one pass over the push records, what they
+/// count as pending and no batch has. See the module.
 #[derive(Debug, Default)]
 pub(super) struct Lost {
+    /// Sequences of lost records that no stream was told of.
+    untold: Vec<(Seq, Seq)>,
+    /// Batches, and how many of their entries are in no list.
+    missing: Vec<(Arc<Batch>, u32)>,
     next_part: usize,
     /// Of the part before.
     keys: VecDeque<MessageKey>,
     /// The disk had no room: not before this time again.
     retry_at: Millis,
+}
+
+impl Replay<'_> {
+    /// What has to be done about what is lost.
+    pub(super) fn lost(&self, recovery: &Recovery) -> Lost {
+        let ranges = recovery.corrupt.iter().filter_map(|damage| damage.lost);
+        // What the checkpoint covers is in it.
+        let lost: Vec<_> = ranges
+            .filter(|(_, last)| *last > self.covers)
+            .map(|(first, last)| (first.max(Seq(self.covers.0 + 1)), last))
+            .collect();
+        let is_told = |(first, last): &(Seq, Seq)| {
+            self.told_lost.iter().any(|told| told.0 <= *first && *last <= told.1)
+        };
+        self.forget_ids(&lost);
+        let untold = lost.iter().copied().filter(|range| !is_told(range)).collect();
+        Lost { untold, missing: self.reconcile(), ..Lost::default() }
+    }
+
+    /// The id of a batch whose record is lost may be known all the same, where its slice of the checkpoint was cut later than that of the entries. A
+    /// repeat must not be answered as if they were there.
+    fn forget_ids(&self, lost: &[(Seq, Seq)]) {
+        let parts = self.loaded.index.len();
+        let is_lost = |seq: Seq| lost.iter().any(|(first, last)| (*first..=*last).contains(&seq));
+        let live: HashSet<Seq> = (0..parts)
+            .flat_map(|part| {
+                let part = self.loaded.index.lock(part);
+                part.batches.keys().copied().filter(|seq| is_lost(*seq)).collect::<Vec<_>>()
+            })
+            .collect();
+        for part in 0..parts {
+            self.loaded.index.lock(part).ids.forget(|seq| is_lost(seq) && !live.contains(&seq));
+        }
+    }
+
+    /// Makes batches count what lists have: an end that is lost with its record, in one of the two only, would leave them apart. Answers the batches that
+    /// count more than there is, and how much; those entries are to end.
+    fn reconcile(&self) -> Vec<(Arc<Batch>, u32)> {
+        let mut listed: HashMap<Seq, u32, Spread> = HashMap::default();
+        for part in 0..self.loaded.index.len() {
+            let part = self.loaded.index.lock(part);
+            for entry in part.devices.values().flat_map(|device| &device.pending) {
+                *listed.entry(entry.batch.seq).or_default() += 1;
+            }
+        }
+        let mut missing = Vec::new();
+        for part in 0..self.loaded.index.len() {
+            for (seq, batch) in &self.loaded.index.lock(part).batches {
+                let there = listed.get(seq).copied().unwrap_or(0);
+                let counted = batch.live.load(Ordering::Relaxed);
+                if there > counted {
+                    batch.live.store(there, Ordering::Relaxed);
+                } else if there < counted {
+                    missing.push((batch.clone(), counted - there));
+                }
+            }
+        }
+        // In an order of their own: a map has none.
+        missing.sort_unstable_by_key(|(batch, _)| std::cmp::Reverse(batch.seq));
+        missing
+    }
 }
 
 impl Part {
@@ -75,6 +142,16 @@ impl<D: Disk> Engine<D> {
             self.lost = Some(lost);
             return Ok(false);
         }
+        if !lost.untold.is_empty() {
+            self.tell_lost(now, &mut lost)?;
+            self.lost = Some(lost);
+            return Ok(true);
+        }
+        if !lost.missing.is_empty() {
+            self.fail_unlisted(now, &mut lost)?;
+            self.lost = Some(lost);
+            return Ok(true);
+        }
         if lost.keys.is_empty() {
             if lost.next_part == self.shared.index.len() {
                 return Ok(true);
@@ -96,6 +173,44 @@ impl<D: Disk> Engine<D> {
         }
         self.lost = Some(lost);
         Ok(true)
+    }
+
+    /// Says to every stream which records are lost: who is past their sequences would not learn it, and batches that were accepted there may be gone
+    /// without a trace.
+    fn tell_lost(&mut self, now: Millis, lost: &mut Lost) -> Result<(), StoreFailure> {
+        let count = lost.untold.len().min(SLICE_RECORDS);
+        if !self.has_room(1, 16 + 16 * count) {
+            lost.retry_at = now + RETRY_MS;
+            return Ok(());
+        }
+        let told: Vec<_> = lost.untold.drain(..count).collect();
+        for (first, last) in &told {
+            tracing::error!(%first, %last, "records of the journal are lost; batches accepted there may be, and routers are told so");
+        }
+        self.scratch.clear();
+        record::put_lost(&mut self.scratch, &told);
+        let (seq, _) = self.stage(record::LOST)?;
+        self.shared.streams.note_lost(seq);
+        Ok(())
+    }
+
+    /// Some of what batches count and no list has.
+    fn fail_unlisted(&mut self, now: Millis, lost: &mut Lost) -> Result<(), StoreFailure> {
+        for _ in 0..SLICE_RECORDS {
+            let Some((batch, count)) = lost.missing.last() else { break };
+            if !self.has_room(1, Self::mass_bytes(0, 0)) {
+                lost.retry_at = now + RETRY_MS;
+                break;
+            }
+            // Whatever ended the whole batch meanwhile has ended these too.
+            let count = (*count).min(batch.live.load(Ordering::Relaxed));
+            if count > 0 {
+                let batch = batch.clone();
+                self.fail_missing(now, &batch, count)?;
+            }
+            lost.missing.pop();
+        }
+        Ok(())
     }
 
     /// When the next slice is due.

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{Effect, Engine, OpenError, StoreFailure};
 use crate::ids::Seq;
-use crate::push::{Millis, ReceiptGap};
+use crate::push::{Millis, ReceiptGap, UNREADABLE};
 use crate::store::disk::Disk;
 use crate::store::journal::Place;
 use crate::store::record::{self, app_of, put_cursor, stream_events};
@@ -24,9 +24,6 @@ const SLICE_BYTES: usize = 1024 * 1024;
 pub(super) const HISTORY_BYTES: usize = 8;
 /// Bytes of a gap record, at most: a name and a number a kind of event.
 const GAP_BYTES: usize = 1024;
-
-/// Stands in a gap for what could not be read: some events, or none.
-const UNREADABLE: &str = "unreadable";
 
 type Reply = oneshot::Sender<Result<Retired, RetireError>>;
 
@@ -152,14 +149,20 @@ impl<D: Disk> Engine<D> {
             (scan.after, scan.position) = (kept, None);
         }
         let (mut looked_at, mut stopped, last) = (0, false, scan.gap.last);
+        let mut next = Seq(scan.after.0 + 1);
         let (gap, after) = (&mut scan.gap, &mut scan.after);
         let scanned = self.shared.reader.scan(*after, &mut scan.position, &mut |record| {
             if record.seq > last {
                 return ControlFlow::Break(());
             }
-            *after = record.seq;
+            if record.seq > next {
+                gap.count(UNREADABLE, 1);
+            }
+            (*after, next) = (record.seq, Seq(record.seq.0 + 1));
             looked_at += record.payload.len();
-            if let Ok(Some(app)) = app_of(record.kind, record.payload)
+            if record.kind == record::LOST {
+                gap.count(UNREADABLE, 1);
+            } else if let Ok(Some(app)) = app_of(record.kind, record.payload)
                 && self.shared.streams.owns(scan.stream, app, record.seq)
                 && let Ok(events) = stream_events(record.kind, record.payload)
             {
@@ -174,6 +177,8 @@ impl<D: Disk> Engine<D> {
         if let Err(error) = scanned {
             // How many events lie there nobody knows: but the reader learns that there may have been some, and that they are gone.
             tracing::error!(stream = %self.shared.streams.name(scan.stream), %error, "events to be dropped can't be counted");
+            gap.count(UNREADABLE, 1);
+        } else if !stopped && next <= last {
             gap.count(UNREADABLE, 1);
         }
         if !stopped {

@@ -150,7 +150,11 @@ impl<D: Disk> JournalReader<D> {
                     f(Record { seq: raw.seq, kind: raw.kind, payload: raw.payload, place, group_time })?;
                 }
                 Ok(_) => {}
-                Err((offset, ..)) => self.shared.count_damage(Place { segment, offset }),
+                // What lies before is nobody's question.
+                Err((offset, _, last)) if last > after => {
+                    self.shared.count_damage(Place { segment, offset });
+                }
+                Err(_) => {}
             }
         }
         ControlFlow::Continue(())

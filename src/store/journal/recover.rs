@@ -83,7 +83,8 @@ impl<D: Disk> Journal<D> {
             let Extent { first, last, end, .. } = extent;
             Arc::new(Segment::new(found.id, first, found.file, found.size, end, last))
         });
-        let shared = Arc::new(Shared::new(salt, segments.collect(), report.head));
+        let damaged = report.corrupt.iter().map(|damage| damage.place);
+        let shared = Arc::new(Shared::new(salt, segments.collect(), report.head, damaged));
         let (parts, buffer) = (Vec::new(), Vec::new());
         let mut journal = Self {
             disk,

@@ -1,13 +1,17 @@
 //! The list of segments that the writer and its readers share.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::fault::{self, Fault};
 use crate::ids::Seq;
 
 use super::format::Salt;
 use super::{Disk, Place, ReadError, SegmentState};
+
+/// Damaged places that are remembered so that no pass counts one again; beyond them the oldest segment's are forgotten first.
+const DAMAGED_PLACES: usize = 4_096;
 
 /// The file name of a segment.
 pub fn name(id: u32) -> String {
@@ -57,22 +61,38 @@ pub(super) struct Shared<D: Disk> {
     head: AtomicU64,
     /// Damaged places that readers skipped.
     pub(super) damaged: AtomicU64,
+    /// Those that were counted, here or by the start.
+    places: Mutex<BTreeSet<Place>>,
     /// How many were asked for by [`super::JournalReader::unreported`].
     pub(super) reported: AtomicU64,
 }
 
 impl<D: Disk> Shared<D> {
-    pub(super) fn new(salt: Salt, segments: Vec<Arc<Segment<D>>>, head: Seq) -> Self {
-        let segments = RwLock::new(segments);
+    /// `damaged`: places that were reported already.
+    pub(super) fn new(
+        salt: Salt,
+        segments: Vec<Arc<Segment<D>>>,
+        head: Seq,
+        damaged: impl Iterator<Item = Place>,
+    ) -> Self {
+        let (segments, places) = (RwLock::new(segments), Mutex::new(damaged.take(DAMAGED_PLACES).collect()));
         let (head, damaged, reported) = (AtomicU64::new(head.0), AtomicU64::new(0), AtomicU64::new(0));
-        Self { salt, segments, head, damaged, reported }
+        Self { salt, segments, head, damaged, places, reported }
     }
 
-    /// A scan has passed damage: what stood there is missing from what it hands over.
+    /// A scan has passed damage: what stood there is missing from what it hands over. Counted once, however many scans pass it.
     pub(super) fn count_damage(&self, place: Place) {
         if fault::is(Fault::DamageUnsaid) {
             return;
         }
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if !places.insert(place) {
+            return;
+        }
+        if places.len() > DAMAGED_PLACES {
+            places.pop_first();
+        }
+        drop(places);
         tracing::error!(?place, "damage in the journal: what stood here is passed over");
         self.damaged.fetch_add(1, Ordering::Relaxed);
     }

@@ -11,7 +11,7 @@ use crate::store::engine::apps;
 use crate::store::record::device::{NEW, STATE_LOST, take_active};
 use crate::store::record::{
     self, BatchRecord, BindingRecord, DeviceRecord, ForgottenRecord, MassRecord, RecallRecord, ReceiptRecord,
-    take_cursor, take_epoch, take_refused,
+    take_cursor, take_epoch, take_lost, take_refused,
 };
 use crate::store::stream::gaps;
 use crate::store::stream::saved::take_history;
@@ -22,7 +22,7 @@ pub(super) fn kind_name(kind: u8) -> Option<&'static str> {
 }
 
 /// All kinds with their words.
-pub(super) const KINDS: [(u8, &str); 17] = [
+pub(super) const KINDS: [(u8, &str); 18] = [
     (record::BATCH, "batch"),
     (record::COPY, "copy"),
     (record::DEVICE, "device"),
@@ -40,6 +40,7 @@ pub(super) const KINDS: [(u8, &str); 17] = [
     (record::RECALL, "recall"),
     (record::HISTORY, "history"),
     (record::APP, "app"),
+    (record::LOST, "lost"),
 ];
 
 /// What a record says.
@@ -118,6 +119,10 @@ fn of_stream(kind: u8, payload: &[u8]) -> Result<Value, Malformed> {
             Ok(json!({ "number": number, "first": gap.first.0, "last": gap.last.0, "events": gap.events }))
         })?,
         record::HISTORY => whole(payload, |take| Ok(json!({ "history": take_history(take)?.to_string() })))?,
+        record::LOST => {
+            let ranges = take_lost(payload)?.into_iter().map(|(first, last)| [first.0, last.0]);
+            json!({ "ranges": ranges.collect::<Vec<_>>() })
+        }
         record::RETIRED => whole(payload, |take| Ok(json!({ "number": take.u32()? })))?,
         _ => return Err(Malformed),
     })

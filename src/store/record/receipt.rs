@@ -4,9 +4,9 @@
 use smallvec::smallvec;
 
 use super::device::{BindingRecord, DeviceRecord, Events, ForgottenRecord};
-use super::{BATCH, BINDING, BatchRecord, DEVICE, FORGOTTEN, MASS, RECEIPT};
+use super::{BATCH, BINDING, BatchRecord, DEVICE, FORGOTTEN, LOST, MASS, RECEIPT, take_lost};
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
-use crate::push::{Attributes, Channel, Failure, MassOutcome, Receipt, ReceiptKind, StreamEvent};
+use crate::push::{Attributes, Channel, Failure, MassOutcome, Receipt, ReceiptGap, ReceiptKind, StreamEvent};
 use crate::store::codec::{Malformed, Take, put_bytes, put_ip, put_u32, put_u64, put_varint};
 
 /// Kind 4: a receipt as the stream gives it, with what the index needs to apply it.
@@ -213,6 +213,10 @@ pub(in crate::store) fn stream_events(kind: u8, payload: &[u8]) -> Result<Events
         DEVICE => DeviceRecord::decode(payload)?.events()?,
         BINDING => BindingRecord::decode(payload)?.events(),
         FORGOTTEN => ForgottenRecord::decode(payload)?.events(),
+        LOST => {
+            let gap = |(first, last)| StreamEvent::Gap(Box::new(ReceiptGap::unreadable(first, last)));
+            take_lost(payload)?.into_iter().map(gap).collect()
+        }
         _ => Events::new(),
     })
 }

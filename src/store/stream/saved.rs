@@ -32,6 +32,25 @@ pub(in crate::store) struct SavedStream {
     pub(in crate::store) gaps: Gaps,
 }
 
+impl SavedStream {
+    /// Records are lost: among them perhaps one of a cursor, or of a gap. So what has gone before `kept` and lies behind the cursor, in no gap, may
+    /// have been events.
+    fn cover(&mut self, kept: Seq) {
+        let mut at = self.cursor;
+        while at < kept.min(self.last_event) {
+            let gap = self.gaps.behind(at).map(|gap| (gap.first, gap.last));
+            at = match gap {
+                Some((first, last)) if first.0 <= at.0 + 1 => last,
+                _ => {
+                    let last = gap.map_or(kept, |(first, _)| kept.min(Seq(first.0 - 1)));
+                    self.gaps.insert(ReceiptGap::unreadable(Seq(at.0 + 1), last));
+                    last
+                }
+            };
+        }
+    }
+}
+
 /// Which stream an app's records belong to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(in crate::store) struct Routes(BTreeMap<String, Vec<(Seq, StreamId)>>);
@@ -168,6 +187,18 @@ impl SavedStreams {
         let cursor = Seq(seq.0.saturating_sub(1));
         self.streams.retain(|stream| stream.id != id);
         self.streams.push(SavedStream { id, name, cursor, last_event: Seq(0), gaps: Gaps::default() });
+    }
+
+    /// Records up to here are lost, or this one says which are: there may have been an event of any stream among them.
+    pub(in crate::store) fn note_lost(&mut self, seq: Seq) {
+        for stream in &mut self.streams {
+            stream.last_event = stream.last_event.max(seq);
+        }
+    }
+
+    /// After a start that found records lost; the journal keeps what is behind `kept`.
+    pub(in crate::store) fn cover_lost(&mut self, kept: Seq) {
+        self.streams.iter_mut().for_each(|stream| stream.cover(kept));
     }
 
     /// An event of an app.

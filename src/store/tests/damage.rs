@@ -7,6 +7,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::plan::{MESSAGES, Promised, START, plan};
+use super::stream_damage::{flip, places};
 use super::support::{Harness, batch, of_account, small};
 use crate::binding::{Binding, Change};
 use crate::push::{Counts, Failure, StreamEvent, TargetState};
@@ -14,6 +15,7 @@ use crate::store::disk::Disk;
 use crate::store::disk::sim::SimDisk;
 use crate::store::journal::Place;
 use crate::store::options::StoreOptions;
+use crate::store::record;
 
 const HOUR: u64 = 3_600_000;
 
@@ -67,6 +69,7 @@ fn what_a_damaged_batch_record_took_ends_as_storage_once() {
         harness.arrive(0, 1);
         into_tables(&mut harness);
         let place = place_of(&harness, 1, 1);
+        let lost_at = harness.pull(1)[0].batch.seq;
         disk.flip(&segment(place.segment), u64::from(place.offset) + 40, 4).expect("there");
         let before = harness.head();
         harness = again(&disk, harness, &options);
@@ -83,7 +86,10 @@ fn what_a_damaged_batch_record_took_ends_as_storage_once() {
             let totals = harness.totals();
             assert!(totals.identity_holds() && totals.pending == 3 && storage(&totals) == 2, "{totals:?}");
             let told = harness.stream(before);
-            let [(_, StreamEvent::Mass(mass))] = &told[..] else { panic!("start {start}: {told:?}") };
+            let [(_, StreamEvent::Gap(gap)), (_, StreamEvent::Mass(mass))] = &told[..] else {
+                panic!("start {start}: {told:?}")
+            };
+            assert_eq!((gap.first, gap.last), (lost_at, lost_at), "said once");
             assert_eq!((mass.reason, mass.count, mass.message.0), (Failure::Storage, 2, 1));
             assert_eq!((mass.batch.as_str(), &*mass.job_key, mass.ordinals.len()), ("", "job", 0));
             assert!(harness.pulled(1) == [(2, true)] && harness.pulled(3) == [(1, true)]);
@@ -96,6 +102,25 @@ fn what_a_damaged_batch_record_took_ends_as_storage_once() {
         // It can be sent again.
         let answer = harness.deliver(batch("b4", 1, &[1], harness.now, HOUR)).expect("accepted");
         assert_eq!(answer.accepted, 1);
+    }
+}
+
+/// A device whose record is lost has no list any more, though it may be connected: what batches count for it would wait until it expires.
+#[test]
+fn what_no_list_has_ends_at_the_start_that_finds_the_damage() {
+    let (disk, mut harness) = opened(&small());
+    for message in 1..=2 {
+        harness.deliver(batch(&format!("b{message}"), message, &[0, 1], START, HOUR)).expect("accepted");
+    }
+    flip(&disk, places(&harness, record::DEVICE)[0].1);
+    for start in 0..2 {
+        harness = again(&disk, harness, &small());
+        harness.see(0);
+        harness.settle().expect("the disk works");
+        let totals = harness.totals();
+        assert!(totals.identity_holds(), "{start}: {totals:?}");
+        assert_eq!((storage(&totals), totals.pending), (2, 2), "{start}");
+        assert_eq!((harness.pulled(0), harness.pulled(1)), (vec![], vec![(1, true), (2, true)]), "{start}");
     }
 }
 

@@ -16,6 +16,7 @@ mod plan;
 mod restore;
 mod revoke;
 mod rows;
+mod stream_damage;
 mod streams;
 mod streams_model;
 mod support;

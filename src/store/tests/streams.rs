@@ -32,7 +32,7 @@ pub(super) fn of_other(mut new: NewBatch, n: u32) -> NewBatch {
     new
 }
 
-fn opened(options: &StoreOptions) -> (Arc<SimDisk>, Harness<SimDisk>) {
+pub(super) fn opened(options: &StoreOptions) -> (Arc<SimDisk>, Harness<SimDisk>) {
     let disk = Arc::new(SimDisk::new());
     let mut harness = Harness::open(&disk, options, START);
     see_all(&mut harness).expect("the disk works");
@@ -50,14 +50,18 @@ pub(super) fn see_all(harness: &mut Harness<SimDisk>) -> Result<(), StoreFailure
     harness.commit()
 }
 
-fn reopened(disk: &Arc<SimDisk>, harness: Harness<SimDisk>, options: &StoreOptions) -> Harness<SimDisk> {
+pub(super) fn reopened(
+    disk: &Arc<SimDisk>,
+    harness: Harness<SimDisk>,
+    options: &StoreOptions,
+) -> Harness<SimDisk> {
     drop(harness);
     disk.kill();
     Harness::open(disk, options, START)
 }
 
 /// One message that arrives: an event of `main`.
-fn event(harness: &mut Harness<SimDisk>, message: u64) {
+pub(super) fn event(harness: &mut Harness<SimDisk>, message: u64) {
     harness.deliver(batch(&format!("b{message}"), message, &[0], START, HOUR)).expect("accepted");
     harness.arrive(0, message);
 }
@@ -72,7 +76,7 @@ fn other_event(harness: &mut Harness<SimDisk>, message: u64) {
 }
 
 /// Journal bytes that are no events (but for the first) and no batches: an app that is reinstalled again and again.
-fn device_records(harness: &mut Harness<SimDisk>, bytes: usize) {
+pub(super) fn device_records(harness: &mut Harness<SimDisk>, bytes: usize) {
     for _ in 0..bytes / 1_000 {
         let mut device = seen(1);
         device.attributes.0 = vec![7; 1_000].into();
@@ -99,7 +103,7 @@ fn said(events: &[(Seq, StreamEvent)]) -> Vec<i64> {
     events.iter().filter_map(one).collect()
 }
 
-fn hard() -> StoreOptions {
+pub(super) fn hard() -> StoreOptions {
     StoreOptions {
         stream_soft_bytes: 2 * SEGMENT,
         stream_hard_bytes: 4 * SEGMENT,
