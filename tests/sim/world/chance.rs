@@ -25,6 +25,8 @@ pub(crate) struct Chances {
     pub(crate) memory: SmallRng,
     /// What is flipped at rest.
     pub(crate) damage: SmallRng,
+    /// When the disk is copied, and the copy put back.
+    pub(crate) restore: SmallRng,
 }
 
 impl Chances {
@@ -43,6 +45,7 @@ impl Chances {
             operators: stream(8),
             memory: stream(9),
             damage: stream(10),
+            restore: stream(20),
         }
     }
 }

@@ -48,14 +48,14 @@ impl World {
 
     pub(super) fn is_at_rest(&self) -> bool {
         let Some(edge) = &self.edge else { return false };
-        // What damage has cut off from its device may wait until it expires.
-        (self.oracle.is_damaged() || edge.totals().pending == 0)
+        (self.damage.may_wait || edge.totals().pending == 0)
             && !edge.has_staged()
             && self.plan.store.streams.iter().all(|stream| {
                 let cursor = self.oracle.streams.get(&**stream).map_or(0, |known| known.cursor);
                 edge.is_read(stream, cursor)
             })
             && self.routers.iter().all(Router::is_settled)
+            && self.oracle.to_repeat.is_empty()
             && self.devices.iter().all(|device| device.is_connected() && device.unsettled() == 0)
             && (self.oracle.is_damaged()
                 || self.oracle.answers.iter().all(|(id, answer)| {
@@ -69,7 +69,7 @@ impl World {
 
     /// The client library's ledger has seen nothing that can't be.
     pub(super) fn check_ledger(&self) -> Result<(), String> {
-        for router in self.routers.iter().filter(|_| !self.oracle.is_damaged()) {
+        for router in self.routers.iter().filter(|_| !self.oracle.forgets()) {
             let tally = router.tally();
             ensure!(tally.conflicts == 0, "{}: {tally:?}", router.name);
         }

@@ -255,6 +255,11 @@ impl Device {
         }
     }
 
+    /// The edge may have forgotten that the app was reinstalled.
+    pub(crate) fn forget_reinstallation(&mut self) {
+        self.lost = None;
+    }
+
     pub(crate) fn calm_down(&mut self) {
         self.mood = Mood::Prompt;
         self.machine.hurry();

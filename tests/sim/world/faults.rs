@@ -70,9 +70,11 @@ impl World {
             }
         }
         let now = self.now();
-        if let Some(what) = self.damage.strike(&self.disk, &mut self.chances.damage) {
+        let is_quiet = self.edge.as_ref().is_some_and(|edge| !edge.has_staged()) && !self.disk.is_down();
+        if let Some(what) = self.damage.strike(&self.disk, is_quiet, &mut self.chances.damage) {
             self.trace.note(now, format_args!("{what}"));
         }
+        self.back_up();
         let rng = &mut self.chances.network;
         for device in &mut self.devices {
             if device.has_link() && once_in(rng, 120) {
@@ -152,6 +154,7 @@ impl World {
     }
 
     pub(super) fn start(&mut self) -> Result<(), String> {
+        self.put_back()?;
         if !self.is_calm && once_in(&mut self.chances.process, 4) {
             // It doesn't get far.
             let at = self.disk.operations() + self.chances.process.random_range(0..12);
@@ -159,7 +162,7 @@ impl World {
             self.dies = if self.chances.process.random() { Death::Process } else { Death::Power(Loss::Some) };
         }
         // Never the same twice.
-        self.plan.store.history = HistoryId::new(self.disk.operations() + 1);
+        self.plan.store.history = HistoryId::new(self.disk.operations() + 1 + self.restore.lost_operations);
         match Edge::start(&self.disk, &self.time, &self.plan) {
             Ok(edge) => {
                 let report = edge.report();
@@ -168,6 +171,13 @@ impl World {
                 ensure!(!is_damaged || self.damage.flipped > 0, "damage that nobody did: {report:?}");
                 if is_damaged {
                     self.oracle.found_damaged();
+                }
+                for (first, last) in report.journal.corrupt.iter().filter_map(|damage| damage.lost) {
+                    self.trace.note(
+                        self.time.micros.load(Ordering::Relaxed) / 1_000,
+                        format_args!("lost are {first} to {last}"),
+                    );
+                    self.oracle.damaged.lost(first.0, last.0);
                 }
                 let checkpoint = report.checkpoint;
                 self.note(format_args!(
@@ -184,6 +194,10 @@ impl World {
             Err(error) if ["disk is full", "no space"].iter().any(|why| error.to_string().contains(why)) => {
                 self.note(format_args!("the edge can't start: {error}"));
                 self.disk.set_capacity(None);
+                self.start_at = self.now() + 1_000;
+            }
+            Err(error) if self.damage.heal(&self.disk) => {
+                self.note(format_args!("the edge doesn't start, and the tables are put back: {error}"));
                 self.start_at = self.now() + 1_000;
             }
             Err(error) => return Err(format!("the edge can't start: {error}")),

@@ -13,6 +13,7 @@ mod link;
 mod memory;
 mod oracle;
 mod plan;
+mod restore;
 mod router;
 mod trace;
 mod turns;
@@ -35,6 +36,7 @@ use faults::Death;
 use memory::Memory;
 use oracle::{Oracle, ensure};
 use plan::plan;
+use restore::Restore;
 use router::{APPS, Batches, Router};
 use trace::Trace;
 
@@ -139,6 +141,7 @@ struct World {
     wall_off: i64,
     memory: Memory,
     damage: Damage,
+    restore: Restore,
 }
 
 fn app(number: usize) -> AppKey {
@@ -160,6 +163,8 @@ impl World {
             let app = &plan.apps[number % plan.apps.len()];
             Device::new(number, app, &plan.store.digest_key, &mut chances.devices)
         };
+        let damage = Damage::new(&mut chances.damage);
+        let restore = Restore::new(&mut chances.restore, damage.happens);
         let oracle = Oracle {
             edge_now: START,
             quota: plan.store.app_quotas.values().any(|quota| quota.drop_oldest),
@@ -178,7 +183,8 @@ impl World {
             is_calm: false,
             crashes: 0,
             memory,
-            damage: Damage::new(&mut chances.damage),
+            damage,
+            restore,
             wall_off: 0,
             newest: HashMap::new(),
             unnamed: BTreeMap::new(),
@@ -216,14 +222,8 @@ impl World {
             self.step()?;
         }
         self.calm_down();
-        let (mut ended, mut until) = (0, self.now() + REST_MS);
-        while !self.is_at_rest() && self.now() < until {
-            self.step()?;
-            if self.oracle.ended_so_far() > ended {
-                (ended, until) = (self.oracle.ended_so_far(), self.now() + REST_MS);
-            }
-        }
-        let stalled = !self.is_at_rest();
+        let stalled =
+            if self.damage.flipped > 0 { self.come_to_rest_damaged()? } else { self.come_to_rest()? };
         let totals = self.edge.as_ref().ok_or("no edge")?.totals();
         self.oracle.finish(&totals, stalled)?;
         self.check_ledger()?;
@@ -233,9 +233,8 @@ impl World {
         self.start_at = 0;
         self.start()?;
         let again = self.edge.as_ref().ok_or("no edge")?.totals();
-        let is_damaged = self.oracle.is_damaged();
         ensure!(again.identity_holds(), "after a power loss {again:?}");
-        ensure!(is_damaged || again == totals, "after a power loss {again:?}, before {totals:?}");
+        ensure!(again == totals, "after a power loss {again:?}, before {totals:?}");
         Ok(Report {
             digest: self.trace.digest(),
             accepted: totals.accepted,
@@ -243,6 +242,18 @@ impl World {
             crashes: self.crashes,
             sessions: self.oracle.sessions.len(),
         })
+    }
+
+    /// Until nothing is left to be done. Whether something is all the same.
+    fn come_to_rest(&mut self) -> Result<bool, String> {
+        let (mut ended, mut until) = (0, self.now() + REST_MS);
+        while !self.is_at_rest() && self.now() < until {
+            self.step()?;
+            if self.oracle.ended_so_far() > ended {
+                (ended, until) = (self.oracle.ended_so_far(), self.now() + REST_MS);
+            }
+        }
+        Ok(!self.is_at_rest())
     }
 
     fn step(&mut self) -> Result<(), String> {
@@ -274,6 +285,7 @@ impl World {
         // No crash waits any more.
         self.disk.crash_at(u64::MAX);
         self.disk.set_capacity(None);
+        self.damage.heal(&self.disk);
         let now = self.now();
         self.start_at = self.start_at.min(now);
         for router in &mut self.routers {

@@ -3,10 +3,14 @@
 //! The oracle sees what peers see, never the edge's inside: answers, confirmations, pushes, stream events. What it concludes at the end rests
 //! on that alone.
 
+mod damaged;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use mooring::push::{Counts, Failure, Millis};
 use mooring::wire::pb::router as pb;
+
+use damaged::Damaged;
 
 macro_rules! ensure {
     ($holds:expr, $($what:tt)*) => {
@@ -37,9 +41,27 @@ pub(crate) struct Stored {
     pub(crate) cursor: u64,
     /// The history that the cursor was read in.
     pub(crate) history: u64,
+    /// The cursor is of a time that was lost: no edge may take it.
+    is_lost: bool,
 }
 
 impl Stored {
+    /// A link goes on from here, where its router said so or where the edge says.
+    pub(crate) fn open(&mut self, cursor: u64, history: u64, is_named: bool) -> Result<(), String> {
+        if std::mem::take(&mut self.is_lost) {
+            ensure!(!is_named, "cursor {} of a time that was lost is taken", self.cursor);
+            (self.cursor, self.history) = (cursor, history);
+        }
+        self.reach(cursor, history);
+        Ok(())
+    }
+
+    /// Everything behind this sequence is as if it had never been.
+    pub(crate) fn restored(&mut self, head: u64) {
+        self.events.retain(|sequence, _| *sequence <= head);
+        self.is_lost = self.cursor > head;
+    }
+
     /// Everything up to the cursor is stored.
     pub(crate) fn reach(&mut self, cursor: u64, history: u64) {
         if cursor >= self.cursor {
@@ -76,8 +98,8 @@ pub(crate) struct Oracle {
     pub(crate) ends: BTreeMap<(String, u32), End>,
     /// Told by a receipt: device, message, event.
     pub(crate) receipts: BTreeSet<(String, u64, i32)>,
-    /// The same, with the batch that it concerns.
-    pub(crate) told: BTreeSet<((String, u64, i32), String)>,
+    /// The same, with the batch that it concerns: at which sequence.
+    pub(crate) told: BTreeMap<((String, u64, i32), String), u64>,
     /// Confirmed to the device as durable.
     pub(crate) confirmed: BTreeSet<(String, u64, i32)>,
     /// What devices ever said of messages.
@@ -108,6 +130,12 @@ pub(crate) struct Oracle {
     /// At which step the edge has said that something on its disk is damaged. From then on records may be missing: an end, a change of account,
     /// a receipt.
     pub(crate) damaged_at: Option<u64>,
+    /// What that excuses.
+    pub(crate) damaged: Damaged,
+    /// An older copy of the edge's disk was put back.
+    pub(crate) is_restored: bool,
+    /// Batches that routers repeat, as the edge may have lost them, until they are answered.
+    pub(crate) to_repeat: BTreeSet<String>,
     /// Some app drops the oldest of what a device has pending.
     pub(crate) quota: bool,
 }
@@ -115,6 +143,11 @@ pub(crate) struct Oracle {
 impl Oracle {
     pub(crate) fn is_damaged(&self) -> bool {
         self.damaged_at.is_some()
+    }
+
+    /// The edge may have lost what it said, and routers repeat what has an answer.
+    pub(crate) fn forgets(&self) -> bool {
+        self.is_damaged() || self.is_restored
     }
 
     /// The edge says that something is damaged.
@@ -142,17 +175,26 @@ impl Oracle {
             refused,
             expires_at: answer.expires_at,
         };
-        if self.is_damaged() {
-            self.answers.insert(id.clone(), new);
-            return Ok(());
+        self.to_repeat.remove(id);
+        if self.forgets() {
+            // What was repeated while it was on its way may have come too late, and before this answer.
+            self.rejected.remove(id);
         }
         ensure!(!self.rejected.contains_key(id), "{id} was rejected for good, now it is accepted");
-        match self.answers.get(id) {
+        match self.answers.get(id).cloned() {
+            Some(known) if self.is_damaged() && known != new => {
+                self.accepted_again(id, &known, &new)?;
+                self.answers.insert(id.clone(), new);
+            }
             Some(known) => {
-                ensure!(*known == new, "{id}: answered {new:?}, before {known:?}");
+                ensure!(known == new, "{id}: answered {new:?}, before {known:?}");
                 ensure!(answer.repeated, "{id}: answered again as if it were new");
             }
             None => {
+                if self.is_damaged() && !answer.repeated {
+                    // It may have been accepted before, and the answer didn't get here.
+                    self.forget_before(id, new.sequence);
+                }
                 self.answers.insert(id.clone(), new);
             }
         }
@@ -165,11 +207,16 @@ impl Oracle {
         if put_off {
             return Ok(());
         }
-        if self.is_damaged() {
-            self.rejected.insert(id.clone(), code);
+        self.to_repeat.remove(id);
+        if self.forgets()
+            && code == pb::RejectCode::Expired
+            && self.answers.contains_key(id)
+            && !self.rejected_again(id)
+        {
             return Ok(());
         }
-        ensure!(!self.answers.contains_key(id), "{id} was accepted, now it is rejected: {code:?}");
+        let is_known = self.answers.contains_key(id) && !self.rejected_again(id);
+        ensure!(!is_known, "{id} was accepted, now it is rejected: {code:?}");
         let possible = matches!(code, pb::RejectCode::Expired | pb::RejectCode::Invalid)
             || code == pb::RejectCode::AppSuspended && self.suspends;
         ensure!(possible, "{id} is rejected as {code:?}: {}", answer.text);
@@ -197,12 +244,19 @@ impl Oracle {
                 let key = (receipt.device_id.clone(), receipt.message_id, receipt.event);
                 self.receipts.insert(key.clone());
                 // A message that had ended may be sent to a device again: then another batch says so.
-                let first = self.told.insert((key, receipt.batch_id.clone()));
-                ensure!(first || receipt.unmatched, "told twice, at {sequence}: {receipt:?}");
+                if receipt.unmatched {
+                    return Ok(());
+                }
+                let before = self.told.insert((key, receipt.batch_id.clone()), sequence);
+                let first = before.is_none_or(|before| self.may_end_again(&receipt.batch_id, before));
+                ensure!(first, "told twice, at {sequence}, before at {before:?}: {receipt:?}");
             }
             Some(pb::stream_event::Event::MassOutcome(mass)) => {
                 let why = u8::try_from(mass.reason).ok().and_then(Failure::from_number);
                 let why = why.ok_or_else(|| format!("an end without a reason: {mass:?}"))?;
+                if self.is_damaged() {
+                    self.damaged.mass(mass)?;
+                }
                 for (i, byte) in mass.ordinals.iter().enumerate() {
                     for bit in (0..8).filter(|bit| byte & 1 << bit != 0) {
                         self.ended(&mass.batch_id, (i * 8 + bit) as u32, Err(why), sequence)?;
@@ -210,7 +264,8 @@ impl Oracle {
                 }
             }
             Some(pb::stream_event::Event::Gap(gap)) => {
-                self.gaps += gap.events;
+                self.unreadable(gap);
+                self.gaps += gap.events - gap.by_event.get("unreadable").copied().unwrap_or(0);
                 self.missed.push((gap.first, gap.last));
             }
             Some(pb::stream_event::Event::Device(_)) | None => {}
@@ -232,7 +287,11 @@ impl Oracle {
             .get(ordinal as usize)
             .ok_or_else(|| format!("{key:?} ended as {end:?}: it has no such target"))?
             .clone();
-        if let Some(before) = self.ends.get(&key) {
+        if self.answers.get(batch).is_some_and(|answer| answer.sequence > sequence) {
+            // Of the time before its record was lost.
+            return Ok(());
+        }
+        if let Some(before) = self.ends.get(&key).filter(|(_, told)| !self.may_end_again(batch, *told)) {
             return Err(format!("{key:?} ended at {sequence} as {end:?}, before as {before:?}"));
         }
         self.check_end(&key, &device, sent, end)?;
@@ -262,7 +321,8 @@ impl Oracle {
             Err(Failure::Unbound) => !sent.accounts[key.1 as usize].is_empty(),
             Err(Failure::Reinstalled) => self.reinstalled.contains(device),
             // What is damaged is said to be so before it ends anything, and nobody stays away for so long.
-            Err(Failure::Storage | Failure::Forgotten) => false,
+            Err(Failure::Storage) => self.is_damaged(),
+            Err(Failure::Forgotten) => false,
         };
         ensure!(possible, "{key:?} of {device} can't have ended as {end:?}: {sent:?}, {answer:?}");
         Ok(())
@@ -290,10 +350,6 @@ impl Oracle {
     /// Keeps what is new of a stream; what came before must be the same. `last` is where the link is, `history` what
     /// its cursors are of.
     pub(crate) fn store(&mut self, batch: &pb::StreamBatch, last: u64, history: u64) -> Result<(), String> {
-        if self.is_damaged() {
-            self.streams.entry(batch.stream.clone()).or_default().reach(batch.cursor, history);
-            return Ok(());
-        }
         let mut by_sequence: BTreeMap<u64, Vec<pb::StreamEvent>> = BTreeMap::new();
         let mut before = last + 1;
         for event in &batch.events {
@@ -340,13 +396,10 @@ impl Oracle {
             let is_answered = self.answers.contains_key(id) || self.rejected.contains_key(id);
             ensure!(is_answered, "{id} was never answered");
         }
-        if self.is_damaged() {
-            return Self::finish_damaged(totals, stalled);
-        }
         let (mut accepted, mut arrived, mut failed) = (0u64, 0u64, [0u64; 11]);
         for (id, answer) in &self.answers {
             accepted += u64::from(answer.accepted);
-            let sent = &self.batches[id];
+            let (sent, mut endless) = (&self.batches[id], 0);
             for (ordinal, device) in (0u32..).zip(&sent.targets) {
                 let key = (id.clone(), ordinal);
                 let end = self.ends.get(&key);
@@ -357,6 +410,7 @@ impl Oracle {
                 match end {
                     Some((Ok(()), _)) => arrived += 1,
                     Some((Err(why), _)) => failed[*why as usize - 1] += 1,
+                    None if self.is_damaged() => endless += 1,
                     None => ensure!(
                         self.gaps > 0,
                         "lost: {key:?}, message {} of {device}, was accepted at {} and never ended: {sent:?} (expires {})",
@@ -366,32 +420,44 @@ impl Oracle {
                     ),
                 }
             }
+            ensure!(
+                self.gaps > 0 || self.damaged.excuses(id, sent.message, answer.sequence, endless),
+                "lost: {endless} targets of {id}, message {}, accepted at {}, never ended: {sent:?}",
+                sent.message,
+                answer.sequence
+            );
         }
         for (id, ordinal) in self.ends.keys() {
-            ensure!(self.answers.contains_key(id), "{id} {ordinal} ended, but {id} was never accepted");
+            let was_lost = self.is_damaged() && self.rejected.contains_key(id);
+            ensure!(
+                was_lost || self.answers.contains_key(id),
+                "{id} {ordinal} ended, but {id} was never accepted"
+            );
         }
-        ensure!(!stalled, "it never came to rest");
+        ensure!(!stalled, "it never came to rest: {totals:?}");
         ensure!(totals.identity_holds(), "{totals:?}");
         ensure!(totals.pending == 0, "pending at the end: {totals:?}");
-        ensure!(totals.accepted == accepted, "{accepted} were answered as accepted, counted are {totals:?}");
-        if self.gaps == 0 {
+        if !self.is_damaged() {
+            ensure!(
+                totals.accepted == accepted,
+                "{accepted} were answered as accepted, counted are {totals:?}"
+            );
+        }
+        if self.gaps == 0 && !self.is_damaged() {
             ensure!(totals.arrived == arrived, "the stream says {arrived} arrived, counted are {totals:?}");
             ensure!(totals.failed == failed, "the stream says {failed:?} failed, counted are {totals:?}");
+        }
+        if self.gaps == 0 && self.damaged.is_readable() {
             for said in &self.confirmed {
                 ensure!(self.receipts.contains(said), "confirmed, and no receipt: {said:?}");
             }
         }
-        self.check_order()?;
+        if self.damaged.is_ordered() {
+            self.check_order()?;
+        }
         for (of, sessions) in &self.online {
             ensure!(sessions.len() <= 1, "retention 0, but written on sessions {sessions:?}: {of:?}");
         }
-        Ok(())
-    }
-
-    /// What holds whatever was damaged, once the edge has said so: it goes on, every batch is answered, and its sums agree.
-    fn finish_damaged(totals: &Counts, stalled: bool) -> Result<(), String> {
-        ensure!(!stalled, "it never came to rest after damage: {totals:?}");
-        ensure!(totals.identity_holds(), "after damage: {totals:?}");
         Ok(())
     }
 
@@ -412,6 +478,8 @@ impl Oracle {
                 let mut last = (0, 0);
                 for (message, _) in session.firsts.iter().filter(|(_, is_high)| *is_high == high) {
                     match places.get(&(session.device.as_str(), *message)).map(Vec::as_slice) {
+                        // Lost with its record, and too late when it was repeated.
+                        None | Some([]) if self.is_damaged() => {}
                         None | Some([]) => {
                             return Err(format!("{} got {message}, which nobody sent it", session.device));
                         }

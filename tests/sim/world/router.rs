@@ -1,7 +1,7 @@
 //! A simulated router: the client library's ledger, and a link that comes and goes. What routers store of streams they store together, as the
 //! processes of one router would in their database.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mooring::client::router::{Ledger, Tally};
 use mooring::ids::DigestKey;
@@ -32,6 +32,10 @@ pub(crate) struct Router {
     asks_edge: bool,
     /// Messages that it wants taken back, by request.
     revokes: BTreeMap<u64, u64>,
+    /// Streams of which it named its cursor.
+    named: BTreeSet<String>,
+    /// When it repeats what the edge may have lost.
+    repeat_at: Millis,
 }
 
 struct Open {
@@ -89,6 +93,8 @@ impl Router {
             sent: Vec::new(),
             asks_edge: false,
             revokes: BTreeMap::new(),
+            named: BTreeSet::new(),
+            repeat_at: 0,
         }
     }
 
@@ -138,7 +144,9 @@ impl Router {
             let history = oracle.streams.get(*stream).map_or(0, |known| known.history);
             pb::OpenStream { stream: (*stream).into(), from, history }
         };
-        let streams = streams.iter().map(&mut open).collect();
+        let streams: Vec<_> = streams.iter().map(&mut open).collect();
+        let named = |open: &&pb::OpenStream| matches!(open.from, Some(pb::open_stream::From::After(_)));
+        self.named = streams.iter().filter(named).map(|open| open.stream.clone()).collect();
         self.say(pb::from_router::Frame::Open(pb::Open {
             version: 1,
             name: self.name.clone(),
@@ -246,6 +254,18 @@ impl Router {
         }
     }
 
+    /// Repeats what the edge may have lost, now and then, until it is answered.
+    fn repeat_lost(&mut self, now: Millis, oracle: &Oracle) {
+        if oracle.to_repeat.is_empty() || now < self.repeat_at || !self.is_open() {
+            return;
+        }
+        self.repeat_at = now + 5_000;
+        let lost = self.sent.iter().filter(|batch| oracle.to_repeat.contains(&batch.batch_id));
+        for batch in lost.cloned().collect::<Vec<_>>() {
+            self.say(pb::from_router::Frame::Deliver(batch));
+        }
+    }
+
     /// Takes back one of the last messages.
     pub(crate) fn revoke(&mut self, rng: &mut SmallRng, oracle: &mut Oracle) {
         if self.messages.is_empty() || !self.is_open() || self.revokes.len() >= 4 {
@@ -295,6 +315,7 @@ impl Router {
             trace(format!("{} has stored {stream} up to {cursor}", self.name));
             self.say(pb::from_router::Frame::StreamAck(pb::StreamAck { stream, cursor }));
         }
+        self.repeat_lost(now, oracle);
         while self.is_open()
             && let Some(batch) = self.ledger.poll_send(now)
         {
@@ -330,7 +351,7 @@ impl Router {
                     trace(format!("{name} reads {what} from {cursor} of {}", stream.head));
                     // The edge may know that there is nothing of it up to there: from now on there must not be.
                     let stored = oracle.streams.entry(what.clone()).or_default();
-                    stored.reach(cursor, stream.history);
+                    stored.open(cursor, stream.history, self.named.contains(what))?;
                     if let Some(open) = &mut self.link {
                         open.last.insert(what.clone(), cursor);
                         open.history = stream.history;
@@ -387,8 +408,8 @@ impl Router {
             // Where nothing was left to read, trimming has gone past its cursor: the edge says where to go on.
             pb::to_router::Frame::Error(error) if error.code() == pb::LinkErrorCode::Cursor => {
                 trace(format!("{name} is told: {}", error.text));
-                // Nobody puts an older copy back here: every cursor stays good.
-                if error.text.contains("history") {
+                // Every cursor stays good, unless what says so is damaged, or an older copy was put back.
+                if error.text.contains("history") && !oracle.is_damaged() && !oracle.is_restored {
                     return Err(format!("{name} is told: {}", error.text));
                 }
                 self.asks_edge = true;

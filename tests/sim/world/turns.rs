@@ -120,7 +120,8 @@ impl World {
             match part {
                 Part::Store => {
                     if let Err(failure) = edge.store_turn() {
-                        ensure!(self.disk.is_down(), "the store failed: {failure}");
+                        let healed = !self.disk.is_down() && self.damage.heal(&self.disk);
+                        ensure!(healed || self.disk.is_down(), "the store failed: {failure}");
                         let dies = self.dies;
                         self.die(dies);
                     }
