@@ -58,6 +58,12 @@ pub enum Fault {
     ReadUnchecked,
     /// Passes over damage and doesn't say so.
     DamageUnsaid,
+    /// Goes on with a session whose credential was revoked.
+    ServeRevoked,
+    /// Forgets at a start whose credentials were revoked.
+    ForgetRevocations,
+    /// Welcomes a new device before its registration is durable.
+    WelcomeEarly,
     /// Leaves out an event where a read of a stream stops.
     SkipEvent,
     /// Shows what is in the index before it is durable.

@@ -51,6 +51,8 @@ pub(super) fn plan(shards: usize) -> Plan {
     Plan {
         shards,
         apps: vec![app()],
+        epoch: 1,
+        registrations_per_s: 1,
         routers: Vec::new(),
         device: config::Device::default(),
         store,

@@ -78,6 +78,9 @@ impl Shard {
             context.give_place(&app);
             return Err(DeviceError::Unavailable);
         }
+        if fault::is(Fault::WelcomeEarly) {
+            return self.attach(conn, live, last_active, grant, out);
+        }
         let deadline = now + REGISTER_MS;
         self.stays_at_door(conn);
         if let Some(connection) = self.connection(conn) {
@@ -190,6 +193,7 @@ impl Shard {
         if let Some(connection) = self.connection(conn)
             && let Phase::Live(live) = &connection.phase
             && context.store.revocation(&live.device).ends(live.epoch)
+            && !fault::is(Fault::ServeRevoked)
         {
             tracing::info!(app = %live.app, device_id = %live.device_id, "a session ends: its credential is revoked");
             self.fail(conn, DeviceError::Unauthenticated);

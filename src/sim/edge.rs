@@ -10,7 +10,7 @@ use super::{LiveSession, Pipe, SimLink, SimShard, SimTime};
 use crate::apps::Apps;
 use crate::clock::Clock;
 use crate::config::{self, PendingBounds, Registration, RegistrationPolicy};
-use crate::credential::Secret;
+use crate::credential::{Revocation, Secret};
 use crate::directory::Directory;
 use crate::ids::{AppKey, DeviceKey, Seq, SessionRef, ShardId};
 use crate::presence::Presence;
@@ -36,6 +36,10 @@ pub struct Plan {
     pub shards: usize,
     /// Its apps.
     pub apps: Vec<AppKey>,
+    /// Of their credentials.
+    pub epoch: u32,
+    /// New devices that may register with each app in a second.
+    pub registrations_per_s: u32,
     /// The routers that may connect: to all apps and streams.
     pub routers: Vec<String>,
     /// `[device]`.
@@ -87,7 +91,7 @@ impl Wired {
             bodies,
             is_connected,
         )?;
-        let apps: Vec<_> = plan.apps.iter().map(app).collect();
+        let apps: Vec<_> = plan.apps.iter().map(|key| app(key, plan)).collect();
         let shared: Arc<dyn Store> = store.clone();
         let doors = Arc::new(Apps::new(&apps, shared.clone(), clock.now()));
         let boxes = mailboxes.clone();
@@ -219,6 +223,11 @@ impl Edge {
         self.store.submit(command)
     }
 
+    /// What is revoked of a device's credentials.
+    pub fn revocation(&self, device: &DeviceKey) -> Revocation {
+        self.store.revocation(device)
+    }
+
     /// The counts of everything, as of everything that was applied.
     pub fn totals(&self) -> Counts {
         self.hands.totals()
@@ -271,19 +280,19 @@ impl Edge {
     }
 }
 
-fn app(key: &AppKey) -> config::App {
+fn app(key: &AppKey, plan: &Plan) -> config::App {
     config::App {
         key: key.clone(),
         app_id: key.to_string(),
         packages: Vec::new(),
         secret_file: "secret".into(),
         secret: Secret::from_bytes(SECRET),
-        epoch: 1,
+        epoch: plan.epoch,
         registration: Registration {
-            policy: RegistrationPolicy::Off,
+            policy: RegistrationPolicy::Open,
             keys: VerifyingKeys::default(),
             token_max_ms: 0,
-            per_second: 1,
+            per_second: plan.registrations_per_s,
         },
         stream: "main".into(),
         rates: Rates::default(),

@@ -418,7 +418,7 @@ impl Replay<'_> {
         if !take.0.is_empty() {
             return Err(Malformed);
         }
-        if self.is_new_at_device(&key, at.seq) {
+        if self.is_new_at_device(&key, at.seq) && !fault::is(Fault::ForgetRevocations) {
             self.loaded.index.of_device(&key).revocations.insert(key, revocation);
         }
         Ok(())

@@ -27,6 +27,8 @@ pub(crate) struct Chances {
     pub(crate) damage: SmallRng,
     /// When the disk is copied, and the copy put back.
     pub(crate) restore: SmallRng,
+    /// Who registers, and whose credentials are revoked when.
+    pub(crate) credentials: SmallRng,
 }
 
 impl Chances {
@@ -46,6 +48,7 @@ impl Chances {
             memory: stream(9),
             damage: stream(10),
             restore: stream(20),
+            credentials: stream(11),
         }
     }
 }

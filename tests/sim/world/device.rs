@@ -1,6 +1,7 @@
 //! A simulated device: the client library's machine, and a user and a network of many moods.
 
 mod heard;
+mod identity;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use mooring::binding::{Binding, Unbind};
 use mooring::client::Backoff;
 use mooring::client::device::{Asked, End, Machine, Next, Request, Settings};
-use mooring::credential::{self, Secret};
+use mooring::credential::{self, InstallSecret, Secret};
 use mooring::ids::{AppKey, DeviceKey, DigestKey};
 use mooring::push::Millis;
 use mooring::sim::{Pipe, SECRET, START};
@@ -21,6 +22,7 @@ use rand::rngs::SmallRng;
 use super::chance::once_in;
 use super::link::Link;
 use super::oracle::{Oracle, Seen, ensure};
+use identity::epoch_shown;
 
 fn is_of_account(request: &Request) -> bool {
     matches!(request, Request::Bind(Binding::Account(_)) | Request::Unbind(Unbind::Account(_)))
@@ -29,6 +31,9 @@ fn is_of_account(request: &Request) -> bool {
 pub(crate) struct Device {
     pub(crate) id: String,
     pub(crate) key: DeviceKey,
+    app_key: AppKey,
+    /// It has got its id and its credential from the edge.
+    pub(crate) registers: bool,
     machine: Machine,
     session: Option<Session>,
     /// Connections that it has forgotten, and the edge hasn't.
@@ -73,18 +78,30 @@ struct Session {
     newest_ack: u64,
     got: BTreeSet<u64>,
     seen: Seen,
+    /// Of the credential that it began with; registering, of the one that it was given.
+    epoch: Option<u32>,
+    /// At which step it said Hello.
+    hello_at: u64,
 }
 
 impl Device {
-    pub(crate) fn new(number: usize, app: &AppKey, digest: &DigestKey, rng: &mut SmallRng) -> Self {
-        let id = format!("device-{number}");
+    /// With an install secret it registers, else it has a credential of an issuer.
+    pub(crate) fn new(
+        number: usize,
+        app: &AppKey,
+        digest: &DigestKey,
+        install: Option<InstallSecret>,
+        rng: &mut SmallRng,
+    ) -> Self {
         let secret = Secret::from_bytes(SECRET);
+        let given = |install| credential::device_id(&secret, app, &install);
+        let id = install.map_or_else(|| format!("device-{number}"), given);
         let attributes = pb::Attributes { brand: "vivo".into(), ..Default::default() };
         let settings = Settings {
             app_key: app.as_str().into(),
-            device_id: id.clone(),
-            credential: credential::issue(&secret, app, &id, 1),
-            install_secret: None,
+            device_id: if install.is_none() { id.clone() } else { String::new() },
+            credential: install.map_or_else(|| credential::issue(&secret, app, &id, 1), |_| Vec::new()),
+            install_secret: install.map(|install| *install.as_bytes()),
             attributes: Arc::new(attributes),
             heartbeat_seconds: 0,
             backoff: Backoff::at_most(1_500),
@@ -96,6 +113,8 @@ impl Device {
         }
         Self {
             key: DeviceKey::of(digest, app, &id),
+            app_key: app.clone(),
+            registers: install.is_some(),
             id,
             machine,
             session: None,
@@ -143,6 +162,7 @@ impl Device {
         for message in &hello.received {
             oracle.said.insert((self.id.clone(), *message));
         }
+        let epoch = epoch_shown(&hello);
         let mut bytes = Vec::new();
         let frame = Some(pb::to_edge::Frame::Hello(hello));
         put_device_frame(&mut bytes, &pb::ToEdge { frame });
@@ -156,6 +176,8 @@ impl Device {
             newest_ack: 0,
             got: BTreeSet::new(),
             seen,
+            epoch,
+            hello_at: oracle.step,
         };
         session.link.queue(&bytes);
         self.session = Some(session);

@@ -161,6 +161,7 @@ impl World {
             self.disk.crash_at(at);
             self.dies = if self.chances.process.random() { Death::Process } else { Death::Power(Loss::Some) };
         }
+        self.raise_epoch();
         // Never the same twice.
         self.plan.store.history = HistoryId::new(self.disk.operations() + 1 + self.restore.lost_operations);
         match Edge::start(&self.disk, &self.time, &self.plan) {
@@ -183,6 +184,7 @@ impl World {
                 self.note(format_args!(
                     "the edge starts at {head} (checkpoint {checkpoint}), {pending} pending"
                 ));
+                self.check_revocations(&edge)?;
                 self.edge = Some(edge);
                 self.ticked.fill(0);
             }

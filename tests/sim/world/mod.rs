@@ -6,6 +6,7 @@
 
 mod chance;
 mod check;
+mod credentials;
 mod damage;
 mod device;
 mod faults;
@@ -30,6 +31,7 @@ use mooring::store::disk::sim::{Loss, SimDisk};
 use rand::Rng;
 
 use chance::{Chances, once_in};
+use credentials::Credentials;
 use damage::Damage;
 use device::Device;
 use faults::Death;
@@ -142,6 +144,9 @@ struct World {
     memory: Memory,
     damage: Damage,
     restore: Restore,
+    credentials: Credentials,
+    /// The ids of the devices.
+    names: Vec<String>,
 }
 
 fn app(number: usize) -> AppKey {
@@ -159,12 +164,15 @@ impl World {
         let time = Arc::new(SimTime::default());
         time.wall.store(START, Ordering::Relaxed);
         let batches = Batches { devices, apps: plan.apps.len(), collapse: chances.routers.random(), heavy };
+        let credentials = Credentials::new(&mut plan, &mut chances.credentials);
         let device = |number: usize| {
             let app = &plan.apps[number % plan.apps.len()];
-            Device::new(number, app, &plan.store.digest_key, &mut chances.devices)
+            let install = credentials.install_secret(&mut chances.credentials);
+            Device::new(number, app, &plan.store.digest_key, install, &mut chances.devices)
         };
         let damage = Damage::new(&mut chances.damage);
         let restore = Restore::new(&mut chances.restore, damage.happens);
+        let devices: Vec<Device> = (0..devices).map(device).collect();
         let oracle = Oracle {
             edge_now: START,
             quota: plan.store.app_quotas.values().any(|quota| quota.drop_oldest),
@@ -176,7 +184,9 @@ impl World {
             start_at: 0,
             dies: Death::Process,
             ticked: vec![0; plan.shards],
-            devices: (0..devices).map(device).collect(),
+            names: devices.iter().map(|device| device.id.clone()).collect(),
+            devices,
+            credentials,
             routers: (1..=plan.routers.len() as u64).map(|n| Router::new(n, &mut chances.routers)).collect(),
             oracle,
             trace: Trace::new(options.prints),
@@ -263,6 +273,7 @@ impl World {
             self.break_things();
             self.operate();
         }
+        self.revoke_credentials();
         if self.edge.is_none() && self.now() >= self.start_at {
             self.start()?;
         }

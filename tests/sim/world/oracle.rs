@@ -7,6 +7,7 @@ mod damaged;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::credentials::Revoked;
 use mooring::push::{Counts, Failure, Millis};
 use mooring::wire::pb::router as pb;
 
@@ -136,6 +137,10 @@ pub(crate) struct Oracle {
     pub(crate) is_restored: bool,
     /// Batches that routers repeat, as the edge may have lost them, until they are answered.
     pub(crate) to_repeat: BTreeSet<String>,
+    /// By device: what operators revoked.
+    pub(crate) credentials: BTreeMap<String, Revoked>,
+    /// The epoch of the apps' credentials.
+    pub(crate) epoch: u32,
     /// Some app drops the oldest of what a device has pending.
     pub(crate) quota: bool,
 }

@@ -55,6 +55,8 @@ pub(super) fn plan(rng: &mut SmallRng) -> Plan {
     Plan {
         shards: rng.random_range(1..=4),
         apps,
+        epoch: 1,
+        registrations_per_s: 1_000,
         routers: (1..=routers).map(|number| format!("router-{number}")).collect(),
         device,
         store,

@@ -189,7 +189,14 @@ impl Router {
     }
 
     /// Thinks of something to push.
-    pub(crate) fn think(&mut self, clock: Millis, what: Batches, rng: &mut SmallRng, oracle: &mut Oracle) {
+    pub(crate) fn think(
+        &mut self,
+        clock: Millis,
+        what: Batches,
+        names: &[String],
+        rng: &mut SmallRng,
+        oracle: &mut Oracle,
+    ) {
         let is_new = self.messages.is_empty() || !once_in(rng, 5);
         if is_new {
             self.new_message(what, rng);
@@ -198,7 +205,7 @@ impl Router {
         let kept = if is_new { newest - 1 } else { rng.random_range(newest.saturating_sub(8)..newest) };
         let Kept { id: message, app, body, high, collapse_key } = self.messages[kept].clone();
         oracle.bodies.insert(message, (body.title.clone(), body.body.clone()));
-        let of_app = |number: usize| format!("device-{}", number / what.apps * what.apps + app);
+        let of_app = |number: usize| names[number / what.apps * what.apps + app].clone();
         let count = rng.random_range(1..=6);
         let mut targets: Vec<String> =
             (0..count).map(|_| of_app(rng.random_range(0..what.devices))).collect();

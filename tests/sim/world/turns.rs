@@ -31,7 +31,7 @@ impl World {
         let now = self.now();
         let clock = START + now;
         let is_calm = self.is_calm;
-        let Self { devices, routers, edge, chances, oracle, trace, batches, .. } = self;
+        let Self { devices, routers, edge, chances, oracle, trace, batches, names, .. } = self;
         let note = &mut |what: String| trace.note(now, format_args!("{what}"));
         if let Some(edge) = edge {
             oracle.edge_now = oracle.edge_now.max(edge.now());
@@ -62,7 +62,7 @@ impl World {
                 router.revoke(&mut chances.routers, oracle);
             }
             if !is_calm && once_in(&mut chances.routers, all as u32 * if batches.heavy { 2 } else { 6 }) {
-                router.think(clock, *batches, &mut chances.routers, oracle);
+                router.think(clock, *batches, names, &mut chances.routers, oracle);
             }
             if !is_calm && once_in(&mut chances.routers, 40) {
                 router.repeat(&mut chances.routers, oracle);

@@ -15,6 +15,7 @@ impl Device {
         oracle: &mut Oracle,
         trace: &mut dyn FnMut(String),
     ) -> Result<(), String> {
+        self.check_identity(frame, written, oracle)?;
         let Some(session) = &mut self.session else { return Ok(()) };
         let id = &self.id;
         match frame {
