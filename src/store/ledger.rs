@@ -377,4 +377,46 @@ mod tests {
         assert_eq!((days.len(), days[29].counts.accepted, days[29].active), (30, 1, 1));
         assert_eq!(ledger.totals.accepted, 40);
     }
+
+    /// Whether something is due, and whether a set of active devices is written, or a day.
+    fn written(ledger: &mut Ledger, now: Millis, all: bool) -> (Option<Millis>, bool, bool) {
+        let due = ledger.due_at();
+        let mut writes = Writes::new();
+        ledger.put(now, all, &mut writes);
+        let has = |table| writes.keys().any(|(of, _)| *of == table);
+        (due, has(Table::Active), has(Table::Days))
+    }
+
+    #[test]
+    fn a_set_of_active_devices_waits_and_what_is_counted_does_not() {
+        let mut ledger = Ledger::new(0);
+        assert_eq!(written(&mut ledger, NOON, true), (None, false, false));
+        ledger.active(&app(), 1, NOON);
+        assert_eq!(written(&mut ledger, NOON, false), (Some(ACTIVE_EVERY_MS), true, true));
+        ledger.active(&app(), 1, NOON + 1);
+        assert_eq!(written(&mut ledger, NOON + 1, true), (None, false, false), "said before");
+        ledger.active(&app(), 2, NOON + 2);
+        let next = NOON + ACTIVE_EVERY_MS;
+        assert_eq!(written(&mut ledger, next - 1, false), (Some(next), false, true));
+        assert_eq!(written(&mut ledger, next, false), (Some(next), true, false));
+        ledger.active(&app(), 3, next + 1);
+        assert_eq!(written(&mut ledger, next + 1, true), (Some(next + ACTIVE_EVERY_MS), true, true));
+        ledger.registered(&app(), 7, next);
+        assert_eq!(written(&mut ledger, next + 2, false), (Some(0), false, true));
+        ledger.registered(&app(), 3, next);
+        assert_eq!(written(&mut ledger, next + 3, false), (None, false, false), "known before");
+    }
+
+    #[test]
+    fn who_was_active_yesterday_still_counts() {
+        let mut ledger = Ledger::new(0);
+        let day = 24 * HOUR;
+        ledger.active(&app(), 1, NOON);
+        ledger.put(NOON, true, &mut Writes::new());
+        for back in 1..=2 {
+            ledger.active(&app(), 1, NOON - back * day);
+        }
+        let active: Vec<u64> = ledger.days(&app(), 3, NOON).iter().map(|day| day.active).collect();
+        assert_eq!(active, [1, 1, 0]);
+    }
 }
