@@ -14,7 +14,7 @@ use crate::ids::Seq;
 use crate::push::{Channel, Failure, Millis, Receipt, ReceiptKind};
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
-use crate::store::journal::{Place, RECORD_OVERHEAD};
+use crate::store::journal::Place;
 use crate::store::part_messages::{End, Ended};
 use crate::store::push_record::{MessageKey, Numbers, bitmap_bytes};
 use crate::store::record::{self, MassRecord, ReceiptRecord};
@@ -73,13 +73,13 @@ pub(super) fn receipt_of(who: &Who, pointed: Option<&Pointed>, kind: ReceiptKind
 impl<D: Disk> Engine<D> {
     /// Whether `records` records of at most `bytes` each can be staged, with the help of the reserve: each may need a segment's rest.
     pub(super) fn has_room(&self, records: usize, bytes: usize) -> bool {
-        self.fits_into(self.journal.room().total, records, bytes)
+        self.has_room_for(Cost::of(records, bytes))
     }
 
     /// The same for what comes from outside, so that half of the reserve stays for ends and trimming: they give space back. Without it a
     /// disk that is full once would stay so.
     pub(super) fn has_room_beside_ends(&self, records: usize, bytes: usize) -> bool {
-        self.fits_into(self.journal.room().total.saturating_sub(self.kept_for_ends()), records, bytes)
+        self.has_room_for_beside_ends(Cost::of(records, bytes))
     }
 
     pub(super) fn kept_for_ends(&self) -> u64 {
@@ -88,24 +88,13 @@ impl<D: Disk> Engine<D> {
 
     /// The same for records of various sizes.
     pub(super) fn has_room_for(&self, cost: Cost) -> bool {
-        self.fits_at(self.journal.room().total, cost)
+        cost.fits(self.journal.room().total, self.options.segment_bytes)
     }
 
     /// The same for what comes from outside.
     pub(super) fn has_room_for_beside_ends(&self, cost: Cost) -> bool {
-        self.fits_at(self.journal.room().total.saturating_sub(self.kept_for_ends()), cost)
-    }
-
-    fn fits_at(&self, room: u64, cost: Cost) -> bool {
-        let segments = (room / u64::from(self.options.segment_bytes).max(1) + 2) as usize;
-        let lost = segments * (cost.largest + RECORD_OVERHEAD);
-        room >= (cost.bytes + cost.records * RECORD_OVERHEAD + lost) as u64
-    }
-
-    fn fits_into(&self, room: u64, records: usize, bytes: usize) -> bool {
-        // The end of a segment that a record doesn't fit into is lost: one record's size a segment, and there are few of them.
-        let segments = room / u64::from(self.options.segment_bytes).max(1) + 2;
-        room >= (records as u64 + segments) * (bytes + RECORD_OVERHEAD) as u64
+        let room = self.journal.room().total.saturating_sub(self.kept_for_ends());
+        cost.fits(room, self.options.segment_bytes)
     }
 
     /// Stages what stands in the scratch buffer. Room was asked for before: that it's missing now is as impossible to go on from as a failed disk.

@@ -13,6 +13,7 @@ use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
 use crate::limits;
 use crate::push::{Attributes, Channel, Failure, MassOutcome, Receipt, ReceiptKind};
 use crate::store::disk::sim::SimDisk;
+use crate::store::journal::RECORD_OVERHEAD;
 use crate::store::push_record::bitmap_bytes;
 use crate::store::record::{MassRecord, ReceiptRecord, Target, set_ordinal};
 
@@ -91,6 +92,20 @@ fn costs_add_up_and_the_largest_is_known() {
         cost.add(bytes);
     }
     assert_eq!((cost.records, cost.bytes, cost.largest), (3, 60, 30));
+}
+
+#[test]
+fn records_fit_if_each_segment_may_lose_as_much_as_the_largest_takes() {
+    let (segment, largest) = (10_000, 30);
+    // Within one segment, one may be begun already and one more needed: two ends may be lost.
+    for (room, ends) in [(9_000, 2), (10_000, 3), (55_000, 7)] {
+        let lost = ends * (largest + RECORD_OVERHEAD);
+        let cost = Cost { records: 3, bytes: room - lost - 3 * RECORD_OVERHEAD, largest };
+        assert!(cost.fits(room as u64, segment), "{room}");
+        assert!(!Cost { bytes: cost.bytes + 1, ..cost }.fits(room as u64, segment), "{room}");
+    }
+    let Cost { records, bytes, largest } = Cost::of(4, 30);
+    assert_eq!((records, bytes, largest), (4, 120, 30));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::{Engine, StoreFailure};
 use crate::push::{Failure, Millis};
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
+use crate::store::journal::RECORD_OVERHEAD;
 use crate::store::record::Target;
 
 /// Entries that end by receipts of their own in one slice.
@@ -26,11 +27,24 @@ pub(super) struct Cost {
 }
 
 impl Cost {
+    /// So many records of at most so many bytes each.
+    pub(super) fn of(records: usize, bytes: usize) -> Self {
+        Self { records, bytes: records * bytes, largest: bytes }
+    }
+
     /// One more record of at most so many bytes.
     pub(super) fn add(&mut self, bytes: usize) {
         self.records += 1;
         self.bytes += bytes;
         self.largest = self.largest.max(bytes);
+    }
+
+    /// Whether all of them fit into so many bytes of segments. The end of a segment that a record doesn't fit into is lost: one record's size a
+    /// segment, and there are few of them.
+    pub(super) fn fits(&self, room: u64, segment_bytes: u32) -> bool {
+        let segments = (room / u64::from(segment_bytes).max(1) + 2) as usize;
+        let lost = segments * (self.largest + RECORD_OVERHEAD);
+        room >= (self.bytes + self.records * RECORD_OVERHEAD + lost) as u64
     }
 }
 
