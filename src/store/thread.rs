@@ -54,8 +54,8 @@ struct Queue {
     closed: bool,
     /// Something that the engine waits for has happened since it last looked.
     woken: bool,
-    /// Somebody waits for the sync of one of them.
-    urgent: bool,
+    /// Those of them whose sync somebody waits for.
+    urgent: usize,
     /// The thread sleeps until more has gathered: what nobody waits for doesn't wake it.
     gathers: bool,
 }
@@ -72,7 +72,7 @@ impl Queue {
     /// Whether there is a reason not to sleep.
     fn has_work(&self, gathers: bool) -> bool {
         let commands = if gathers {
-            self.urgent || self.bytes >= limits::GROUP_BYTES
+            self.urgent > 0 || self.bytes >= limits::GROUP_BYTES
         } else {
             !self.commands.is_empty()
         };
@@ -95,7 +95,7 @@ impl Inbox {
             damaged: Vec::new(),
             closed: false,
             woken: false,
-            urgent: false,
+            urgent: 0,
             gathers: false,
         };
         Self { queue: Mutex::new(queue), filled: Condvar::default(), max_bytes }
@@ -115,7 +115,7 @@ impl Inbox {
         queue.bytes += weight;
         queue.to_come += to_come(&command);
         queue.count();
-        queue.urgent |= is_urgent(&command);
+        queue.urgent += usize::from(is_urgent(&command));
         queue.commands.push_back((command, weight));
         let wakes = queue.has_work(queue.gathers);
         drop(queue);
@@ -152,7 +152,7 @@ impl Inbox {
     fn clear(&self) {
         let mut queue = self.lock();
         queue.commands.clear();
-        (queue.bytes, queue.to_come) = (0, 0);
+        (queue.bytes, queue.to_come, queue.urgent) = (0, 0, 0);
         queue.count();
     }
 
@@ -182,9 +182,9 @@ impl Inbox {
             bytes += weight;
             queue.bytes -= weight;
             queue.to_come -= to_come(&command);
+            queue.urgent -= usize::from(is_urgent(&command));
             into.push(command);
         }
-        queue.urgent &= !queue.commands.is_empty();
         queue.count();
         let damaged = std::mem::take(&mut queue.damaged);
         let over = queue.closed && into.is_empty() && damaged.is_empty();
