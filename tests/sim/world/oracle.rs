@@ -4,6 +4,7 @@
 //! on that alone.
 
 mod damaged;
+mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +13,7 @@ use mooring::push::{Counts, Failure, Millis};
 use mooring::wire::pb::router as pb;
 
 use damaged::Damaged;
+use stored::Stored;
 
 macro_rules! ensure {
     ($holds:expr, $($what:tt)*) => {
@@ -31,44 +33,6 @@ pub(crate) struct Sent {
     pub(crate) collapse_key: String,
     /// By ordinal: the account that the target was resolved from, or empty.
     pub(crate) accounts: Vec<String>,
-}
-
-/// A stream as all its readers together have stored it.
-#[derive(Default)]
-pub(crate) struct Stored {
-    /// By sequence.
-    events: BTreeMap<u64, Vec<pb::StreamEvent>>,
-    /// Everything up to here.
-    pub(crate) cursor: u64,
-    /// The history that the cursor was read in.
-    pub(crate) history: u64,
-    /// The cursor is of a time that was lost: no edge may take it.
-    is_lost: bool,
-}
-
-impl Stored {
-    /// A link goes on from here, where its router said so or where the edge says.
-    pub(crate) fn open(&mut self, cursor: u64, history: u64, is_named: bool) -> Result<(), String> {
-        if std::mem::take(&mut self.is_lost) {
-            ensure!(!is_named, "cursor {} of a time that was lost is taken", self.cursor);
-            (self.cursor, self.history) = (cursor, history);
-        }
-        self.reach(cursor, history);
-        Ok(())
-    }
-
-    /// Everything behind this sequence is as if it had never been.
-    pub(crate) fn restored(&mut self, head: u64) {
-        self.events.retain(|sequence, _| *sequence <= head);
-        self.is_lost = self.cursor > head;
-    }
-
-    /// Everything up to the cursor is stored.
-    pub(crate) fn reach(&mut self, cursor: u64, history: u64) {
-        if cursor >= self.cursor {
-            (self.cursor, self.history) = (cursor, history);
-        }
-    }
 }
 
 /// What the edge answered.
@@ -249,7 +213,9 @@ impl Oracle {
                 let key = (receipt.device_id.clone(), receipt.message_id, receipt.event);
                 self.receipts.insert(key.clone());
                 // A message that had ended may be sent to a device again: then another batch says so.
-                if receipt.unmatched {
+                let of_before =
+                    self.answers.get(&receipt.batch_id).is_some_and(|answer| answer.sequence > sequence);
+                if receipt.unmatched || of_before {
                     return Ok(());
                 }
                 let before = self.told.insert((key, receipt.batch_id.clone()), sequence);
@@ -409,7 +375,11 @@ impl Oracle {
                 let key = (id.clone(), ordinal);
                 let end = self.ends.get(&key);
                 if let Some(reason) = answer.refused.get(&ordinal) {
-                    ensure!(end.is_none(), "{key:?} was refused ({reason}), and ended: {end:?}");
+                    // Of an earlier batch under this id, whose record is lost and whose entry isn't: a repeat is a duplicate, and its end comes.
+                    ensure!(
+                        end.is_none() || self.is_damaged(),
+                        "{key:?} was refused ({reason}), and ended: {end:?}"
+                    );
                     continue;
                 }
                 match end {
@@ -432,11 +402,11 @@ impl Oracle {
                 answer.sequence
             );
         }
-        for (id, ordinal) in self.ends.keys() {
-            let was_lost = self.is_damaged() && self.rejected.contains_key(id);
+        for ((id, ordinal), end) in &self.ends {
+            let was_lost = self.forgets() && self.rejected.contains_key(id);
             ensure!(
                 was_lost || self.answers.contains_key(id),
-                "{id} {ordinal} ended, but {id} was never accepted"
+                "{id} {ordinal} ended: {end:?}, but {id} was never accepted"
             );
         }
         ensure!(!stalled, "it never came to rest: {totals:?}");

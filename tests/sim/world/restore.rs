@@ -44,7 +44,12 @@ impl World {
     /// A copy is made, now and then; the first one stays.
     pub(super) fn back_up(&mut self) {
         let rng = &mut self.chances.restore;
-        if !self.restore.happens || self.restore.copy.is_some() || self.disk.is_down() || !once_in(rng, 100) {
+        if !self.restore.happens
+            || self.restore.is_done
+            || self.restore.copy.is_some()
+            || self.disk.is_down()
+            || !once_in(rng, 100)
+        {
             return;
         }
         let disk = self.disk.fork();

@@ -4,7 +4,7 @@
 //! whose record is among them may come once more. Everything else holds: what is told is in order and without holes, but for gaps that say
 //! `unreadable`; whatever was accepted ends, if only as `storage`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use mooring::wire::pb::router as pb;
 
@@ -20,8 +20,6 @@ pub(crate) struct Damaged {
     /// Ends without ordinals: how many of a batch, and of a message where the batch isn't known either.
     of_batches: BTreeMap<String, u64>,
     of_messages: BTreeMap<u64, u64>,
-    /// Batches that were accepted a second time.
-    again: BTreeSet<String>,
 }
 
 impl Damaged {
@@ -40,9 +38,9 @@ impl Damaged {
         self.unreadable.is_empty()
     }
 
-    /// Whether no batch has two places in the order.
+    /// Whether no batch can have two places in the order.
     pub(super) fn is_ordered(&self) -> bool {
-        self.again.is_empty()
+        self.lost.is_empty()
     }
 
     /// Ends that nobody can name.
@@ -83,7 +81,6 @@ impl Oracle {
             self.damaged.has_lost(known.sequence),
             "{id}: answered {new:?} as if it were new, before {known:?}"
         );
-        self.damaged.again.insert(id.to_owned());
         self.forget_before(id, new.sequence);
         Ok(())
     }
