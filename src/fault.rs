@@ -64,6 +64,16 @@ pub enum Fault {
     ForgetRevocations,
     /// Welcomes a new device before its registration is durable.
     WelcomeEarly,
+    /// Forgets devices that are connected, too.
+    ForgetConnected,
+    /// Replays no record of a device that was forgotten.
+    KeepForgotten,
+    /// Tells nobody that a device has connected.
+    PresenceUnsaid,
+    /// Tells nobody that a device has gone.
+    GoodbyeUnsaid,
+    /// Takes a record that can't be read once for damaged.
+    GiveUpAtOnce,
     /// Leaves out an event where a read of a stream stops.
     SkipEvent,
     /// Shows what is in the index before it is durable.

@@ -92,6 +92,8 @@ pub const STORE_COMMANDS: usize = 65_536;
 pub const STORE_COMMAND_BYTES: usize = 256 * 1024 * 1024;
 /// Bytes of one commit group; a single larger batch is a group of its own.
 pub const GROUP_BYTES: usize = 4 * 1024 * 1024;
+/// Milliseconds for which reads of a batch's record may fail before it is taken for damaged, and what is pending of it ends.
+pub const UNREADABLE_MS: u64 = 60_000;
 /// Body reads waiting for the reader thread.
 pub const BODY_READS: usize = 65_536;
 

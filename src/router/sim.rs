@@ -2,6 +2,7 @@
 //! and the fences are the link's own; only the waiting is here.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::Arc;
 
 use tokio::sync::oneshot::error::TryRecvError;
@@ -13,9 +14,10 @@ use super::link::open_streams;
 use super::outbox::{self, Outbox, Queue};
 use super::reader::{Incoming, Reader, examine};
 use super::receipts::{Position, Reading};
-use super::{Phase, Rights, RouterContext, admission};
+use super::{Phase, Rights, RouterContext, admission, presence};
 use crate::ids::Seq;
 use crate::limits;
+use crate::presence::Follower;
 use crate::sim::Pipe;
 use crate::store::Command;
 use crate::wire::frame::{ROUTER_HEAD, router_frame};
@@ -36,12 +38,15 @@ pub struct SimLink {
     in_flight: VecDeque<Work>,
     queries: Arc<Semaphore>,
     events_a_read: usize,
+    phase: watch::Receiver<Phase>,
+    /// The router knows that the edge is leaving.
+    told_to_go: bool,
+    presence: Option<Follower>,
     unused: Unused,
 }
 
 /// What a reader has beside what it uses here.
 struct Unused {
-    phase: watch::Receiver<Phase>,
     outbox: Outbox,
     _queue: Queue,
     work: mpsc::Sender<Work>,
@@ -64,11 +69,16 @@ impl std::fmt::Debug for SimLink {
 
 impl SimLink {
     /// A link whose certificate names `router`; a stream is read so many events at a time.
-    pub fn new(context: Arc<RouterContext>, router: &str, pipe: Pipe, events_a_read: usize) -> Option<Self> {
+    pub fn new(
+        context: Arc<RouterContext>,
+        router: &str,
+        pipe: Pipe,
+        events_a_read: usize,
+        phase: watch::Receiver<Phase>,
+    ) -> Option<Self> {
         let rights = context.routers.get(router)?.clone();
         let (outbox, queue) = outbox::outbox(&context.room);
         let (work, _line) = answers::line();
-        let (_, phase) = watch::channel(Phase::Serving);
         Some(Self {
             credit: Credit::new(context.credit_targets, context.credit_bytes),
             router: router.into(),
@@ -82,7 +92,10 @@ impl SimLink {
             in_flight: VecDeque::new(),
             queries: answers::query_room(),
             events_a_read,
-            unused: Unused { phase, outbox, _queue: queue, work },
+            phase,
+            told_to_go: false,
+            presence: None,
+            unused: Unused { outbox, _queue: queue, work },
             context,
         })
     }
@@ -104,14 +117,47 @@ impl SimLink {
         let result = self.frames();
         self.answers();
         self.follow();
+        self.follow_presence();
+        self.go_away();
         if let Err(error) = &result {
             self.out.extend(wire::link_error(error));
         }
         self.write();
-        if result.is_err() {
+        let over = result.is_err() || self.has_left();
+        if over {
             self.pipe.close();
         }
-        result.is_ok()
+        !over
+    }
+
+    fn go_away(&mut self) {
+        if self.opened && !self.told_to_go && *self.phase.borrow() >= Phase::Leaving {
+            self.told_to_go = true;
+            self.out.extend(wire::go_away("this edge is leaving"));
+        }
+    }
+
+    /// Its answers are given, and its streams are at the journal's head.
+    fn has_left(&self) -> bool {
+        let head = *self.context.store.head().borrow();
+        let is_at_head =
+            |stream: &Stream| stream.closed || stream.waiting.is_empty() && stream.at.read >= head;
+        *self.phase.borrow() >= Phase::Closing
+            && self.in_flight.is_empty()
+            && self.out.is_empty()
+            && self.streams.iter().all(is_at_head)
+    }
+
+    /// What there is of presence, as far as the outbox has room.
+    fn follow_presence(&mut self) {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let Some(follower) = &mut self.presence else { return };
+        while self.out.len() < limits::LINK_OUTBOX_BYTES && *self.phase.borrow() < Phase::Closing {
+            let std::task::Poll::Ready(update) = std::pin::pin!(follower.next()).poll(&mut cx) else {
+                return;
+            };
+            self.out.extend(wire::presence(&update));
+        }
     }
 
     fn write(&mut self) {
@@ -152,7 +198,7 @@ impl SimLink {
         let reader = Reader {
             context: &self.context,
             rights: &self.rights,
-            phase: &self.unused.phase,
+            phase: &self.phase,
             outbox: &self.unused.outbox,
             credit: &self.credit,
             streams: &self.readings,
@@ -213,6 +259,8 @@ impl SimLink {
     }
 
     fn open(&mut self, open: &wire::Open) -> Result<(), LinkError> {
+        let scope = open.presence.as_ref().map(|asked| presence::scope(asked, &self.rights, &self.context));
+        let scope = scope.transpose()?;
         let streams = open_streams(open, &self.rights, &self.router, &self.context)?;
         let opened: Vec<_> = streams.iter().map(|(_, opened)| opened.clone()).collect();
         self.out.extend(wire::opened(&wire::Welcome {
@@ -233,6 +281,9 @@ impl SimLink {
             closed: false,
         };
         self.streams = self.readings.iter().map(stream).collect();
+        let follow =
+            |(asked, scope): (&wire::OpenPresence, _)| self.context.presence.follow(scope, Some(asked.point));
+        self.presence = open.presence.as_ref().zip(scope).map(follow);
         self.opened = true;
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::state::{ConnRef, Phase, Shard};
 use crate::error::DeviceError;
+use crate::fault::{self, Fault};
 use crate::presence::State;
 use crate::push::Millis;
 use crate::store::SentAlone;
@@ -78,7 +79,8 @@ impl Shard {
         if was_live {
             let transport = self.connection(conn).map(|c| c.transport());
             tracing::debug!(app = %live.app, device = %live.device_id, %error, "session ends");
-            if self.context.directory.leave(&live.device, live.generation) {
+            let is_gone = self.context.directory.leave(&live.device, live.generation);
+            if is_gone && !fault::is(Fault::GoodbyeUnsaid) {
                 self.mark_presence(&live, State::Disconnected);
             }
             self.last_active.push(live.last_active());

@@ -156,7 +156,9 @@ impl Shard {
                 return Err(DeviceError::Replaced);
             }
         }
-        self.mark_presence_of(conn, State::Connected);
+        if !fault::is(Fault::PresenceUnsaid) {
+            self.mark_presence_of(conn, State::Connected);
+        }
         self.count_session(transport, conn);
         // A revocation that came while it wasn't in the directory has found nobody to end.
         if context.store.revocation(&device).ends(epoch) {

@@ -149,6 +149,11 @@ impl SimShard {
         shard.connections.iter().map(|(_, connection)| connection.outbox.len()).max().unwrap_or(0)
     }
 
+    /// Everybody was sent away, and everything is said to the store.
+    pub fn has_left(&self) -> bool {
+        self.shard.borrow().has_left()
+    }
+
     /// Connections, whatever their phase.
     pub fn connections(&self) -> usize {
         self.tasks.len()

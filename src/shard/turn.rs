@@ -279,7 +279,7 @@ impl Shard {
         self.leaving = Some(Leaving { wheel, until: now + window_ms + LEAVE_GRACE_MS });
     }
 
-    fn has_left(&self) -> bool {
+    pub(super) fn has_left(&self) -> bool {
         let settled = self.acks.is_empty() && self.sent_alone.is_empty();
         self.leaving.is_some() && self.connections.is_empty() && settled
     }

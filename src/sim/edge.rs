@@ -1,10 +1,13 @@
 //! One process of an edge over a simulated disk, network and clock, wired as `server` does it.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 
 use rustls::server::ResolvesServerCertUsingSni;
+use tokio::sync::watch;
 
 use super::{LiveSession, Pipe, SimLink, SimShard, SimTime};
 use crate::apps::Apps;
@@ -15,7 +18,7 @@ use crate::directory::Directory;
 use crate::ids::{AppKey, DeviceKey, Seq, SessionRef, ShardId};
 use crate::presence::Presence;
 use crate::push::{Counts, Millis, Rates};
-use crate::router::{Allowed, FailureLines, Pace, Rights, Room, RouterContext, Rules, StreamRegistry};
+use crate::router::{Allowed, FailureLines, Pace, Phase, Rights, Room, RouterContext, Rules, StreamRegistry};
 use crate::shard::{DeviceContext, Gates, Handover, Loaded, Mailbox, ShardFigures};
 use crate::store::disk::sim::SimDisk;
 use crate::store::embedded::{EmbeddedStore, Hands};
@@ -61,6 +64,8 @@ pub struct Edge {
     directory: Arc<Directory>,
     clock: Arc<Clock>,
     events_a_read: usize,
+    context: Arc<DeviceContext>,
+    phase: watch::Sender<Phase>,
 }
 
 /// An edge whose shards don't run yet.
@@ -146,6 +151,7 @@ impl Edge {
     /// Starts on what the disk holds.
     pub fn start(disk: &SimDisk, time: &Arc<SimTime>, plan: &Plan) -> Result<Self, OpenError> {
         let Wired { context, hands, store, routers, directory, clock } = Wired::new(disk, time, plan)?;
+        let (phase, _) = watch::channel(Phase::Serving);
         let shards = (0..plan.shards).map(|id| SimShard::new(ShardId(id as u16), context.clone()));
         Ok(Self {
             shards: shards.collect(),
@@ -156,6 +162,8 @@ impl Edge {
             directory,
             clock,
             events_a_read: plan.events_a_read,
+            context,
+            phase,
         })
     }
 
@@ -176,13 +184,51 @@ impl Edge {
 
     /// A router connects; what it reads is read so many events at a time.
     pub fn link(&mut self, router: &str, pipe: &Pipe) -> bool {
-        let link = SimLink::new(self.routers.clone(), router, pipe.clone(), self.events_a_read);
+        let phase = self.phase.subscribe();
+        let link = SimLink::new(self.routers.clone(), router, pipe.clone(), self.events_a_read, phase);
         let is_known = link.is_some();
         match self.links.iter_mut().find(|place| place.is_none()) {
             Some(place) => *place = link,
             None => self.links.push(link),
         }
         is_known
+    }
+
+    /// Begins to leave, as `server` does it: no more batches, and devices are sent away within so many milliseconds.
+    pub fn leave(&self, window_ms: Millis) {
+        self.phase.send_replace(Phase::Leaving);
+        for mailbox in self.context.mailboxes.iter() {
+            mailbox.leave(window_ms);
+        }
+    }
+
+    /// All devices are gone, and what they said is with the store.
+    pub fn devices_have_left(&self) -> bool {
+        self.shards.iter().all(SimShard::has_left)
+    }
+
+    /// Links end once they have said everything.
+    pub fn close_links(&self) {
+        self.phase.send_replace(Phase::Closing);
+    }
+
+    /// All links have ended.
+    pub fn links_have_left(&self) -> bool {
+        self.links.iter().all(Option::is_none)
+    }
+
+    /// The end of leaving: everything that waits becomes durable.
+    pub fn close(&mut self) -> Result<(), StoreFailure> {
+        self.links.clear();
+        self.hands.close()
+    }
+
+    /// Looks up who came and went since the last time: what the edge does once a second.
+    pub fn gather_presence(&self) {
+        let mut gather = std::pin::pin!(self.context.presence.gather());
+        let mut cx = Context::from_waker(Waker::noop());
+        // It pauses for others, and waits for nobody.
+        while gather.as_mut().poll(&mut cx).is_pending() {}
     }
 
     /// The shards.
@@ -231,6 +277,11 @@ impl Edge {
     /// The counts of everything, as of everything that was applied.
     pub fn totals(&self) -> Counts {
         self.hands.totals()
+    }
+
+    /// A message whose counts don't add up, or disagree with the lists, if there is one.
+    pub fn unequal(&self) -> Option<String> {
+        self.hands.unequal()
     }
 
     /// The store's figures, by name.

@@ -1,11 +1,14 @@
 //! A batch as it lives in memory: what sessions need of it, shared by every entry that points to it.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::journal::Place;
+use super::journal::{Place, ReadError};
 use super::push_record::MessageKey;
+use crate::fault::{self, Fault};
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
+use crate::limits;
 use crate::push::{Millis, Priority};
 use crate::sync::step;
 
@@ -42,6 +45,8 @@ pub struct Batch {
     pub(super) live: AtomicU32,
     /// Its record can't be read.
     pub(super) damaged: AtomicBool,
+    /// Since when reads of its record fail; 0: they don't.
+    pub(super) unreadable_since: AtomicU64,
     /// The encoded push, while it is in memory.
     pub(super) body: RwLock<Option<Arc<[u8]>>>,
     /// Which messages it goes ahead of.
@@ -71,6 +76,30 @@ impl Batch {
     pub fn is_live(&self) -> bool {
         step();
         self.live.load(Ordering::Relaxed) > 0
+    }
+
+    /// Its record can't be read. Whether that is how it will stay: what is there is no record, or reads have failed for long. An error of the
+    /// disk alone may pass.
+    pub(super) fn is_given_up(&self, error: &ReadError, now: Millis) -> bool {
+        let ReadError::Io(why) = error else { return true };
+        if why.kind() == io::ErrorKind::UnexpectedEof || fault::is(Fault::GiveUpAtOnce) {
+            return true;
+        }
+        let begun =
+            self.unreadable_since.compare_exchange(0, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
+        let since = begun.map_or_else(|since| since, |_| now);
+        if begun.is_ok() {
+            tracing::warn!(
+                app = %self.app, message = %self.message, sequence = %self.seq, error = %why,
+                "the record of a batch can't be read; it is tried again for a minute"
+            );
+        }
+        now.saturating_sub(since) >= limits::UNREADABLE_MS
+    }
+
+    /// Its record was read.
+    pub(super) fn was_read(&self) {
+        self.unreadable_since.store(0, Ordering::Relaxed);
     }
 
     /// Whether its message was taken back.

@@ -68,9 +68,10 @@ impl<D: Disk> EmbeddedStore<D> {
         });
         let reader = {
             let (shared, wanted, inbox) = (shared, Arc::clone(&wanted), Arc::clone(&inbox));
+            let clock = clock.clone();
             std::thread::Builder::new()
                 .name("bodies".into())
-                .spawn(move || thread::read_bodies(&shared, &wanted, &inbox, &*bodies))?
+                .spawn(move || thread::read_bodies(&shared, &wanted, &inbox, &clock, &*bodies))?
         };
         let writer = std::thread::Builder::new()
             .name("store".into())
@@ -159,6 +160,16 @@ impl<D: Disk> Hands<D> {
         Ok(())
     }
 
+    /// Takes nothing more, and finishes what waits, as [`EmbeddedStore::close`] does.
+    pub fn close(&mut self) -> Result<(), StoreFailure> {
+        if std::mem::take(&mut self.is_ready) {
+            self.turns.commit(&mut self.engine, &self.store.inbox, &self.store.clock)?;
+        }
+        self.store.inbox.close();
+        while self.turns.turn(&mut self.engine, &self.store.inbox, &self.store.clock, false)? {}
+        Ok(())
+    }
+
     /// What the two threads do from now on, for who runs them.
     #[cfg(test)]
     pub(crate) fn into_threads(self) -> [Box<dyn FnOnce() + Send>; 2] {
@@ -168,18 +179,26 @@ impl<D: Disk> Hands<D> {
         let other = store.clone();
         [
             Box::new(move || thread::own(engine, &store.inbox, &store.wanted, &store.clock, failing)),
-            Box::new(move || thread::read_bodies(&other.shared, &other.wanted, &other.inbox, &*bodies)),
+            Box::new(move || {
+                thread::read_bodies(&other.shared, &other.wanted, &other.inbox, &other.clock, &*bodies);
+            }),
         ]
     }
 
     /// What the reader of bodies does.
     pub fn read_bodies(&self) {
-        thread::read_waiting(&self.store.shared, &self.store.wanted, &self.store.inbox, &*self.bodies);
+        let EmbeddedStore { shared, wanted, inbox, clock, .. } = &*self.store;
+        thread::read_waiting(shared, wanted, inbox, clock, &*self.bodies);
     }
 
     /// Whether something is staged and not durable.
     pub fn has_staged(&self) -> bool {
         self.engine.has_staged()
+    }
+
+    /// See [`Engine::unequal`].
+    pub fn unequal(&self) -> Option<String> {
+        self.engine.unequal()
     }
 
     /// The counts, as of everything that was applied.

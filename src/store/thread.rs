@@ -1,6 +1,7 @@
 //! The store's threads; the one that writes the tables is in [`super::tables`]. One owns the engine: it takes everything that has queued up, makes it one commit group, and tells
 //! what became of it; so the longer a sync takes, the more commands share the next one. The other reads bodies back: nobody waits for it.
 
+mod bodies;
 mod command;
 
 use std::collections::VecDeque;
@@ -12,28 +13,27 @@ use tokio::sync::oneshot;
 use self::command::{is_urgent, to_come, weight};
 use super::batch::Batch;
 use super::disk::Disk;
-use super::engine::{Engine, Shared, StoreFailure};
-use super::journal::ReadError;
+use super::engine::{Engine, StoreFailure};
 use super::metrics::{self, Exporter};
-use super::record::{BATCH, BatchRecord, COPY};
 use super::stats::StoreStats;
-use super::{BodySink, Busy, Command, Refused};
+use super::{Command, Refused};
 use crate::budget::{Budget, Held, Part};
 use crate::clock::Clock;
 use crate::fault::{self, Fault};
-use crate::ids::SessionRef;
 use crate::limits;
 use crate::push::Millis;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::telemetry::{self, Gauge};
+
+#[cfg(feature = "sim")]
+pub(super) use bodies::read_waiting;
+pub(super) use bodies::{Wanted, read_bodies, read_body};
 
 /// Microseconds that acks wait for more of them, or for a batch, to share a sync with. They begin with the commit before, if that was just now: so where
 /// messages come one behind the other, no ack wakes the thread.
 const GATHER_MICROS: u64 = 5_000;
 /// Longest sleep of an idle store.
 const IDLE: Duration = Duration::from_secs(1);
-/// How often a body's place is looked up again because its record moved meanwhile.
-const MOVED_RETRIES: usize = 4;
 
 /// Commands waiting for the store's thread.
 #[derive(Debug)]
@@ -341,111 +341,6 @@ fn sleep<D: Disk>(engine: &Engine<D>, clock: &Clock) -> Duration {
     }
     let due = engine.next_wakeup().map(|at| Duration::from_millis(at.saturating_sub(clock.now())));
     due.map_or(IDLE, |due| due.min(IDLE))
-}
-
-/// Bodies that sessions wait for.
-#[derive(Debug, Default)]
-pub(super) struct Wanted {
-    queue: Mutex<WantedQueue>,
-    filled: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct WantedQueue {
-    wanted: VecDeque<(Arc<Batch>, SessionRef)>,
-    closed: bool,
-}
-
-impl Wanted {
-    pub(super) fn put(&self, batch: Arc<Batch>, session: SessionRef) -> Result<(), Busy> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.closed || queue.wanted.len() >= limits::BODY_READS {
-            return Err(Busy);
-        }
-        queue.wanted.push_back((batch, session));
-        drop(queue);
-        self.filled.notify_one();
-        Ok(())
-    }
-
-    pub(super) fn close(&self) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.closed = true;
-        queue.wanted.clear();
-        drop(queue);
-        self.filled.notify_all();
-    }
-
-    fn next(&self) -> Option<(Arc<Batch>, SessionRef)> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some(next) = queue.wanted.pop_front() {
-                return Some(next);
-            }
-            if queue.closed {
-                return None;
-            }
-            queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-/// Reads bodies back until there is nobody left to want one.
-pub(super) fn read_bodies<D: Disk>(shared: &Shared<D>, wanted: &Wanted, inbox: &Inbox, sink: &dyn BodySink) {
-    while let Some((batch, session)) = wanted.next() {
-        load(shared, inbox, sink, batch, session);
-    }
-}
-
-/// Reads back every body that is wanted by now.
-#[cfg(feature = "sim")]
-pub(super) fn read_waiting<D: Disk>(shared: &Shared<D>, wanted: &Wanted, inbox: &Inbox, sink: &dyn BodySink) {
-    loop {
-        let next = wanted.queue.lock().unwrap_or_else(PoisonError::into_inner).wanted.pop_front();
-        let Some((batch, session)) = next else { return };
-        load(shared, inbox, sink, batch, session);
-    }
-}
-
-/// Reads one body back and tells who wants it.
-fn load<D: Disk>(
-    shared: &Shared<D>,
-    inbox: &Inbox,
-    sink: &dyn BodySink,
-    batch: Arc<Batch>,
-    session: SessionRef,
-) {
-    if batch.body().is_none() && batch.is_live() {
-        match read_body(shared, &batch) {
-            Ok(body) => {
-                StoreStats::add(&shared.stats.body_reads, 1);
-                shared.bodies.insert(&batch, body);
-            }
-            Err(error) => {
-                tracing::error!(%error, sequence = %batch.seq, "a body can't be read back");
-                inbox.report_damaged(batch);
-            }
-        }
-    }
-    sink.loaded(session);
-}
-
-/// Reads a body from the journal, wherever its record is now.
-pub(super) fn read_body<D: Disk>(shared: &Shared<D>, batch: &Batch) -> Result<Arc<[u8]>, ReadError> {
-    let mut read = Err(ReadError::Gone);
-    for _ in 0..MOVED_RETRIES {
-        let place = batch.place();
-        read = shared.reader.read(place).and_then(|(_, kind, payload)| {
-            let record = BatchRecord::decode(&payload).ok().filter(|record| record.seq == batch.seq);
-            let record = record.filter(|_| matches!(kind, BATCH | COPY));
-            record.map(|record| record.body.into()).ok_or(ReadError::Damaged(place))
-        });
-        // The record was copied and its segment removed between the two looks: it has a new place.
-        if !matches!(read, Err(ReadError::Gone)) || batch.place() == place {
-            break;
-        }
-    }
-    read
 }
 
 #[cfg(test)]

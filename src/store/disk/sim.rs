@@ -57,6 +57,10 @@ struct State {
     fail_next_sync: Option<SyncPoint>,
     /// Of this file reads fail.
     unreadable: Option<u64>,
+    /// Reads tried so far, and those of them that fail.
+    reads: u64,
+    failing_reads: std::ops::Range<u64>,
+    failed_reads: u64,
     /// Syncs done, by point.
     syncs: BTreeMap<SyncPoint, u64>,
 }
@@ -213,6 +217,21 @@ impl SimDisk {
         state.unreadable = of.and_then(|name| state.entries.get(name).copied());
     }
 
+    /// Reads so far.
+    pub fn reads(&self) -> u64 {
+        self.state().reads
+    }
+
+    /// Of all reads, counted from 0, these fail.
+    pub fn fail_reads_between(&self, reads: std::ops::Range<u64>) {
+        self.state().failing_reads = reads;
+    }
+
+    /// Reads that have failed by that.
+    pub fn failed_reads(&self) -> u64 {
+        self.state().failed_reads
+    }
+
     /// Whether what is overwritten takes space too, as on a file system that copies on writing; it comes back at once.
     pub fn set_copies(&self, copies: bool) {
         self.state().copies = copies;
@@ -366,6 +385,12 @@ impl DiskFile for SimFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.with(false, |state, id| {
+            let read = state.reads;
+            state.reads += 1;
+            if state.failing_reads.contains(&read) {
+                state.failed_reads += 1;
+                return Err(io::Error::other("the simulated read failed"));
+            }
             if state.unreadable == Some(id) {
                 return Err(io::Error::other("the simulated read failed"));
             }

@@ -1,5 +1,6 @@
 //! What ends when its time comes: all that is pending of a batch at once.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::acks::receipt_bytes;
@@ -47,20 +48,31 @@ impl<D: Disk> Engine<D> {
             return Ok(false);
         }
         let (mut targets, mut batches) = (0, 0);
+        // What can't be read for now is passed over.
+        let mut passed = Bound::Unbounded;
         while targets < SLICE_TARGETS && batches < SLICE_BATCHES {
-            let Some(&(at, seq, home)) = self.expiry.first() else { break };
+            let Some(&due) = self.expiry.range((passed, Bound::Unbounded)).next() else { break };
+            let (at, seq, home) = due;
             if at > now {
                 break;
             }
             batches += 1;
             let Some(batch) = self.live_batch(seq, home) else {
-                self.expiry.pop_first();
+                self.expiry.remove(&due);
                 continue;
             };
-            let Ok((looked_at, live)) = self.live_targets(&batch) else {
-                self.expiry.pop_first();
-                self.found_damaged(&batch);
-                continue;
+            let (looked_at, live) = match self.live_targets(&batch) {
+                Ok(found) => found,
+                Err(error) if batch.is_given_up(&error, now) => {
+                    self.expiry.remove(&due);
+                    self.found_damaged(&batch);
+                    continue;
+                }
+                Err(_) => {
+                    passed = Bound::Excluded(due);
+                    self.expiry_retry_at = now + RETRY_MS;
+                    continue;
+                }
             };
             targets += looked_at;
             if !self.end_expired(now, &batch, &live)? {
@@ -96,6 +108,7 @@ impl<D: Disk> Engine<D> {
         if !matches!(kind, BATCH | COPY) || record.seq != batch.seq {
             return Err(damaged());
         }
+        batch.was_read();
         let targets = record.targets().map_err(|_| damaged())?;
         let left = targets.iter().filter_map(|target| live(target.key, Some(target.ordinal))).collect();
         // A record without targets was read as well.

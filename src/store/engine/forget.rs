@@ -11,6 +11,7 @@ use super::apply::Pointed;
 use super::expiry::RETRY_MS;
 use super::rows::Who;
 use super::{Engine, StoreFailure};
+use crate::fault::{self, Fault};
 use crate::ids::DeviceKey;
 use crate::push::{Failure, Millis};
 use crate::store::disk::Disk;
@@ -69,7 +70,7 @@ impl<D: Disk> Engine<D> {
             unseen.map(|(key, _)| *key).collect()
         };
         // Asked when the part isn't locked: the directory has locks of its own.
-        candidates.retain(|key| !(self.is_connected)(key));
+        candidates.retain(|key| !(self.is_connected)(key) || fault::is(Fault::ForgetConnected));
         let more = candidates.len() > SLICE_DEVICES;
         candidates.truncate(SLICE_DEVICES);
         let (mut any, mut full) = (false, false);

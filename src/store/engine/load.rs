@@ -319,6 +319,7 @@ fn take_batch(take: &mut Take<'_>, names: &mut Names<'_>) -> Result<Batch, Malfo
         bytes: AtomicU32::new(take.u32()?),
         live: AtomicU32::new(take.u32()?),
         damaged: AtomicBool::new(false),
+        unreadable_since: AtomicU64::new(0),
         body: RwLock::new(None),
         priority: take_priority(take.u8()?)?,
         collapse_key: take.text()?.into(),

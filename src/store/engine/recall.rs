@@ -143,10 +143,12 @@ impl<D: Disk> Engine<D> {
             let got = match &live {
                 Ok((_, live)) if batch.is_live() => self.end_live(now, &batch, live, |_| Failure::Revoked)?,
                 Ok(_) => Got::All(0),
-                Err(_) => {
+                Err(error) if batch.is_given_up(error, now) => {
                     self.found_damaged(&batch);
                     Got::All(0)
                 }
+                // Not for now: it waits, as for room.
+                Err(_) => Got::NoRoom,
             };
             targets += live.map_or(1, |(looked_at, _)| looked_at);
             let Some(recalling) = self.recalling.front_mut() else { break };

@@ -334,7 +334,7 @@ impl Replay<'_> {
     fn forgotten(&mut self, at: Record<'_>) -> Result<(), Malformed> {
         let record = ForgottenRecord::decode(at.payload)?;
         let index = &self.loaded.index;
-        if self.is_new_at_device(&record.key, at.seq) {
+        if self.is_new_at_device(&record.key, at.seq) && !fault::is(Fault::KeepForgotten) {
             drop(index.of_device(&record.key).forget(&record.key, &index.warmth));
         }
         if self.is_new_to_tables(at.seq) && !fault::is(Fault::SkipRows) {

@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::expiry::RETRY_MS;
 use super::{Effect, Engine, StoreFailure};
 use crate::fault::{self, Fault};
 use crate::ids::Seq;
@@ -27,6 +28,8 @@ const SLICE_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct State {
     scan: Option<Scan>,
+    /// Something couldn't be read: not before this time again.
+    retry_at: Millis,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +45,9 @@ struct Scan {
 impl<D: Disk> Engine<D> {
     /// One slice. Answers whether there was anything to do.
     pub(super) fn trim_slice(&mut self, now: Millis) -> Result<bool, StoreFailure> {
+        if now < self.trim.retry_at {
+            return Ok(false);
+        }
         let Some(scan) = self.trim.scan else {
             let segments = self.journal.segments();
             let Some(oldest) = segments.first().filter(|oldest| self.may_go(oldest)) else {
@@ -64,7 +70,7 @@ impl<D: Disk> Engine<D> {
         if scan.after >= scan.last {
             // Looked at everything, and some are still there: their records are damaged.
             self.trim.scan = None;
-            return Ok(self.give_up_on(scan.segment));
+            return Ok(self.give_up_on(now, scan.segment));
         }
         self.copy_slice(scan)
     }
@@ -198,8 +204,9 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    /// Batches of a segment whose records couldn't be copied: unless there was only no room for them, they are damaged.
-    fn give_up_on(&mut self, segment: u32) -> bool {
+    /// Batches of a segment whose records couldn't be copied: unless there was only no room for them, or the disk fails for the moment, they are
+    /// damaged.
+    fn give_up_on(&mut self, now: Millis, segment: u32) -> bool {
         if self.is_short_of_room() {
             return false;
         }
@@ -209,8 +216,11 @@ impl<D: Disk> Engine<D> {
             lost.extend(part.batches.values().filter(|batch| batch.place().segment == segment).cloned());
         }
         for batch in &lost {
-            if self.live_targets(batch).is_err() || self.shared.reader.read(batch.place()).is_err() {
-                self.found_damaged(batch);
+            let read = self.live_targets(batch).and_then(|_| self.shared.reader.read(batch.place()));
+            match read {
+                Ok(_) => batch.was_read(),
+                Err(error) if batch.is_given_up(&error, now) => self.found_damaged(batch),
+                Err(_) => self.trim.retry_at = now + RETRY_MS,
             }
         }
         !self.damaged.is_empty()

@@ -69,6 +69,21 @@ impl<D: Disk> Engine<D> {
         Ok(verified)
     }
 
+    /// A message in memory whose counts don't add up, or disagree with the lists. Reads and changes nothing.
+    #[cfg(feature = "sim")]
+    pub fn unequal(&self) -> Option<String> {
+        let listed = self.count_lists(&mut Verified::default());
+        (0..self.shared.index.len()).find_map(|number| {
+            let part = self.shared.index.lock(number);
+            part.messages.iter().find_map(|(key, record)| {
+                let there = listed.get(key).copied().unwrap_or(0);
+                let counts = record.counts();
+                let is_equal = counts.identity_holds() && counts.pending == there;
+                (!is_equal).then(|| format!("message {}: {there} in lists, {counts:?}", record.message))
+            })
+        })
+    }
+
     /// Entries in lists by message.
     fn count_lists(&self, verified: &mut Verified) -> HashMap<MessageKey, u64, Spread> {
         let mut listed = HashMap::<MessageKey, u64, Spread>::default();

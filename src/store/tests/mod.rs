@@ -14,6 +14,7 @@ mod memory;
 mod model;
 mod model_devices;
 mod plan;
+mod read_errors;
 mod receipts;
 mod restore;
 mod revoke;
