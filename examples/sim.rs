@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Parser;
+use world::planted::{PLANTED, find};
 use world::{Options, Report, run};
 
 /// Simulates the whole edge from many seeds.
@@ -22,6 +23,9 @@ struct Arguments {
     /// Only this one.
     #[arg(long)]
     seed: Option<u64>,
+    /// Only a mistake of `src/fault.rs` that the edge makes, by its name, or `all`: after how many of the seeds each is found.
+    #[arg(long)]
+    plant: Option<String>,
     /// Print everything that happens.
     #[arg(long)]
     trace: bool,
@@ -35,6 +39,9 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(name) = &arguments.plant {
+        return plant(name, arguments.from, arguments.seeds);
+    }
     let options = |seed| {
         let default = Options::of(seed);
         Options { prints: arguments.trace, steps: arguments.steps.unwrap_or(default.steps), ..default }
@@ -80,4 +87,17 @@ fn main() -> ExitCode {
         println!("digest {}", only.digest);
     }
     ExitCode::from(u8::from(!found.is_empty()))
+}
+
+fn plant(name: &str, from: u64, seeds: u64) -> ExitCode {
+    let mut are_found = true;
+    for mistake in PLANTED.into_iter().filter(|mistake| name == "all" || format!("{mistake:?}") == name) {
+        let found = find(mistake, from, seeds);
+        are_found &= found.is_some();
+        match found {
+            Some((seeds, what)) => println!("{mistake:?}: {seeds} seeds: {what}"),
+            None => println!("{mistake:?}: not found"),
+        }
+    }
+    ExitCode::from(u8::from(!are_found))
 }

@@ -3,6 +3,7 @@
 mod world;
 
 use mooring::fault::Fault;
+use world::planted::{PLANTED, find};
 use world::{Options, run};
 
 /// Where fresh seeds begin, to see a whole run again. Without it each run takes others.
@@ -53,37 +54,6 @@ fn a_seed_gives_the_same_trace_twice() {
 /// Every mistake that can be planted is found, within so many seeds.
 const WITHIN: u64 = 1_000;
 
-const PLANTED: [Fault; 28] = [
-    Fault::TellBeforeCommit,
-    Fault::EndUnsaid,
-    Fault::ForgetPending,
-    Fault::DropOnFullOutbox,
-    Fault::AckCumulatively,
-    Fault::RemoveAnySession,
-    Fault::TrimPastCursor,
-    Fault::OrderByPlace,
-    Fault::ForgetBatchIds,
-    Fault::ForgetCopies,
-    Fault::IgnoreFloors,
-    Fault::IgnoreApplied,
-    Fault::ForgetChanged,
-    Fault::DropHeld,
-    Fault::ForgetChangedRows,
-    Fault::SkipRows,
-    Fault::LoseBindings,
-    Fault::ForgetRecalls,
-    Fault::KeepUnbound,
-    Fault::WriteExpired,
-    Fault::ConfirmOnRead,
-    Fault::ForgetHandover,
-    Fault::RepeatOnlineOnly,
-    Fault::LetOlderIn,
-    Fault::SkipEvent,
-    Fault::PullUncommitted,
-    Fault::ReadUnchecked,
-    Fault::DamageUnsaid,
-];
-
 #[test]
 fn planted_mistakes_are_found() {
     let find = |thread: usize| {
@@ -98,10 +68,7 @@ fn planted_mistakes_are_found() {
 }
 
 fn is_found(mistake: Fault) -> bool {
-    let found = (0..WITHIN).find_map(|seed| {
-        let options = Options { planted: Some(mistake), ..Options::of(seed) };
-        run(options).err().map(|violation| (seed + 1, violation.what))
-    });
+    let found = find(mistake, 0, WITHIN);
     match &found {
         Some((seeds, what)) => println!("{mistake:?}: {seeds} seeds: {what}"),
         None => println!("{mistake:?}: not found"),

@@ -29,6 +29,14 @@ pub(crate) struct Chances {
     pub(crate) restore: SmallRng,
     /// Who registers, and whose credentials are revoked when.
     pub(crate) credentials: SmallRng,
+    /// Who stays away so long that it is forgotten.
+    pub(crate) forgetting: SmallRng,
+    /// Which reads of the disk fail.
+    pub(crate) reads: SmallRng,
+    /// Who follows presence.
+    pub(crate) presence: SmallRng,
+    /// When the edge leaves.
+    pub(crate) leaving: SmallRng,
 }
 
 impl Chances {
@@ -49,6 +57,10 @@ impl Chances {
             damage: stream(10),
             restore: stream(20),
             credentials: stream(11),
+            forgetting: stream(12),
+            reads: stream(13),
+            presence: stream(14),
+            leaving: stream(15),
         }
     }
 }

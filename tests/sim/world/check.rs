@@ -6,10 +6,14 @@ use super::oracle::ensure;
 use super::router::Router;
 use super::{MAIL_STEPS, World};
 
+/// What takes longer to look at is looked at in one of so many steps.
+const CHECKED_STEPS: u64 = 4;
+
 impl World {
     /// What must hold after every step.
     pub(super) fn check(&mut self) -> Result<(), String> {
         self.memory.check(self.edge.as_mut())?;
+        self.note_who_is_there();
         let Some(edge) = &mut self.edge else { return Ok(()) };
         // Of a machine that has just gone nothing can be read.
         let says_damaged = !self.disk.is_down() && edge.says_damaged();
@@ -43,6 +47,10 @@ impl World {
             }
         }
         self.unnamed = unnamed;
+        if self.oracle.step.is_multiple_of(CHECKED_STEPS) && !self.oracle.is_damaged() {
+            let unequal = edge.unequal();
+            ensure!(unequal.is_none(), "{unequal:?}");
+        }
         Ok(())
     }
 

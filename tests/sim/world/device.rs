@@ -34,6 +34,8 @@ pub(crate) struct Device {
     app_key: AppKey,
     /// It has got its id and its credential from the edge.
     pub(crate) registers: bool,
+    /// The directory had it after the last step.
+    pub(crate) was_there: bool,
     machine: Machine,
     session: Option<Session>,
     /// Connections that it has forgotten, and the edge hasn't.
@@ -115,6 +117,7 @@ impl Device {
             key: DeviceKey::of(digest, app, &id),
             app_key: app.clone(),
             registers: install.is_some(),
+            was_there: false,
             id,
             machine,
             session: None,
@@ -134,6 +137,10 @@ impl Device {
 
     pub(crate) fn pipes(&self) -> impl Iterator<Item = &Pipe> {
         self.ghosts.iter().chain(self.session.as_ref().map(|session| &session.link.pipe))
+    }
+
+    pub(crate) fn app(&self) -> &str {
+        self.app_key.as_str()
     }
 
     pub(crate) fn is_connected(&self) -> bool {

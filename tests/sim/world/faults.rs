@@ -70,6 +70,9 @@ impl World {
             }
         }
         let now = self.now();
+        if let Some(what) = self.reads.strike(&self.disk, &mut self.chances.reads) {
+            self.trace.note(now, format_args!("{what}"));
+        }
         let is_quiet = self.edge.as_ref().is_some_and(|edge| !edge.has_staged()) && !self.disk.is_down();
         if let Some(what) = self.damage.strike(&self.disk, is_quiet, &mut self.chances.damage) {
             self.trace.note(now, format_args!("{what}"));
@@ -83,6 +86,18 @@ impl World {
                 device.disconnect(now, mooring::client::device::End::Broken, cut, &mut self.oracle);
                 let longest = if once_in(rng, 5) { 60_000 } else { 4_000 };
                 device.connect_at += rng.random_range(0..longest);
+            }
+            let after = self.plan.store.forget_after_ms;
+            if after > 0 && once_in(&mut self.chances.forgetting, 150) {
+                let away = self.chances.forgetting.random_range(0..after * 4);
+                self.trace.note(now, format_args!("{} goes away for {away} ms", device.id));
+                device.disconnect(
+                    now,
+                    mooring::client::device::End::Broken,
+                    away.is_multiple_of(2),
+                    &mut self.oracle,
+                );
+                device.connect_at = now + away;
             }
             if device.has_link() && once_in(rng, 200) {
                 self.trace.note(now, format_args!("{} connects anew", device.id));
@@ -132,6 +147,7 @@ impl World {
         self.crashes += 1;
         self.note(format_args!("the edge dies: {death:?}"));
         self.edge = None;
+        self.leaving.is_over();
         self.newest.clear();
         if death != Death::Process {
             self.devices.iter_mut().for_each(|device| device.look_at_unread(&mut self.oracle));
@@ -162,6 +178,10 @@ impl World {
             self.dies = if self.chances.process.random() { Death::Process } else { Death::Power(Loss::Some) };
         }
         self.raise_epoch();
+        if !self.is_calm {
+            self.reads.strike_start(&self.disk, &mut self.chances.reads);
+        }
+        let failed_reads = self.disk.failed_reads();
         // Never the same twice.
         self.plan.store.history = HistoryId::new(self.disk.operations() + 1 + self.restore.lost_operations);
         match Edge::start(&self.disk, &self.time, &self.plan) {
@@ -184,13 +204,21 @@ impl World {
                 self.note(format_args!(
                     "the edge starts at {head} (checkpoint {checkpoint}), {pending} pending"
                 ));
+                self.leaving.check(&edge, self.oracle.is_damaged())?;
                 self.check_revocations(&edge)?;
+                self.oracle.known.begin_life(head.0, edge.now());
                 self.edge = Some(edge);
                 self.ticked.fill(0);
             }
             Err(_) if self.disk.is_down() => {
                 let dies = self.dies;
                 self.die(dies);
+            }
+            // It doesn't take what it can't read for what isn't there: an operator looks after the disk.
+            Err(error) if self.disk.failed_reads() > failed_reads => {
+                self.note(format_args!("the edge can't start: {error}"));
+                self.disk.fail_reads_between(0..0);
+                self.start_at = self.now() + 1_000;
             }
             // Allocations that were not durable are gone, and somebody else has the room: an operator makes some.
             Err(error) if ["disk is full", "no space"].iter().any(|why| error.to_string().contains(why)) => {

@@ -10,10 +10,15 @@ mod credentials;
 mod damage;
 mod device;
 mod faults;
+mod known;
+mod leaving;
 mod link;
 mod memory;
 mod oracle;
 mod plan;
+pub(crate) mod planted;
+mod presence;
+mod reads;
 mod restore;
 mod router;
 mod trace;
@@ -35,9 +40,12 @@ use credentials::Credentials;
 use damage::Damage;
 use device::Device;
 use faults::Death;
+use known::Known;
+use leaving::Leaving;
 use memory::Memory;
 use oracle::{Oracle, ensure};
 use plan::plan;
+use reads::Reads;
 use restore::Restore;
 use router::{APPS, Batches, Router};
 use trace::Trace;
@@ -145,6 +153,10 @@ struct World {
     damage: Damage,
     restore: Restore,
     credentials: Credentials,
+    leaving: Leaving,
+    reads: Reads,
+    /// Presence is gathered again from then on.
+    gather_at: Millis,
     /// The ids of the devices.
     names: Vec<String>,
 }
@@ -157,6 +169,9 @@ impl World {
     fn new(options: Options) -> Self {
         let mut chances = Chances::of(options.seed);
         let mut plan = plan(&mut chances.schedule);
+        if once_in(&mut chances.forgetting, 3) {
+            plan.store.forget_after_ms = chances.forgetting.random_range(3_000..12_000);
+        }
         let memory = Memory::new();
         plan.store.budget = memory.budget();
         let heavy = once_in(&mut chances.routers, 4);
@@ -173,12 +188,20 @@ impl World {
         let damage = Damage::new(&mut chances.damage);
         let restore = Restore::new(&mut chances.restore, damage.happens);
         let devices: Vec<Device> = (0..devices).map(device).collect();
-        let oracle = Oracle {
+        let follows = once_in(&mut chances.presence, 3);
+        let routers =
+            (1..=plan.routers.len() as u64).map(|number| Router::new(number, follows, &mut chances.routers));
+        let routers = routers.collect();
+        let mut oracle = Oracle {
             edge_now: START,
             quota: plan.store.app_quotas.values().any(|quota| quota.drop_oldest),
             may_have_gaps: plan.store.stream_hard_bytes < 1 << 30,
+            known: Known::new(plan.store.forget_after_ms),
+            epoch: plan.epoch,
             ..Oracle::default()
         };
+        let reads = Reads::new(&mut chances.reads);
+        oracle.reads_fail = reads.happen;
         Self {
             edge: None,
             start_at: 0,
@@ -187,7 +210,10 @@ impl World {
             names: devices.iter().map(|device| device.id.clone()).collect(),
             devices,
             credentials,
-            routers: (1..=plan.routers.len() as u64).map(|n| Router::new(n, &mut chances.routers)).collect(),
+            leaving: Leaving::new(&mut chances.leaving),
+            reads,
+            gather_at: 0,
+            routers,
             oracle,
             trace: Trace::new(options.prints),
             is_calm: false,
@@ -238,7 +264,9 @@ impl World {
         self.oracle.finish(&totals, stalled)?;
         self.check_ledger()?;
         self.check_at_rest()?;
+        self.check_presence()?;
         // What it counted holds after a power loss too.
+        let totals = self.edge.as_ref().ok_or("no edge")?.totals();
         self.die(Death::Power(Loss::All));
         self.start_at = 0;
         self.start()?;
@@ -274,6 +302,7 @@ impl World {
             self.operate();
         }
         self.revoke_credentials();
+        self.leave()?;
         if self.edge.is_none() && self.now() >= self.start_at {
             self.start()?;
         }
@@ -297,6 +326,7 @@ impl World {
         self.disk.crash_at(u64::MAX);
         self.disk.set_capacity(None);
         self.damage.heal(&self.disk);
+        self.disk.fail_reads_between(0..0);
         let now = self.now();
         self.start_at = self.start_at.min(now);
         for router in &mut self.routers {

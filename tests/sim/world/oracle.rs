@@ -9,6 +9,7 @@ mod stored;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::credentials::Revoked;
+use super::known::Known;
 use mooring::push::{Counts, Failure, Millis};
 use mooring::wire::pb::router as pb;
 
@@ -30,6 +31,8 @@ pub(crate) struct Sent {
     pub(crate) message: u64,
     pub(crate) targets: Vec<String>,
     pub(crate) online_only: bool,
+    /// Who is offline is not to be pushed to.
+    pub(crate) returns: bool,
     pub(crate) collapse_key: String,
     /// By ordinal: the account that the target was resolved from, or empty.
     pub(crate) accounts: Vec<String>,
@@ -45,7 +48,7 @@ pub(crate) struct Answer {
 }
 
 /// An end, and the sequence that tells it.
-type End = (Result<(), Failure>, u64);
+pub(crate) type End = (Result<(), Failure>, u64);
 
 /// One session as its device saw it.
 #[derive(Clone, Debug)]
@@ -101,10 +104,14 @@ pub(crate) struct Oracle {
     pub(crate) is_restored: bool,
     /// Batches that routers repeat, as the edge may have lost them, until they are answered.
     pub(crate) to_repeat: BTreeSet<String>,
+    /// Which devices the edge knows.
+    pub(crate) known: Known,
     /// By device: what operators revoked.
     pub(crate) credentials: BTreeMap<String, Revoked>,
     /// The epoch of the apps' credentials.
     pub(crate) epoch: u32,
+    /// Reads of the disk fail now and then.
+    pub(crate) reads_fail: bool,
     /// Some app drops the oldest of what a device has pending.
     pub(crate) quota: bool,
 }
@@ -117,6 +124,11 @@ impl Oracle {
     /// The edge may have lost what it said, and routers repeat what has an answer.
     pub(crate) fn forgets(&self) -> bool {
         self.is_damaged() || self.is_restored
+    }
+
+    /// Each event that there was has come.
+    fn is_whole(&self) -> bool {
+        self.gaps == 0 && !self.forgets()
     }
 
     /// The edge says that something is damaged.
@@ -239,7 +251,8 @@ impl Oracle {
                 self.gaps += gap.events - gap.by_event.get("unreadable").copied().unwrap_or(0);
                 self.missed.push((gap.first, gap.last));
             }
-            Some(pb::stream_event::Event::Device(_)) | None => {}
+            Some(pb::stream_event::Event::Device(device)) => self.known.event(device, sequence),
+            None => {}
         }
         Ok(())
     }
@@ -291,9 +304,9 @@ impl Oracle {
             Err(Failure::PushDisabled) => self.switched_off.contains(device),
             Err(Failure::Unbound) => !sent.accounts[key.1 as usize].is_empty(),
             Err(Failure::Reinstalled) => self.reinstalled.contains(device),
-            // What is damaged is said to be so before it ends anything, and nobody stays away for so long.
+            // What is damaged is said to be so before it ends anything.
             Err(Failure::Storage) => self.is_damaged(),
-            Err(Failure::Forgotten) => false,
+            Err(Failure::Forgotten) => self.known.forgets(),
         };
         ensure!(possible, "{key:?} of {device} can't have ended as {end:?}: {sent:?}, {answer:?}");
         Ok(())
@@ -371,6 +384,9 @@ impl Oracle {
         for (id, answer) in &self.answers {
             accepted += u64::from(answer.accepted);
             let (sent, mut endless) = (&self.batches[id], 0);
+            if self.is_whole() {
+                self.known.check_answer(id, sent, answer)?;
+            }
             for (ordinal, device) in (0u32..).zip(&sent.targets) {
                 let key = (id.clone(), ordinal);
                 let end = self.ends.get(&key);
@@ -381,6 +397,9 @@ impl Oracle {
                         "{key:?} was refused ({reason}), and ended: {end:?}"
                     );
                     continue;
+                }
+                if let Some(end) = end.filter(|_| self.is_whole()) {
+                    self.known.check_end(device, answer.sequence, end)?;
                 }
                 match end {
                     Some((Ok(()), _)) => arrived += 1,
@@ -421,6 +440,9 @@ impl Oracle {
         if self.gaps == 0 && !self.is_damaged() {
             ensure!(totals.arrived == arrived, "the stream says {arrived} arrived, counted are {totals:?}");
             ensure!(totals.failed == failed, "the stream says {failed:?} failed, counted are {totals:?}");
+        }
+        if self.is_whole() {
+            self.known.check_events()?;
         }
         if self.gaps == 0 && self.damaged.is_readable() {
             for said in &self.confirmed {

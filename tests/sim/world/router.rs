@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use mooring::client::router::{Ledger, Tally};
+use mooring::client::router::{Ledger, PresenceMap, Tally};
 use mooring::ids::DigestKey;
 use mooring::push::Millis;
 use mooring::sim::Pipe;
@@ -36,6 +36,8 @@ pub(crate) struct Router {
     named: BTreeSet<String>,
     /// When it repeats what the edge may have lost.
     repeat_at: Millis,
+    /// Who is connected, if it wants to know.
+    presence: Option<PresenceMap>,
 }
 
 struct Open {
@@ -81,7 +83,7 @@ fn find(bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
 }
 
 impl Router {
-    pub(crate) fn new(number: u64, rng: &mut SmallRng) -> Self {
+    pub(crate) fn new(number: u64, follows: bool, rng: &mut SmallRng) -> Self {
         Self {
             name: format!("router-{number}"),
             ledger: Ledger::new(DigestKey([3; 32])),
@@ -95,6 +97,7 @@ impl Router {
             revokes: BTreeMap::new(),
             named: BTreeSet::new(),
             repeat_at: 0,
+            presence: follows.then(PresenceMap::default),
         }
     }
 
@@ -108,6 +111,20 @@ impl Router {
 
     pub(crate) fn has_link(&self) -> bool {
         self.link.is_some()
+    }
+
+    pub(crate) fn follows(&self) -> bool {
+        self.presence.is_some()
+    }
+
+    /// Whether presence says this of each device (app, id, connected), and of no other; also if it doesn't follow.
+    pub(crate) fn says(&self, present: &[(&str, &str, bool)]) -> bool {
+        let Some(map) = &self.presence else { return true };
+        let is_so = |(app, id, is_there): &(&str, &str, bool)| {
+            (map.state(app, id) != pb::PresenceState::Disconnected) == *is_there
+        };
+        let count = present.iter().filter(|(.., is_there)| *is_there).count();
+        self.is_open() && present.iter().all(is_so) && map.connected() == count
     }
 
     fn is_open(&self) -> bool {
@@ -151,7 +168,7 @@ impl Router {
             version: 1,
             name: self.name.clone(),
             streams,
-            presence: None,
+            presence: self.presence.as_ref().map(|map| map.open(&[])),
         }));
     }
 
@@ -225,6 +242,7 @@ impl Router {
         self.batches += 1;
         let batch_id = format!("{}-{}", self.name, self.batches);
         let policy = if once_in(rng, 12) { pb::OfflinePolicy::Return } else { pb::OfflinePolicy::Store };
+        let returns = policy == pb::OfflinePolicy::Return;
         let both = targets.iter().zip(&accounts);
         let target = |(id, account): (&String, &String)| pb::Target {
             device_id: id.clone(),
@@ -245,7 +263,7 @@ impl Router {
             source: 0,
             target_type: String::new(),
         };
-        let sent = Sent { message, targets, online_only: retention == 0, collapse_key, accounts };
+        let sent = Sent { message, targets, online_only: retention == 0, returns, collapse_key, accounts };
         oracle.batches.insert(batch_id, sent);
         self.ledger.deliver(batch);
     }
@@ -421,6 +439,20 @@ impl Router {
                 }
                 self.asks_edge = true;
                 self.disconnect(now, 100);
+            }
+            // What can't be read for the moment.
+            pb::to_router::Frame::Error(error)
+                if oracle.reads_fail && error.code() == pb::LinkErrorCode::Internal =>
+            {
+                trace(format!("{name} is told: {}", error.text));
+                self.disconnect(now, 500);
+            }
+            pb::to_router::Frame::Presence(presence) => {
+                let (changes, is_snapshot) = (presence.changes.len(), presence.snapshot);
+                trace(format!("{name}: presence of {changes}, snapshot: {is_snapshot}"));
+                if let Some(map) = &mut self.presence {
+                    map.handle(presence);
+                }
             }
             pb::to_router::Frame::Error(error) => {
                 return Err(format!("{name} is told {:?}: {}", error.code(), error.text));

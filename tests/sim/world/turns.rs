@@ -8,12 +8,15 @@ use rand::Rng;
 
 use super::World;
 use super::chance::once_in;
+use super::faults::Death;
 use super::oracle::ensure;
 use super::plan::room;
-use super::router::STREAMS;
+use super::router::{Router, STREAMS};
 
 /// How often a shard's timers fire, milliseconds.
 const TICK_MS: Millis = 100;
+/// How often presence is gathered, milliseconds.
+const GATHER_MS: Millis = 1_000;
 
 /// Something that the edge may do next.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +26,7 @@ enum Part {
     Turn(usize, bool),
     Connection(usize, u64),
     Link(usize),
+    Presence,
 }
 
 impl World {
@@ -31,6 +35,7 @@ impl World {
         let now = self.now();
         let clock = START + now;
         let is_calm = self.is_calm;
+        let is_leaving = self.leaving.has_begun();
         let Self { devices, routers, edge, chances, oracle, trace, batches, names, .. } = self;
         let note = &mut |what: String| trace.note(now, format_args!("{what}"));
         if let Some(edge) = edge {
@@ -42,6 +47,7 @@ impl World {
             }
             if let Some(edge) = edge
                 && !device.has_link()
+                && !is_leaving
                 && now >= device.connect_at
             {
                 let shard = chances.network.random_range(0..edge.shards().len());
@@ -73,6 +79,7 @@ impl World {
             }
             if let Some(edge) = edge
                 && !router.has_link()
+                && !is_leaving
                 && now >= router.connect_at
             {
                 let pipe = Pipe::new(room(&mut chances.network));
@@ -108,6 +115,10 @@ impl World {
             parts.extend(shard.woken().into_iter().map(|task| Part::Connection(number, task)));
         }
         parts.extend((0..edge.links()).map(Part::Link));
+        if now >= self.gather_at && self.routers.iter().any(Router::follows) {
+            self.gather_at = now + GATHER_MS;
+            parts.push(Part::Presence);
+        }
         let rng = &mut self.chances.schedule;
         for at in (1..parts.len()).rev() {
             parts.swap(at, rng.random_range(0..=at));
@@ -121,8 +132,10 @@ impl World {
                 Part::Store => {
                     if let Err(failure) = edge.store_turn() {
                         let healed = !self.disk.is_down() && self.damage.heal(&self.disk);
-                        ensure!(healed || self.disk.is_down(), "the store failed: {failure}");
-                        let dies = self.dies;
+                        let is_down = self.disk.is_down();
+                        let is_unread = failure.to_string().contains("the simulated read failed");
+                        ensure!(healed || is_down || is_unread, "the store failed: {failure}");
+                        let dies = if is_down || healed { self.dies } else { Death::Process };
                         self.die(dies);
                     }
                 }
@@ -135,6 +148,7 @@ impl World {
                 }
                 Part::Connection(shard, task) => edge.shards()[shard].poll(task),
                 Part::Link(link) => edge.poll_link(link),
+                Part::Presence => edge.gather_presence(),
             }
         }
         Ok(())

@@ -1,0 +1,161 @@
+//! Which devices the edge knows, as the streams tell it: held against what it answered, and against when devices were there.
+
+use std::collections::BTreeMap;
+
+use mooring::push::Millis;
+use mooring::wire::pb::device::PushState;
+use mooring::wire::pb::router as pb;
+
+use super::World;
+use super::oracle::{Answer, End, Sent, ensure};
+use mooring::push::Failure;
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Known {
+    /// By device: from which sequence on it was known, or no more.
+    devices: BTreeMap<String, BTreeMap<u64, bool>>,
+    /// By device: from which sequence on push was on, or off.
+    switches: BTreeMap<String, BTreeMap<u64, bool>>,
+    /// Who was forgotten at which sequence, and when.
+    forgotten: Vec<(String, u64, Millis)>,
+    /// Each life of the edge: the sequence and the time at its start.
+    lives: Vec<(u64, Millis)>,
+    /// By device: when the directory had it.
+    stays: BTreeMap<String, Vec<Stay>>,
+    /// Milliseconds unseen after which devices are forgotten; 0: never.
+    forget_after_ms: Millis,
+}
+
+/// A time in which a device was in the directory.
+struct Stay {
+    life: usize,
+    from: Millis,
+    to: Millis,
+}
+
+/// What holds as of a sequence.
+fn as_of(changes: Option<&BTreeMap<u64, bool>>, sequence: u64) -> Option<bool> {
+    changes?.range(..sequence).next_back().map(|(_, is)| *is)
+}
+
+impl Known {
+    pub(crate) fn new(forget_after_ms: Millis) -> Self {
+        Self { forget_after_ms, ..Self::default() }
+    }
+
+    /// The edge starts.
+    pub(crate) fn begin_life(&mut self, head: u64, now: Millis) {
+        self.lives.push((head, now));
+    }
+
+    /// Whether a device was ever forgotten, as far as the streams have told.
+    pub(crate) fn forgets(&self) -> bool {
+        self.forget_after_ms > 0
+    }
+
+    /// The directory has this device, and had it a moment ago too, or not.
+    fn has(&mut self, device: &str, now: Millis, stayed: bool) {
+        let life = self.lives.len();
+        let stays = self.stays.entry(device.to_owned()).or_default();
+        match stays.last_mut().filter(|stay| stayed && stay.life == life) {
+            Some(stay) => stay.to = now,
+            None => stays.push(Stay { life, from: now, to: now }),
+        }
+    }
+
+    /// An event of a device.
+    pub(crate) fn event(&mut self, event: &pb::DeviceEvent, sequence: u64) {
+        let id = || event.device_id.clone();
+        match &event.change {
+            Some(pb::device_event::Change::Registered(_)) => {
+                self.devices.entry(id()).or_default().insert(sequence, true);
+                self.switches.entry(id()).or_default().entry(sequence).or_insert(true);
+            }
+            Some(pb::device_event::Change::Push(state)) => {
+                let is_on = *state == i32::from(PushState::On);
+                self.switches.entry(id()).or_default().insert(sequence, is_on);
+            }
+            Some(pb::device_event::Change::Forgotten(_)) => {
+                self.devices.entry(id()).or_default().insert(sequence, false);
+                self.forgotten.push((id(), sequence, event.time));
+            }
+            _ => {}
+        }
+    }
+
+    /// Devices register, are forgotten, and register again; and nobody is forgotten who is there.
+    pub(crate) fn check_events(&self) -> Result<(), String> {
+        for (device, changes) in &self.devices {
+            let mut is_known = false;
+            for (sequence, known) in changes {
+                ensure!(*known != is_known, "{device}, known: {is_known}, at {sequence} becomes {known}");
+                is_known = *known;
+            }
+        }
+        for (device, sequence, time) in &self.forgotten {
+            let life = self.lives.iter().rposition(|(head, _)| head < sequence).map_or(0, |at| at + 1);
+            let stays = self.stays.get(device).into_iter().flatten();
+            let mut seen = stays.filter(|stay| stay.life == life && stay.from < *time && stay.to >= *time);
+            let stay = seen.next().map(|stay| (stay.from, stay.to));
+            ensure!(stay.is_none(), "{device} was forgotten at {time}, and was there (from, to): {stay:?}");
+        }
+        Ok(())
+    }
+
+    /// A target was refused for what was so then, or it wasn't and is taken.
+    pub(crate) fn check_answer(&self, id: &str, sent: &Sent, answer: &Answer) -> Result<(), String> {
+        for (ordinal, device) in (0u32..).zip(&sent.targets) {
+            let known = as_of(self.devices.get(device), answer.sequence).unwrap_or(false);
+            let push_on = as_of(self.switches.get(device), answer.sequence).unwrap_or(true);
+            let refused = answer.refused.get(&ordinal).copied().unwrap_or(0);
+            let fits = match pb::RefuseReason::try_from(refused) {
+                Ok(pb::RefuseReason::Unspecified) => known && push_on,
+                Ok(pb::RefuseReason::DeviceUnknown) => !known,
+                Ok(pb::RefuseReason::PushDisabled) => known && !push_on,
+                Ok(pb::RefuseReason::Offline) => known && push_on && sent.returns,
+                Ok(pb::RefuseReason::OverQuota) => known && push_on,
+                // Perhaps of what was refused before it in the same batch.
+                Ok(pb::RefuseReason::Duplicate) => true,
+                Err(_) => false,
+            };
+            ensure!(
+                fits,
+                "{id}, answered at {}: {device} is refused for {refused}; known: {known}, push on: {push_on}",
+                answer.sequence
+            );
+        }
+        Ok(())
+    }
+
+    /// What was pending of a device that is forgotten ends with it, and only that ends so.
+    pub(crate) fn check_end(&self, device: &str, accepted_at: u64, (end, at): &End) -> Result<(), String> {
+        let next = |from: u64| self.devices.get(device)?.range(from..).find(|(_, known)| !**known);
+        if *end == Err(Failure::Forgotten) {
+            let is_forgotten = next(*at).is_some();
+            ensure!(is_forgotten, "{device}: something ended at {at} as forgotten, and nobody was");
+        }
+        if let Some((forgotten_at, _)) = next(accepted_at) {
+            ensure!(
+                at < forgotten_at,
+                "{device} was forgotten at {forgotten_at}; what was accepted at {accepted_at} ended at {at}: {end:?}"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    /// Looks who is in the directory.
+    pub(super) fn note_who_is_there(&mut self) {
+        let Some(edge) = self.edge.as_ref().filter(|_| self.oracle.known.forgets()) else { return };
+        let now = edge.now();
+        for device in &mut self.devices {
+            let is_there = edge.session_of(&device.key).is_some();
+            if is_there {
+                self.oracle.known.has(&device.id, now, device.was_there);
+            }
+            device.was_there = is_there;
+        }
+    }
+}
