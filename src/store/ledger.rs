@@ -370,7 +370,10 @@ mod tests {
             let at = NOON - (39 - back) * 24 * HOUR;
             ledger.count(&app(), at, |counts| counts.accepted += 1);
             ledger.active(&app(), 1, at);
-            ledger.put(at, true, &mut Writes::new());
+            let mut writes = Writes::new();
+            ledger.put(at, true, &mut writes);
+            let gone = writes.values().filter(|row| row.is_none()).count();
+            assert_eq!(gone, usize::from(back >= 2) + usize::from(back >= 30), "a set, and a day's row");
         }
         assert_eq!((ledger.rows.len(), ledger.places.len(), ledger.active.len()), (30, 30, 2));
         let days = ledger.days(&app(), 90, NOON);
@@ -418,5 +421,48 @@ mod tests {
         }
         let active: Vec<u64> = ledger.days(&app(), 3, NOON).iter().map(|day| day.active).collect();
         assert_eq!(active, [1, 1, 0]);
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_and_goes_on() {
+        let other = AppKey::parse("other").expect("valid");
+        let mut ledger = Ledger::new(0);
+        for app in [&app(), &other, &app()] {
+            ledger.count(app, NOON, |counts| counts.accepted += 1);
+        }
+        ledger.registered(&app(), 4, NOON);
+        ledger.active(&app(), 4, NOON);
+        ledger.active(&app(), 5, NOON);
+        let mut writes = Writes::new();
+        ledger.put(NOON, true, &mut writes);
+        let mut again = Ledger::new(0);
+        for ((table, key), row) in &writes {
+            let row = row_content(*table, key, row.as_deref().expect("written")).expect("whole");
+            match table {
+                Table::Days => again.take_day(key, row),
+                Table::Active => again.take_active(key, row),
+                _ => again.take_totals(row),
+            }
+            .expect("of this version");
+        }
+        for ledger in [&mut ledger, &mut again] {
+            ledger.active(&app(), 5, NOON);
+            let day = |app| ledger.days(app, 1, NOON).remove(0);
+            let (one, two) = (day(&app()), day(&other));
+            assert_eq!((one.counts.accepted, one.registered, one.active), (2, 1, 2));
+            assert_eq!((two.counts.accepted, two.registered, two.active), (1, 0, 0));
+            assert_eq!((ledger.totals.accepted, ledger.registered_below), (3, 5));
+        }
+    }
+
+    #[test]
+    fn each_change_makes_the_tables_due() {
+        let mut ledgers = [(); 4].map(|()| Ledger::new(0));
+        let [record, gone, row, gone_row] = &mut ledgers;
+        record.changed.push(MessageKey(1));
+        gone.gone.push(Seq(1));
+        row.changed_rows.push(DeviceKey([1; 16]));
+        gone_row.gone_rows.push(1);
+        assert_eq!(ledgers.map(|ledger| ledger.due_at()), [Some(0); 4]);
     }
 }

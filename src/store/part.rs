@@ -522,12 +522,4 @@ impl Part {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_entry_is_sixteen_bytes_and_a_device_sixty_four() {
-        assert_eq!((size_of::<Entry>(), size_of::<Cold>()), (16, 16));
-        assert_eq!(size_of::<Device>(), 64);
-    }
-}
+mod tests;

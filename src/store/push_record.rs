@@ -407,4 +407,49 @@ mod tests {
         assert_eq!(record.failure_on(4), Some(Failure::Expired));
         assert!(record.counts().identity_holds());
     }
+
+    #[test]
+    fn reasons_are_counted_apart_each_in_one_place() {
+        let of = (AppKey::parse("app").expect("valid"), MessageId(7));
+        let mut record = PushRecord::new(of, [1; 16], 2, 3, "job".into());
+        record.batches = 2;
+        for (reason, number) in
+            [(Refusal::Offline, Some(9)), (Refusal::OverQuota, None), (Refusal::Offline, None)]
+        {
+            record.add_refused(reason, number);
+        }
+        for reason in [Failure::Expired, Failure::Revoked, Failure::Expired] {
+            *record.failed_by(reason).0 += 1;
+        }
+        assert_eq!((record.refused.len(), record.failed.len()), (2, 2));
+        let counts = record.counts();
+        assert_eq!(counts.batches, 2);
+        assert_eq!(counts.refused[Refusal::Offline as usize - 1], 2);
+        assert_eq!(counts.failed[Failure::Expired as usize - 1], 2);
+    }
+
+    #[test]
+    fn a_message_may_be_where_it_was_written_or_arrived_or_nobody_knows() {
+        let of = (AppKey::parse("app").expect("valid"), MessageId(7));
+        let mut none = PushRecord::new(of, [1; 16], 10, 30, "job".into());
+        none.targets.insert(4);
+        let with = |change: fn(&mut PushRecord)| {
+            let mut record = none.clone();
+            change(&mut record);
+            record
+        };
+        assert!(!none.may_be_on(4, 10));
+        let changes: [fn(&mut PushRecord); 3] = [
+            |record| record.sent_to = NumberSet::One(4),
+            |record| record.arrived_on = NumberSet::One(4),
+            |record| record.arrived_late = NumberSet::One(4),
+        ];
+        for change in changes {
+            assert!(with(change).may_be_on(4, 9) && !with(change).may_be_on(5, 9));
+        }
+        let revoked = with(|record| record.failed_by(Failure::Revoked).1.add(&Numbers::One(4)));
+        assert!(revoked.may_be_on(4, 10) && !revoked.may_be_on(4, 9));
+        let expired = with(|record| record.failed_by(Failure::Expired).1.add(&Numbers::One(4)));
+        assert!(!expired.may_be_on(4, 10));
+    }
 }
