@@ -110,11 +110,10 @@ impl Known {
             let push_on = as_of(self.switches.get(device), answer.sequence).unwrap_or(true);
             let refused = answer.refused.get(&ordinal).copied().unwrap_or(0);
             let fits = match pb::RefuseReason::try_from(refused) {
-                Ok(pb::RefuseReason::Unspecified) => known && push_on,
+                Ok(pb::RefuseReason::Unspecified | pb::RefuseReason::OverQuota) => known && push_on,
                 Ok(pb::RefuseReason::DeviceUnknown) => !known,
                 Ok(pb::RefuseReason::PushDisabled) => known && !push_on,
                 Ok(pb::RefuseReason::Offline) => known && push_on && sent.returns,
-                Ok(pb::RefuseReason::OverQuota) => known && push_on,
                 // Perhaps of what was refused before it in the same batch.
                 Ok(pb::RefuseReason::Duplicate) => true,
                 Err(_) => false,

@@ -87,7 +87,6 @@ impl World {
                 *begun = (now, step);
                 Some(Stage::Devices)
             }
-            Stage::Serves => None,
             Stage::Devices if edge.devices_have_left() => flush(edge, false).map(Stage::Flush),
             Stage::Flush(_) if is_flushed => {
                 edge.close_links();
@@ -97,7 +96,7 @@ impl World {
                 flush(edge, true).map(Stage::LastFlush)
             }
             Stage::LastFlush(_) if is_flushed => return self.left(),
-            Stage::Devices | Stage::Flush(_) | Stage::Links(_) | Stage::LastFlush(_) => None,
+            _ => None,
         };
         if let Some(next) = next {
             self.leaving.stage = next;
