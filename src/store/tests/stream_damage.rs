@@ -10,7 +10,6 @@ use crate::ids::Seq;
 use crate::push::{ReceiptGap, StreamEvent};
 use crate::store::disk::sim::SimDisk;
 use crate::store::journal::{Place, segment_name};
-use crate::store::options::StoreOptions;
 use crate::store::record;
 
 const HOUR: u64 = 3_600_000;
@@ -130,57 +129,6 @@ fn a_gap_at_the_hard_bound_counts_what_cannot_be_read() {
     let gap = harness.stream_state("main").expect("known").gaps.remove(0);
     let of = |word| gap.by_event.get(word).copied();
     assert_eq!((of("arrive"), of("unreadable")), (Some(3), Some(1)), "{gap:?}");
-}
-
-/// The record of a gap, or of a cursor, is damaged: what its segments held is gone, and nothing says whether the reader had it.
-#[test]
-fn where_the_record_of_a_gap_or_of_a_cursor_is_damaged_what_has_gone_is_a_gap() {
-    for kind in [record::GAP, record::CURSOR] {
-        let unbounded = StoreOptions { checkpoint_bytes: u64::MAX, ..small() };
-        let (disk, mut harness) = opened(&unbounded);
-        event(&mut harness, 1);
-        let cursor = harness.stream(Seq(0))[0].0;
-        harness.ack_stream(cursor);
-        event(&mut harness, 2);
-        device_records(&mut harness, 6 * 16 * 1024);
-        for _ in 0..2 {
-            device_records(&mut harness, 1_000);
-            harness.checkpoint().expect("the disk works");
-            harness.settle().expect("the disk works");
-        }
-        let bounded = StoreOptions { checkpoint_bytes: u64::MAX, ..hard() };
-        if kind == record::GAP {
-            harness = reopened(&disk, harness, &bounded);
-        } else {
-            harness.ack_stream(harness.head());
-        }
-        harness.now += 10_000;
-        harness.settle().expect("the disk works");
-        let kept = Seq(harness.engine.shared().reader.oldest().0 - 1);
-        assert!(kept > cursor, "{kind}: nothing has gone");
-        // A gap grows: each of its records says all of it. Of the cursors the newest counts.
-        let mut lost = places(&harness, kind);
-        if kind == record::CURSOR {
-            lost.drain(..lost.len() - 1);
-        }
-        lost.iter().for_each(|(_, place)| flip(&disk, *place));
-        for again in 0..3 {
-            harness = reopened(&disk, harness, &unbounded);
-            let bounds = harness.engine.stream_bounds("main").expect("known");
-            assert_eq!(bounds.cursor, cursor, "{kind} {again}");
-            let told = gaps(&harness.stream(cursor));
-            assert_eq!(told[0], unreadable(Seq(cursor.0 + 1), kept), "{kind} {again}: {told:?}");
-            if again == 1 {
-                harness.checkpoint().expect("the disk works");
-            }
-        }
-        // Who has more than the edge knows goes on from there.
-        assert!(!gaps(&harness.stream(kept)).contains(&told_of(cursor, kept)));
-    }
-}
-
-fn told_of(cursor: Seq, kept: Seq) -> ReceiptGap {
-    unreadable(Seq(cursor.0 + 1), kept)
 }
 
 /// Neither a checkpoint nor the tables have it, and its router is past its sequence: nobody else could say that it is gone.
