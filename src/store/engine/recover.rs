@@ -95,18 +95,29 @@ fn apart(applied: Seq, covers: Seq) -> impl FnOnce(JournalError) -> OpenError {
     }
 }
 
-/// What a start writes: what the configuration changes, and its history. That comes back if there is no room for its record: nothing else is
+/// What a start writes: what damage and the configuration change in the streams, and its history. That comes back if there is no room for its record: nothing else is
 /// written then either, until there is.
 fn begin<D: Disk>(
     options: &StoreOptions,
     journal: &Journal<D>,
+    recovery: &Recovery,
     streams: &mut SavedStreams,
 ) -> (Vec<Change>, Option<HistoryId>) {
+    if !recovery.corrupt.is_empty() {
+        streams.cover_lost(Seq(journal.reader().oldest().0.saturating_sub(1)));
+    }
     let history = options.history.unwrap_or_else(|| HistoryId::random(&mut rand::rng()));
     let has_room = journal.fits(HISTORY_BYTES, true);
     let begins = has_room.then_some(history);
     let changes = streams.configure(options, journal.reader().oldest(), journal.next_seq(), begins);
     (changes, (!has_room).then_some(history))
+}
+
+/// The streams, which tell their readers where records were lost that no checkpoint has seen.
+fn with_losses(streams: Streams, recovery: &Recovery, covers: Seq) -> Streams {
+    let ranges = recovery.corrupt.iter().filter_map(|damage| damage.lost);
+    ranges.filter(|(_, last)| *last > covers).for_each(|(_, last)| streams.note_lost(last));
+    streams
 }
 
 fn bytes_behind<D: Disk>(journal: &Journal<D>, covers: Seq) -> u64 {
@@ -168,18 +179,12 @@ impl<D: Disk> Engine<D> {
         replay.check_tables()?;
         replay.tidy();
         let left_out = replay.left_out();
-        let is_damaged = !recovery.corrupt.is_empty() || left_out > 0;
-        let lost = is_damaged.then(|| replay.lost(&recovery));
+        let lost = replay.lost(&recovery);
         let ledger = replay.ledger;
         let Loaded { index, next_number, mut streams, controls, apps, .. } = replay.loaded;
         index.set_committed(recovery.head);
-        if !recovery.corrupt.is_empty() {
-            streams.cover_lost(Seq(journal.reader().oldest().0.saturating_sub(1)));
-        }
-        let (changes, history) = begin(options, &journal, &mut streams);
-        let streams = Streams::new(streams, &options.streams);
-        let ranges = recovery.corrupt.iter().filter_map(|damage| damage.lost);
-        ranges.filter(|(_, last)| *last > covers).for_each(|(_, last)| streams.note_lost(last));
+        let (changes, history) = begin(options, &journal, &recovery, &mut streams);
+        let streams = with_losses(Streams::new(streams, &options.streams), &recovery, covers);
         let shared = Shared {
             index,
             bodies,
@@ -192,11 +197,11 @@ impl<D: Disk> Engine<D> {
             head: watch::Sender::new(recovery.head),
         };
         StoreStats::set(&shared.stats.damaged, left_out);
-        let since = bytes_behind(&journal, covers);
         let mut engine = Self {
             memory: memory::Memory::new(options, shared.index.len()),
             disk,
             options: options.clone(),
+            checkpoints: checkpoint::State::new(bytes_behind(&journal, covers), covers, oldest_kept),
             journal,
             shared: Arc::new(shared),
             sink,
@@ -218,7 +223,6 @@ impl<D: Disk> Engine<D> {
             duty: 0,
             ledger,
             tables: State::new(tables),
-            checkpoints: checkpoint::State::new(since, covers, oldest_kept),
             trim: trim::State::default(),
             controls,
             gap: None,

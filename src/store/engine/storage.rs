@@ -54,8 +54,11 @@ pub(super) struct Lost {
 }
 
 impl Replay<'_> {
-    /// What has to be done about what is lost.
-    pub(super) fn lost(&self, recovery: &Recovery) -> Lost {
+    /// What has to be done about what is lost, if anything is damaged.
+    pub(super) fn lost(&self, recovery: &Recovery) -> Option<Lost> {
+        if recovery.corrupt.is_empty() && self.left_out() == 0 {
+            return None;
+        }
         let ranges = recovery.corrupt.iter().filter_map(|damage| damage.lost);
         // What the checkpoint covers is in it.
         let lost: Vec<_> = ranges
@@ -67,7 +70,7 @@ impl Replay<'_> {
         };
         self.forget_ids(&lost);
         let untold = lost.iter().copied().filter(|range| !is_told(range)).collect();
-        Lost { untold, missing: self.reconcile(), ..Lost::default() }
+        Some(Lost { untold, missing: self.reconcile(), ..Lost::default() })
     }
 
     /// The id of a batch whose record is lost may be known all the same, where its slice of the checkpoint was cut later than that of the entries. A

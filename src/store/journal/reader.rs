@@ -149,12 +149,11 @@ impl<D: Disk> JournalReader<D> {
                     let place = Place { segment, offset };
                     f(Record { seq: raw.seq, kind: raw.kind, payload: raw.payload, place, group_time })?;
                 }
-                Ok(_) => {}
-                // What lies before is nobody's question.
                 Err((offset, _, last)) if last > after => {
                     self.shared.count_damage(Place { segment, offset });
                 }
-                Err(_) => {}
+                // What lies before is nobody's question.
+                Ok(_) | Err(_) => {}
             }
         }
         ControlFlow::Continue(())
