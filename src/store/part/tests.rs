@@ -24,6 +24,7 @@ fn entry(seq: u64, message: u64, priority: Priority) -> Entry {
         bytes: AtomicU32::new(0),
         live: AtomicU32::new(1),
         damaged: AtomicBool::new(false),
+        unreadable_since: AtomicU64::new(0),
         body: RwLock::new(None),
         priority,
         collapse_key: "".into(),

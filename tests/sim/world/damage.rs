@@ -88,7 +88,7 @@ impl Damage {
 
     /// A checkpoint, if another one is whole.
     fn checkpoint(&mut self, names: Vec<String>, rng: &mut SmallRng) -> Option<String> {
-        let all: Vec<_> = names.into_iter().filter(|name| name.starts_with("checkpoint-")).collect();
+        let all: Vec<_> = names.into_iter().filter(|name| name.strip_suffix(".ckpt").is_some()).collect();
         if all.len() < 2 || all.iter().any(|name| self.checkpoints.contains(name)) {
             return None;
         }
