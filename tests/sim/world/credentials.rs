@@ -50,8 +50,9 @@ impl Revoked {
 }
 
 impl Credentials {
-    pub(crate) fn new(plan: &mut Plan, rng: &mut SmallRng) -> Self {
-        let happens = rng.random();
+    /// Perhaps, if `may` be.
+    pub(crate) fn new(plan: &mut Plan, may: bool, rng: &mut SmallRng) -> Self {
+        let happens = rng.random() && may;
         if happens && once_in(rng, 3) {
             plan.registrations_per_s = 1;
         }

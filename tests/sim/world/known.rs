@@ -10,6 +10,9 @@ use super::World;
 use super::oracle::{Answer, End, Sent, ensure};
 use mooring::push::Failure;
 
+/// Records in which a device that is forgotten ends, at most.
+const DEVICE_RECORDS: u64 = 100;
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Known {
@@ -49,7 +52,12 @@ impl Known {
         self.lives.push((head, now));
     }
 
-    /// Whether a device was ever forgotten, as far as the streams have told.
+    /// Whether this device was ever forgotten, as far as the streams have told.
+    pub(crate) fn has_forgotten(&self, device: &str) -> bool {
+        self.forgotten.iter().any(|(forgotten, ..)| forgotten == device)
+    }
+
+    /// Whether devices may be forgotten.
     pub(crate) fn forgets(&self) -> bool {
         self.forget_after_ms > 0
     }
@@ -84,7 +92,7 @@ impl Known {
         }
     }
 
-    /// Devices register, are forgotten, and register again; and nobody is forgotten who is there.
+    /// Devices register, are forgotten, and register again; and nobody is forgotten who is there, before and behind.
     pub(crate) fn check_events(&self) -> Result<(), String> {
         for (device, changes) in &self.devices {
             let mut is_known = false;
@@ -96,7 +104,7 @@ impl Known {
         for (device, sequence, time) in &self.forgotten {
             let life = self.lives.iter().rposition(|(head, _)| head < sequence).map_or(0, |at| at + 1);
             let stays = self.stays.get(device).into_iter().flatten();
-            let mut seen = stays.filter(|stay| stay.life == life && stay.from < *time && stay.to >= *time);
+            let mut seen = stays.filter(|stay| stay.life == life && stay.from < *time && stay.to > *time);
             let stay = seen.next().map(|stay| (stay.from, stay.to));
             ensure!(stay.is_none(), "{device} was forgotten at {time}, and was there (from, to): {stay:?}");
         }
@@ -131,7 +139,9 @@ impl Known {
     pub(crate) fn check_end(&self, device: &str, accepted_at: u64, (end, at): &End) -> Result<(), String> {
         let next = |from: u64| self.devices.get(device)?.range(from..).find(|(_, known)| !**known);
         if *end == Err(Failure::Forgotten) {
-            let is_forgotten = next(*at).is_some();
+            // Or the power went between the two records.
+            let is_cut = self.lives.iter().any(|(head, _)| (*at..*at + DEVICE_RECORDS).contains(head));
+            let is_forgotten = next(*at).is_some() || is_cut;
             ensure!(is_forgotten, "{device}: something ended at {at} as forgotten, and nobody was");
         }
         if let Some((forgotten_at, _)) = next(accepted_at) {

@@ -41,8 +41,9 @@ enum Stage {
 }
 
 impl Leaving {
-    pub(crate) fn new(rng: &mut SmallRng) -> Self {
-        Self { happens: rng.random(), stage: Stage::Serves, begun: (0, 0), left_with: None }
+    /// Perhaps, if `may` be.
+    pub(crate) fn new(may: bool, rng: &mut SmallRng) -> Self {
+        Self { happens: rng.random() && may, stage: Stage::Serves, begun: (0, 0), left_with: None }
     }
 
     pub(crate) fn has_begun(&self) -> bool {

@@ -169,7 +169,11 @@ impl World {
     fn new(options: Options) -> Self {
         let mut chances = Chances::of(options.seed);
         let mut plan = plan(&mut chances.schedule);
-        if once_in(&mut chances.forgetting, 3) {
+        let damage = Damage::new(&mut chances.damage);
+        let restore = Restore::new(&mut chances.restore, damage.happens);
+        // What is held against all that was said before has no place in a run that takes some of it back.
+        let keeps_time = !restore.happens;
+        if once_in(&mut chances.forgetting, 3) && keeps_time {
             plan.store.forget_after_ms = chances.forgetting.random_range(3_000..12_000);
         }
         let memory = Memory::new();
@@ -179,14 +183,12 @@ impl World {
         let time = Arc::new(SimTime::default());
         time.wall.store(START, Ordering::Relaxed);
         let batches = Batches { devices, apps: plan.apps.len(), collapse: chances.routers.random(), heavy };
-        let credentials = Credentials::new(&mut plan, &mut chances.credentials);
+        let credentials = Credentials::new(&mut plan, keeps_time, &mut chances.credentials);
         let device = |number: usize| {
             let app = &plan.apps[number % plan.apps.len()];
             let install = credentials.install_secret(&mut chances.credentials);
             Device::new(number, app, &plan.store.digest_key, install, &mut chances.devices)
         };
-        let damage = Damage::new(&mut chances.damage);
-        let restore = Restore::new(&mut chances.restore, damage.happens);
         let devices: Vec<Device> = (0..devices).map(device).collect();
         let follows = once_in(&mut chances.presence, 3);
         let routers =
@@ -200,7 +202,7 @@ impl World {
             epoch: plan.epoch,
             ..Oracle::default()
         };
-        let reads = Reads::new(&mut chances.reads);
+        let reads = Reads::new(keeps_time, &mut chances.reads);
         oracle.reads_fail = reads.happen;
         Self {
             edge: None,
@@ -210,7 +212,7 @@ impl World {
             names: devices.iter().map(|device| device.id.clone()).collect(),
             devices,
             credentials,
-            leaving: Leaving::new(&mut chances.leaving),
+            leaving: Leaving::new(keeps_time && !damage.happens, &mut chances.leaving),
             reads,
             gather_at: 0,
             routers,

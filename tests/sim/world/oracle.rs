@@ -232,7 +232,9 @@ impl Oracle {
                     return Ok(());
                 }
                 let before = self.told.insert((key, receipt.batch_id.clone()), sequence);
-                let first = before.is_none_or(|before| self.may_end_again(&receipt.batch_id, before));
+                // Who was forgotten comes back as a new device, of whom nothing was told.
+                let first = self.known.has_forgotten(&receipt.device_id)
+                    || before.is_none_or(|before| self.may_end_again(&receipt.batch_id, before));
                 ensure!(first, "told twice, at {sequence}, before at {before:?}: {receipt:?}");
             }
             Some(pb::stream_event::Event::MassOutcome(mass)) => {
@@ -447,7 +449,9 @@ impl Oracle {
         }
         if self.gaps == 0 && self.damaged.is_readable() {
             for said in &self.confirmed {
-                ensure!(self.receipts.contains(said), "confirmed, and no receipt: {said:?}");
+                // Of who was forgotten meanwhile nothing is kept.
+                let is_kept = self.receipts.contains(said) || self.known.has_forgotten(&said.0);
+                ensure!(is_kept, "confirmed, and no receipt: {said:?}");
             }
         }
         if self.damaged.is_ordered() {

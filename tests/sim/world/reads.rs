@@ -12,8 +12,9 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
-    pub(crate) fn new(rng: &mut SmallRng) -> Self {
-        Self { happen: once_in(rng, 4) }
+    /// Perhaps, if `may` be.
+    pub(crate) fn new(may: bool, rng: &mut SmallRng) -> Self {
+        Self { happen: once_in(rng, 4) && may }
     }
 
     /// Some of the next reads will fail, now and then. What it was, for the trace.

@@ -19,7 +19,7 @@ use super::oracle::Oracle;
 
 /// See the module.
 pub(super) struct Restore {
-    happens: bool,
+    pub(super) happens: bool,
     copy: Option<Copy>,
     /// It was put back.
     pub(super) is_done: bool,
