@@ -253,6 +253,7 @@ async fn a_damaged_record_ends_as_storage() {
     let mut device = edge.device(Way::Tls, "d").await;
     device.takes(2).await;
     fails(&edge, &mut router, (DEV_APP, 1, "d"), FailReason::Storage, "storage").await;
+    assert_eq!(router.unreadable, 1, "what lay there may have been an event");
     let totals = edge.totals().await;
     assert_eq!((&totals["failed"]["storage"], &totals["arrived"]), (&1.into(), &1.into()));
 }

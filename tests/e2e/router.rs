@@ -31,6 +31,8 @@ pub(crate) struct Router {
     pub(crate) receipts: Vec<Receipt>,
     /// What was said of devices, in order, each with its sequence.
     pub(crate) devices: Vec<(u64, DeviceEvent)>,
+    /// Places of the stream that could not be read.
+    pub(crate) unreadable: u64,
     /// How each target ended: (batch, ordinal).
     pub(crate) ends: HashMap<(String, u32), Vec<End>>,
     pub(crate) cursor: u64,
@@ -104,6 +106,7 @@ impl Router {
             answers: HashMap::new(),
             receipts: Vec::new(),
             devices: Vec::new(),
+            unreadable: 0,
             ends: HashMap::new(),
             cursor: 0,
             goes_away: false,
@@ -269,7 +272,11 @@ impl Router {
                     self.ends.entry(key).or_default().push(End::Failed(mass.reason()));
                 }
             }
-            stream_event::Event::Gap(gap) => panic!("a gap: {gap:?}"),
+            stream_event::Event::Gap(gap) => {
+                let unreadable = gap.by_event.get("unreadable").copied().unwrap_or(0);
+                assert_eq!(gap.events, unreadable, "a gap: {gap:?}");
+                self.unreadable += unreadable;
+            }
             stream_event::Event::Device(event) => self.devices.push((sequence, event)),
         }
     }

@@ -133,7 +133,10 @@ impl World {
                     if let Err(failure) = edge.store_turn() {
                         let healed = !self.disk.is_down() && self.damage.heal(&self.disk);
                         let is_down = self.disk.is_down();
-                        let is_unread = failure.to_string().contains("the simulated read failed");
+                        // The library of the tables takes nothing any more once a read has failed.
+                        let said = failure.to_string();
+                        let is_unread = said.contains("the simulated read failed")
+                            || (self.reads.happen && said.contains("Previous I/O error"));
                         ensure!(healed || is_down || is_unread, "the store failed: {failure}");
                         let dies = if is_down || healed { self.dies } else { Death::Process };
                         self.die(dies);
