@@ -9,23 +9,22 @@
 //!
 //! # Measured
 //! 10 million devices, 10 million entries left of 50 million accepted in batches of 10,000 (so that as many batches are live as with 500 million in
-//! batches of 100,000); a machine with two cores on which some ten other processes ran all the time, so that seconds on cores count, and the
-//! others say what was seen at worst. Before: one thread took the checkpoint in, and maps grew as they were filled.
+//! batches of 100,000), by the clock of a quiet machine with two cores. Before that one thread took the checkpoint in, maps grew as they were filled, and a
+//! start took 6.1 s on cores.
 //!
-//! | | before | now |
-//! |---|---|---|
-//! | a start after an orderly end, seconds on cores, all of the process | 6.1 | 3.2 (2.5 to 2.7 the start) |
-//! | the same, seen at a load of 7 to 13 | 45 s | 5.3 to 15 s |
-//! | a start after a crash, with 512 MB of journal behind the checkpoint: on cores, seen | | 5.8 s, 12 s |
-//! | memory a device with one entry | 144 B | 144 B |
-//! | checkpoint a device with one entry; two are kept | 44 B | 44 B |
-//! | journal, of which 223 MB were live, once trimmed; and once nothing was live | 671 MB, 268 MB | the same |
-//! | tables a device (300,000 of them) | 558 B | 335 B |
-//! | single messages while two checkpoints are written: median, 99 %, longest (119 ms while nothing else happened) | 6, 166, 244 ms | |
-//! | single messages while 7.5 million entries end, in 5.5 s: median, 99 %, longest | | 4, 70, 126 ms |
+//! | | |
+//! |---|---|
+//! | a start after an orderly end | 1.7 s (2.8 s on cores) |
+//! | a start after a crash, with 512 MB of journal behind the checkpoint | 4.1 s (5.2 s on cores) |
+//! | memory a device with one entry | 144 B |
+//! | checkpoint a device with one entry; two are kept | 44 B |
+//! | journal, of which 223 MB were live, once trimmed; and once nothing was live | 671 MB, 268 MB |
+//! | tables a device (300,000 of them) | 335 B (558 before pages were filled) |
+//! | single messages while nothing else happens: median, 99 %, longest | 0.3, 1.4, 4 ms |
+//! | single messages while two checkpoints are written, in 8.5 s | 4, 92, 136 ms |
+//! | single messages while 7.5 million entries end, in 5.2 s | 3, 26, 38 ms |
 //!
-//! In the last line the store's thread waited 1.6 s for a core, and its longest commit and slice together took 25 ms on one (with a transaction of the
-//! tables, which a thread does else). Ends and checkpoints are as they were; "before" is empty where that wasn't measured in the same way.
+//! On a busy machine (a load of 7 to 20) starts took 5.3 to 15 and 12 s, and messages waited for up to 354 ms.
 //!
 //! Single messages (`--targets 1`; a million pending of 2 million, a million devices, 2 million push records): a start takes 4 s on cores after an
 //! orderly end, mostly push records, and they end at 23 µs each at a load of 15; 1,008 B each, of which 144 B are the device. Ten million of
