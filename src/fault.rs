@@ -72,6 +72,10 @@ pub enum Fault {
     PresenceUnsaid,
     /// Tells nobody that a device has gone.
     GoodbyeUnsaid,
+    /// Ends what has expired seconds later.
+    ExpireLate,
+    /// Sessions report no activity while they last.
+    ActivityUnsaid,
     /// Takes a record that can't be read once for damaged.
     GiveUpAtOnce,
     /// Leaves out an event where a read of a stream stops.

@@ -1,8 +1,7 @@
 //! Whether a device has been told of the messages that were taken back while it was away.
 //!
-//! A session that begins is told of what is newer than the device's last activity. So until it is known to have been told, nothing may be
-//! reported as activity that would leave those messages out on the next session: a connection that breaks right after its Hello may have lost
-//! every one of them.
+//! A session that begins is told of what is newer than the device's last activity. So until it is known to have been told, no activity is reported,
+//! which would leave those messages out on the next session: a connection that breaks right after its Hello may have lost every one of them.
 //!
 //! Known it is once all of them were written and the device says something later than [`LATER_MS`] behind that, with nothing waiting unsent. What
 //! it says sooner may have been on its way already, and says nothing about what it has got. Being told twice does no harm.
@@ -19,31 +18,29 @@ pub const LATER_MS: Millis = 5_000;
 pub enum Told {
     /// Nothing.
     Settled,
-    /// Messages that were taken back since it was last active, which was then.
+    /// Messages that were taken back since it was last active.
     Owing {
-        /// Its last activity before this session.
-        before: Millis,
         /// When the last of them was written; `None`: some are still to be written.
         written_at: Option<Millis>,
     },
 }
 
 impl Told {
-    /// Of a device that was last active then, and has to be told.
-    pub fn owing(before: Millis) -> Self {
-        Self::Owing { before, written_at: None }
+    /// Of a device that has to be told.
+    pub fn owing() -> Self {
+        Self::Owing { written_at: None }
     }
 
     /// All were written.
     pub fn handle_written(&mut self, now: Millis) {
-        if let Self::Owing { written_at: at @ None, .. } = self {
+        if let Self::Owing { written_at: at @ None } = self {
             *at = Some(now);
         }
     }
 
     /// The device said something, and everything that was written has left. Whether it is settled by that.
     pub fn handle_said(&mut self, now: Millis) -> bool {
-        let settles = matches!(self, Self::Owing { written_at: Some(at), .. } if now >= *at + LATER_MS);
+        let settles = matches!(self, Self::Owing { written_at: Some(at) } if now >= *at + LATER_MS);
         if settles {
             *self = Self::Settled;
         }
@@ -51,11 +48,8 @@ impl Told {
     }
 
     /// What may be reported of a device that was active at this time.
-    pub fn active(&self, at: Millis) -> Millis {
-        match self {
-            Self::Settled => at,
-            Self::Owing { before, .. } => at.min(*before),
-        }
+    pub fn active(&self, at: Millis) -> Option<Millis> {
+        (*self == Self::Settled).then_some(at)
     }
 }
 
@@ -96,7 +90,7 @@ mod tests {
             let before = 1_000;
             let (mut now, mut last_active, mut has_got) = (1_000_000, before, false);
             // Of this session: what it owes, whether it lost something, when it was written.
-            let (mut told, mut lost_at) = (Told::owing(before), None);
+            let (mut told, mut lost_at) = (Told::owing(), None);
             for step in steps {
                 match step {
                     Step::Pass(ms) => now += ms,
@@ -114,13 +108,14 @@ mod tests {
                         }
                     }
                     Step::Break => {
-                        last_active = told.active(now).max(last_active);
-                        told = if last_active == before { Told::owing(before) } else { Told::Settled };
+                        last_active = told.active(now).unwrap_or(last_active);
+                        told = if last_active == before { Told::owing() } else { Told::Settled };
                         lost_at = None;
                     }
                 }
                 if !has_got {
-                    prop_assert_eq!(told.active(now).max(last_active), before, "it would never be told");
+                    let active = told.active(now).unwrap_or(last_active);
+                    prop_assert_eq!(active, before, "it would never be told");
                 }
             }
         }
@@ -128,13 +123,12 @@ mod tests {
 
     #[test]
     fn what_it_says_later_settles_it_once() {
-        let mut told = Told::owing(10);
-        assert!(!told.handle_said(100_000) && told.active(100_000) == 10, "nothing was written");
+        let mut told = Told::owing();
+        assert!(!told.handle_said(100_000) && told.active(100_000).is_none(), "nothing was written");
         told.handle_written(200_000);
         told.handle_written(900_000);
         assert!(!told.handle_said(200_000 + LATER_MS - 1));
         assert!(told.handle_said(200_000 + LATER_MS) && !told.handle_said(900_000));
-        assert_eq!(told.active(205_000), 205_000);
-        assert_eq!(Told::owing(10).active(5), 5);
+        assert_eq!(told.active(205_000), Some(205_000));
     }
 }

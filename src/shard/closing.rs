@@ -83,7 +83,7 @@ impl Shard {
             if is_gone && !fault::is(Fault::GoodbyeUnsaid) {
                 self.mark_presence(&live, State::Disconnected);
             }
-            self.last_active.push(live.last_active());
+            self.last_active.extend(live.last_active());
             for (entry, sent_at, deadline) in live.session.handle_end() {
                 let sent = SentAlone { device: live.device, batch: entry.0.seq, sent_at };
                 if self.leaving.is_some() {

@@ -172,16 +172,22 @@ impl Shard {
         connection.flags.overdue_armed = false;
         let Phase::Live(live) = &mut connection.phase else { return (0, Millis::MAX) };
         let (mut again, mut expires_at, mut retry) = (0, Millis::MAX, None);
+        let deadline_ms = context.config.ack_deadline_ms;
         loop {
+            if connection.outbox.may_hold(now.saturating_sub(deadline_ms)) {
+                // What is due may wait there still: it can be taken back as long as its session knows of it.
+                retry = Some(now + RETRY_MS);
+                break;
+            }
             let mut body = None;
             if let Some(entry) = live.session.peek_again(now) {
-                if entry.0.is_revoked() {
+                // It may have ended by an Ack that came before it was written: of an earlier batch with the same message.
+                if entry.0.is_revoked() || !entry.0.is_live() {
                     let ended = entry.0.seq;
                     live.session.handle_ended(ended);
                     continue;
                 }
                 if connection.outbox.len() + out.len() >= limits::OUTBOX_BYTES {
-                    // The device doesn't read: the first copy may be waiting there still.
                     retry = Some(now + RETRY_MS);
                     break;
                 }
@@ -194,7 +200,7 @@ impl Shard {
                     break;
                 }
             }
-            let Some(overdue) = live.session.poll_overdue(now, context.config.ack_deadline_ms) else { break };
+            let Some(overdue) = live.session.poll_overdue(now, deadline_ms) else { break };
             let (entry, sent_at) = match overdue {
                 Overdue::SendAgain { entry, first_sent } => {
                     if let Some(body) = body {
@@ -214,3 +220,7 @@ impl Shard {
         (again, expires_at)
     }
 }
+
+#[cfg(test)]
+#[path = "pump_tests.rs"]
+mod tests;

@@ -85,7 +85,7 @@ impl Shard {
         if let Some(connection) = self.connection(conn) {
             connection.flags.behind_on_recalls = true;
             if let Phase::Live(live) = &mut connection.phase {
-                live.told = Told::owing(last_active);
+                live.told = Told::owing();
             }
             self.recalls.began.push_back(Reading { conn, after: Seq(0), since });
         }
@@ -97,7 +97,7 @@ impl Shard {
             && let Phase::Live(live) = &connection.phase
         {
             let active = live.last_active();
-            self.last_active.push(active);
+            self.last_active.extend(active);
             self.work.notify_one();
         }
     }
@@ -224,4 +224,4 @@ impl Shard {
 
 #[cfg(test)]
 #[path = "recalls_tests.rs"]
-pub(super) mod tests;
+pub(in crate::shard) mod tests;

@@ -119,7 +119,7 @@ pub(in crate::shard) fn shard() -> (Shard, Arc<OneRecall>) {
 }
 
 /// A session that begins, and the device's end of its connection.
-async fn begins(shard: &mut Shard) -> (ConnRef, TcpStream) {
+pub(in crate::shard) async fn begins(shard: &mut Shard) -> (ConnRef, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());

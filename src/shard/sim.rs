@@ -17,6 +17,7 @@ use super::state::{Phase, Shard, Shared};
 use super::stream::Stream;
 use super::{DeviceContext, connection, listener, turn};
 use crate::ids::{DeviceKey, Generation, SessionRef, ShardId};
+use crate::push::Millis;
 use crate::sim::Pipe;
 
 /// See the module.
@@ -54,6 +55,8 @@ pub struct LiveSession {
     pub outbox: usize,
     /// Pushes in flight.
     pub in_flight: usize,
+    /// When its device last said something, if the store may be told.
+    pub last_active: Option<Millis>,
 }
 
 impl std::fmt::Debug for SimShard {
@@ -131,6 +134,7 @@ impl SimShard {
                 session: SessionRef { generation, slot: slot as u32, shard: shard.id },
                 outbox: connection.outbox.len(),
                 in_flight: live.session.in_flight(),
+                last_active: live.last_active().map(|(_, at)| at),
             })
         });
         live.collect()

@@ -435,9 +435,9 @@ impl Shard {
 }
 
 impl Live {
-    /// When the device was last active, as far as that may be reported.
-    pub(super) fn last_active(&self) -> (DeviceKey, Millis) {
-        (self.device, self.told.active(self.session.last_read()))
+    /// When the device was last active, if that may be reported.
+    pub(super) fn last_active(&self) -> Option<(DeviceKey, Millis)> {
+        self.told.active(self.session.last_read()).map(|at| (self.device, at))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::state::{ConnRef, Phase, Shard};
 use super::stream::Stream;
 use crate::error::DeviceError;
+use crate::fault::{self, Fault};
 use crate::push::Millis;
 
 /// What a due entry of the keepalive wheel means.
@@ -50,6 +51,7 @@ impl Shard {
     }
 
     fn check_keepalive(&mut self, conn: ConnRef, now: Millis) {
+        let report_ms = self.context.store.report_ms();
         let Some(connection) = self.connection(conn) else { return };
         let due = match &connection.phase {
             Phase::Greeting { deadline } if *deadline <= now => Due::End(DeviceError::Deadline),
@@ -58,11 +60,12 @@ impl Shard {
             Phase::Closing { deadline } if *deadline <= now => Due::Close,
             Phase::Greeting { deadline } | Phase::Closing { deadline } => Due::Later(*deadline),
             Phase::Registering(registering) => Due::Later(registering.deadline),
-            Phase::Live(live) => Due::Later(live.session.silent_at()),
+            // In between its activity is reported.
+            Phase::Live(live) => Due::Later(live.session.silent_at().min(now.saturating_add(report_ms))),
         };
         // Who stays connected for months is not forgotten if the edge then stops.
         let active = match &connection.phase {
-            Phase::Live(live) => Some(live.last_active()),
+            Phase::Live(live) if !fault::is(Fault::ActivityUnsaid) => live.last_active(),
             _ => None,
         };
         self.last_active.extend(active);

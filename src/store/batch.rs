@@ -78,6 +78,41 @@ impl Batch {
         self.live.load(Ordering::Relaxed) > 0
     }
 
+    /// One of which nothing is pending.
+    #[cfg(test)]
+    pub(crate) fn of_test(seq: Seq, message: MessageId, now: Millis) -> Self {
+        let app = AppKey::parse("app").expect("valid");
+        Self {
+            seq,
+            home: MessageKey::of(&app, message),
+            app,
+            message,
+            id: BatchId::parse("b").expect("valid"),
+            job_key: "".into(),
+            accepted_at: now,
+            expires_at: now + limits::RETENTION_MS,
+            online_only: false,
+            recovered: false,
+            only: None,
+            place: AtomicU64::new(0),
+            bytes: AtomicU32::new(0),
+            live: AtomicU32::new(0),
+            damaged: AtomicBool::new(false),
+            unreadable_since: AtomicU64::new(0),
+            body: RwLock::new(None),
+            priority: Priority::Normal,
+            collapse_key: "".into(),
+            body_bytes: 0,
+            revoked: AtomicBool::new(false),
+        }
+    }
+
+    /// So many entries of it are pending.
+    #[cfg(test)]
+    pub(crate) fn count_live(&self, entries: u32) {
+        self.live.store(entries, Ordering::Relaxed);
+    }
+
     /// Its record can't be read. Whether that is how it will stay: what is there is no record, or reads have failed for long. An error of the
     /// disk alone may pass.
     pub(super) fn is_given_up(&self, error: &ReadError, now: Millis) -> bool {

@@ -252,6 +252,10 @@ impl<D: Disk> Store for EmbeddedStore<D> {
         self.shared.index.last_active(device)
     }
 
+    fn report_ms(&self) -> Millis {
+        self.shared.report_ms
+    }
+
     fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError> {
         self.shared.streams.bounds(&self.shared.reader, stream)
     }

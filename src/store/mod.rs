@@ -503,6 +503,11 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         None
     }
 
+    /// How often it wants to hear of a device that is connected, milliseconds.
+    fn report_ms(&self) -> Millis {
+        Millis::MAX
+    }
+
     /// Where a stream stands.
     fn stream_bounds(&self, stream: &str) -> Result<StreamBounds, StreamError>;
 

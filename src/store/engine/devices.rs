@@ -265,6 +265,12 @@ impl<D: Disk> Engine<D> {
     pub(super) fn last_active(&mut self, active: &[(DeviceKey, Millis)]) -> Result<(), StoreFailure> {
         // Before memory says so: what it says already is journaled no more in this grain.
         if !self.has_room_beside_ends(active.len(), ACTIVE_BYTES) {
+            for (key, _) in active {
+                // Nobody is forgotten because the disk was full when it was there.
+                if let Some(device) = self.shared.index.of_device(key).devices.get_mut(key) {
+                    device.returns();
+                }
+            }
             return Ok(());
         }
         let grain = forget::grain_ms(self.options.forget_after_ms);

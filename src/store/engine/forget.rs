@@ -1,8 +1,10 @@
 //! Forgetting: a device that was unseen for the configured time is known no more. What is pending of it ends, an event says so, and its row goes.
 //!
-//! All parts are looked at once in a *grain*, an eighth of that time or a day. A device's activity is journaled when it falls into another grain,
-//! so that after a crash it is known at most one grain too early: so much longer than configured a device is kept. Nobody is forgotten who is
-//! connected, nor soon after a start: those who were connected when the edge stopped have had no chance to come back.
+//! All parts are looked at once in a *grain*, an eighth of that time or a day. Sessions report their devices' activity at least twice in a grain
+//! ([`report_ms`]), and it is journaled when it falls into another one, so that after a crash it is known at most two grains too early: so much
+//! longer than configured a device is kept. Nobody is forgotten who is connected, nor whose last activity isn't known because the disk was full or
+//! because its session was too short to say so; nor soon after a start: those who were connected when the edge stopped have had no chance to come
+//! back.
 //!
 //! Rejected: an index by time of activity. It would change with every session, for something that happens once in months.
 
@@ -25,6 +27,11 @@ const DAY_MS: Millis = 24 * 3600 * 1000;
 /// How exactly activity is journaled.
 pub(super) fn grain_ms(forget_after_ms: Millis) -> Millis {
     (forget_after_ms / 8).clamp(1, DAY_MS)
+}
+
+/// How often sessions report that their device is active, at least.
+pub(in crate::store) fn report_ms(forget_after_ms: Millis) -> Millis {
+    if forget_after_ms == 0 { Millis::MAX } else { (grain_ms(forget_after_ms) / 2).max(1) }
 }
 
 /// Where the look at all devices is.
@@ -62,7 +69,7 @@ impl<D: Disk> Engine<D> {
         if now < at {
             return Ok(false);
         }
-        let unseen_since = now.saturating_sub(state.after_ms + grain);
+        let unseen_since = now.saturating_sub(state.after_ms + 2 * grain);
         let part = state.next_part;
         let mut candidates: Vec<DeviceKey> = {
             let part = self.shared.index.lock(part);

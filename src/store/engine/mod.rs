@@ -137,6 +137,8 @@ pub(super) struct Shared<D: Disk> {
     pub(super) recalls: Recalls,
     /// The newest time in the journal at the start: what was accepted by then may have been written without anybody knowing.
     pub(super) opened_at: Millis,
+    /// See [`crate::store::Store::report_ms`].
+    pub(super) report_ms: Millis,
     pub(super) stats: StoreStats,
     pub(super) reader: JournalReader<D>,
     pub(super) head: watch::Sender<Seq>,

@@ -192,6 +192,7 @@ impl<D: Disk> Engine<D> {
             controls: RwLock::new(controls.clone()),
             recalls: Recalls::default(),
             opened_at: recovery.last_time,
+            report_ms: forget::report_ms(options.forget_after_ms),
             stats: StoreStats::default(),
             reader: journal.reader(),
             head: watch::Sender::new(recovery.head),

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use mooring::sim::Edge;
+
 use super::oracle::ensure;
 use super::router::Router;
 use super::{MAIL_STEPS, World};
@@ -14,6 +16,13 @@ impl World {
     pub(super) fn check(&mut self) -> Result<(), String> {
         self.memory.check(self.edge.as_mut())?;
         self.note_who_is_there();
+        match self.edge.as_ref().filter(|_| self.is_calm && !self.disk.is_down()) {
+            Some(edge) => {
+                let is_read = self.are_streams_read(edge);
+                self.oracle.in_time.stepped(self.oracle.step, edge.now(), is_read);
+            }
+            None => self.oracle.in_time.disturbed(),
+        }
         let Some(edge) = &mut self.edge else { return Ok(()) };
         // Of a machine that has just gone nothing can be read.
         let says_damaged = !self.disk.is_down() && edge.says_damaged();
@@ -54,14 +63,18 @@ impl World {
         Ok(())
     }
 
+    fn are_streams_read(&self, edge: &Edge) -> bool {
+        self.plan.store.streams.iter().all(|stream| {
+            let cursor = self.oracle.streams.get(&**stream).map_or(0, |known| known.cursor);
+            edge.is_read(stream, cursor)
+        })
+    }
+
     pub(super) fn is_at_rest(&self) -> bool {
         let Some(edge) = &self.edge else { return false };
         (self.damage.may_wait || edge.totals().pending == 0)
             && !edge.has_staged()
-            && self.plan.store.streams.iter().all(|stream| {
-                let cursor = self.oracle.streams.get(&**stream).map_or(0, |known| known.cursor);
-                edge.is_read(stream, cursor)
-            })
+            && self.are_streams_read(edge)
             && self.routers.iter().all(Router::is_settled)
             && self.oracle.to_repeat.is_empty()
             && self.devices.iter().all(|device| device.is_connected() && device.unsettled() == 0)

@@ -33,6 +33,12 @@ impl World {
             97 | 98 => rng.random_range(0..2_000_000),
             _ => rng.random_range(0..10_000_000),
         };
+        // Sessions report their activity that often at least: no step takes longer where something rests on it.
+        let longest = match self.plan.store.forget_after_ms {
+            0 => u64::MAX,
+            after => after * 1_000 / 16,
+        };
+        let micros = micros.min(longest);
         self.time.micros.fetch_add(micros, Ordering::Relaxed);
         let rng = &mut self.chances.clock;
         if !self.is_calm && once_in(rng, 200) {
@@ -198,7 +204,7 @@ impl World {
                         self.time.micros.load(Ordering::Relaxed) / 1_000,
                         format_args!("lost are {first} to {last}"),
                     );
-                    self.oracle.damaged.lost(first.0, last.0);
+                    self.oracle.lost(first.0, last.0);
                 }
                 let checkpoint = report.checkpoint;
                 self.note(format_args!(

@@ -26,6 +26,8 @@ pub(crate) struct Known {
     lives: Vec<(u64, Millis)>,
     /// By device: when the directory had it.
     stays: BTreeMap<String, Vec<Stay>>,
+    /// By device: when it was active, as its session knew, and when that was looked at.
+    active: BTreeMap<String, Vec<(Millis, Millis)>>,
     /// Milliseconds unseen after which devices are forgotten; 0: never.
     forget_after_ms: Millis,
 }
@@ -92,7 +94,7 @@ impl Known {
         }
     }
 
-    /// Devices register, are forgotten, and register again; and nobody is forgotten who is there, before and behind.
+    /// Devices register, are forgotten, and register again; and nobody is forgotten who is there, or was active too short a time before.
     pub(crate) fn check_events(&self) -> Result<(), String> {
         for (device, changes) in &self.devices {
             let mut is_known = false;
@@ -107,6 +109,12 @@ impl Known {
             let mut seen = stays.filter(|stay| stay.life == life && stay.from < *time && stay.to > *time);
             let stay = seen.next().map(|stay| (stay.from, stay.to));
             ensure!(stay.is_none(), "{device} was forgotten at {time}, and was there (from, to): {stay:?}");
+            let active = self.active.get(device).into_iter().flatten();
+            let last = active.filter(|(_, looked)| looked < time).map(|(active, _)| *active).max();
+            ensure!(
+                last.is_none_or(|last| last + self.forget_after_ms <= *time),
+                "{device} was forgotten at {time}, and was active at {last:?}"
+            );
         }
         Ok(())
     }
@@ -159,6 +167,13 @@ impl World {
     pub(super) fn note_who_is_there(&mut self) {
         let Some(edge) = self.edge.as_ref().filter(|_| self.oracle.known.forgets()) else { return };
         let now = edge.now();
+        for session in edge.live() {
+            if let (Some(at), Some(device)) =
+                (session.last_active, self.devices.iter().find(|device| device.key == session.device))
+            {
+                self.oracle.known.active.entry(device.id.clone()).or_default().push((at, now));
+            }
+        }
         for device in &mut self.devices {
             let is_there = edge.session_of(&device.key).is_some();
             if is_there {

@@ -212,7 +212,7 @@ impl World {
             names: devices.iter().map(|device| device.id.clone()).collect(),
             devices,
             credentials,
-            leaving: Leaving::new(keeps_time && !damage.happens, &mut chances.leaving),
+            leaving: Leaving::new(keeps_time, &mut chances.leaving),
             reads,
             gather_at: 0,
             routers,

@@ -4,6 +4,7 @@
 //! on that alone.
 
 mod damaged;
+mod in_time;
 mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ use mooring::push::{Counts, Failure, Millis};
 use mooring::wire::pb::router as pb;
 
 use damaged::Damaged;
+use in_time::InTime;
 use stored::Stored;
 
 macro_rules! ensure {
@@ -115,6 +117,8 @@ pub(crate) struct Oracle {
     pub(crate) reads_fail: bool,
     /// Some app drops the oldest of what a device has pending.
     pub(crate) quota: bool,
+    /// When what is due had to be told.
+    pub(crate) in_time: InTime,
 }
 
 impl Oracle {
@@ -221,6 +225,7 @@ impl Oracle {
                     }
                 };
                 if let Some(end) = end {
+                    self.check_in_time(&receipt.batch_id, end, receipt.event_time)?;
                     self.ended(&receipt.batch_id, receipt.ordinal, end, sequence)?;
                 }
                 let key = (receipt.device_id.clone(), receipt.message_id, receipt.event);
@@ -243,6 +248,7 @@ impl Oracle {
                 if self.is_damaged() {
                     self.damaged.mass(mass)?;
                 }
+                self.check_in_time(&mass.batch_id, Err(why), mass.event_time)?;
                 for (i, byte) in mass.ordinals.iter().enumerate() {
                     for bit in (0..8).filter(|bit| byte & 1 << bit != 0) {
                         self.ended(&mass.batch_id, (i * 8 + bit) as u32, Err(why), sequence)?;

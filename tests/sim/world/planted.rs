@@ -5,7 +5,7 @@ use mooring::fault::Fault;
 use super::{Options, run};
 
 /// Each must be found.
-pub(crate) const PLANTED: [Fault; 36] = [
+pub(crate) const PLANTED: [Fault; 38] = [
     Fault::TellBeforeCommit,
     Fault::EndUnsaid,
     Fault::ForgetPending,
@@ -42,6 +42,8 @@ pub(crate) const PLANTED: [Fault; 36] = [
     Fault::GiveUpAtOnce,
     Fault::PresenceUnsaid,
     Fault::GoodbyeUnsaid,
+    Fault::ExpireLate,
+    Fault::ActivityUnsaid,
 ];
 
 /// Tries the mistake with so many seeds from `from` on: how many it took, and what was found.

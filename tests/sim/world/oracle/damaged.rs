@@ -23,11 +23,6 @@ pub(crate) struct Damaged {
 }
 
 impl Damaged {
-    /// A start has said so.
-    pub(crate) fn lost(&mut self, first: u64, last: u64) {
-        self.lost.push((first, last));
-    }
-
     /// Whether the record is lost.
     pub(super) fn has_lost(&self, sequence: u64) -> bool {
         self.lost.iter().any(|(first, last)| (*first..=*last).contains(&sequence))
@@ -65,6 +60,17 @@ impl Damaged {
 }
 
 impl Oracle {
+    /// A start has said that these records are lost.
+    pub(crate) fn lost(&mut self, first: u64, last: u64) {
+        self.damaged.lost.push((first, last));
+        // A repeat of a batch that was among them, or may have been, is a new one, which a later session may get.
+        let (batches, answers, damaged) = (&self.batches, &self.answers, &self.damaged);
+        self.online.retain(|(_, message), _| {
+            let mut of = batches.iter().filter(|(_, sent)| sent.message == *message);
+            of.all(|(id, _)| answers.get(id).is_some_and(|answer| !damaged.has_lost(answer.sequence)))
+        });
+    }
+
     /// A gap that says `unreadable`: batches that were accepted there may be lost, and are repeated.
     pub(super) fn unreadable(&mut self, gap: &pb::ReceiptGap) {
         if gap.by_event.contains_key("unreadable") {
