@@ -225,7 +225,7 @@ pub struct Generation(pub u64);
 pub struct ShardId(pub u16);
 
 /// Where a session lives: enough to reach it, and to notice that it is gone.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SessionRef {
     /// The newest wins.
     pub generation: Generation,

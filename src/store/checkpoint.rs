@@ -384,14 +384,19 @@ pub fn examine<D: Disk>(disk: &D) -> Result<Vec<(String, Option<Seq>)>, Checkpoi
     ids.into_iter().map(one).collect()
 }
 
-/// Removes the older of the two kept, so that a full disk has room for the next one. Whether there was one. Until then only the newest is kept.
-pub fn remove_older<D: Disk>(disk: &D) -> Result<bool, CheckpointError> {
-    let (ids, _) = list(disk)?;
-    let Some(&older) = ids.get(1) else { return Ok(false) };
-    let name = final_name(older);
+/// Removes one of the two kept, so that a full disk has room for the next one: the older, unless the newer turns out to be damaged. Whether there
+/// were two. Until then one is kept.
+#[allow(clippy::needless_pass_by_value)] // as `CheckpointWriter::begin` takes it
+pub fn remove_one<D: Disk>(disk: Arc<D>) -> Result<bool, CheckpointError> {
+    let (ids, _) = list(&*disk)?;
+    let (Some(&newest), Some(&older)) = (ids.first(), ids.get(1)) else { return Ok(false) };
+    let is_whole = CheckpointReader::open(&*disk, newest)?.is_some();
+    let name = final_name(if is_whole { older } else { newest });
+    if !is_whole {
+        tracing::error!(name, "a damaged checkpoint makes room for the next one");
+    }
     // The newest may have got its name without a sync, if that is what failed.
-    disk.sync_dir(SyncPoint::CheckpointEntry)
-        .map_err(CheckpointError::io("keeping one newer than", &name))?;
+    disk.sync_dir(SyncPoint::CheckpointEntry).map_err(CheckpointError::io("keeping another than", &name))?;
     disk.remove(&name).map_err(CheckpointError::io("removing", &name))?;
     Ok(true)
 }

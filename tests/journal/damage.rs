@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mooring::ids::Seq;
-use mooring::store::checkpoint::{CheckpointReader, CheckpointWriter, oldest_kept_covers};
+use mooring::store::checkpoint::{CheckpointReader, CheckpointWriter, oldest_kept_covers, remove_one};
 use mooring::store::disk::sim::SimDisk;
 use mooring::store::disk::{Disk, DiskFile, SyncPoint};
 use mooring::store::journal::{Journal, JournalError, JournalOptions, Place, ReadError, Recovery};
@@ -310,6 +310,23 @@ fn a_damaged_checkpoint_gives_way_to_the_older_one() {
         assert_eq!(covers(&disk), Seq(0), "the damaged one is none of two");
         checkpoint(&disk, 40, 1, 1);
         assert_eq!(covers(&disk), Seq(20), "the whole one is kept");
+    }
+}
+
+#[test]
+fn where_one_of_two_checkpoints_has_to_go_it_is_the_damaged_one() {
+    for is_damaged in [false, true] {
+        let disk = Arc::new(SimDisk::new());
+        for number in 1..=3 {
+            checkpoint(&disk, number * 10, 5, 100);
+        }
+        if is_damaged {
+            disk.flip("checkpoint-0000000003.ckpt", 60, 16).expect("there");
+        }
+        assert!(remove_one(disk.clone()).expect("the disk works"));
+        let kept = CheckpointReader::newest(disk.clone()).expect("the disk works").expect("one");
+        assert_eq!(kept.covers(), Seq(if is_damaged { 20 } else { 30 }));
+        assert!(!remove_one(disk).expect("the disk works"), "the last one stays");
     }
 }
 

@@ -20,7 +20,7 @@ use crate::fault::{self, Fault};
 use crate::ids::Seq;
 use crate::push::Millis;
 use crate::store::batch::Batch;
-use crate::store::checkpoint::{CheckpointError, CheckpointWriter, remove_older};
+use crate::store::checkpoint::{CheckpointError, CheckpointWriter, remove_one};
 use crate::store::codec::{put_bytes, put_u32, put_u64, put_varint};
 use crate::store::disk::Disk;
 use crate::store::part::{AppId, Part};
@@ -195,7 +195,7 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Finds space for a checkpoint on a full disk, as only a newer one lets old segments go: first spare segments lend theirs, as many as come back
-    /// for sure, then the older checkpoint goes. Whether there is more now.
+    /// for sure, then one of the two checkpoints goes. Whether there is more now.
     fn squeeze(&mut self) -> bool {
         let dead = self.dead_segments();
         let state = &mut self.checkpoints;
@@ -214,13 +214,13 @@ impl<D: Disk> Engine<D> {
             return false;
         }
         state.squeeze = Squeeze::Older;
-        match remove_older(&*self.disk) {
+        match remove_one(self.disk.clone()) {
             Ok(removed) => {
                 state.oldest_kept = Seq(0);
                 removed
             }
             Err(error) => {
-                tracing::warn!(%error, "the older checkpoint can't make room for a newer one");
+                tracing::warn!(%error, "no checkpoint can make room for a newer one");
                 false
             }
         }

@@ -102,7 +102,12 @@ fn begin<D: Disk>(
     journal: &Journal<D>,
     recovery: &Recovery,
     streams: &mut SavedStreams,
+    covers: Seq,
 ) -> (Vec<Change>, Option<HistoryId>) {
+    let lost = recovery.corrupt.iter().filter_map(|damage| damage.lost);
+    if let Some(first) = lost.filter(|(_, last)| *last > covers).map(|(first, _)| first).min() {
+        streams.reclaim(options, first, journal.next_seq());
+    }
     if !recovery.corrupt.is_empty() {
         streams.cover_lost(Seq(journal.reader().oldest().0.saturating_sub(1)));
     }
@@ -183,7 +188,7 @@ impl<D: Disk> Engine<D> {
         let ledger = replay.ledger;
         let Loaded { index, next_number, mut streams, controls, apps, .. } = replay.loaded;
         index.set_committed(recovery.head);
-        let (changes, history) = begin(options, &journal, &recovery, &mut streams);
+        let (changes, history) = begin(options, &journal, &recovery, &mut streams, covers);
         let streams = with_losses(Streams::new(streams, &options.streams), &recovery, covers);
         let shared = Shared {
             index,

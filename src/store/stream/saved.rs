@@ -201,6 +201,30 @@ impl SavedStreams {
         self.streams.iter_mut().for_each(|stream| stream.cover(kept));
     }
 
+    /// Records are lost from here on, and among them may be those of streams and routes: what the configuration names and nothing tells of was
+    /// there before, as it is configured now. A next start finds the same, until a checkpoint has it.
+    pub(in crate::store) fn reclaim(&mut self, options: &StoreOptions, from: Seq, next: Seq) {
+        for name in &options.streams {
+            if self.streams.iter().all(|stream| stream.name != *name) {
+                let routed = self.routes.0.values().flatten().map(|(_, id)| *id);
+                let nameless = routed.filter(|id| self.streams.iter().all(|stream| stream.id != *id)).min();
+                self.add(nameless.unwrap_or(self.next_id), name.clone(), from);
+            }
+        }
+        let apps = options.app_streams.keys().map(|app| app.as_str().to_owned());
+        for app in apps.chain([String::new()]) {
+            let name = &options.streams[options.stream_of(&app)];
+            let Some(id) = self.streams.iter().find(|stream| stream.name == *name).map(|s| s.id) else {
+                continue;
+            };
+            let list = self.routes.0.entry(app).or_default();
+            if list.first().is_none_or(|(first, _)| *first > from) {
+                list.insert(0, (from, id));
+            }
+        }
+        self.note_lost(Seq(next.0.saturating_sub(1)));
+    }
+
     /// An event of an app.
     pub(in crate::store) fn note_event(&mut self, app: &str, seq: Seq) {
         let id = self.routes.of(app, seq);

@@ -4,12 +4,13 @@ use std::ops::ControlFlow;
 
 use super::plan::START;
 use super::streams::{device_records, event, hard, opened, reopened};
-use super::support::{Harness, batch, small};
+use super::support::{Harness, app, batch, small};
 
 use crate::ids::Seq;
 use crate::push::{ReceiptGap, StreamEvent};
 use crate::store::disk::sim::SimDisk;
 use crate::store::journal::{Place, segment_name};
+use crate::store::options::StoreOptions;
 use crate::store::record;
 
 const HOUR: u64 = 3_600_000;
@@ -155,5 +156,34 @@ fn a_batch_that_is_lost_without_a_trace_is_told_once_and_a_repeat_is_accepted_as
         assert_eq!(harness.pulled(0).len(), 3, "{again}");
         let totals = harness.totals();
         assert!(totals.identity_holds() && totals.accepted == 3 && totals.pending == 3, "{totals:?}");
+    }
+}
+
+/// The app's stream is the second one, which nobody knows of but the lost record.
+#[test]
+fn events_are_told_though_the_record_of_their_stream_or_of_its_apps_is_lost() {
+    let app_streams = [(app(), "second".into())].into();
+    let options = StoreOptions { streams: vec!["main".into(), "second".into()], app_streams, ..small() };
+    for (kind, which) in [(record::STREAM, 1), (record::ROUTE, 0), (record::ROUTE, 1)] {
+        let (disk, mut harness) = opened(&options);
+        for message in 1..=3 {
+            event(&mut harness, message);
+        }
+        // In the tables, so that nobody takes it for a torn write.
+        harness.now += 10_000;
+        harness.settle().expect("the disk works");
+        flip(&disk, places(&harness, kind)[which].1);
+        for again in 0..3 {
+            harness = reopened(&disk, harness, &options);
+            let told = |stream: &str| {
+                let read = harness.engine.read_stream(stream, Seq(0), 1_000, usize::MAX).expect("readable");
+                receipts(&read.events)
+            };
+            assert_eq!(told("second"), [1, 2, 3], "kind {kind}, record {which}, start {again}");
+            assert_eq!(told("main"), [0; 0], "kind {kind}, record {which}, start {again}");
+            if again == 1 {
+                harness.checkpoint().expect("the disk works");
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! A read that fails is tried again, and who wants the body waits, until [`Batch::is_given_up`]: an error of the disk may pass, and what is pending
 //! ends for good.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -46,18 +46,19 @@ struct WantedQueue {
 struct Failing {
     batch: Arc<Batch>,
     /// Who waits for it: no more than there are.
-    sessions: Vec<SessionRef>,
+    sessions: BTreeSet<SessionRef>,
     due: Millis,
 }
 
 impl WantedQueue {
     /// What is to be read now, and who wants it.
-    fn take(&mut self, now: Millis) -> Option<(Arc<Batch>, Vec<SessionRef>)> {
+    fn take(&mut self, now: Millis) -> Option<(Arc<Batch>, BTreeSet<SessionRef>)> {
         while let Some((batch, session)) = self.wanted.pop_front() {
             match self.failing.iter_mut().find(|failing| failing.batch.seq == batch.seq) {
-                Some(failing) if failing.sessions.contains(&session) => {}
-                Some(failing) => failing.sessions.push(session),
-                None => return Some((batch, vec![session])),
+                Some(failing) => {
+                    failing.sessions.insert(session);
+                }
+                None => return Some((batch, [session].into())),
             }
         }
         let due = self.failing.iter().position(|failing| failing.due <= now)?;
@@ -88,14 +89,14 @@ impl Wanted {
     }
 
     /// The disk failed to read it: it is read again.
-    fn put_back(&self, batch: Arc<Batch>, sessions: Vec<SessionRef>, due: Millis) {
+    fn put_back(&self, batch: Arc<Batch>, sessions: BTreeSet<SessionRef>, due: Millis) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if !queue.closed {
             queue.failing.push(Failing { batch, sessions, due });
         }
     }
 
-    fn next(&self, clock: &Clock) -> Option<(Arc<Batch>, Vec<SessionRef>)> {
+    fn next(&self, clock: &Clock) -> Option<(Arc<Batch>, BTreeSet<SessionRef>)> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(next) = queue.take(clock.now()) {
@@ -151,7 +152,7 @@ fn load<D: Disk>(
     now: Millis,
     sink: &dyn BodySink,
     batch: Arc<Batch>,
-    sessions: Vec<SessionRef>,
+    sessions: BTreeSet<SessionRef>,
 ) {
     if batch.body().is_none() && batch.is_live() {
         match read_body(shared, &batch) {

@@ -435,7 +435,7 @@ impl Oracle {
             );
         }
         for ((id, ordinal), end) in &self.ends {
-            let was_lost = self.forgets() && self.rejected.contains_key(id);
+            let was_lost = self.is_damaged() && self.rejected.contains_key(id);
             ensure!(
                 was_lost || self.answers.contains_key(id),
                 "{id} {ordinal} ended: {end:?}, but {id} was never accepted"
