@@ -389,15 +389,23 @@ pub fn examine<D: Disk>(disk: &D) -> Result<Vec<(String, Option<Seq>)>, Checkpoi
 #[allow(clippy::needless_pass_by_value)] // as `CheckpointWriter::begin` takes it
 pub fn remove_one<D: Disk>(disk: Arc<D>) -> Result<bool, CheckpointError> {
     let (ids, _) = list(&*disk)?;
-    let (Some(&newest), Some(&older)) = (ids.first(), ids.get(1)) else { return Ok(false) };
-    let is_whole = CheckpointReader::open(&*disk, newest)?.is_some();
-    let name = final_name(if is_whole { older } else { newest });
-    if !is_whole {
-        tracing::error!(name, "a damaged checkpoint makes room for the next one");
+    let [newest, older @ ..] = &ids[..] else { return Ok(false) };
+    if older.is_empty() {
+        return Ok(false);
     }
     // The newest may have got its name without a sync, if that is what failed.
-    disk.sync_dir(SyncPoint::CheckpointEntry).map_err(CheckpointError::io("keeping another than", &name))?;
-    disk.remove(&name).map_err(CheckpointError::io("removing", &name))?;
+    let name = final_name(*newest);
+    disk.sync_dir(SyncPoint::CheckpointEntry).map_err(CheckpointError::io("keeping", &name))?;
+    if CheckpointReader::open(&*disk, *newest)?.is_none() {
+        tracing::error!(name, "a damaged checkpoint makes room for the next one");
+        disk.remove(&name).map_err(CheckpointError::io("removing", &name))?;
+        return Ok(true);
+    }
+    // The oldest first: the journal goes back as far as the second newest, not further. A power loss may have brought back what was removed.
+    for id in older.iter().rev() {
+        let name = final_name(*id);
+        disk.remove(&name).map_err(CheckpointError::io("removing", &name))?;
+    }
     Ok(true)
 }
 

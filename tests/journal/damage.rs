@@ -326,8 +326,24 @@ fn where_one_of_two_checkpoints_has_to_go_it_is_the_damaged_one() {
         assert!(remove_one(disk.clone()).expect("the disk works"));
         let kept = CheckpointReader::newest(disk.clone()).expect("the disk works").expect("one");
         assert_eq!(kept.covers(), Seq(if is_damaged { 20 } else { 30 }));
-        assert!(!remove_one(disk).expect("the disk works"), "the last one stays");
+        assert!(!remove_one(disk.clone()).expect("the disk works"), "the last one stays");
+        assert_eq!(disk.list().expect("works").len(), 1);
     }
+}
+
+/// The journal doesn't go back as far as that one.
+#[test]
+fn a_checkpoint_that_came_back_is_none_of_two() {
+    let disk = Arc::new(SimDisk::new());
+    checkpoint(&disk, 10, 5, 100);
+    checkpoint(&disk, 20, 5, 100);
+    let before = disk.fork();
+    checkpoint(&disk, 30, 5, 100);
+    let file = disk.create("checkpoint-0000000001.ckpt", 0).expect("works");
+    file.write_at(&before.content("checkpoint-0000000001.ckpt").expect("there"), 0).expect("works");
+    assert_eq!(oldest_kept_covers(&disk).expect("readable"), Seq(20));
+    assert!(remove_one(disk.clone()).expect("the disk works"));
+    assert_eq!(disk.list().expect("works"), ["checkpoint-0000000003.ckpt"]);
 }
 
 #[test]
