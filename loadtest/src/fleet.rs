@@ -25,8 +25,8 @@ const ATTRIBUTE_SETS: u32 = 500;
 /// Seconds without any progress after which waiting ends.
 const STALLED_SECONDS: u64 = 30;
 
-/// Told of every message, with the number of the device and the time of its coming: microseconds of the clock.
-pub(crate) type OnPush = dyn Fn(u32, &Push, u64) + Send + Sync;
+/// Told of every message: the number of the device, the message's id, and the time of its coming in microseconds of the clock.
+pub(crate) type OnPush = dyn Fn(u32, u64, u64) + Send + Sync;
 
 /// What all devices count together.
 #[derive(Default)]
@@ -118,14 +118,22 @@ impl Fleet {
         }
     }
 
+    /// Has all of these connect at once, and doesn't wait for them. (To make them takes longer than to connect them.)
+    pub(crate) fn launch(&mut self, devices: Vec<Device<App>>) {
+        for device in devices {
+            self.size += 1;
+            self.run(device);
+        }
+    }
+
     /// Connects more devices, until there are `size`.
     pub(crate) async fn grow(&mut self, target: &Target, size: u32, quiet: bool) -> Result<(), Failure> {
         let bar = output::bar(size.into(), "{bar:40} {pos}/{len} connected  {per_sec}  {elapsed}", quiet);
         while self.size < size {
             let room = u64::from(self.size) < self.counts.connected() + CONNECTING;
             if room {
-                self.connect(target, self.first + self.size)?;
-                self.size += 1;
+                let device = self.device(target, self.first + self.size)?;
+                self.launch(vec![device]);
             } else {
                 let connected = self.counts.connected();
                 self.until("devices connect", |counts| counts.connected() > connected).await?;
@@ -137,14 +145,12 @@ impl Fleet {
         Ok(())
     }
 
-    fn connect(&mut self, target: &Target, n: u32) -> Result<(), Failure> {
-        let mut device = self.device(target, n)?;
+    fn run(&mut self, mut device: Device<App>) {
         let mut stay = self.stay.subscribe();
         self.tasks.spawn(async move {
             let stopped = device.run(&mut stay).await;
             device.handler.counts.stopped(device.machine().device_id(), stopped);
         });
-        Ok(())
     }
 
     /// Device `n`, which isn't connected yet.
@@ -248,7 +254,7 @@ pub(crate) struct App {
 
 impl Handler for App {
     fn store(&mut self, push: &Push) {
-        (self.on_push)(self.n, push, self.clock.micros());
+        (self.on_push)(self.n, push.message_id, self.clock.micros());
     }
 
     fn push(&mut self, _push: Push) -> Option<Reaction> {

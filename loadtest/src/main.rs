@@ -10,9 +10,13 @@ mod figures;
 mod fleet;
 mod floor;
 mod hold;
+mod journal;
 mod messages;
+mod offline;
 mod process;
+mod pusher;
 mod soak;
+mod stage;
 mod target;
 mod unicast;
 
@@ -54,6 +58,8 @@ enum Scenario {
     /// The same with ten messages, so that several wait for each socket
     #[command(after_help = "Example:\n  loadtest flood --devices 15000 --rounds 5 --floor --json")]
     Flood(burst::Args),
+    /// Messages accepted for devices that are away, and the devices coming back for them after a SIGKILL
+    Offline(offline::Args),
     /// The server of the floor; started by --floor
     #[command(hide = true)]
     FloorServer(floor::Args),
@@ -71,6 +77,7 @@ fn main() -> ExitCode {
         Scenario::Soak(args) => soak::run(&args),
         Scenario::Broadcast(args) => burst::run(&args, "broadcast", 1),
         Scenario::Flood(args) => burst::run(&args, "flood", FLOOD),
+        Scenario::Offline(args) => offline::run(&args),
         Scenario::FloorServer(args) => floor::serve(&args),
     })
 }

@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use mooring::cli::output::Failure;
 use mooring::cli::peer::{Credentials, Edge, Issuer};
+use mooring::client::admin;
 use mooring::client::local::{LocalEdge, Ports, Scratch, enough_descriptors};
 use mooring::client::{Endpoint, Way};
 use mooring::ids::AppKey;
@@ -14,12 +16,25 @@ use crate::process::Process;
 
 /// Descriptors that are needed beside those of devices.
 const SPARE_DESCRIPTORS: u64 = 256;
+/// Milliseconds within which an edge notices that its devices have left.
+const LEFT_MS: u64 = 30_000;
+/// Milliseconds between two looks whether it has.
+const LOOK_MS: u64 = 50;
 
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Kind {
     /// A Mooring edge.
     Mooring,
+}
+
+impl Kind {
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mooring => "mooring",
+        }
+    }
 }
 
 /// Flags that say which edge.
@@ -197,6 +212,43 @@ impl Target {
         self.own.is_some() || self.devices.iter().all(|(_, device)| device.address.starts_with("127."))
     }
 
+    /// Whether it was started for the measurement, and so may be killed.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// SIGKILL, and a new process on the same ports and data, which isn't waited for: see [`Self::ready`].
+    pub(crate) async fn restart(&mut self) -> Result<(), Failure> {
+        let Some((edge, _)) = &mut self.own else {
+            return Err(Failure::usage("an edge that runs already isn't killed: leave out --addr and --dev"));
+        };
+        edge.alive().map_err(Failure::failed)?;
+        edge.kill().await.map_err(Failure::failed)?;
+        edge.launch().map_err(Failure::failed)?;
+        let pid = edge.pid().ok_or_else(|| Failure::failed("the edge has ended"))?;
+        self.process = Process::new(pid)?;
+        Ok(())
+    }
+
+    /// Waits until what was started again serves.
+    pub(crate) async fn ready(&mut self) -> Result<(), Failure> {
+        let Some((edge, _)) = &mut self.own else { return Ok(()) };
+        edge.ready().await.map_err(Failure::failed)
+    }
+
+    /// Waits until the edge knows that nobody is connected any more, if it can be asked.
+    pub(crate) async fn until_all_left(&self) -> Result<(), Failure> {
+        let Some(admin) = &self.admin else { return Ok(()) };
+        for _ in 0..LEFT_MS / LOOK_MS {
+            let metrics = admin::get(admin, "/metrics").await.map_err(Failure::failed)?;
+            if sessions(&metrics.body) == 0.0 {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+        }
+        Err(Failure::failed(format!("devices that left are still connected after {} s", LEFT_MS / 1_000)))
+    }
+
     /// Ends the edge, if it is ours.
     pub(crate) async fn end(self) -> Result<(), Failure> {
         let Some((mut edge, scratch)) = self.own else { return Ok(()) };
@@ -207,6 +259,12 @@ impl Target {
     }
 }
 
+/// Sessions over all transports, in the text of /metrics.
+fn sessions(metrics: &str) -> f64 {
+    let lines = metrics.lines().filter(|line| line.starts_with("mooring_sessions{"));
+    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
 /// The admin port of an edge that runs on this data directory.
 fn admin_port(data_dir: &Path) -> Result<Option<String>, Failure> {
     let ports = Ports::read(data_dir).map_err(Failure::failed)?;
@@ -215,4 +273,17 @@ fn admin_port(data_dir: &Path) -> Result<Option<String>, Failure> {
 
 fn no_edge() -> Edge {
     Edge { dev: None, address: None, ca: None, server_name: None, app: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_of_all_transports_are_summed() {
+        let text = "mooring_sessions{transport=\"tls\"} 3\nmooring_sessions{transport=\"tcp\"} 4\n\
+            mooring_shard_sessions{shard=\"0\"} 7\n";
+        assert!((sessions(text) - 7.0).abs() < f64::EPSILON);
+        assert!(sessions("").abs() < f64::EPSILON);
+    }
 }
