@@ -68,7 +68,11 @@ impl Times {
     }
 }
 
-async fn measure(args: &Args, scenario: &'static str, messages_a_round: u32) -> Result<Figures, Failure> {
+pub(crate) async fn measure(
+    args: &Args,
+    scenario: &'static str,
+    messages_a_round: u32,
+) -> Result<Figures, Failure> {
     let clock = Arc::new(Clock::new(0));
     let floor_run = floor_run(args, messages_a_round);
     let floor = floor::Around::before(args.floor, args.target.transport, floor_run).await?;
@@ -81,7 +85,7 @@ async fn measure(args: &Args, scenario: &'static str, messages_a_round: u32) -> 
     });
     let seen = Arc::clone(&times);
     let on_push = Arc::new(move |_, _, at| seen.came(at));
-    let mut stage = Stage::new(&args.target, &clock, target, messages, on_push);
+    let mut stage = Stage::new(&args.target, &clock, target, messages, on_push).await?;
     stage.fleet.grow(&stage.target, args.target.devices, args.target.json).await?;
 
     let bar = output::bar(args.rounds.into(), "{bar:40} {pos}/{len} rounds", args.target.json);

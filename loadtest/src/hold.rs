@@ -60,11 +60,11 @@ struct Step {
     quiet_cpu_us: u64,
 }
 
-async fn measure(args: &Args) -> Result<Figures, Failure> {
+pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let clock = Arc::new(Clock::new(0));
     let target = Target::new(&args.target).await?;
     let messages = Messages::new(&target, &clock, args.target.payload_bytes);
-    let mut stage = Stage::new(&args.target, &clock, target, messages, Arc::new(|_, _, _| {}));
+    let mut stage = Stage::new(&args.target, &clock, target, messages, Arc::new(|_, _, _| {})).await?;
     let mut steps: Vec<Step> = Vec::new();
     for n in 1..=STEPS {
         let sessions = (u64::from(args.target.devices) * u64::from(n) / u64::from(STEPS)) as u32;

@@ -12,11 +12,13 @@ mod floor;
 mod hold;
 mod journal;
 mod messages;
+mod mqtt;
 mod offline;
 mod process;
 mod pusher;
 mod soak;
 mod stage;
+mod storm;
 mod target;
 mod unicast;
 
@@ -60,6 +62,8 @@ enum Scenario {
     Flood(burst::Args),
     /// Messages accepted for devices that are away, and the devices coming back for them after a SIGKILL
     Offline(offline::Args),
+    /// All devices back after a SIGKILL: how long it takes, and what it costs the server
+    Storm(storm::Args),
     /// The server of the floor; started by --floor
     #[command(hide = true)]
     FloorServer(floor::Args),
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
         Scenario::Broadcast(args) => burst::run(&args, "broadcast", 1),
         Scenario::Flood(args) => burst::run(&args, "flood", FLOOD),
         Scenario::Offline(args) => offline::run(&args),
+        Scenario::Storm(args) => storm::run(&args),
         Scenario::FloorServer(args) => floor::serve(&args),
     })
 }

@@ -100,14 +100,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-async fn measure(args: &Args) -> Result<Figures, Failure> {
+pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let clock = Arc::new(Clock::new(0));
     let target = Target::new(&args.target).await?;
     let messages = Messages::new(&target, &clock, args.target.payload_bytes);
     let account = Arc::new(Account::new(messages.first, args.target.devices, args.messages));
     let seen = Arc::clone(&account);
     let on_push: Arc<OnPush> = Arc::new(move |device, message, at| seen.came(device, message, at));
-    let mut stage = Stage::new(&args.target, &clock, target, messages, Arc::clone(&on_push));
+    let mut stage = Stage::new(&args.target, &clock, target, messages, Arc::clone(&on_push)).await?;
 
     let fleet = Fleet::new(&clock, args.target.transport, 0, args.target.seed, on_push);
     let mut known = std::mem::replace(&mut stage.fleet, fleet);
@@ -119,7 +119,7 @@ async fn measure(args: &Args) -> Result<Figures, Failure> {
     let figures = if stage.target.is_ours() {
         come_back(args, &mut stage, &account, figures).await?
     } else {
-        note("an edge that runs already isn't killed: the second part is left out");
+        note("what runs already isn't killed: the second part is left out");
         figures
     };
     stage.end().await?;
@@ -166,12 +166,13 @@ async fn come_back(
     account: &Account,
     figures: Figures,
 ) -> Result<Figures, Failure> {
-    let device = |n| stage.fleet.device(&stage.target, n);
+    let device = |n| stage.fleet.client(&stage.target, n);
     let devices = (0..args.target.devices).map(device).collect::<Result<Vec<_>, _>>()?;
-    let killed = stage.clock.micros();
-    stage.target.restart().await?;
+    stage.target.kill().await?;
+    let started = stage.clock.micros();
+    stage.target.start_again()?;
     stage.target.ready().await?;
-    let ready_seconds = (stage.clock.micros() - killed) as f64 / 1e6;
+    let ready_seconds = (stage.clock.micros() - started) as f64 / 1e6;
 
     let start = stage.start()?;
     let began = stage.clock.micros();

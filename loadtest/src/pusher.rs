@@ -1,33 +1,45 @@
-//! What pushes to the devices: a router of an edge, which gives it batches.
+//! What pushes to the devices: a router of an edge, which gives it batches; or a publisher of a broker, which knows none.
 
 use std::sync::Arc;
 
 use mooring::cli::output::Failure;
-use mooring::client::router::Router;
+use mooring::client::router::{Progress, Router};
 use mooring::clock::Clock;
 
 use crate::messages::{self, Messages};
-use crate::target::Target;
+use crate::mqtt::Publisher;
+use crate::target::{self, Target};
 
 /// Pushes messages.
 pub(crate) struct Pusher {
     clock: Arc<Clock>,
     messages: Messages,
-    router: Router,
+    way: Way,
     batches: u64,
     /// Messages to one device each.
     sent: u64,
 }
 
+enum Way {
+    Router(Router),
+    Publisher(Box<Publisher>),
+}
+
 impl Pusher {
-    pub(crate) fn new(target: &Target, clock: &Arc<Clock>, messages: Messages, seed: u64) -> Self {
-        Self {
-            clock: Arc::clone(clock),
-            messages,
-            router: messages::router(target, clock, seed),
-            batches: 0,
-            sent: 0,
-        }
+    pub(crate) async fn new(
+        target: &Target,
+        clock: &Arc<Clock>,
+        messages: Messages,
+        args: &target::Args,
+    ) -> Result<Self, Failure> {
+        let way = if let Some(edge) = &target.edge {
+            Way::Router(messages::router(edge, clock, args.seed))
+        } else {
+            let endpoint = target.device(args.transport, None);
+            let endpoint = endpoint.ok_or_else(|| Failure::failed("the broker has no address"))?;
+            Way::Publisher(Box::new(Publisher::connect(&endpoint, args.payload_bytes).await?))
+        };
+        Ok(Self { clock: Arc::clone(clock), messages, way, batches: 0, sent: 0 })
     }
 
     /// Message `message` to these devices, as one batch.
@@ -37,9 +49,14 @@ impl Pusher {
         devices: impl ExactSizeIterator<Item = u32>,
     ) -> Result<(), Failure> {
         self.sent += devices.len() as u64;
-        let batch = self.messages.batch(self.batches, message, devices, self.clock.now());
         self.batches += 1;
-        if self.router.deliver(batch).await { Ok(()) } else { Err(ended()) }
+        match &mut self.way {
+            Way::Router(router) => {
+                let batch = self.messages.batch(self.batches, message, devices, self.clock.now());
+                if router.deliver(batch).await { Ok(()) } else { Err(ended()) }
+            }
+            Way::Publisher(publisher) => publisher.publish(self.messages.first + message, devices).await,
+        }
     }
 
     /// To all of these, in batches of at most so many.
@@ -60,11 +77,15 @@ impl Pusher {
         self.sent
     }
 
-    /// Waits until each batch is accepted, which it is once it is durable.
+    /// Waits until all is accepted: by an edge once it is durable, by a broker when it has taken it over.
     pub(crate) async fn accepted(&self) -> Result<(), Failure> {
-        let mut progress = self.router.progress();
+        let router = match &self.way {
+            Way::Router(router) => router,
+            Way::Publisher(publisher) => return publisher.all_acked().await,
+        };
+        let mut progress = router.progress();
         let batches = self.batches;
-        let answered = |p: &mooring::client::router::Progress| {
+        let answered = |p: &Progress| {
             p.first_rejection.is_some() || p.tally.batches >= batches && p.tally.unanswered() == 0
         };
         let state = progress.wait_for(answered).await.map_err(|_| ended())?;
@@ -81,9 +102,12 @@ impl Pusher {
         )))
     }
 
-    /// Waits until each batch is answered and every accepted message has its outcome.
+    /// Waits until an edge has said the outcome of every message; a broker says none.
     pub(crate) async fn settled(&self) -> Result<(), Failure> {
-        messages::settled(&self.router, self.batches).await
+        match &self.way {
+            Way::Router(router) => messages::settled(router, self.batches).await,
+            Way::Publisher(publisher) => publisher.all_acked().await,
+        }
     }
 }
 

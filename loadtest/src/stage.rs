@@ -33,19 +33,19 @@ pub(crate) struct Start {
 
 impl Stage {
     /// With devices that tell of what they get.
-    pub(crate) fn new(
+    pub(crate) async fn new(
         args: &target::Args,
         clock: &Arc<Clock>,
         target: Target,
         messages: Messages,
         on_push: Arc<OnPush>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, Failure> {
+        Ok(Self {
             clock: Arc::clone(clock),
             fleet: Fleet::new(clock, args.transport, 0, args.seed, on_push),
-            pusher: Pusher::new(&target, clock, messages, args.seed),
+            pusher: Pusher::new(&target, clock, messages, args).await?,
             target,
-        }
+        })
     }
 
     /// From now on it counts.
@@ -95,6 +95,6 @@ impl Stage {
 }
 
 /// What this program has used.
-fn own_cpu_us() -> Result<u64, Failure> {
+pub(crate) fn own_cpu_us() -> Result<u64, Failure> {
     Process::new(std::process::id())?.cpu_us()
 }

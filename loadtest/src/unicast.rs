@@ -93,7 +93,7 @@ impl Times {
     }
 }
 
-async fn measure(args: &Args) -> Result<Figures, Failure> {
+pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let clock = Arc::new(Clock::new(0));
     let rate = if args.rate == 0 { 200_000 } else { args.rate };
     let most = (rate * (args.seconds + WARM_UP_SECONDS) + 1).min(MESSAGES);
@@ -110,7 +110,7 @@ async fn measure(args: &Args) -> Result<Figures, Failure> {
     });
     let seen = Arc::clone(&times);
     let on_push = Arc::new(move |_, message, at| seen.came(message, at));
-    let mut stage = Stage::new(&args.target, &clock, target, messages, on_push);
+    let mut stage = Stage::new(&args.target, &clock, target, messages, on_push).await?;
     stage.fleet.grow(&stage.target, args.target.devices, args.target.json).await?;
 
     let mut rng = SmallRng::seed_from_u64(args.target.seed);

@@ -39,6 +39,15 @@ fn offline_every_device_gets_every_message_after_a_kill() {
 }
 
 #[test]
+fn storm_all_come_back_after_a_kill() {
+    for transport in ["tcp", "tls", "quic"] {
+        let figures = figures(&["storm", "--devices", "20", "--transport", transport, "--json"]);
+        measured(&figures, &["seconds", "ready_seconds", "connects_per_s"]);
+        assert_eq!((&figures["lost"], &figures["transport"]), (&0.into(), &transport.into()), "{figures}");
+    }
+}
+
+#[test]
 fn unicast_broadcast_and_hold_say_what_they_measured() {
     let figures_of = |scenario: &str, more: &[&str]| {
         let run = [&[scenario, "--devices", "6", "--json"], more].concat();

@@ -193,8 +193,12 @@ impl Running {
         let guests = Guests::start(&target, &guest_fleets, numbers, args.seed)?;
         // A device is known once it was connected.
         guests.until_all_came(args.guests).await?;
-        let router =
-            messages::router_telling(&target, &clock, args.seed, Box::new(on_events(&account, &clock)));
+        let router = messages::router_telling(
+            target.edge()?,
+            &clock,
+            args.seed,
+            Box::new(on_events(&account, &clock)),
+        );
         Ok(Self { target, clock, account, residents, guest_fleets, guests, router: Arc::new(router) })
     }
 
