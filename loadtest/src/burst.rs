@@ -42,8 +42,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, scenario: &'static str, messages: u32) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let figures = runtime.map_err(Failure::failed)?.block_on(measure(args, scenario, messages))?;
-    figures.print(args.target.json);
-    Ok(())
+    figures.publish(&args.target)
 }
 
 /// When the round began, and what of it came when.
@@ -86,6 +85,7 @@ pub(crate) async fn measure(
     let seen = Arc::clone(&times);
     let on_push = Arc::new(move |_, _, at| seen.came(at));
     let mut stage = Stage::new(&args.target, &clock, target, messages, on_push).await?;
+    let recorder = stage.record(&args.target);
     stage.fleet.grow(&stage.target, args.target.devices, args.target.json).await?;
 
     let bar = output::bar(args.rounds.into(), "{bar:40} {pos}/{len} rounds", args.target.json);
@@ -111,6 +111,7 @@ pub(crate) async fn measure(
     }
     bar.finish_and_clear();
     let load = stage.load(start, stage.seconds(start))?;
+    let plots = recorder.plots();
     stage.end().await?;
     let floor = floor.after().await?;
     let latencies = times.latencies.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +119,7 @@ pub(crate) async fn measure(
     Ok(Figures {
         last_device_ms: Some(rounded(median(&mut last_device) as f64 / 1_000.0)),
         floor_last_device_ms: floor.map(|cost| rounded(cost.round_ms)),
-        ..figures.with_floor(floor)
+        ..figures.with_floor(floor).with_plots(plots)
     })
 }
 

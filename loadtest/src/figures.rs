@@ -4,7 +4,8 @@ use hdrhistogram::Histogram;
 use mooring::cli::output::{self, Failure};
 use serde::Serialize;
 
-use crate::{floor, target};
+use crate::report::{Line, Plot, Scale};
+use crate::{floor, report, target};
 
 /// One run. What a scenario doesn't measure stays out of the table and is null in JSON.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -47,6 +48,9 @@ pub(crate) struct Figures {
     pub(crate) load_cpu_s: Option<f64>,
     pub(crate) lost: u64,
     pub(crate) seconds: f64,
+    /// For the report.
+    #[serde(skip)]
+    pub(crate) plots: Vec<Plot>,
 }
 
 /// A load of messages, and what it came to.
@@ -94,7 +98,14 @@ impl Figures {
             return self;
         }
         let ms = |quantile: f64| Some(rounded(micros.value_at_quantile(quantile) as f64 / 1_000.0));
-        Self { p50_ms: ms(0.5), p99_ms: ms(0.99), p999_ms: ms(0.999), max_ms: ms(1.0), ..self }
+        let figures = self.with_plots([latencies(micros)]);
+        Self { p50_ms: ms(0.5), p99_ms: ms(0.99), p999_ms: ms(0.999), max_ms: ms(1.0), ..figures }
+    }
+
+    /// With more for the report.
+    pub(crate) fn with_plots(mut self, plots: impl IntoIterator<Item = Plot>) -> Self {
+        self.plots.extend(plots);
+        self
     }
 
     /// With what the same costs over bare sockets, if that was measured.
@@ -102,8 +113,14 @@ impl Figures {
         Self { floor_cpu_us_per_delivery: floor.map(|cost| rounded(cost.cpu_us)), ..self }
     }
 
+    /// Writes the report, if one is wanted, and says the figures.
+    pub(crate) fn publish(&self, args: &target::Args) -> Result<(), Failure> {
+        self.print(args.json);
+        args.report.as_deref().map_or(Ok(()), |dir| report::write(dir, self, &self.plots))
+    }
+
     /// On standard output: a table, or one JSON line.
-    pub(crate) fn print(&self, json: bool) {
+    fn print(&self, json: bool) {
         let value = serde_json::to_value(self).unwrap_or_default();
         if json {
             return output::line(&value.to_string());
@@ -136,6 +153,16 @@ pub(crate) fn slope(points: &[(f64, f64)]) -> Option<f64> {
     let over: f64 = points.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
     let under: f64 = points.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
     (under > 0.0).then(|| over / under)
+}
+
+/// How long so large a share of the messages took at most: as many nines as there are messages for.
+fn latencies(micros: &Histogram<u64>) -> Plot {
+    let shares = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99999];
+    let enough = |share: &f64| (1.0 - share) * micros.len() as f64 >= 1.0;
+    let took = |share: f64| (share, micros.value_at_quantile(share) as f64 / 1_000.0);
+    let points = shares.into_iter().filter(enough).map(took).collect();
+    let lines = vec![Line { name: "latency", points }];
+    Plot::new("Latency", ("share of the messages", Scale::Nines), ("ms", Scale::Log), lines)
 }
 
 /// So much for each.

@@ -13,6 +13,7 @@ use mooring::clock::Clock;
 use crate::figures::{Figures, rounded, slope};
 use crate::messages::Messages;
 use crate::process;
+use crate::report::{Line, Plot, Scale};
 use crate::stage::Stage;
 use crate::target::{self, Target};
 
@@ -45,8 +46,7 @@ Examples:
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let figures = runtime.map_err(Failure::failed)?.block_on(measure(args))?;
-    figures.print(args.target.json);
-    Ok(())
+    figures.publish(&args.target)
 }
 
 struct Step {
@@ -65,6 +65,7 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let target = Target::new(&args.target).await?;
     let messages = Messages::new(&target, &clock, args.target.payload_bytes);
     let mut stage = Stage::new(&args.target, &clock, target, messages, Arc::new(|_, _, _| {})).await?;
+    let recorder = stage.record(&args.target);
     let mut steps: Vec<Step> = Vec::new();
     for n in 1..=STEPS {
         let sessions = (u64::from(args.target.devices) * u64::from(n) / u64::from(STEPS)) as u32;
@@ -73,11 +74,13 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
         steps.push(step);
     }
     let (sent, received) = (stage.pusher.sent(), stage.fleet.counts.received());
+    let plots = recorder.plots();
     let reconnects = stage.end().await?;
     if reconnects > 0 {
         return Err(Failure::failed(format!("{reconnects} sessions broke: the figures would mean nothing")));
     }
-    Ok(figures(args, &steps, received, sent - received))
+    let figures = figures(args, &steps, received, sent - received);
+    Ok(figures.with_plots([over_sessions(&steps)]).with_plots(plots))
 }
 
 /// Up to so many sessions, with messages from this number on to those that are new.
@@ -115,6 +118,21 @@ async fn quiet(seconds: u64, silent: bool) {
         bar.inc(1);
     }
     bar.finish_and_clear();
+}
+
+/// Memory over sessions, whose slope is the figure.
+fn over_sessions(steps: &[Step]) -> Plot {
+    let line = |name, value: fn(&Step) -> u64| Line {
+        name,
+        points: steps.iter().map(|s| (f64::from(s.sessions), value(s) as f64 / 1_048_576.0)).collect(),
+    };
+    let lines = vec![line("RSS", |s| s.rss), line("PSS", |s| s.pss)];
+    Plot::new(
+        "Memory of the server over sessions",
+        ("sessions", Scale::Linear),
+        ("MiB", Scale::Linear),
+        lines,
+    )
 }
 
 fn figures(args: &Args, steps: &[Step], deliveries: u64, lost: u64) -> Figures {

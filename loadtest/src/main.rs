@@ -16,6 +16,7 @@ mod mqtt;
 mod offline;
 mod process;
 mod pusher;
+mod report;
 mod soak;
 mod stage;
 mod storm;

@@ -92,7 +92,7 @@ impl Account {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let figures = runtime.map_err(Failure::failed)?.block_on(measure(args))?;
-    figures.print(args.target.json);
+    figures.publish(&args.target)?;
     if figures.lost == 0 {
         Ok(())
     } else {
@@ -111,6 +111,7 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
 
     let fleet = Fleet::new(&clock, args.target.transport, 0, args.target.seed, on_push);
     let mut known = std::mem::replace(&mut stage.fleet, fleet);
+    let recorder = stage.record(&args.target);
     known.grow(&stage.target, args.target.devices, args.target.json).await?;
     known.end().await;
     stage.target.until_all_left().await?;
@@ -122,8 +123,9 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
         note("what runs already isn't killed: the second part is left out");
         figures
     };
+    let plots = recorder.plots();
     stage.end().await?;
-    Ok(figures)
+    Ok(figures.with_plots(plots))
 }
 
 /// The first part.

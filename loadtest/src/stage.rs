@@ -10,6 +10,7 @@ use crate::fleet::{Fleet, OnPush};
 use crate::messages::Messages;
 use crate::process::Process;
 use crate::pusher::Pusher;
+use crate::report::Recorder;
 use crate::target::{self, Target};
 
 /// All that runs during a measurement.
@@ -46,6 +47,11 @@ impl Stage {
             pusher: Pusher::new(&target, clock, messages, args).await?,
             target,
         })
+    }
+
+    /// Looks at all that over time, if a report is wanted.
+    pub(crate) fn record(&self, args: &target::Args) -> Recorder {
+        Recorder::start(args.report.is_some(), &self.target, &self.fleet.counts, &self.clock)
     }
 
     /// From now on it counts.

@@ -15,6 +15,7 @@ use mooring::clock::Clock;
 
 use crate::figures::{Figures, per, rounded};
 use crate::fleet::{Counts, Fleet};
+use crate::report::Recorder;
 use crate::stage::own_cpu_us;
 use crate::target::{self, Target};
 
@@ -42,8 +43,7 @@ Examples:
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let figures = runtime.map_err(Failure::failed)?.block_on(measure(args))?;
-    figures.print(args.target.json);
-    Ok(())
+    figures.publish(&args.target)
 }
 
 pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
@@ -57,6 +57,7 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let devices = u64::from(args.target.devices);
     let fleet = Fleet::new(&clock, args.target.transport, 0, args.target.seed, Arc::new(|_, _, _| {}));
     let mut fleet = fleet.retrying(Backoff::every(args.retry_ms));
+    let recorder = Recorder::start(args.target.report.is_some(), &target, &fleet.counts, &clock);
     fleet.grow(&target, args.target.devices, args.target.json).await?;
 
     target.kill().await?;
@@ -82,6 +83,7 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     bar.finish_and_clear();
     let cpu_us = target.process.cpu_us()?;
     let own_us = own_cpu_us()? - own;
+    let plots = recorder.plots();
     fleet.end().await;
     target.end().await?;
     Ok(Figures {
@@ -91,6 +93,6 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
         back_cpu_s: Some(rounded(cpu_us as f64 / 1e6)),
         load_cpu_s: Some(rounded(own_us as f64 / 1e6)),
         seconds: rounded(seconds),
-        ..Figures::of("storm", &args.target)
+        ..Figures::of("storm", &args.target).with_plots(plots)
     })
 }

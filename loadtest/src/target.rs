@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -65,6 +67,9 @@ pub(crate) struct Args {
     /// The result as one JSON line, no progress bars
     #[arg(long)]
     pub(crate) json: bool,
+    /// A page with plots, and the same as JSON, into this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
     /// The command that starts the broker in the foreground; it is ended after the measurement
     #[arg(
         long,
@@ -150,6 +155,8 @@ pub(crate) struct Target {
     /// `None`: a broker.
     pub(crate) edge: Option<EdgeSide>,
     pub(crate) process: Process,
+    /// The same for who looks from elsewhere.
+    process_id: Arc<AtomicU32>,
     /// Where its admin port is and its data, if that is known.
     pub(crate) admin: Option<String>,
     pub(crate) data_dir: Option<PathBuf>,
@@ -238,6 +245,7 @@ impl Target {
             devices: vec![(args.transport, endpoint)],
             edge: None,
             process: Process::new(pid)?,
+            process_id: Arc::new(AtomicU32::new(pid)),
             admin: None,
             data_dir: None,
             own,
@@ -281,6 +289,7 @@ impl Target {
                 issuer: secret.issuer(&no_edge())?,
             }),
             process: Process::new(pid)?,
+            process_id: Arc::new(AtomicU32::new(pid)),
             admin: Some(edge.admin()),
             data_dir: Some(edge.data_dir()),
             own: Some(Own::Edge { edge: Box::new(edge), _scratch: scratch }),
@@ -315,6 +324,7 @@ impl Target {
                 issuer: secret.issuer(&devices)?,
             }),
             process: Process::new(pid)?,
+            process_id: Arc::new(AtomicU32::new(pid)),
             admin: args.dev.as_deref().map(admin_port).transpose()?.flatten(),
             data_dir: args.dev.clone(),
             own: None,
@@ -325,6 +335,12 @@ impl Target {
     pub(crate) fn device(&self, way: Way, source: Option<IpAddr>) -> Option<Endpoint> {
         let (_, endpoint) = self.devices.iter().find(|(of, _)| *of == way)?;
         Some(Endpoint { source, ..endpoint.clone() })
+    }
+
+    /// Says which process it is, also after it was started again.
+    pub(crate) fn process_now(&self) -> impl Fn() -> Process + Send + Sync + use<> {
+        let pid = Arc::clone(&self.process_id);
+        move || Process::unchecked(pid.load(Ordering::Acquire))
     }
 
     /// Its side that a broker hasn't.
@@ -358,6 +374,7 @@ impl Target {
         let Some(own) = &mut self.own else { return Ok(()) };
         own.start_again()?;
         self.process = Process::new(own.pid()?)?;
+        self.process_id.store(own.pid()?, Ordering::Release);
         Ok(())
     }
 

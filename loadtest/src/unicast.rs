@@ -63,8 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let figures = runtime.map_err(Failure::failed)?.block_on(measure(args))?;
-    figures.print(args.target.json);
-    Ok(())
+    figures.publish(&args.target)
 }
 
 /// When each message was due, and how long those that count took.
@@ -111,6 +110,7 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let seen = Arc::clone(&times);
     let on_push = Arc::new(move |_, message, at| seen.came(message, at));
     let mut stage = Stage::new(&args.target, &clock, target, messages, on_push).await?;
+    let recorder = stage.record(&args.target);
     stage.fleet.grow(&stage.target, args.target.devices, args.target.json).await?;
 
     let mut rng = SmallRng::seed_from_u64(args.target.seed);
@@ -128,10 +128,12 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
         stage.pusher.settled().await?;
     }
     let load = stage.load(start, seconds)?;
+    let plots = recorder.plots();
     stage.end().await?;
     let floor = floor.after().await?;
     let latencies = times.latencies.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(Figures::of("unicast", &args.target).with_load(load).with_latencies(&latencies).with_floor(floor))
+    let figures = Figures::of("unicast", &args.target).with_load(load).with_latencies(&latencies);
+    Ok(figures.with_floor(floor).with_plots(plots))
 }
 
 fn floor_run(args: &Args) -> floor::Run {

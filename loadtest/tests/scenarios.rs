@@ -39,6 +39,30 @@ fn offline_every_device_gets_every_message_after_a_kill() {
 }
 
 #[test]
+fn a_report_is_a_page_and_the_same_as_json() {
+    let dir = std::env::temp_dir().join(format!("loadtest-report-{}", std::process::id()));
+    let said = figures(&[
+        "broadcast",
+        "--devices",
+        "6",
+        "--rounds",
+        "3",
+        "--json",
+        "--report",
+        &dir.to_string_lossy(),
+    ]);
+    let file = |name: &str| std::fs::read_to_string(dir.join(name)).expect(name);
+    let page = file("broadcast-mooring-tcp.html");
+    let data: Value = serde_json::from_str(&file("broadcast-mooring-tcp.json")).expect("JSON");
+    std::fs::remove_dir_all(&dir).expect("removed");
+    assert!(page.contains("<svg") && page.contains("messages delivered"), "{page}");
+    let fields = said.as_object().expect("an object");
+    assert!(fields.iter().all(|(name, value)| data[name] == *value), "{said} and {data}");
+    let titles: Vec<_> = data["plots"].as_array().expect("plots").iter().map(|p| &p["title"]).collect();
+    assert!(titles.contains(&&Value::from("Latency")) && titles.len() > 2, "{titles:?}");
+}
+
+#[test]
 fn storm_all_come_back_after_a_kill() {
     for transport in ["tcp", "tls", "quic"] {
         let figures = figures(&["storm", "--devices", "20", "--transport", transport, "--json"]);
