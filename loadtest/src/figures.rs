@@ -83,7 +83,7 @@ impl Figures {
     pub(crate) fn with_load(self, load: Load) -> Self {
         Self {
             deliveries: Some(load.deliveries),
-            cpu_us_per_delivery: Some(per(load.cpu_us as f64, load.deliveries)),
+            cpu_us_per_delivery: (load.deliveries > 0).then(|| per(load.cpu_us as f64, load.deliveries)),
             deliveries_per_s: Some(rounded(load.deliveries as f64 / load.seconds.max(1e-9))),
             load_cpu_s: Some(rounded(load.own_cpu_us as f64 / 1e6)),
             lost: load.lost,
@@ -209,6 +209,6 @@ mod tests {
         assert_eq!((figures.cpu_us_per_delivery, figures.deliveries_per_s), (Some(2.5), Some(2.0)));
         assert_eq!(figures.lost, 1);
         let none = Figures::default().with_load(Load::default());
-        assert_eq!(none.cpu_us_per_delivery, Some(0.0));
+        assert_eq!(none.cpu_us_per_delivery, None);
     }
 }
