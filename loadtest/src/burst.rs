@@ -12,15 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hdrhistogram::Histogram;
-use mooring::cli::output::{self, Failure, note};
-use mooring::client::Way;
+use mooring::cli::output::{self, Failure};
 use mooring::clock::Clock;
 use mooring::limits;
 
-use crate::figures::{Figures, rounded};
-use crate::fleet::Fleet;
+use crate::figures::{Figures, histogram, rounded};
 use crate::floor;
-use crate::messages::{self, Messages};
+use crate::messages::Messages;
+use crate::stage::Stage;
 use crate::target::{self, Target};
 
 /// Rounds before anything counts.
@@ -43,8 +42,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, scenario: &'static str, messages: u32) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let figures = runtime.map_err(Failure::failed)?.block_on(measure(args, scenario, messages))?;
-    figures.print(args.target.json);
-    Ok(())
+    figures.publish(&args.target)
 }
 
 /// When the round began, and what of it came when.
@@ -69,95 +67,64 @@ impl Times {
     }
 }
 
-async fn measure(args: &Args, scenario: &'static str, messages_a_round: u32) -> Result<Figures, Failure> {
+pub(crate) async fn measure(
+    args: &Args,
+    scenario: &'static str,
+    messages_a_round: u32,
+) -> Result<Figures, Failure> {
     let clock = Arc::new(Clock::new(0));
-    let before = floor_of(args, messages_a_round).await?;
+    let floor_run = floor_run(args, messages_a_round);
+    let floor = floor::Around::before(args.floor, args.target.transport, floor_run).await?;
     let target = Target::new(&args.target).await?;
     let messages = Messages::new(&target, &clock, args.target.payload_bytes);
     let times = Arc::new(Times {
         began: AtomicU64::new(0),
         last: AtomicU64::new(0),
-        latencies: Mutex::new(Histogram::new_with_bounds(1, 600_000_000, 3).map_err(Failure::failed)?),
+        latencies: Mutex::new(histogram()?),
     });
     let seen = Arc::clone(&times);
-    let on_push = Arc::new(move |_, _: &mooring::wire::pb::device::Push, at| seen.came(at));
-    let mut fleet = Fleet::new(&clock, args.target.transport, 0, args.target.seed, on_push);
-    fleet.grow(&target, args.target.devices, args.target.json).await?;
-    let router = messages::router(&target, &clock, args.target.seed);
+    let on_push = Arc::new(move |_, _, at| seen.came(at));
+    let mut stage = Stage::new(&args.target, &clock, target, messages, on_push).await?;
+    let recorder = stage.record(&args.target);
+    stage.fleet.grow(&stage.target, args.target.devices, args.target.json).await?;
 
     let bar = output::bar(args.rounds.into(), "{bar:40} {pos}/{len} rounds", args.target.json);
-    let (mut batches, mut message) = (0, 0);
-    let (mut cpu, mut start, mut warm_up) = (0, 0, 0);
-    let mut last_device = Vec::new();
+    let mut start = stage.start()?;
+    let (mut message, mut last_device) = (0, Vec::new());
     for round in 0..WARM_UP + args.rounds {
         if round == WARM_UP {
-            (cpu, start, warm_up) = (target.process.cpu_us()?, clock.micros(), fleet.counts.received());
+            start = stage.start()?;
         }
         let began = clock.micros();
         times.began.store(if round < WARM_UP { 0 } else { began }, Ordering::Release);
         for _ in 0..messages_a_round {
-            for first in (0..args.target.devices).step_by(limits::BATCH_TARGETS) {
-                let end = args.target.devices.min(first + limits::BATCH_TARGETS as u32);
-                let batch = messages.batch(batches, message, first..end, clock.now());
-                batches += 1;
-                if !router.deliver(batch).await {
-                    return Err(Failure::failed("the router has ended"));
-                }
-            }
+            let all = 0..args.target.devices;
+            stage.pusher.push_to_all(message, all, limits::BATCH_TARGETS as u32).await?;
             message += 1;
         }
-        let all = message * u64::from(args.target.devices);
-        fleet.until("all have it", |c| c.received() >= all).await?;
-        messages::settled(&router, batches).await?;
+        stage.all_arrived().await?;
+        stage.pusher.settled().await?;
         if round >= WARM_UP {
             last_device.push(times.last.load(Ordering::Acquire) - began);
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
-    let seconds = (clock.micros() - start) as f64 / 1e6;
-    let cpu = target.process.cpu_us()? - cpu;
-    let (received, reconnects) = (fleet.counts.received(), fleet.counts.reconnects());
-    fleet.end().await;
-    drop(router);
-    target.end().await?;
-    if reconnects > 0 {
-        note(&format!("{reconnects} sessions broke during the measurement"));
-    }
-    let after = floor_of(args, messages_a_round).await?;
+    let load = stage.load(start, stage.seconds(start))?;
+    let plots = recorder.plots();
+    stage.end().await?;
+    let floor = floor.after().await?;
     let latencies = times.latencies.lock().unwrap_or_else(PoisonError::into_inner);
-    let deliveries = received - warm_up;
-    let ms = |quantile: f64| Some(rounded(latencies.value_at_quantile(quantile) as f64 / 1_000.0));
-    let floor = before.zip(after);
+    let figures = Figures::of(scenario, &args.target).with_load(load).with_latencies(&latencies);
     Ok(Figures {
-        scenario,
-        target: "mooring",
-        transport: args.target.transport.name(),
-        devices: args.target.devices,
-        deliveries: Some(deliveries),
-        cpu_us_per_delivery: Some(rounded(cpu as f64 / deliveries.max(1) as f64)),
-        floor_cpu_us_per_delivery: floor.map(|(b, a)| rounded(f64::midpoint(b.cpu_us, a.cpu_us))),
-        deliveries_per_s: Some(rounded(deliveries as f64 / seconds)),
-        p50_ms: ms(0.5),
-        p99_ms: ms(0.99),
-        p999_ms: ms(0.999),
-        max_ms: Some(rounded(latencies.max() as f64 / 1_000.0)),
         last_device_ms: Some(rounded(median(&mut last_device) as f64 / 1_000.0)),
-        floor_last_device_ms: floor.map(|(b, a)| rounded(f64::midpoint(b.round_ms, a.round_ms))),
-        lost: message * u64::from(args.target.devices) - received,
-        seconds,
-        ..Figures::default()
+        floor_last_device_ms: floor.map(|cost| rounded(cost.round_ms)),
+        ..figures.with_floor(floor).with_plots(plots)
     })
 }
 
-async fn floor_of(args: &Args, messages: u32) -> Result<Option<floor::Cost>, Failure> {
-    if !args.floor {
-        return Ok(None);
-    }
-    if args.target.transport != Way::Tcp {
-        note("the floor is plain TCP");
-    }
-    let run = floor::Run {
+fn floor_run(args: &Args, messages: u32) -> floor::Run {
+    floor::Run {
         devices: args.target.devices,
         rate: 0,
         seconds: 0,
@@ -165,8 +132,7 @@ async fn floor_of(args: &Args, messages: u32) -> Result<Option<floor::Cost>, Fai
         messages,
         payload_bytes: args.target.payload_bytes,
         seed: args.target.seed,
-    };
-    floor::measure(run).await.map(Some)
+    }
 }
 
 /// The one in the middle; 0 of none.

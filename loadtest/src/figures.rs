@@ -1,7 +1,11 @@
 //! The figures of one run, under the names that every scenario uses.
 
-use mooring::cli::output;
+use hdrhistogram::Histogram;
+use mooring::cli::output::{self, Failure};
 use serde::Serialize;
+
+use crate::report::{Line, Plot, Scale};
+use crate::{floor, report, target};
 
 /// One run. What a scenario doesn't measure stays out of the table and is null in JSON.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -30,13 +34,93 @@ pub(crate) struct Figures {
     pub(crate) last_device_ms: Option<f64>,
     /// The same of bare sockets, to the last acknowledgement.
     pub(crate) floor_last_device_ms: Option<f64>,
+    /// Messages for one device each that were accepted for later.
+    pub(crate) pointers: Option<u64>,
+    pub(crate) pointers_per_s: Option<f64>,
+    pub(crate) cpu_us_per_pointer: Option<f64>,
+    /// What the journal grew by.
+    pub(crate) disk_bytes_per_pointer: Option<f64>,
+    /// From the start of the server that was killed until it is ready.
+    pub(crate) ready_seconds: Option<f64>,
+    /// CPU of the server while its devices came back.
+    pub(crate) back_cpu_s: Option<f64>,
+    /// CPU of this program during what is measured: the server has what is left of the machine.
+    pub(crate) load_cpu_s: Option<f64>,
     pub(crate) lost: u64,
+    pub(crate) seconds: f64,
+    /// For the report.
+    #[serde(skip)]
+    pub(crate) plots: Vec<Plot>,
+}
+
+/// A load of messages, and what it came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Load {
+    /// Messages that came, of those that count.
+    pub(crate) deliveries: u64,
+    /// Those that didn't.
+    pub(crate) lost: u64,
+    /// Of the server, microseconds.
+    pub(crate) cpu_us: u64,
+    /// Of this program, microseconds.
+    pub(crate) own_cpu_us: u64,
     pub(crate) seconds: f64,
 }
 
 impl Figures {
+    /// Those of a scenario that has measured nothing yet.
+    pub(crate) fn of(scenario: &'static str, args: &target::Args) -> Self {
+        Self {
+            scenario,
+            target: args.target.name(),
+            transport: args.transport.name(),
+            devices: args.devices,
+            ..Self::default()
+        }
+    }
+
+    /// With what a load came to.
+    pub(crate) fn with_load(self, load: Load) -> Self {
+        Self {
+            deliveries: Some(load.deliveries),
+            cpu_us_per_delivery: (load.deliveries > 0).then(|| per(load.cpu_us as f64, load.deliveries)),
+            deliveries_per_s: Some(rounded(load.deliveries as f64 / load.seconds.max(1e-9))),
+            load_cpu_s: Some(rounded(load.own_cpu_us as f64 / 1e6)),
+            lost: load.lost,
+            seconds: rounded(load.seconds),
+            ..self
+        }
+    }
+
+    /// With how long messages took, of which there is at least one.
+    pub(crate) fn with_latencies(self, micros: &Histogram<u64>) -> Self {
+        if micros.is_empty() {
+            return self;
+        }
+        let ms = |quantile: f64| Some(rounded(micros.value_at_quantile(quantile) as f64 / 1_000.0));
+        let figures = self.with_plots([latencies(micros)]);
+        Self { p50_ms: ms(0.5), p99_ms: ms(0.99), p999_ms: ms(0.999), max_ms: ms(1.0), ..figures }
+    }
+
+    /// With more for the report.
+    pub(crate) fn with_plots(mut self, plots: impl IntoIterator<Item = Plot>) -> Self {
+        self.plots.extend(plots);
+        self
+    }
+
+    /// With what the same costs over bare sockets, if that was measured.
+    pub(crate) fn with_floor(self, floor: Option<floor::Cost>) -> Self {
+        Self { floor_cpu_us_per_delivery: floor.map(|cost| rounded(cost.cpu_us)), ..self }
+    }
+
+    /// Writes the report, if one is wanted, and says the figures.
+    pub(crate) fn publish(&self, args: &target::Args) -> Result<(), Failure> {
+        self.print(args.json);
+        args.report.as_deref().map_or(Ok(()), |dir| report::write(dir, self, &self.plots))
+    }
+
     /// On standard output: a table, or one JSON line.
-    pub(crate) fn print(&self, json: bool) {
+    fn print(&self, json: bool) {
         let value = serde_json::to_value(self).unwrap_or_default();
         if json {
             return output::line(&value.to_string());
@@ -71,6 +155,26 @@ pub(crate) fn slope(points: &[(f64, f64)]) -> Option<f64> {
     (under > 0.0).then(|| over / under)
 }
 
+/// How long so large a share of the messages took at most: as many nines as there are messages for.
+fn latencies(micros: &Histogram<u64>) -> Plot {
+    let shares = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99999];
+    let enough = |share: &f64| (1.0 - share) * micros.len() as f64 >= 1.0;
+    let took = |share: f64| (share, micros.value_at_quantile(share) as f64 / 1_000.0);
+    let points = shares.into_iter().filter(enough).map(took).collect();
+    let lines = vec![Line { name: "latency", points }];
+    Plot::new("Latency", ("share of the messages", Scale::Nines), ("ms", Scale::Log), lines)
+}
+
+/// So much for each.
+pub(crate) fn per(amount: f64, count: u64) -> f64 {
+    rounded(amount / count.max(1) as f64)
+}
+
+/// A histogram of microseconds up to ten minutes.
+pub(crate) fn histogram() -> Result<Histogram<u64>, Failure> {
+    Histogram::new_with_bounds(1, 600_000_000, 3).map_err(Failure::failed)
+}
+
 /// Three digits behind the point: more is noise.
 pub(crate) fn rounded(number: f64) -> f64 {
     (number * 1_000.0).round() / 1_000.0
@@ -86,5 +190,25 @@ mod tests {
         assert_eq!(slope_of(&[(5.0, 110.0), (10.0, 160.0), (15.0, 210.0)]), Some(10.0));
         assert_eq!(slope_of(&[(5.0, 1.0)]), None);
         assert_eq!(slope_of(&[]), None);
+    }
+
+    #[test]
+    fn without_messages_there_are_no_percentiles() {
+        let mut micros = histogram().expect("bounds that are right");
+        assert_eq!(Figures::default().with_latencies(&micros).p50_ms, None);
+        micros.record_n(2_000, 10).expect("in bounds");
+        let figures = Figures::default().with_latencies(&micros);
+        assert_eq!((figures.p50_ms, figures.p999_ms), (figures.max_ms, figures.p99_ms));
+        assert!(figures.max_ms.is_some_and(|ms| (ms - 2.0).abs() < 0.01));
+    }
+
+    #[test]
+    fn a_load_is_divided_by_what_came() {
+        let load = Load { deliveries: 4, lost: 1, cpu_us: 10, own_cpu_us: 20, seconds: 2.0 };
+        let figures = Figures::default().with_load(load);
+        assert_eq!((figures.cpu_us_per_delivery, figures.deliveries_per_s), (Some(2.5), Some(2.0)));
+        assert_eq!(figures.lost, 1);
+        let none = Figures::default().with_load(Load::default());
+        assert_eq!(none.cpu_us_per_delivery, None);
     }
 }

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use mooring::cli::output::{self, Failure};
 use mooring::client::device::{Device, Handler, Leave, Machine, Reaction, Settings, Stopped};
-use mooring::client::{Backoff, Way};
+use mooring::client::{Backoff, Endpoint, Way};
 use mooring::clock::Clock;
 use mooring::wire::pb::device::{Attributes, DeviceType, Push};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+use crate::mqtt;
 use crate::target::Target;
 
 /// Devices that connect at a time.
@@ -25,8 +26,8 @@ const ATTRIBUTE_SETS: u32 = 500;
 /// Seconds without any progress after which waiting ends.
 const STALLED_SECONDS: u64 = 30;
 
-/// Told of every message, with the number of the device and the time of its coming: microseconds of the clock.
-pub(crate) type OnPush = dyn Fn(u32, &Push, u64) + Send + Sync;
+/// Told of every message: the number of the device, the message's id, and the time of its coming in microseconds of the clock.
+pub(crate) type OnPush = dyn Fn(u32, u64, u64) + Send + Sync;
 
 /// What all devices count together.
 #[derive(Default)]
@@ -72,8 +73,12 @@ impl Counts {
     /// A device has ended: if not as it was asked to, that is a failure.
     pub(crate) fn stopped(&self, device_id: &str, why: Stopped) {
         let Stopped::Ended(end) = why else { return };
+        self.turned_away(device_id, &format!("{end:?}"));
+    }
+
+    fn turned_away(&self, device_id: &str, why: &str) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.get_or_insert(format!("{device_id} was turned away: {end:?}"));
+        failure.get_or_insert(format!("{device_id} was turned away: {why}"));
         self.changed.notify_one();
     }
 }
@@ -88,8 +93,18 @@ pub(crate) struct Fleet {
     clock: Arc<Clock>,
     on_push: Arc<OnPush>,
     stay: watch::Sender<Leave>,
+    /// Changes when devices are to ask whether their connections still stand.
+    probes: watch::Sender<()>,
     tasks: JoinSet<()>,
     seed: u64,
+    /// How long devices wait before they try again.
+    backoff: Backoff,
+}
+
+/// A device of whatever is measured.
+pub(crate) enum Client {
+    Edge(Box<Device<App>>),
+    Broker(Box<mqtt::Device>),
 }
 
 /// The id of device `n`.
@@ -113,8 +128,23 @@ impl Fleet {
             clock: Arc::clone(clock),
             on_push,
             stay: watch::Sender::new(Leave::Stay),
+            probes: watch::Sender::new(()),
             tasks: JoinSet::new(),
             seed,
+            backoff: Backoff::fast(),
+        }
+    }
+
+    /// The same, that waits so before it tries again.
+    pub(crate) fn retrying(self, backoff: Backoff) -> Self {
+        Self { backoff, ..self }
+    }
+
+    /// Has all of these connect at once, and doesn't wait for them. (To make them takes longer than to connect them.)
+    pub(crate) fn launch(&mut self, devices: Vec<Client>) {
+        for device in devices {
+            self.size += 1;
+            self.run(device);
         }
     }
 
@@ -124,8 +154,8 @@ impl Fleet {
         while self.size < size {
             let room = u64::from(self.size) < self.counts.connected() + CONNECTING;
             if room {
-                self.connect(target, self.first + self.size)?;
-                self.size += 1;
+                let device = self.client(target, self.first + self.size)?;
+                self.launch(vec![device]);
             } else {
                 let connected = self.counts.connected();
                 self.until("devices connect", |counts| counts.connected() > connected).await?;
@@ -137,30 +167,59 @@ impl Fleet {
         Ok(())
     }
 
-    fn connect(&mut self, target: &Target, n: u32) -> Result<(), Failure> {
-        let mut device = self.device(target, n)?;
+    fn run(&mut self, device: Client) {
         let mut stay = self.stay.subscribe();
-        self.tasks.spawn(async move {
-            let stopped = device.run(&mut stay).await;
-            device.handler.counts.stopped(device.machine().device_id(), stopped);
-        });
-        Ok(())
+        let probes = self.probes.subscribe();
+        match device {
+            Client::Edge(mut device) => self.tasks.spawn(async move {
+                device.probe_on(probes);
+                let stopped = device.run(&mut stay).await;
+                device.handler.counts.stopped(device.machine().device_id(), stopped);
+            }),
+            Client::Broker(device) => self.tasks.spawn(device.run(stay)),
+        };
     }
 
-    /// Device `n`, which isn't connected yet.
+    /// Device `n` of whatever is measured, which isn't connected yet.
+    pub(crate) fn client(&self, target: &Target, n: u32) -> Result<Client, Failure> {
+        Ok(match target.edge {
+            Some(_) => Client::Edge(Box::new(self.device(target, n)?)),
+            None => Client::Broker(Box::new(mqtt::Device::new(
+                self.endpoint(target, n)?,
+                n,
+                self.app(n),
+                self.backoff,
+                self.seed,
+            ))),
+        })
+    }
+
+    /// Device `n` of an edge, which isn't connected yet.
     pub(crate) fn device(&self, target: &Target, n: u32) -> Result<Device<App>, Failure> {
-        let id = device_id(n);
+        let (id, edge) = (device_id(n), target.edge()?);
         let settings = Settings {
-            app_key: target.app.as_str().into(),
-            credential: target.credential(&id),
+            app_key: edge.app.as_str().into(),
+            credential: edge.credential(&id),
             device_id: id,
             install_secret: None,
             attributes: Arc::new(attributes(n)),
             heartbeat_seconds: 0,
-            backoff: Backoff::fast(),
+            backoff: self.backoff,
             seed: self.seed ^ u64::from(n) << 32,
         };
-        let app = App {
+        let machine = Machine::new(settings);
+        Ok(Device::new(self.endpoint(target, n)?, machine, self.app(n), Arc::clone(&self.clock)))
+    }
+
+    fn endpoint(&self, target: &Target, n: u32) -> Result<Endpoint, Failure> {
+        // Over QUIC devices share sockets.
+        let from = if self.way == Way::Quic { n % QUIC_SOCKETS } else { n };
+        let endpoint = target.device(self.way, target.is_local().then(|| source(from)));
+        endpoint.ok_or_else(|| Failure::failed(format!("no {} here", self.way.name())))
+    }
+
+    fn app(&self, n: u32) -> App {
+        App {
             n,
             counts: Arc::clone(&self.counts),
             clock: Arc::clone(&self.clock),
@@ -168,12 +227,7 @@ impl Fleet {
             connected: false,
             sessions: 0,
             expired: 0,
-        };
-        // Over QUIC devices share sockets.
-        let from = if self.way == Way::Quic { n % QUIC_SOCKETS } else { n };
-        let endpoint = target.device(self.way, target.is_local().then(|| source(from)));
-        let endpoint = endpoint.ok_or_else(|| Failure::failed(format!("no {} here", self.way.name())))?;
-        Ok(Device::new(endpoint, Machine::new(settings), app, Arc::clone(&self.clock)))
+        }
     }
 
     /// Waits until something is so; gives up when nothing changes for a while.
@@ -198,6 +252,11 @@ impl Fleet {
             }
         }
         Ok(())
+    }
+
+    /// Devices of an edge ask whether their connections still stand: over QUIC nothing else tells that it has died.
+    pub(crate) fn probe(&self) {
+        self.probes.send_replace(());
     }
 
     /// All leave.
@@ -246,9 +305,43 @@ pub(crate) struct App {
     expired: u64,
 }
 
+/// What a device of a broker tells.
+impl App {
+    /// A message came. One that comes again counts again.
+    pub(crate) fn came(&mut self, message: u64) {
+        (self.on_push)(self.n, message, self.clock.micros());
+        self.counts.received.fetch_add(1, Ordering::AcqRel);
+        self.counts.changed.notify_one();
+    }
+
+    /// It is connected, and its messages will come.
+    pub(crate) fn welcome(&mut self) {
+        self.session_begins(1);
+        count(&self.counts.connected, &mut self.connected, true);
+        self.counts.changed.notify_one();
+    }
+
+    /// It isn't connected any more.
+    pub(crate) fn gone(&mut self) {
+        count(&self.counts.connected, &mut self.connected, false);
+        self.counts.changed.notify_one();
+    }
+
+    /// For good.
+    pub(crate) fn turned_away(&self, device_id: &str, why: &str) {
+        self.counts.turned_away(device_id, why);
+    }
+
+    fn session_begins(&mut self, sessions: u64) {
+        self.counts.reconnects.fetch_add(u64::from(self.sessions > 0), Ordering::AcqRel);
+        self.counts.sessions.fetch_add(sessions, Ordering::AcqRel);
+        self.sessions += sessions;
+    }
+}
+
 impl Handler for App {
     fn store(&mut self, push: &Push) {
-        (self.on_push)(self.n, push, self.clock.micros());
+        (self.on_push)(self.n, push.message_id, self.clock.micros());
     }
 
     fn push(&mut self, _push: Push) -> Option<Reaction> {
@@ -261,9 +354,7 @@ impl Handler for App {
         let changed = machine.is_connected() != self.connected;
         count(&self.counts.connected, &mut self.connected, machine.is_connected());
         if machine.tally.sessions > self.sessions {
-            self.counts.reconnects.fetch_add(u64::from(self.sessions > 0), Ordering::AcqRel);
-            self.counts.sessions.fetch_add(machine.tally.sessions - self.sessions, Ordering::AcqRel);
-            self.sessions = machine.tally.sessions;
+            self.session_begins(machine.tally.sessions - self.sessions);
         }
         self.counts.expired.fetch_add(machine.tally.expired - self.expired, Ordering::AcqRel);
         self.expired = machine.tally.expired;

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
-use mooring::cli::output::{Failure, line};
+use mooring::cli::output::{Failure, line, note};
+use mooring::client::Way;
 use mooring::client::local::enough_descriptors;
 use mooring::clock::Clock;
 use rand::rngs::SmallRng;
@@ -75,8 +76,35 @@ pub(crate) struct Cost {
     pub(crate) round_ms: f64,
 }
 
+/// The floor around a measurement: the same load over bare sockets right before and right after it.
+pub(crate) struct Around {
+    run: Run,
+    before: Option<Cost>,
+}
+
+impl Around {
+    /// Runs it for the first time, if it is wanted.
+    pub(crate) async fn before(wanted: bool, way: Way, run: Run) -> Result<Self, Failure> {
+        if wanted && way != Way::Tcp {
+            note("the floor is plain TCP");
+        }
+        let before = if wanted { Some(measure(run).await?) } else { None };
+        Ok(Self { run, before })
+    }
+
+    /// Runs it again: the mean of both.
+    pub(crate) async fn after(self) -> Result<Option<Cost>, Failure> {
+        let Some(before) = self.before else { return Ok(None) };
+        let after = measure(self.run).await?;
+        Ok(Some(Cost {
+            cpu_us: f64::midpoint(before.cpu_us, after.cpu_us),
+            round_ms: f64::midpoint(before.round_ms, after.round_ms),
+        }))
+    }
+}
+
 /// Runs it once.
-pub(crate) async fn measure(run: Run) -> Result<Cost, Failure> {
+async fn measure(run: Run) -> Result<Cost, Failure> {
     let program = std::env::current_exe().map_err(Failure::failed)?;
     let flag = |name: &str, value: u64| [format!("--{name}"), value.to_string()];
     let mut server = tokio::process::Command::new(program)

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mooring::cli::output::{self, Failure, note};
-use mooring::client::router::Router;
 use mooring::clock::Clock;
 
 use crate::figures::{Figures, rounded, slope};
-use crate::fleet::Fleet;
-use crate::messages::{self, Messages};
+use crate::messages::Messages;
 use crate::process;
+use crate::report::{Line, Plot, Scale};
+use crate::stage::Stage;
 use crate::target::{self, Target};
 
 /// Messages that each device gets.
@@ -46,8 +46,7 @@ Examples:
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let figures = runtime.map_err(Failure::failed)?.block_on(measure(args))?;
-    figures.print(args.target.json);
-    Ok(())
+    figures.publish(&args.target)
 }
 
 struct Step {
@@ -61,71 +60,45 @@ struct Step {
     quiet_cpu_us: u64,
 }
 
-async fn measure(args: &Args) -> Result<Figures, Failure> {
+pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let clock = Arc::new(Clock::new(0));
     let target = Target::new(&args.target).await?;
     let messages = Messages::new(&target, &clock, args.target.payload_bytes);
-    let router = messages::router(&target, &clock, args.target.seed);
-    let mut fleet = Fleet::new(&clock, args.target.transport, 0, args.target.seed, Arc::new(|_, _, _| {}));
+    let mut stage = Stage::new(&args.target, &clock, target, messages, Arc::new(|_, _, _| {})).await?;
+    let recorder = stage.record(&args.target);
     let mut steps: Vec<Step> = Vec::new();
-    let mut load = Load { batches: 0, sent: 0, message: 0 };
     for n in 1..=STEPS {
         let sessions = (u64::from(args.target.devices) * u64::from(n) / u64::from(STEPS)) as u32;
-        let step =
-            one_step(args, &target, &clock, &mut fleet, sessions, &router, &messages, &mut load).await?;
+        let step = one_step(args, &mut stage, sessions, u64::from(n - 1) * MESSAGES).await?;
         note(&format!("{sessions} sessions: RSS {} KiB, PSS {} KiB", step.rss / 1024, step.pss / 1024));
         steps.push(step);
     }
-    let (received, reconnects) = (fleet.counts.received(), fleet.counts.reconnects());
-    fleet.end().await;
-    let (_, ended) = router.close().await;
-    ended.map_err(Failure::failed)?;
-    target.end().await?;
+    let (sent, received) = (stage.pusher.sent(), stage.fleet.counts.received());
+    let plots = recorder.plots();
+    let reconnects = stage.end().await?;
     if reconnects > 0 {
         return Err(Failure::failed(format!("{reconnects} sessions broke: the figures would mean nothing")));
     }
-    Ok(figures(args, &steps, load.sent, load.sent - received))
+    let figures = figures(args, &steps, received, sent - received);
+    Ok(figures.with_plots([over_sessions(&steps)]).with_plots(plots))
 }
 
-/// What was pushed so far.
-struct Load {
-    batches: u64,
-    message: u64,
-    sent: u64,
-}
-
-#[allow(clippy::too_many_arguments, reason = "all that a step works with, used once")]
-async fn one_step(
-    args: &Args,
-    target: &Target,
-    clock: &Arc<Clock>,
-    fleet: &mut Fleet,
-    sessions: u32,
-    router: &Router,
-    messages: &Messages,
-    load: &mut Load,
-) -> Result<Step, Failure> {
-    let new = fleet.size..sessions;
-    let (cpu, start) = (target.process.cpu_us()?, clock.micros());
-    fleet.grow(target, sessions, args.target.json).await?;
-    let connect_seconds = (clock.micros() - start) as f64 / 1e6;
-    let connect_cpu_us = target.process.cpu_us()? - cpu;
-    for _ in 0..MESSAGES {
-        for first in new.clone().step_by(args.batch as usize) {
-            let devices = first..new.end.min(first + args.batch);
-            load.sent += u64::from(devices.end - devices.start);
-            load.batches += 1;
-            router.deliver(messages.batch(load.batches, load.message, devices, clock.now())).await;
-        }
-        load.message += 1;
+/// Up to so many sessions, with messages from this number on to those that are new.
+async fn one_step(args: &Args, stage: &mut Stage, sessions: u32, message: u64) -> Result<Step, Failure> {
+    let new = stage.fleet.size..sessions;
+    let (cpu, start) = (stage.target.process.cpu_us()?, stage.clock.micros());
+    stage.fleet.grow(&stage.target, sessions, args.target.json).await?;
+    let connect_seconds = (stage.clock.micros() - start) as f64 / 1e6;
+    let connect_cpu_us = stage.target.process.cpu_us()? - cpu;
+    for n in 0..MESSAGES {
+        stage.pusher.push_to_all(message + n, new.clone(), args.batch).await?;
     }
-    let sent = load.sent;
-    fleet.until("messages have arrived", |c| c.received() >= sent).await?;
-    messages::settled(router, load.batches).await?;
-    let cpu = target.process.cpu_us()?;
+    stage.all_arrived().await?;
+    stage.pusher.settled().await?;
+    let cpu = stage.target.process.cpu_us()?;
     quiet(args.seconds, args.target.json).await;
-    let quiet_cpu_us = target.process.cpu_us()? - cpu;
-    let memory = target.process.memory()?;
+    let quiet_cpu_us = stage.target.process.cpu_us()? - cpu;
+    let memory = stage.target.process.memory()?;
     let sockets = process::socket_bytes();
     Ok(Step {
         sessions,
@@ -147,6 +120,21 @@ async fn quiet(seconds: u64, silent: bool) {
     bar.finish_and_clear();
 }
 
+/// Memory over sessions, whose slope is the figure.
+fn over_sessions(steps: &[Step]) -> Plot {
+    let line = |name, value: fn(&Step) -> u64| Line {
+        name,
+        points: steps.iter().map(|s| (f64::from(s.sessions), value(s) as f64 / 1_048_576.0)).collect(),
+    };
+    let lines = vec![line("RSS", |s| s.rss), line("PSS", |s| s.pss)];
+    Plot::new(
+        "Memory of the server over sessions",
+        ("sessions", Scale::Linear),
+        ("MiB", Scale::Linear),
+        lines,
+    )
+}
+
 fn figures(args: &Args, steps: &[Step], deliveries: u64, lost: u64) -> Figures {
     let over_sessions = |value: fn(&Step) -> u64| {
         let points: Vec<_> = steps.iter().map(|s| (f64::from(s.sessions), value(s) as f64)).collect();
@@ -160,10 +148,6 @@ fn figures(args: &Args, steps: &[Step], deliveries: u64, lost: u64) -> Figures {
     let session_seconds: f64 = steps.iter().map(|s| f64::from(s.sessions)).sum::<f64>() * args.seconds as f64;
     let quiet_cpu: u64 = steps.iter().map(|s| s.quiet_cpu_us).sum();
     Figures {
-        scenario: "hold",
-        target: "mooring",
-        transport: args.target.transport.name(),
-        devices: args.target.devices,
         rss_bytes_per_session: over_sessions(|s| s.rss),
         pss_bytes_per_session: over_sessions(|s| s.pss),
         kernel_bytes_per_session: sockets.and_then(|points| slope(&points)).map(rounded),
@@ -173,6 +157,6 @@ fn figures(args: &Args, steps: &[Step], deliveries: u64, lost: u64) -> Figures {
         deliveries: Some(deliveries),
         lost,
         seconds: args.seconds as f64,
-        ..Figures::default()
+        ..Figures::of("hold", &args.target)
     }
 }

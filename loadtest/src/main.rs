@@ -10,9 +10,16 @@ mod figures;
 mod fleet;
 mod floor;
 mod hold;
+mod journal;
 mod messages;
+mod mqtt;
+mod offline;
 mod process;
+mod pusher;
+mod report;
 mod soak;
+mod stage;
+mod storm;
 mod target;
 mod unicast;
 
@@ -54,6 +61,10 @@ enum Scenario {
     /// The same with ten messages, so that several wait for each socket
     #[command(after_help = "Example:\n  loadtest flood --devices 15000 --rounds 5 --floor --json")]
     Flood(burst::Args),
+    /// Messages accepted for devices that are away, and the devices coming back for them after a SIGKILL
+    Offline(offline::Args),
+    /// All devices back after a SIGKILL: how long it takes, and what it costs the server
+    Storm(storm::Args),
     /// The server of the floor; started by --floor
     #[command(hide = true)]
     FloorServer(floor::Args),
@@ -71,6 +82,8 @@ fn main() -> ExitCode {
         Scenario::Soak(args) => soak::run(&args),
         Scenario::Broadcast(args) => burst::run(&args, "broadcast", 1),
         Scenario::Flood(args) => burst::run(&args, "flood", FLOOD),
+        Scenario::Offline(args) => offline::run(&args),
+        Scenario::Storm(args) => storm::run(&args),
         Scenario::FloorServer(args) => floor::serve(&args),
     })
 }

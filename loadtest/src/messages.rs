@@ -11,7 +11,7 @@ use mooring::wire::pb::device::{Kind, Push};
 use mooring::wire::pb::router::{DeliverBatch, PushSource, Target as BatchTarget};
 
 use crate::fleet::device_id;
-use crate::target::Target;
+use crate::target::{EdgeSide, Target};
 
 /// Milliseconds without a link after which the router gives up.
 const PATIENCE_MS: u64 = 15_000;
@@ -29,7 +29,8 @@ impl Messages {
     pub(crate) fn new(target: &Target, clock: &Clock, payload_bytes: u32) -> Self {
         let now = clock.now();
         Self {
-            app: target.app.as_str().to_owned(),
+            // A broker knows no apps.
+            app: target.edge.as_ref().map(|edge| edge.app.as_str().to_owned()).unwrap_or_default(),
             run: format!("load-{now:x}-{:08x}", rand::random::<u32>()),
             first: now * 1_000,
             body: "x".repeat(payload_bytes as usize),
@@ -59,15 +60,15 @@ impl Messages {
     }
 }
 
-/// A router of the target.
-pub(crate) fn router(target: &Target, clock: &Arc<Clock>, seed: u64) -> Router {
-    router_telling(target, clock, seed, Box::new(|_| {}))
+/// A router of the edge.
+pub(crate) fn router(edge: &EdgeSide, clock: &Arc<Clock>, seed: u64) -> Router {
+    router_telling(edge, clock, seed, Box::new(|_| {}))
 }
 
-/// A router of the target, that tells what its stream says.
-pub(crate) fn router_telling(target: &Target, clock: &Arc<Clock>, seed: u64, on_events: OnEvents) -> Router {
+/// A router of the edge, that tells what its stream says.
+pub(crate) fn router_telling(edge: &EdgeSide, clock: &Arc<Clock>, seed: u64, on_events: OnEvents) -> Router {
     let options = Options {
-        endpoint: target.router.clone(),
+        endpoint: edge.router.clone(),
         name: "loadtest".into(),
         streams: vec!["main".into()],
         backoff: Backoff::fast(),

@@ -51,6 +51,11 @@ impl Process {
         Ok(process)
     }
 
+    /// The process with this id, which may be gone: then each question is an error.
+    pub(crate) fn unchecked(pid: u32) -> Self {
+        Self { pid }
+    }
+
     /// Memory now.
     pub(crate) fn memory(self) -> Result<Memory, Failure> {
         let text = self.read("smaps_rollup")?;
@@ -60,6 +65,14 @@ impl Process {
             kib.map(|kib| kib * 1024).ok_or_else(|| self.odd("smaps_rollup"))
         };
         Ok(Memory { rss: field("Rss:")?, pss: field("Pss:")? })
+    }
+
+    /// What is resident, bytes: less than [`Self::memory`] says, and cheap to ask for.
+    pub(crate) fn resident(self) -> Result<u64, Failure> {
+        let text = self.read("statm")?;
+        let pages = text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+        let pages = pages.ok_or_else(|| self.odd("statm"))?;
+        Ok(pages * rustix::param::page_size() as u64)
     }
 
     /// Open descriptors.
@@ -107,6 +120,7 @@ mod tests {
     fn this_process_has_memory_and_time() {
         let process = Process::new(std::process::id()).expect("this process");
         let memory = process.memory().expect("memory");
+        assert!(process.resident().expect("memory") > 100_000);
         assert!(memory.rss > 100_000 && memory.pss > 0 && memory.pss <= memory.rss);
         assert!(process.descriptors().expect("descriptors") > 2 && process.threads().expect("threads") > 0);
         assert!(Process::new(u32::MAX).is_err());

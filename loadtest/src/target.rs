@@ -1,25 +1,48 @@
-//! The edge that is measured: one that is started for it, or one that runs already.
+//! The server that is measured, an edge or a broker: one that is started for it, or one that runs already.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use mooring::cli::output::Failure;
 use mooring::cli::peer::{Credentials, Edge, Issuer};
+use mooring::client::admin;
 use mooring::client::local::{LocalEdge, Ports, Scratch, enough_descriptors};
 use mooring::client::{Endpoint, Way};
 use mooring::ids::AppKey;
 
+use crate::mqtt;
 use crate::process::Process;
 
 /// Descriptors that are needed beside those of devices.
 const SPARE_DESCRIPTORS: u64 = 256;
+/// Where a broker listens by default.
+const BROKER: &str = "127.0.0.1:1883";
+/// Milliseconds within which an edge notices that its devices have left.
+const LEFT_MS: u64 = 30_000;
+/// Milliseconds between two looks whether it has.
+const LOOK_MS: u64 = 50;
 
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Kind {
     /// A Mooring edge.
     Mooring,
+    /// Any broker of MQTT 3.1.1: QoS 1, a topic a device, sessions that stay.
+    Mqtt,
+}
+
+impl Kind {
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mooring => "mooring",
+            Self::Mqtt => "mqtt",
+        }
+    }
 }
 
 /// Flags that say which edge.
@@ -44,8 +67,40 @@ pub(crate) struct Args {
     /// The result as one JSON line, no progress bars
     #[arg(long)]
     pub(crate) json: bool,
+    /// A page with plots, and the same as JSON, into this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
+    /// The command that starts the broker in the foreground; it is ended after the measurement
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        help_heading = "A broker (--target mqtt)",
+        conflicts_with = "server_pid"
+    )]
+    start: Option<String>,
     #[command(flatten)]
     edge: EdgeArgs,
+}
+
+impl Args {
+    /// Flags that don't go together.
+    fn check(&self) -> Result<(), Failure> {
+        let edge = &self.edge;
+        let wrong = match self.target {
+            Kind::Mooring if self.start.is_some() => {
+                "--start starts a broker: with --target mqtt (an edge is started by itself; --program says which)"
+            }
+            Kind::Mqtt if self.transport == Way::Quic => "MQTT goes over --transport tcp or tls",
+            Kind::Mqtt if edge.dev.is_some() || edge.program.is_some() => {
+                "--dev and --program are for an edge; for a broker --start 'COMMAND', or --addr and --server-pid"
+            }
+            Kind::Mqtt if self.start.is_none() && edge.server_pid.is_none() => {
+                "which broker? --start 'mosquitto -c FILE', or --addr HOST:PORT and --server-pid PID of one that runs"
+            }
+            _ => return Ok(()),
+        };
+        Err(Failure::usage(wrong))
+    }
 }
 
 /// Flags of the edge itself: where it is, or what is started.
@@ -60,8 +115,8 @@ pub(crate) struct EdgeArgs {
     /// An edge that runs already by `serve --dev` on this data directory
     #[arg(long, value_name = "DATA_DIR", help_heading = "An edge that runs already")]
     dev: Option<PathBuf>,
-    /// Where its devices connect
-    #[arg(long, value_name = "HOST:PORT", help_heading = "An edge that runs already", requires_all = ["router_addr", "ca", "certificate", "key", "secret", "app"])]
+    /// Where its devices connect; of a broker the address (127.0.0.1:1883 by default)
+    #[arg(long, value_name = "HOST:PORT", help_heading = "An edge that runs already")]
     addr: Option<String>,
     /// Where its routers connect
     #[arg(long, value_name = "HOST:PORT", help_heading = "An edge that runs already")]
@@ -93,25 +148,108 @@ impl EdgeArgs {
     }
 }
 
-/// An edge to measure.
+/// What is measured: an edge, or a broker.
 pub(crate) struct Target {
     /// Where devices connect, in each way that is used.
     devices: Vec<(Way, Endpoint)>,
-    pub(crate) router: Endpoint,
-    pub(crate) app: AppKey,
-    issuer: Issuer,
+    /// `None`: a broker.
+    pub(crate) edge: Option<EdgeSide>,
     pub(crate) process: Process,
+    /// The same for who looks from elsewhere.
+    process_id: Arc<AtomicU32>,
     /// Where its admin port is and its data, if that is known.
     pub(crate) admin: Option<String>,
     pub(crate) data_dir: Option<PathBuf>,
-    /// Ended when this goes, before the directory does.
-    own: Option<(LocalEdge, Scratch)>,
+    own: Option<Own>,
+}
+
+/// What an edge has and a broker hasn't.
+pub(crate) struct EdgeSide {
+    pub(crate) router: Endpoint,
+    pub(crate) app: AppKey,
+    issuer: Issuer,
+}
+
+impl EdgeSide {
+    pub(crate) fn credential(&self, device_id: &str) -> Vec<u8> {
+        self.issuer.credential(&self.app, device_id)
+    }
+}
+
+/// What was started for the measurement; it is ended when this goes.
+enum Own {
+    /// The edge goes before its directory does.
+    Edge {
+        edge: Box<LocalEdge>,
+        _scratch: Scratch,
+    },
+    Broker(mqtt::Server),
+}
+
+impl Own {
+    fn alive(&mut self) -> Result<(), Failure> {
+        match self {
+            Self::Edge { edge, .. } => edge.alive().map_err(Failure::failed),
+            Self::Broker(broker) => broker.alive(),
+        }
+    }
+
+    async fn kill(&mut self) -> Result<(), Failure> {
+        match self {
+            Self::Edge { edge, .. } => edge.kill().await.map_err(Failure::failed),
+            Self::Broker(broker) => broker.kill().await,
+        }
+    }
+
+    fn start_again(&mut self) -> Result<(), Failure> {
+        match self {
+            Self::Edge { edge, .. } => edge.launch().map_err(Failure::failed),
+            Self::Broker(broker) => broker.start_again(),
+        }
+    }
+
+    fn pid(&self) -> Result<u32, Failure> {
+        match self {
+            Self::Edge { edge, .. } => edge.pid().ok_or_else(|| Failure::failed("the edge has ended")),
+            Self::Broker(broker) => broker.pid(),
+        }
+    }
 }
 
 impl Target {
     /// Starts an edge, or looks up the one that is given.
     pub(crate) async fn new(args: &Args) -> Result<Self, Failure> {
+        args.check()?;
+        if args.target == Kind::Mqtt {
+            return Self::broker(args).await;
+        }
         Self::over(&args.edge, &[args.transport], args.devices, &[]).await
+    }
+
+    async fn broker(args: &Args) -> Result<Self, Failure> {
+        enough_descriptors(u64::from(args.devices) + SPARE_DESCRIPTORS).map_err(Failure::usage)?;
+        let address = args.edge.addr.clone().unwrap_or_else(|| BROKER.into());
+        let broker = Edge { address: Some(address), ca: args.edge.ca.clone(), ..no_edge() };
+        let endpoint = broker.device_endpoint(args.transport, None)?;
+        let (own, pid) = match (&args.start, args.edge.server_pid) {
+            (Some(command), _) => {
+                let mut broker = mqtt::Server::start(command)?;
+                broker.ready(&endpoint).await?;
+                let pid = broker.pid()?;
+                (Some(Own::Broker(broker)), pid)
+            }
+            (None, Some(pid)) => (None, pid),
+            (None, None) => return Err(Failure::usage("--server-pid is needed")),
+        };
+        Ok(Self {
+            devices: vec![(args.transport, endpoint)],
+            edge: None,
+            process: Process::new(pid)?,
+            process_id: Arc::new(AtomicU32::new(pid)),
+            admin: None,
+            data_dir: None,
+            own,
+        })
     }
 
     /// Likewise, for devices that come in these ways; an edge of our own has these settings beside its usual ones.
@@ -145,13 +283,16 @@ impl Target {
         };
         Ok(Self {
             devices: ways.iter().map(|way| (*way, edge.device_endpoint(*way, None))).collect(),
-            router: edge.router_endpoint(),
-            app: edge.app().clone(),
-            issuer: secret.issuer(&no_edge())?,
+            edge: Some(EdgeSide {
+                router: edge.router_endpoint(),
+                app: edge.app().clone(),
+                issuer: secret.issuer(&no_edge())?,
+            }),
             process: Process::new(pid)?,
+            process_id: Arc::new(AtomicU32::new(pid)),
             admin: Some(edge.admin()),
             data_dir: Some(edge.data_dir()),
-            own: Some((edge, scratch)),
+            own: Some(Own::Edge { edge: Box::new(edge), _scratch: scratch }),
         })
     }
 
@@ -159,6 +300,11 @@ impl Target {
         let pid = args.server_pid;
         let pid =
             pid.ok_or_else(|| Failure::usage("--server-pid is needed: memory and CPU are the server's"))?;
+        if args.addr.is_some() && (args.router_addr.is_none() || args.secret.is_none()) {
+            return Err(Failure::usage(
+                "--addr of an edge needs --router-addr, --ca, --certificate, --key, --secret and --app too",
+            ));
+        }
         let edge = |address: &Option<String>| Edge {
             dev: args.dev.clone(),
             address: address.clone(),
@@ -172,10 +318,13 @@ impl Target {
         let endpoint = |way: &Way| Ok((*way, devices.device_endpoint(*way, None)?));
         Ok(Self {
             devices: ways.iter().map(endpoint).collect::<Result<_, Failure>>()?,
-            router: routers.router_endpoint(args.certificate.as_deref(), args.key.as_deref())?,
-            app: devices.app()?,
-            issuer: secret.issuer(&devices)?,
+            edge: Some(EdgeSide {
+                router: routers.router_endpoint(args.certificate.as_deref(), args.key.as_deref())?,
+                app: devices.app()?,
+                issuer: secret.issuer(&devices)?,
+            }),
             process: Process::new(pid)?,
+            process_id: Arc::new(AtomicU32::new(pid)),
             admin: args.dev.as_deref().map(admin_port).transpose()?.flatten(),
             data_dir: args.dev.clone(),
             own: None,
@@ -188,23 +337,81 @@ impl Target {
         Some(Endpoint { source, ..endpoint.clone() })
     }
 
-    pub(crate) fn credential(&self, device_id: &str) -> Vec<u8> {
-        self.issuer.credential(&self.app, device_id)
+    /// Says which process it is, also after it was started again.
+    pub(crate) fn process_now(&self) -> impl Fn() -> Process + Send + Sync + use<> {
+        let pid = Arc::clone(&self.process_id);
+        move || Process::unchecked(pid.load(Ordering::Acquire))
     }
 
-    /// Whether devices can have addresses of their own: the edge is on this machine.
+    /// Its side that a broker hasn't.
+    pub(crate) fn edge(&self) -> Result<&EdgeSide, Failure> {
+        self.edge.as_ref().ok_or_else(|| Failure::usage("this is for an edge, not for a broker"))
+    }
+
+    /// Whether devices can have addresses of their own: the server is on this machine.
     pub(crate) fn is_local(&self) -> bool {
-        self.own.is_some() || self.devices.iter().all(|(_, device)| device.address.starts_with("127."))
+        self.devices.iter().all(|(_, device)| device.address.starts_with("127."))
     }
 
-    /// Ends the edge, if it is ours.
-    pub(crate) async fn end(self) -> Result<(), Failure> {
-        let Some((mut edge, scratch)) = self.own else { return Ok(()) };
-        edge.alive().map_err(Failure::failed)?;
-        edge.kill().await.map_err(Failure::failed)?;
-        drop(scratch);
+    /// Whether it was started for the measurement, and so may be killed.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub(crate) async fn kill(&mut self) -> Result<(), Failure> {
+        let Some(own) = &mut self.own else {
+            return Err(Failure::usage(
+                "what runs already isn't killed: leave out --addr and --dev (a broker: --start 'COMMAND')",
+            ));
+        };
+        own.alive()?;
+        own.kill().await
+    }
+
+    /// A new process in the place of the one that was killed, on the same ports and data; [`Self::ready`] waits for it.
+    pub(crate) fn start_again(&mut self) -> Result<(), Failure> {
+        let Some(own) = &mut self.own else { return Ok(()) };
+        own.start_again()?;
+        self.process = Process::new(own.pid()?)?;
+        self.process_id.store(own.pid()?, Ordering::Release);
         Ok(())
     }
+
+    /// Waits until what was started again serves.
+    pub(crate) async fn ready(&mut self) -> Result<(), Failure> {
+        match (&mut self.own, self.devices.first()) {
+            (Some(Own::Edge { edge, .. }), _) => edge.ready().await.map_err(Failure::failed),
+            (Some(Own::Broker(broker)), Some((_, endpoint))) => broker.ready(endpoint).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the edge knows that nobody is connected any more, if it can be asked.
+    pub(crate) async fn until_all_left(&self) -> Result<(), Failure> {
+        let Some(admin) = &self.admin else { return Ok(()) };
+        for _ in 0..LEFT_MS / LOOK_MS {
+            let metrics = admin::get(admin, "/metrics").await.map_err(Failure::failed)?;
+            if sessions(&metrics.body) == 0.0 {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+        }
+        Err(Failure::failed(format!("devices that left are still connected after {} s", LEFT_MS / 1_000)))
+    }
+
+    /// Ends the server, if it is ours.
+    pub(crate) async fn end(self) -> Result<(), Failure> {
+        let Some(mut own) = self.own else { return Ok(()) };
+        own.alive()?;
+        own.kill().await
+    }
+}
+
+/// Sessions over all transports, in the text of /metrics.
+fn sessions(metrics: &str) -> f64 {
+    let lines = metrics.lines().filter(|line| line.starts_with("mooring_sessions{"));
+    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
 }
 
 /// The admin port of an edge that runs on this data directory.
@@ -215,4 +422,17 @@ fn admin_port(data_dir: &Path) -> Result<Option<String>, Failure> {
 
 fn no_edge() -> Edge {
     Edge { dev: None, address: None, ca: None, server_name: None, app: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_of_all_transports_are_summed() {
+        let text = "mooring_sessions{transport=\"tls\"} 3\nmooring_sessions{transport=\"tcp\"} 4\n\
+            mooring_shard_sessions{shard=\"0\"} 7\n";
+        assert!((sessions(text) - 7.0).abs() < f64::EPSILON);
+        assert!(sessions("").abs() < f64::EPSILON);
+    }
 }

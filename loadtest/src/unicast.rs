@@ -9,19 +9,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use mooring::cli::output::{self, Failure, note};
-use mooring::client::Way;
-use mooring::client::router::Router;
+use mooring::cli::output::{self, Failure};
 use mooring::clock::Clock;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::figures::{Figures, rounded};
-use crate::fleet::Fleet;
+use crate::figures::{Figures, histogram};
 use crate::floor;
-use crate::messages::{self, Messages};
+use crate::messages::Messages;
+use crate::pusher::Pusher;
+use crate::stage::Stage;
 use crate::target::{self, Target};
 
 /// Messages in flight with `--rate 0`.
@@ -64,8 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let figures = runtime.map_err(Failure::failed)?.block_on(measure(args))?;
-    figures.print(args.target.json);
-    Ok(())
+    figures.publish(&args.target)
 }
 
 /// When each message was due, and how long those that count took.
@@ -94,89 +92,52 @@ impl Times {
     }
 }
 
-async fn measure(args: &Args) -> Result<Figures, Failure> {
+pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let clock = Arc::new(Clock::new(0));
     let rate = if args.rate == 0 { 200_000 } else { args.rate };
     let most = (rate * (args.seconds + WARM_UP_SECONDS) + 1).min(MESSAGES);
-    let before = floor_cpu(args).await?;
+    let floor = floor::Around::before(args.floor, args.target.transport, floor_run(args)).await?;
 
     let target = Target::new(&args.target).await?;
     let messages = Messages::new(&target, &clock, args.target.payload_bytes);
     let times = Arc::new(Times {
         first: messages.first,
         due: (0..most).map(|_| AtomicU64::new(0)).collect(),
-        latencies: Mutex::new(Histogram::new_with_bounds(1, 600_000_000, 3).map_err(Failure::failed)?),
+        latencies: Mutex::new(histogram()?),
         counting_from: AtomicU64::new(u64::MAX),
         room: Semaphore::new(if args.rate == 0 { IN_FLIGHT } else { Semaphore::MAX_PERMITS >> 1 }),
     });
     let seen = Arc::clone(&times);
-    let on_push =
-        Arc::new(move |_, push: &mooring::wire::pb::device::Push, at| seen.came(push.message_id, at));
-    let mut fleet = Fleet::new(&clock, args.target.transport, 0, args.target.seed, on_push);
-    fleet.grow(&target, args.target.devices, args.target.json).await?;
-    let router = Arc::new(messages::router(&target, &clock, args.target.seed));
+    let on_push = Arc::new(move |_, message, at| seen.came(message, at));
+    let mut stage = Stage::new(&args.target, &clock, target, messages, on_push).await?;
+    let recorder = stage.record(&args.target);
+    stage.fleet.grow(&stage.target, args.target.devices, args.target.json).await?;
 
-    let mut load = Load {
-        args,
-        clock: &clock,
-        router: &router,
-        messages: &messages,
-        times: &times,
-        sent: 0,
-        rng: SmallRng::seed_from_u64(args.target.seed),
-    };
+    let mut rng = SmallRng::seed_from_u64(args.target.seed);
+    let mut load = Load { args, clock: &clock, pusher: &mut stage.pusher, times: &times, rng: &mut rng };
     load.send(WARM_UP_SECONDS)?;
-    fleet.until("the warm-up has arrived", |c| c.received() >= load.sent).await?;
-    messages::settled(&router, load.sent).await?;
-    let warm_up = load.sent;
-    times.counting_from.store(warm_up, Ordering::Release);
-    let (cpu, start) = (target.process.cpu_us()?, clock.micros());
+    stage.all_arrived().await?;
+    stage.pusher.settled().await?;
+    times.counting_from.store(stage.pusher.sent(), Ordering::Release);
+    let start = stage.start()?;
+    let mut load = Load { args, clock: &clock, pusher: &mut stage.pusher, times: &times, rng: &mut rng };
     load.send(args.seconds)?;
-    let sent = load.sent;
-    let arrived = fleet.until("all messages have arrived", |c| c.received() >= sent).await;
-    let seconds = (clock.micros() - start) as f64 / 1e6;
+    let arrived = stage.all_arrived().await;
+    let seconds = stage.seconds(start);
     if arrived.is_ok() {
-        messages::settled(&router, sent).await?;
+        stage.pusher.settled().await?;
     }
-    let cpu = target.process.cpu_us()? - cpu;
-    let (received, reconnects) = (fleet.counts.received(), fleet.counts.reconnects());
-    fleet.end().await;
-    drop(router);
-    target.end().await?;
-    if reconnects > 0 {
-        note(&format!("{reconnects} sessions broke during the measurement"));
-    }
-    let after = floor_cpu(args).await?;
+    let load = stage.load(start, seconds)?;
+    let plots = recorder.plots();
+    stage.end().await?;
+    let floor = floor.after().await?;
     let latencies = times.latencies.lock().unwrap_or_else(PoisonError::into_inner);
-    let deliveries = received - warm_up;
-    let ms = |quantile: f64| Some(rounded(latencies.value_at_quantile(quantile) as f64 / 1_000.0));
-    Ok(Figures {
-        scenario: "unicast",
-        target: "mooring",
-        transport: args.target.transport.name(),
-        devices: args.target.devices,
-        deliveries: Some(deliveries),
-        cpu_us_per_delivery: Some(rounded(cpu as f64 / deliveries.max(1) as f64)),
-        floor_cpu_us_per_delivery: before.zip(after).map(|(b, a)| rounded(f64::midpoint(b, a))),
-        deliveries_per_s: Some(rounded(deliveries as f64 / seconds)),
-        p50_ms: ms(0.5),
-        p99_ms: ms(0.99),
-        p999_ms: ms(0.999),
-        max_ms: Some(rounded(latencies.max() as f64 / 1_000.0)),
-        lost: sent - received,
-        seconds,
-        ..Figures::default()
-    })
+    let figures = Figures::of("unicast", &args.target).with_load(load).with_latencies(&latencies);
+    Ok(figures.with_floor(floor).with_plots(plots))
 }
 
-async fn floor_cpu(args: &Args) -> Result<Option<f64>, Failure> {
-    if !args.floor {
-        return Ok(None);
-    }
-    if args.target.transport != Way::Tcp {
-        note("the floor is plain TCP");
-    }
-    let run = floor::Run {
+fn floor_run(args: &Args) -> floor::Run {
+    floor::Run {
         devices: args.target.devices,
         rate: args.rate,
         seconds: args.seconds,
@@ -184,18 +145,15 @@ async fn floor_cpu(args: &Args) -> Result<Option<f64>, Failure> {
         messages: 1,
         payload_bytes: args.target.payload_bytes,
         seed: args.target.seed,
-    };
-    floor::measure(run).await.map(|cost| Some(cost.cpu_us))
+    }
 }
 
 struct Load<'a> {
     args: &'a Args,
     clock: &'a Clock,
-    router: &'a Arc<Router>,
-    messages: &'a Messages,
+    pusher: &'a mut Pusher,
     times: &'a Times,
-    sent: u64,
-    rng: SmallRng,
+    rng: &'a mut SmallRng,
 }
 
 impl Load<'_> {
@@ -210,7 +168,7 @@ impl Load<'_> {
         let start = self.clock.micros();
         let end = start + seconds * 1_000_000;
         for n in 0.. {
-            if self.sent as usize + 1 >= self.times.due.len() {
+            if self.pusher.sent() as usize + 1 >= self.times.due.len() {
                 break;
             }
             // Without a rate, as soon as one in flight has arrived.
@@ -240,11 +198,8 @@ impl Load<'_> {
 
     fn one(&mut self, due: u64) -> Result<(), Failure> {
         let device = self.rng.random_range(0..self.args.target.devices);
-        let n = self.sent;
+        let n = self.pusher.sent();
         self.times.due[n as usize].store(due, Ordering::Release);
-        let batch = self.messages.batch(n, n, std::iter::once(device), self.clock.now());
-        self.sent += 1;
-        let taken = Handle::current().block_on(self.router.deliver(batch));
-        if taken { Ok(()) } else { Err(Failure::failed("the router has ended")) }
+        Handle::current().block_on(self.pusher.push(n, std::iter::once(device)))
     }
 }

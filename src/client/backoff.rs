@@ -5,9 +5,11 @@ use rand::Rng;
 
 use crate::push::Millis;
 
-/// How long to wait before attempt n: a random time in [0, min(cap, base · 2ⁿ)].
+/// How long to wait before attempt n: a random time in [least, min(cap, base · 2ⁿ)].
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
+    /// 0, but for loads.
+    least: Millis,
     base: Millis,
     cap: Millis,
     attempt: u32,
@@ -16,24 +18,29 @@ pub struct Backoff {
 impl Backoff {
     /// What the protocol prescribes: 1 s to 5 min.
     pub fn standard() -> Self {
-        Self { base: 1_000, cap: 300_000, attempt: 0 }
+        Self { least: 0, base: 1_000, cap: 300_000, attempt: 0 }
     }
 
     /// For tests and the demo on one machine: 20 ms to 1 s.
     pub fn fast() -> Self {
-        Self { base: 20, cap: 1_000, attempt: 0 }
+        Self { least: 0, base: 20, cap: 1_000, attempt: 0 }
     }
 
     /// A wait before every retry of exactly this many milliseconds at most, whatever the attempt.
     pub fn at_most(milliseconds: Millis) -> Self {
-        Self { base: milliseconds, cap: milliseconds, attempt: 0 }
+        Self { least: 0, base: milliseconds, cap: milliseconds, attempt: 0 }
+    }
+
+    /// Exactly this many milliseconds before every retry, for loads only: devices that were turned away together come again together.
+    pub fn every(milliseconds: Millis) -> Self {
+        Self { least: milliseconds, base: milliseconds, cap: milliseconds, attempt: 0 }
     }
 
     /// The wait before the next attempt, which counts from now on.
     pub fn wait(&mut self, rng: &mut impl Rng) -> Millis {
         let top = self.base.saturating_mul(1 << self.attempt.min(40)).min(self.cap);
         self.attempt = self.attempt.saturating_add(1);
-        rng.random_range(0..=top)
+        rng.random_range(self.least..=top)
     }
 
     /// The wait after the peer named a delay: that, plus jitter, so that those who were refused together don't return together.
@@ -67,5 +74,13 @@ mod tests {
         backoff.reset();
         assert!(backoff.wait(&mut rng) <= 1_000);
         assert!(backoff.wait_after(5_000, &mut rng) >= 5_000);
+    }
+
+    #[test]
+    fn a_load_may_wait_the_same_each_time() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        let mut backoff = Backoff::every(50);
+        assert!((0..100).all(|_| backoff.wait(&mut rng) == 50));
+        assert_eq!(backoff.wait_after(1_000, &mut rng), 1_050);
     }
 }

@@ -23,7 +23,6 @@ use mooring::cli::output::{self, Failure, note};
 use mooring::client::Way;
 use mooring::client::router::Router;
 use mooring::clock::Clock;
-use mooring::wire::pb::device::Push;
 use tokio::runtime::Handle;
 use tokio::time::MissedTickBehavior;
 
@@ -181,7 +180,7 @@ impl Running {
         }
         let account: Shared = Arc::new(Mutex::new(Account::new().map_err(Failure::failed)?));
         let told = Arc::clone(&account);
-        let on_push = Arc::new(move |n, push: &Push, at| locked(&told).came(push.message_id, n, at));
+        let on_push = Arc::new(move |n, message, at| locked(&told).came(message, n, at));
         let fleet = |(way, first)| Fleet::new(&clock, way, first, args.seed, Arc::clone(&on_push) as _);
         let parts = parts(args.devices, args.transport.len());
         let ways = || args.transport.iter().copied();
@@ -194,8 +193,12 @@ impl Running {
         let guests = Guests::start(&target, &guest_fleets, numbers, args.seed)?;
         // A device is known once it was connected.
         guests.until_all_came(args.guests).await?;
-        let router =
-            messages::router_telling(&target, &clock, args.seed, Box::new(on_events(&account, &clock)));
+        let router = messages::router_telling(
+            target.edge()?,
+            &clock,
+            args.seed,
+            Box::new(on_events(&account, &clock)),
+        );
         Ok(Self { target, clock, account, residents, guest_fleets, guests, router: Arc::new(router) })
     }
 

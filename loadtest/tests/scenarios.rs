@@ -1,0 +1,92 @@
+//! Scenarios, run as a user runs them, with few devices: the figures that they promise are there, and nothing is lost.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_loadtest");
+
+fn loadtest(args: &[&str]) -> Output {
+    Command::new(PROGRAM).args(args).output().expect("a program that starts")
+}
+
+/// Runs it and reads the one line that it says.
+fn figures(args: &[&str]) -> Value {
+    let output = loadtest(args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {said}");
+    let line = String::from_utf8(output.stdout).expect("text");
+    serde_json::from_str(line.trim()).unwrap_or_else(|e| panic!("{args:?}: {e}: {line}"))
+}
+
+/// These are numbers above 0.
+fn measured(figures: &Value, names: &[&str]) {
+    for name in names {
+        assert!(figures[name].as_f64().is_some_and(|n| n > 0.0), "{name} in {figures}");
+    }
+}
+
+#[test]
+fn offline_every_device_gets_every_message_after_a_kill() {
+    let run = ["offline", "--devices", "30", "--messages", "4", "--batch", "7", "--json"];
+    let figures = figures(&run);
+    measured(&figures, &["pointers_per_s", "disk_bytes_per_pointer", "ready_seconds", "deliveries_per_s"]);
+    assert_eq!((&figures["pointers"], &figures["deliveries"]), (&120.into(), &120.into()), "{figures}");
+    assert_eq!(figures["lost"], 0);
+    // Its body once a batch of at most 7, and something for each.
+    let bytes = figures["disk_bytes_per_pointer"].as_f64().expect("a number");
+    assert!((8.0..400.0).contains(&bytes), "{figures}");
+}
+
+#[test]
+fn a_report_is_a_page_and_the_same_as_json() {
+    let dir = std::env::temp_dir().join(format!("loadtest-report-{}", std::process::id()));
+    let said = figures(&[
+        "broadcast",
+        "--devices",
+        "6",
+        "--rounds",
+        "3",
+        "--json",
+        "--report",
+        &dir.to_string_lossy(),
+    ]);
+    let file = |name: &str| std::fs::read_to_string(dir.join(name)).expect(name);
+    let page = file("broadcast-mooring-tcp.html");
+    let data: Value = serde_json::from_str(&file("broadcast-mooring-tcp.json")).expect("JSON");
+    std::fs::remove_dir_all(&dir).expect("removed");
+    assert!(page.contains("<svg") && page.contains("messages delivered"), "{page}");
+    let fields = said.as_object().expect("an object");
+    assert!(fields.iter().all(|(name, value)| data[name] == *value), "{said} and {data}");
+    let titles: Vec<_> = data["plots"].as_array().expect("plots").iter().map(|p| &p["title"]).collect();
+    assert!(titles.contains(&&Value::from("Latency")) && titles.len() > 2, "{titles:?}");
+}
+
+#[test]
+fn storm_all_come_back_after_a_kill() {
+    for transport in ["tcp", "tls", "quic"] {
+        let figures = figures(&["storm", "--devices", "20", "--transport", transport, "--json"]);
+        measured(&figures, &["seconds", "ready_seconds", "connects_per_s"]);
+        assert_eq!((&figures["lost"], &figures["transport"]), (&0.into(), &transport.into()), "{figures}");
+    }
+}
+
+#[test]
+fn unicast_broadcast_and_hold_say_what_they_measured() {
+    let figures_of = |scenario: &str, more: &[&str]| {
+        let run = [&[scenario, "--devices", "6", "--json"], more].concat();
+        let figures = figures(&run);
+        assert_eq!((&figures["lost"], &figures["target"]), (&0.into(), &"mooring".into()), "{figures}");
+        figures
+    };
+    let unicast = figures_of("unicast", &["--rate", "200", "--seconds", "1", "--floor"]);
+    measured(&unicast, &["deliveries", "deliveries_per_s", "p50_ms", "p999_ms", "max_ms", "seconds"]);
+    assert!(unicast["floor_cpu_us_per_delivery"].is_number(), "{unicast}");
+    let broadcast = figures_of("broadcast", &["--rounds", "3"]);
+    assert_eq!(broadcast["deliveries"], 18, "{broadcast}");
+    measured(&broadcast, &["last_device_ms", "p50_ms"]);
+    assert!(broadcast["floor_cpu_us_per_delivery"].is_null(), "{broadcast}");
+    let hold = figures_of("hold", &["--seconds", "0"]);
+    assert_eq!(hold["deliveries"], 18, "{hold}");
+    assert!(hold["rss_bytes_per_session"].is_number() && hold["connects_per_s"].is_number(), "{hold}");
+}
