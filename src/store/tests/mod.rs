@@ -21,6 +21,7 @@ mod receipts;
 mod restore;
 mod revoke;
 mod rows;
+mod slices;
 mod stream_damage;
 mod streams;
 mod streams_model;
