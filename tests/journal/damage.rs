@@ -354,9 +354,9 @@ fn a_checkpoint_of_a_newer_version_is_a_clear_error_and_stays() {
     assert_eq!(reader.damaged(), [name.to_owned()]);
     assert!(!disk.list().expect("works").contains(&name.to_owned()));
     // Nothing of a file that was cut counts.
-    for length in [0, 3, 23, 24, 60] {
+    for length in [0_u64, 3, 23, 24, 60] {
         let disk = disk.fork();
-        disk.open("checkpoint-0000000001.ckpt").and_then(|file| file.set_len(length as u64)).expect("works");
+        disk.open("checkpoint-0000000001.ckpt").and_then(|file| file.set_len(length)).expect("works");
         assert!(newest(&disk).is_none(), "{length} bytes");
     }
 }

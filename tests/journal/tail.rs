@@ -38,7 +38,9 @@ fn a_segment_whose_first_group_was_torn_is_no_segment_yet() {
         // The group, its header, the segment's header with it: something of each was not written.
         for torn in [&[last.offset + 20][..], &[last.offset - 8], &[last.offset - 8, 3]] {
             let disk = disk.fork();
-            torn.iter().for_each(|&at| disk.flip(&name(last), u64::from(at), 1).expect("there"));
+            for &at in torn {
+                disk.flip(&name(last), u64::from(at), 1).expect("there");
+            }
             let (mut journal, report, found) = recover(&disk, 0).expect("goes on");
             assert_eq!((found.len() as u64, report.corrupt.len()), (head, 0));
             let ids: Vec<u32> = journal.segments().iter().map(|segment| segment.id).collect();

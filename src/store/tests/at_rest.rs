@@ -269,7 +269,7 @@ fn a_damaged_checkpoint_costs_nothing_while_there_is_another() {
 #[test]
 fn what_a_crash_tore_is_harmless() {
     let left = left();
-    let newest = left.check().segments.last().expect("one").clone();
+    let newest = *left.check().segments.last().expect("one");
     let path = left.dir.path().join(format!("journal-{:010}.seg", newest.id));
     let mut bytes = std::fs::read(&path).expect("readable");
     bytes[newest.used as usize + 8] = 7;
