@@ -3,27 +3,29 @@
 use std::sync::Arc;
 
 use mooring::ids::Seq;
-use mooring::store::checkpoint::{CheckpointReader, CheckpointWriter, oldest_kept_covers, remove_one};
+use mooring::store::checkpoint::{
+    CheckpointError, CheckpointReader, CheckpointWriter, oldest_kept_covers, remove_one,
+};
 use mooring::store::disk::sim::SimDisk;
 use mooring::store::disk::{Disk, DiskFile, SyncPoint};
 use mooring::store::journal::{Journal, JournalError, JournalOptions, Place, ReadError, Recovery};
 
-const FIRST: &str = "journal-0000000001.seg";
-const SEGMENT: u32 = 2048;
-const HEADER: u32 = 40;
+pub(super) const FIRST: &str = "journal-0000000001.seg";
+pub(super) const SEGMENT: u32 = 2048;
+pub(super) const HEADER: u32 = 40;
 
-fn options() -> JournalOptions {
+pub(super) fn options() -> JournalOptions {
     JournalOptions { segment_bytes: SEGMENT, reserve_segments: 1, salt: 42 }
 }
 
-type Recovered = Result<(Journal<SimDisk>, Recovery, Vec<u64>), JournalError>;
+pub(super) type Recovered = Result<(Journal<SimDisk>, Recovery, Vec<u64>), JournalError>;
 
-fn recover(disk: &SimDisk, after: u64) -> Recovered {
+pub(super) fn recover(disk: &SimDisk, after: u64) -> Recovered {
     recover_durable(disk, (after, after))
 }
 
 /// Everything up to the second one is known to have been durable.
-fn recover_durable(disk: &SimDisk, (after, durable): (u64, u64)) -> Recovered {
+pub(super) fn recover_durable(disk: &SimDisk, (after, durable): (u64, u64)) -> Recovered {
     let mut found = Vec::new();
     let known = (Seq(after), Seq(durable));
     let (journal, report) = Journal::recover(Arc::new(disk.clone()), options(), known, &mut |record| {
@@ -33,12 +35,12 @@ fn recover_durable(disk: &SimDisk, (after, durable): (u64, u64)) -> Recovered {
     Ok((journal, report, found))
 }
 
-fn payload(seq: u64) -> Vec<u8> {
+pub(super) fn payload(seq: u64) -> Vec<u8> {
     format!("record {seq} {}", "x".repeat(seq as usize % 40)).into_bytes()
 }
 
 /// Groups of three records over several segments; answers their places.
-fn filled(groups: u64) -> (SimDisk, Vec<Place>) {
+pub(super) fn filled(groups: u64) -> (SimDisk, Vec<Place>) {
     let disk = SimDisk::new();
     let (mut journal, ..) = recover(&disk, 0).expect("new");
     let mut places = Vec::new();
@@ -53,7 +55,7 @@ fn filled(groups: u64) -> (SimDisk, Vec<Place>) {
     (disk, places)
 }
 
-fn name(place: Place) -> String {
+pub(super) fn name(place: Place) -> String {
     format!("journal-{:010}.seg", place.segment)
 }
 
@@ -122,7 +124,7 @@ fn what_a_checkpoint_covers_is_never_a_torn_tail() {
     assert_eq!(journal.next_seq(), Seq(12), "no sequence that a checkpoint covers is given twice");
 }
 
-fn told(report: &Recovery) -> Vec<u64> {
+pub(super) fn told(report: &Recovery) -> Vec<u64> {
     report.corrupt.iter().filter_map(|damage| damage.lost).flat_map(|(a, b)| a.0..=b.0).collect()
 }
 
@@ -357,4 +359,39 @@ fn a_long_checkpoint_is_synced_piecewise_and_reads_back() {
         assert_eq!((bytes.len(), bytes[0], bytes[299_999]), (300_000, slice, slice));
     }
     assert!(reader.next_slice().expect("whole").is_none());
+}
+
+#[test]
+fn a_checkpoint_of_a_newer_version_is_a_clear_error_and_stays() {
+    let disk = SimDisk::new();
+    // Sequences of more than four bytes.
+    checkpoint(&disk, 5_000_000_000, 1, 100);
+    assert_eq!(newest(&disk).expect("whole").covers(), Seq(5_000_000_000));
+    checkpoint(&disk, 6_000_000_000, 1, 100);
+    assert_eq!(oldest_kept_covers(&Arc::new(disk.clone())).expect("readable"), Seq(5_000_000_000));
+    let name = "checkpoint-0000000002.ckpt";
+    let header = |version: u8| {
+        let mut header = disk.content(name).expect("there")[..24].to_vec();
+        header[8] = version;
+        let crc = crc32c::crc32c(&header[..20]);
+        header[20..].copy_from_slice(&crc.to_le_bytes());
+        disk.open(name).expect("there").write_at(&header, 0).expect("works");
+    };
+    header(2);
+    let error = CheckpointReader::newest(Arc::new(disk.clone())).expect_err("newer");
+    assert!(matches!(&error, CheckpointError::Newer { version: 2, .. }), "{error}");
+    assert!(disk.list().expect("works").contains(&name.to_owned()));
+    header(0);
+    assert!(newest(&disk).is_some(), "an older one is read");
+    // Damaged, it is named, and gone.
+    disk.flip(name, 30, 1).expect("there");
+    let reader = newest(&disk).expect("the older one");
+    assert_eq!(reader.damaged(), [name.to_owned()]);
+    assert!(!disk.list().expect("works").contains(&name.to_owned()));
+    // Nothing of a file that was cut counts.
+    for length in [0_u64, 3, 23, 24, 60] {
+        let disk = disk.fork();
+        disk.open("checkpoint-0000000001.ckpt").and_then(|file| file.set_len(length)).expect("works");
+        assert!(newest(&disk).is_none(), "{length} bytes");
+    }
 }

@@ -7,3 +7,4 @@ mod model;
 mod reading;
 mod space;
 mod syncs;
+mod tail;

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use mooring::ids::Seq;
+use mooring::store::disk::Disk;
 use mooring::store::disk::real::RealDisk;
 use mooring::store::disk::sim::SimDisk;
 use mooring::store::journal::{GROUP_OVERHEAD, Journal, JournalError, JournalOptions, RECORD_OVERHEAD, Room};
@@ -158,4 +159,43 @@ fn what_is_left_of_a_segment_of_the_reserve_is_reserve_too() {
         assert!(!journal.fits(1, false) && journal.fits(record.len(), true));
         assert_eq!(journal.room().before_reserve, 0);
     }
+}
+
+#[test]
+fn what_is_said_to_fit_fits_and_hardly_more() {
+    // As many records as fill a segment nearly, staged in one group over several segments.
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(u64::from(SEGMENT) * 5));
+    let mut journal = journal(&disk, 1);
+    let record = vec![7; 7];
+    let bytes = (record.len() + RECORD_OVERHEAD) as u64;
+    journal.stage(1, &record).expect("there is room");
+    journal.commit(1).expect("works");
+    journal.replenish().expect("a full disk is no error");
+    let on_disk = disk.list().expect("works");
+    let sizes = on_disk.iter().map(|name| disk.content(name).expect("there").len() as u64);
+    assert_eq!(journal.file_bytes(), sizes.sum::<u64>(), "spares with them");
+    let Room { before_reserve, total } = journal.room();
+    let (mut staged, mut without_reserve) = (0, 0);
+    while journal.fits(record.len(), true) {
+        without_reserve += if journal.fits(record.len(), false) { bytes } else { 0 };
+        journal.stage(1, &record).expect("it fits");
+        staged += bytes;
+    }
+    assert!(matches!(journal.stage(1, &record), Err(JournalError::Full)));
+    let slack = 5 * bytes;
+    assert!((total - slack..=total).contains(&staged), "{staged} of {total}");
+    assert!((before_reserve - slack..=before_reserve).contains(&without_reserve), "{without_reserve}");
+    journal.commit(2).expect("works");
+    assert_eq!(journal.room().before_reserve, 0);
+}
+
+#[test]
+fn the_segment_that_is_written_to_stays() {
+    let mut journal = journal(&SimDisk::new(), 1);
+    assert!(matches!(journal.remove_oldest(), Err(JournalError::Active)), "there is none yet");
+    journal.stage(1, b"one").expect("there is room");
+    journal.commit(1).expect("works");
+    assert!(matches!(journal.remove_oldest(), Err(JournalError::Active)));
+    assert_eq!(journal.segments().len(), 1);
 }

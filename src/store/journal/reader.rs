@@ -72,9 +72,6 @@ impl<D: Disk> JournalReader<D> {
     pub fn read(&self, place: Place) -> Result<(Seq, u8, Vec<u8>), ReadError> {
         let segment = self.shared.find(place.segment).ok_or(ReadError::Gone)?;
         let available = segment.end().saturating_sub(place.offset);
-        if place.offset < SEGMENT_HEADER || available < RECORD_HEADER {
-            return Err(ReadError::Damaged(place));
-        }
         let mut bytes = vec![0; available.min(FIRST_READ) as usize];
         read_exact(&segment, &mut bytes, place.offset)?;
         let length = record_length(&bytes).filter(|&length| length <= available as usize);
@@ -193,11 +190,11 @@ impl<'a, D: Disk> Window<'a, D> {
         Self { shared, segment, end: segment.end(), base: 0, bytes: Vec::new() }
     }
 
-    /// Has the bytes from `at` on in memory, `length` of them at least, as far as there are so many.
+    /// Has the bytes from `at` on in memory, `length` of them at least, as far as there are so many. It only goes forward.
     fn load(&mut self, at: u32, length: u32) -> io::Result<Stretch<'_>> {
         let wanted_end = self.end.min(at.saturating_add(length));
         let loaded_end = self.base + self.bytes.len() as u32;
-        if at < self.base || wanted_end > loaded_end {
+        if wanted_end > loaded_end {
             let end = self.end.min(at.saturating_add(length.max(WINDOW)));
             self.bytes.clear();
             self.bytes.resize((end - at) as usize, 0);

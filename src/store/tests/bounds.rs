@@ -114,6 +114,44 @@ fn trimming_makes_room_within_the_journals_maximum() {
 }
 
 #[test]
+fn what_lives_long_does_not_keep_the_room_of_what_has_ended() {
+    // Of fourteen segments five or six are live: the journal is never much larger than that, and goes on only if what is live is copied.
+    let options =
+        StoreOptions { max_bytes: 14 * 16 * 1024, reserve_segments: 3, checkpoint_bytes: 20_000, ..small() };
+    let (disk, mut harness) = opened(&options);
+    let deliver = |harness: &mut Harness<SimDisk>, message, target, bytes| {
+        let mut new = batch(&format!("b{message}"), message, &[target], harness.now, HOUR);
+        new.body = vec![7; bytes].into();
+        harness.deliver(new).is_ok()
+    };
+    let (mut message, mut refused) = (0, 0);
+    for n in 0..600 {
+        if n < 40 {
+            assert!(deliver(&mut harness, 10_000 + n, 3, 2_000), "{n}");
+        }
+        message += 1;
+        if deliver(&mut harness, message, 0, 1_000) {
+            refused = 0;
+            harness.arrive(0, message);
+        } else {
+            refused += 1;
+            assert!(refused < 50, "stuck at {n}");
+        }
+        harness.ack_stream(harness.head());
+        harness.now += 1_000;
+        harness.settle().expect("the disk works");
+    }
+    let expected: Vec<_> = (10_000..10_040).map(|message| (message, false)).collect();
+    assert_eq!(harness.pulled(3), expected);
+    let now = harness.now;
+    drop(harness);
+    disk.kill();
+    let harness = Harness::open(&disk, &options, now);
+    let expected: Vec<_> = expected.into_iter().map(|(message, _)| (message, true)).collect();
+    assert_eq!(harness.pulled(3), expected, "in the order of acceptance");
+}
+
+#[test]
 fn a_stream_that_nobody_reads_refuses_batches_at_its_soft_bound() {
     let (_disk, mut harness) = opened(&StoreOptions { stream_soft_bytes: 40_000, ..small() });
     harness.deliver(batch("first", 5_000, &[0], START, HOUR)).expect("accepted");

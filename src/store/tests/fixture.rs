@@ -65,10 +65,10 @@ fn message(message_id: u64, targets: &[u32], now: Millis, keep_ms: Millis) -> Ne
 }
 
 /// An edge's life: what is called `filled` rolls segments and has old ones trimmed.
-struct Life {
-    disk: Arc<SimDisk>,
-    options: StoreOptions,
-    harness: Harness<SimDisk>,
+pub(super) struct Life {
+    pub(super) disk: Arc<SimDisk>,
+    pub(super) options: StoreOptions,
+    pub(super) harness: Harness<SimDisk>,
     starts: u64,
 }
 
@@ -107,7 +107,7 @@ impl Life {
     }
 
     /// Time passes, in steps that let every part be looked at.
-    fn pass(&mut self, passed: Millis) {
+    pub(super) fn pass(&mut self, passed: Millis) {
         for _ in 0..passed / 1_000 {
             self.harness.now += 1_000;
             self.harness.settle().expect("the disk works");
@@ -150,7 +150,7 @@ impl Life {
 }
 
 /// Devices 0 to 3 stay, 0 with an account, 1 with push off, 4 is forgotten, of 5 the credentials are revoked.
-fn live() -> Life {
+pub(super) fn live() -> Life {
     let mut life = Life::begin();
     for n in 0..6 {
         life.apply(hello(n, 1));

@@ -137,3 +137,18 @@ fn an_edge_that_was_off_forgets_nobody_at_once() {
     pass(&mut harness, 3 * GRAIN);
     assert_eq!(known(&mut harness), [1]);
 }
+
+#[test]
+fn an_edge_on_which_nothing_happens_wakes_up_to_forget() {
+    let (_, mut harness) = opened();
+    for _ in 0..1_000 {
+        if (0..4).all(|n| harness.state_of(n).is_none()) {
+            let last = harness.device_events(0, Seq(0)).pop();
+            assert!(matches!(last, Some(DeviceChange::Forgotten { .. })), "{last:?}");
+            return;
+        }
+        harness.now = harness.engine.next_wakeup().expect("it looks again").max(harness.now);
+        harness.settle().expect("the disk works");
+    }
+    panic!("still known at {}", harness.now);
+}

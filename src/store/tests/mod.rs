@@ -1,5 +1,6 @@
 //! The store's engine against what was promised: command by command, on its threads, and crashed everywhere.
 
+mod at_rest;
 mod basics;
 mod bindings;
 mod bounds;
@@ -10,6 +11,7 @@ mod ends;
 mod fixture;
 mod forgetting;
 mod full;
+mod history;
 mod memory;
 mod model;
 mod model_devices;
@@ -19,6 +21,7 @@ mod receipts;
 mod restore;
 mod revoke;
 mod rows;
+mod slices;
 mod stream_damage;
 mod streams;
 mod streams_model;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::plan::START;
-use super::support::{Harness, app, batch, device, session, small};
+use super::support::{Harness, app, batch, device, seen, session, small};
 use crate::ids::{MessageId, Seq};
 use crate::push::{Acked, Channel, Event, Failure, Millis, Receipt, ReceiptKind, StreamEvent};
-use crate::store::DeviceAck;
 use crate::store::disk::sim::SimDisk;
+use crate::store::{Command, DeviceAck};
 
 const MINUTE: u64 = 60_000;
 
@@ -103,4 +103,20 @@ fn an_end_of_what_was_written_says_when() {
     let [end] = &receipts(&harness)[..] else { panic!("one receipt") };
     assert_eq!(times(end), (ReceiptKind::SentFail, now, now, sent_at, Channel::Online));
     assert_eq!(end.outcome, Some(Err(Failure::Expired)));
+}
+
+#[test]
+fn a_receipt_tells_the_address_of_the_last_hello() {
+    let disk = Arc::new(SimDisk::new());
+    let mut harness = Harness::open(&disk, &small(), START);
+    harness.see(0);
+    harness.commit().expect("the disk works");
+    let elsewhere = std::net::IpAddr::from([127, 0, 0, 9]);
+    let moved = crate::push::Seen { client_ip: elsewhere, ..seen(0) };
+    harness.apply(Command::Seen { device: Box::new(moved), session: session(0) }).expect("the disk works");
+    harness.deliver(batch("b1", 1, &[0], START, 60_000)).expect("accepted");
+    harness.arrive(0, 1);
+    let events = harness.stream(Seq(0));
+    let Some((_, StreamEvent::Receipt(receipt))) = events.last() else { panic!("{events:?}") };
+    assert_eq!(receipt.client_ip, Some(elsewhere));
 }

@@ -456,3 +456,20 @@ fn a_gap_over_what_can_not_be_read_is_told() {
         harness = reopened(&disk, harness, &options);
     }
 }
+
+#[test]
+fn a_stream_that_was_retired_stays_so_and_the_others_stay() {
+    let disk = Arc::new(SimDisk::new());
+    let both = StoreOptions { streams: vec!["main".into(), "old".into()], ..small() };
+    drop(Harness::open(&disk, &both, START));
+    let one = StoreOptions { streams: vec!["main".into()], ..both };
+    let mut harness = Harness::open(&disk, &one, START);
+    assert!(harness.stream_state("old").is_some(), "it waits to be retired");
+    harness.retire("old", false).expect("nothing is left in it");
+    for _ in 0..2 {
+        drop(harness);
+        disk.kill();
+        harness = Harness::open(&disk, &one, START);
+        assert!(harness.stream_state("old").is_none() && harness.stream_state("main").is_some());
+    }
+}
