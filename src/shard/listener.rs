@@ -17,8 +17,9 @@ use super::{Listeners, connection};
 use crate::config;
 use crate::telemetry::{self, Counter, Gauge};
 
-/// Connections that the kernel completes before they are accepted, a listener.
-const BACKLOG: i32 = 4_096;
+/// Connections that the kernel completes before they are accepted, a listener: as many as `net.core.somaxconn` allows. After a restart all devices
+/// come at once, and what doesn't fit comes again a second later.
+const BACKLOG: i32 = 65_535;
 /// Pause after a failed accept (no descriptors left, mostly), so that it doesn't spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

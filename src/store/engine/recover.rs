@@ -149,6 +149,18 @@ pub struct OpenReport {
     pub messages: u64,
 }
 
+/// What the newest whole checkpoint holds and covers, and which ones were damaged.
+fn load_newest<D: Disk>(
+    disk: &Arc<D>,
+    options: &StoreOptions,
+) -> Result<(Loaded, Seq, Vec<String>), OpenError> {
+    let Some(mut reader) = CheckpointReader::newest(disk.clone())? else {
+        return Ok((Loaded::empty(options.parts, options), Seq(0), Vec::new()));
+    };
+    let loaded = Loaded::read(&mut reader, options)?;
+    Ok((loaded, reader.covers(), reader.damaged().to_vec()))
+}
+
 impl<D: Disk> Engine<D> {
     /// Recovers what the disk holds; all that is pending goes out as redelivered from now on.
     pub fn open(
@@ -157,13 +169,7 @@ impl<D: Disk> Engine<D> {
         sink: Box<dyn CommitSink>,
         is_connected: IsConnected,
     ) -> Result<(Self, OpenReport), OpenError> {
-        let (loaded, covers, damaged_checkpoints) = match CheckpointReader::newest(disk.clone())? {
-            None => (Loaded::empty(options.parts, options), Seq(0), Vec::new()),
-            Some(mut reader) => {
-                let loaded = Loaded::read(&mut reader, options)?;
-                (loaded, reader.covers(), reader.damaged().to_vec())
-            }
-        };
+        let (loaded, covers, damaged_checkpoints) = load_newest(&disk, options)?;
         let oldest_kept = oldest_kept_covers(&disk)?;
         let tables = tables::open(&disk, options.tables, options.table_cache_bytes)?;
         let ledger = Ledger::read(&*tables, options.utc_offset_minutes)?;
