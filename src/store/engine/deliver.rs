@@ -86,7 +86,8 @@ impl<D: Disk> Engine<D> {
     /// Why the whole batch can't be taken, or what goes for it.
     fn admit(&self, now: Millis, home: MessageKey, batch: &NewBatch) -> Result<Displaced, Rejection> {
         if batch.expires_at <= now {
-            return Err(Rejection::Expired);
+            // With retention 0 that time begins when it is taken in: it has waited here for too long, which says nothing of the next time.
+            return Err(if batch.online_only { Rejection::Unavailable } else { Rejection::Expired });
         }
         {
             let part = self.shared.index.of_message(home);

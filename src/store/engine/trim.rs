@@ -88,12 +88,12 @@ impl<D: Disk> Engine<D> {
         let segment = u64::from(self.options.segment_bytes);
         let slack = u64::from(self.options.reserve_segments + 2) * segment;
         let much_larger = self.journal.file_bytes() > 2 * self.live_bytes + slack;
-        // No more is copied than what is live there. It leaves acks their room; where they have none left, it leaves room for ends.
+        // No more is copied than what is live there. For a moment it may take the room of acks, as without it nothing may ever make room again; never
+        // that of ends.
         let (batches, bytes) = self.live_in.get(&oldest.id).copied().unwrap_or_default();
         let copied = bytes + batches * RECORD_OVERHEAD as u64;
         let (total, kept) = (self.journal.room().total, self.kept_for_ends());
-        let fits = total > copied + kept || total < kept + kept / 8 && total > copied + kept / 2;
-        (much_larger || self.is_short_of_room()) && fits
+        (much_larger || self.is_short_of_room()) && total > copied + kept / 2
     }
 
     /// Whether batches are refused for want of room, or soon will be.

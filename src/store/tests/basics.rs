@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::support::{Harness, Told, ack, batch, device, seen, session, small};
 use crate::ids::Seq;
-use crate::push::{Event, Failure, OfflinePolicy, ReceiptKind, Refusal, Rejection, StreamEvent};
+use crate::push::{Event, Failure, NewBatch, OfflinePolicy, ReceiptKind, Refusal, Rejection, StreamEvent};
 use crate::store::Command;
 use crate::store::disk::sim::SimDisk;
 use rand::SeedableRng;
@@ -294,4 +294,14 @@ fn a_stream_has_a_durable_cursor_that_only_moves_forward_and_rests_when_idle() {
         harness.ack_stream(head);
         assert_eq!(harness.head(), head, "an idle stream writes nothing");
     }
+}
+
+#[test]
+fn a_batch_that_came_too_late_is_rejected_and_one_for_who_is_online_is_put_off() {
+    let (_disk, mut harness) = opened();
+    let late = batch("late", 1, &[0], START - 5_000, 5_000);
+    assert_eq!(harness.deliver(late.clone()).expect_err("too late"), Rejection::Expired);
+    // Its window begins when it is taken in: only the edge itself can be late.
+    let online = NewBatch { online_only: true, ..late };
+    assert_eq!(harness.deliver(online).expect_err("too late"), Rejection::Unavailable);
 }

@@ -136,7 +136,10 @@ impl World {
                         // The library of the tables takes nothing any more once a read has failed.
                         let said = failure.to_string();
                         let is_unread = said.contains("the simulated read failed")
-                            || (self.reads.happen && said.contains("Previous I/O error"));
+                            || (self.reads.happen
+                                && ["Previous I/O error", "Database has been closed"]
+                                    .iter()
+                                    .any(|why| said.contains(why)));
                         ensure!(healed || is_down || is_unread, "the store failed: {failure}");
                         let dies = if is_down || healed { self.dies } else { Death::Process };
                         self.die(dies);
