@@ -24,7 +24,7 @@ const QUIC_SOCKETS: u32 = 64;
 /// Sets of attributes, but for the utdid.
 const ATTRIBUTE_SETS: u32 = 500;
 /// Seconds without any progress after which waiting ends.
-const STALLED_SECONDS: u64 = 30;
+pub(crate) const STALLED_SECONDS: u64 = 30;
 
 /// Told of every message: the number of the device, the message's id, and the time of its coming in microseconds of the clock.
 pub(crate) type OnPush = dyn Fn(u32, u64, u64) + Send + Sync;

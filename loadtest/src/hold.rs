@@ -79,7 +79,7 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     if reconnects > 0 {
         return Err(Failure::failed(format!("{reconnects} sessions broke: the figures would mean nothing")));
     }
-    let figures = figures(args, &steps, received, sent - received);
+    let figures = figures(args, &steps, received, sent.saturating_sub(received));
     Ok(figures.with_plots([over_sessions(&steps)]).with_plots(plots))
 }
 

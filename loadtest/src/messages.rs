@@ -1,20 +1,21 @@
 //! What a load pushes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mooring::cli::output::Failure;
 use mooring::client::Backoff;
-use mooring::client::router::{OnEvents, Options, Router};
+use mooring::client::router::{OnEvents, Options, Progress, Router};
 use mooring::clock::Clock;
 use mooring::ids::DigestKey;
 use mooring::wire::pb::device::{Kind, Push};
 use mooring::wire::pb::router::{DeliverBatch, PushSource, Target as BatchTarget};
 
-use crate::fleet::device_id;
+use crate::fleet::{STALLED_SECONDS, device_id};
 use crate::target::{EdgeSide, Target};
 
-/// Milliseconds without a link after which the router gives up.
-const PATIENCE_MS: u64 = 15_000;
+/// Milliseconds without a link after which the router gives up: longer than an edge is waited for that starts again.
+const PATIENCE_MS: u64 = 90_000;
 
 /// Makes batches; ids differ between runs against the same edge.
 #[derive(Clone, Debug)]
@@ -82,11 +83,33 @@ pub(crate) fn router_telling(edge: &EdgeSide, clock: &Arc<Clock>, seed: u64, on_
 
 /// Waits until every batch is answered and every accepted message has its outcome.
 pub(crate) async fn settled(router: &Router, batches: u64) -> Result<(), Failure> {
+    until(router, "all is told", |p| p.tally.batches >= batches && p.tally.is_settled()).await
+}
+
+/// Waits until something is so, and no batch was rejected; gives up when nothing is told for a while.
+pub(crate) async fn until(
+    router: &Router,
+    what: &str,
+    so: impl Fn(&Progress) -> bool,
+) -> Result<(), Failure> {
     let mut progress = router.progress();
-    let all = progress.wait_for(|p| p.tally.batches >= batches && p.tally.is_settled()).await;
-    let all = all.map_err(|_| Failure::failed("the router has ended"))?;
-    match &all.first_rejection {
-        Some(rejection) => Err(Failure::failed(format!("a batch was rejected: {rejection:?}"))),
-        None => Ok(()),
+    loop {
+        {
+            let state = progress.borrow_and_update();
+            if let Some(rejection) = &state.first_rejection {
+                return Err(Failure::failed(format!("a batch was rejected: {rejection:?}")));
+            }
+            if so(&state) {
+                return Ok(());
+            }
+        }
+        match tokio::time::timeout(Duration::from_secs(STALLED_SECONDS), progress.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(Failure::failed("the router has ended")),
+            Err(_) => {
+                let why = format!("gave up waiting until {what}: {:?}", progress.borrow().tally);
+                return Err(Failure::failed(why));
+            }
+        }
     }
 }

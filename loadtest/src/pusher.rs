@@ -83,16 +83,12 @@ impl Pusher {
             Way::Router(router) => router,
             Way::Publisher(publisher) => return publisher.all_acked().await,
         };
-        let mut progress = router.progress();
         let batches = self.batches;
-        let answered = |p: &Progress| {
-            p.first_rejection.is_some() || p.tally.batches >= batches && p.tally.unanswered() == 0
-        };
-        let state = progress.wait_for(answered).await.map_err(|_| ended())?;
-        if let Some(rejection) = &state.first_rejection {
-            return Err(Failure::failed(format!("a batch was rejected: {rejection:?}")));
-        }
-        let refused: Vec<_> = state.tally.refusals().map(|(why, n)| format!("{n} {why}")).collect();
+        let answered = |p: &Progress| p.tally.batches >= batches && p.tally.unanswered() == 0;
+        messages::until(router, "all batches are answered", answered).await?;
+        let progress = router.progress();
+        let refused: Vec<_> =
+            progress.borrow().tally.refusals().map(|(why, n)| format!("{n} {why}")).collect();
         if refused.is_empty() {
             return Ok(());
         }

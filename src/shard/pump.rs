@@ -175,13 +175,15 @@ impl Shard {
         let deadline_ms = context.config.ack_deadline_ms;
         loop {
             if connection.outbox.may_hold(now.saturating_sub(deadline_ms)) {
-                // What is due may wait there still: it can be taken back as long as its session knows of it.
+                // What is due may wait there still: it can be taken back as long as its session knows of it. If the outbox never was empty since, it may
+                // have left long ago, and is sent again later than it could be.
                 retry = Some(now + RETRY_MS);
                 break;
             }
             let mut body = None;
             if let Some(entry) = live.session.peek_again(now) {
-                // It may have ended by an Ack that came before it was written: of an earlier batch with the same message.
+                // It may have ended by an Ack that came before it was written: of an earlier batch with the same message. (Of a batch that others still
+                // wait for it is sent again, which devices know to drop.)
                 if entry.0.is_revoked() || !entry.0.is_live() {
                     let ended = entry.0.seq;
                     live.session.handle_ended(ended);

@@ -376,7 +376,7 @@ pub fn examine<D: Disk>(disk: &D) -> Result<Vec<(String, Option<Seq>)>, Checkpoi
 }
 
 /// Removes one of the two kept, so that a full disk has room for the next one: the older, unless the newer turns out to be damaged. Whether there
-/// were two. Until then one is kept.
+/// were two. Until then one is kept. It reads the newer one wholly, on a disk that takes nothing at present anyway.
 #[allow(clippy::needless_pass_by_value)] // as `CheckpointWriter::begin` takes it
 pub fn remove_one<D: Disk>(disk: Arc<D>) -> Result<bool, CheckpointError> {
     let (ids, _) = list(&*disk)?;

@@ -93,7 +93,9 @@ impl<D: Disk> Engine<D> {
         let (batches, bytes) = self.live_in.get(&oldest.id).copied().unwrap_or_default();
         let copied = bytes + batches * RECORD_OVERHEAD as u64;
         let (total, kept) = (self.journal.room().total, self.kept_for_ends());
-        (much_larger || self.is_short_of_room()) && total > copied + kept / 2
+        // One that is live nearly wholly would be copied in a circle.
+        let gains = much_larger || copied + segment / 8 <= u64::from(oldest.used);
+        (much_larger || self.is_short_of_room()) && gains && total > copied + kept / 2
     }
 
     /// Whether batches are refused for want of room, or soon will be.

@@ -202,11 +202,13 @@ impl SavedStreams {
     }
 
     /// Records are lost from here on, and among them may be those of streams and routes: what the configuration names and nothing tells of was
-    /// there before, as it is configured now. A next start finds the same, until a checkpoint has it.
+    /// there before, as it is configured now. A next start finds the same, until a checkpoint has it or the configuration is another one.
     pub(in crate::store) fn reclaim(&mut self, options: &StoreOptions, from: Seq, next: Seq) {
         for name in &options.streams {
             if self.streams.iter().all(|stream| stream.name != *name) {
-                let routed = self.routes.0.values().flatten().map(|(_, id)| *id);
+                // Older ones may be of a stream that was retired.
+                let routed =
+                    self.routes.0.values().flatten().filter(|(at, _)| *at >= from).map(|(_, id)| *id);
                 let nameless = routed.filter(|id| self.streams.iter().all(|stream| stream.id != *id)).min();
                 self.add(nameless.unwrap_or(self.next_id), name.clone(), from);
             }
@@ -214,9 +216,10 @@ impl SavedStreams {
         let apps = options.app_streams.keys().map(|app| app.as_str().to_owned());
         for app in apps.chain([String::new()]) {
             let name = &options.streams[options.stream_of(&app)];
-            let Some(id) = self.streams.iter().find(|stream| stream.name == *name).map(|s| s.id) else {
-                continue;
-            };
+            let Some(stream) = self.streams.iter().find(|stream| stream.name == *name) else { continue };
+            // What its reader is past already stays another stream's, if it is one's: rather that than nobody's.
+            let from = from.max(Seq(stream.cursor.0 + 1));
+            let id = stream.id;
             let list = self.routes.0.entry(app).or_default();
             if list.first().is_none_or(|(first, _)| *first > from) {
                 list.insert(0, (from, id));

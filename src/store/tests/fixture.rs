@@ -177,7 +177,7 @@ pub(super) fn live() -> Life {
     life.apply(suspend);
     life.read_main();
     life.fill(20_000);
-    life.pass(FORGET_AFTER_MS + FORGET_AFTER_MS / 4);
+    life.pass(FORGET_AFTER_MS + FORGET_AFTER_MS * 3 / 8);
     life.read_main();
     life.checkpoint();
     // The stream that nobody reads gets its gap; then it leaves the configuration, and is retired.
