@@ -299,8 +299,13 @@ impl Driver {
         let (writer, frames) = mpsc::channel(FRAMES);
         let writing = tokio::spawn(write(sender, frames));
         let mut session = Session::new(self.clock.now());
+        // What came along with the answer to Open is there already: nothing more may come for long.
+        let mut early = self.read(&mut session, &mut receiver);
         let ended = loop {
             self.tell(true);
+            if let Some(ended) = early.take() {
+                break ended;
+            }
             if let Some(ended) = self.turn(&mut session, &mut receiver, &writer).await {
                 break ended;
             }

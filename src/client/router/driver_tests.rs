@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, 
 use super::*;
 use crate::client::Transport;
 use crate::wire::frame::{ROUTER_HEAD, put_router_frame, router_frame};
-use crate::wire::pb::router::{BatchAccepted, Error, FromRouter, Target, ToRouter};
+use crate::wire::pb::router::{BatchAccepted, Error, FromRouter, StreamBatch, Target, ToRouter};
 
 struct Edge {
     stream: DuplexStream,
@@ -172,4 +172,29 @@ async fn an_edge_that_leaves_gets_no_more_batches_and_unauthorized_is_final() {
     };
     let (ended, ()) = tokio::join!(driver.session(sender, receiver, &opened), script);
     assert!(matches!(ended, Ended::Stop(Stop::Refused(_))));
+}
+
+#[tokio::test]
+async fn what_comes_along_with_the_answer_to_open_is_taken_at_once() {
+    let (mut driver, _batches, _progress) = driver(Box::new(|_| {}));
+    let ((sender, mut receiver), mut edge) = link();
+    let mut both = Vec::new();
+    let batch = StreamBatch { stream: "main".into(), cursor: 7, ..StreamBatch::default() };
+    for frame in [to_router::Frame::Opened(welcome()), to_router::Frame::Stream(batch)] {
+        put_router_frame(&mut both, &ToRouter { frame: Some(frame) });
+    }
+    edge.stream.write_all(&both).await.expect("writes");
+    assert!(matches!(receiver.recv(60).await, Ok(to_router::Frame::Opened(_))));
+    let acked = async {
+        match tokio::time::timeout(Duration::from_secs(20), edge.recv()).await {
+            Ok(from_router::Frame::StreamAck(ack)) => ack.cursor,
+            other => panic!("not an acknowledgement: {other:?}"),
+        }
+    };
+    let opened = welcome();
+    let cursor = tokio::select! {
+        _ = driver.session(sender, receiver, &opened) => panic!("it goes on"),
+        cursor = acked => cursor,
+    };
+    assert_eq!(cursor, 7);
 }

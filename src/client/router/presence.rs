@@ -187,6 +187,10 @@ async fn session(
     on_news: &mut impl FnMut(PresenceNews<'_>),
 ) -> ClientError {
     let (mut last_sent, mut pinged) = (clock.now(), None::<Millis>);
+    // What came along with the answer to Open is there already.
+    if let Err(error) = take(&mut receiver, map, on_news) {
+        return error;
+    }
     loop {
         let due = pinged.map_or(last_sent + PING_MS, |at| at + PONG_MS);
         let wait = Duration::from_millis(due.saturating_sub(clock.now()));
