@@ -44,9 +44,10 @@ impl InTime {
         (at > 0 && at + TURNS < self.steps.len()).then_some(at + TURNS)
     }
 
-    /// The first step behind which routers had read everything since that could be durable.
-    fn told_by(&self, seen: usize) -> Option<Step> {
-        self.steps.get(seen + TURNS..)?.iter().find(|step| step.is_read).copied()
+    /// The first step behind which routers had read everything since what ended then could be durable.
+    fn told_by(&self, ended: Millis) -> Option<Step> {
+        let at = self.steps.partition_point(|step| step.now < ended);
+        self.steps.get(at + 2 * TURNS..)?.iter().find(|step| step.is_read).copied()
     }
 }
 
@@ -63,7 +64,7 @@ impl Oracle {
         };
         let due = answer.expires_at;
         let Some(seen) = self.in_time.seen_by(due) else { return Ok(()) };
-        let (step, told_by) = (self.step, self.in_time.told_by(seen));
+        let (step, told_by) = (self.step, self.in_time.told_by(at.max(due)));
         let seen = self.in_time.steps[seen];
         ensure!(
             at <= seen.now + LATE_MS,
