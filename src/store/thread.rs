@@ -32,6 +32,12 @@ pub(super) use bodies::{Wanted, read_bodies, read_body};
 /// Microseconds that acks wait for more of them, or for a batch, to share a sync with. They begin with the commit before, if that was just now: so where
 /// messages come one behind the other, no ack wakes the thread.
 const GATHER_MICROS: u64 = 5_000;
+/// Microseconds that pass from one sync to the next where messages come quicker than syncs: a sync costs more than all that is done for a message
+/// otherwise, and who waits for it then wakes fewer times.
+const SPACING_MICROS: u64 = 300;
+/// Commands, or their bytes, that don't wait for that.
+const MANY_COMMANDS: usize = 32;
+const MANY_BYTES: usize = 64 * 1024;
 /// Longest sleep of an idle store.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -56,8 +62,19 @@ struct Queue {
     woken: bool,
     /// Those of them whose sync somebody waits for.
     urgent: usize,
-    /// The thread sleeps until more has gathered: what nobody waits for doesn't wake it.
-    gathers: bool,
+    /// The thread sleeps, and this ends its sleep. Whoever wakes it says so here: waking one that is awake is a system call for nothing.
+    asleep: Option<Wakes>,
+}
+
+/// What ends the sleep of the store's thread, beside what isn't a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wakes {
+    /// Any command.
+    Any,
+    /// One whose sync somebody waits for, or a whole group.
+    Urgent,
+    /// As much as is worth a sync of its own.
+    Many,
 }
 
 impl Queue {
@@ -70,11 +87,11 @@ impl Queue {
     }
 
     /// Whether there is a reason not to sleep.
-    fn has_work(&self, gathers: bool) -> bool {
-        let commands = if gathers {
-            self.urgent > 0 || self.bytes >= limits::GROUP_BYTES
-        } else {
-            !self.commands.is_empty()
+    fn has_work(&self, wakes: Wakes) -> bool {
+        let commands = match wakes {
+            Wakes::Any => !self.commands.is_empty(),
+            Wakes::Urgent => self.urgent > 0 || self.bytes >= limits::GROUP_BYTES,
+            Wakes::Many => self.urgent >= MANY_COMMANDS || self.bytes >= MANY_BYTES,
         };
         commands || !self.damaged.is_empty() || self.closed || self.woken
     }
@@ -96,7 +113,7 @@ impl Inbox {
             closed: false,
             woken: false,
             urgent: 0,
-            gathers: false,
+            asleep: None,
         };
         Self { queue: Mutex::new(queue), filled: Condvar::default(), max_bytes }
     }
@@ -117,11 +134,7 @@ impl Inbox {
         queue.count();
         queue.urgent += usize::from(is_urgent(&command));
         queue.commands.push_back((command, weight));
-        let wakes = queue.has_work(queue.gathers);
-        drop(queue);
-        if wakes {
-            self.filled.notify_one();
-        }
+        self.wake_for_work(queue);
         Ok(())
     }
 
@@ -131,15 +144,27 @@ impl Inbox {
         if queue.damaged.len() < limits::BODY_READS {
             queue.damaged.push(batch);
         }
-        drop(queue);
-        self.filled.notify_one();
+        self.wake_for_work(queue);
     }
 
     /// Something that the engine waits for has happened.
     pub(super) fn wake(&self) {
+        let mut queue = self.lock();
         // Kept, for a thread that is just about to sleep.
-        self.lock().woken = !fault::is(Fault::ForgetWake);
-        self.filled.notify_one();
+        queue.woken = !fault::is(Fault::ForgetWake);
+        self.wake_for_work(queue);
+    }
+
+    /// Ends the thread's sleep, if there is a reason.
+    fn wake_for_work(&self, mut queue: MutexGuard<'_, Queue>) {
+        let wakes = queue.asleep.is_some_and(|wakes| queue.has_work(wakes));
+        if wakes {
+            queue.asleep = None;
+        }
+        drop(queue);
+        if wakes {
+            self.filled.notify_one();
+        }
     }
 
     /// Nothing more is taken; the thread ends when the queue is empty.
@@ -156,25 +181,29 @@ impl Inbox {
         queue.count();
     }
 
-    /// Everything that waits, up to one group; sleeps if there is nothing and the engine has nothing to do, or (`gathers`) nothing that anybody
-    /// waits for. `None`: closed and empty.
+    /// Whether somebody waits for the sync of something in it.
+    fn has_urgent(&self) -> bool {
+        self.lock().urgent > 0
+    }
+
+    /// Everything that waits, up to one group; sleeps first, unless there is something of what `wakes`. `None`: closed and empty.
     pub(super) fn take(
         &self,
         sleep: Duration,
-        gathers: bool,
+        wakes: Wakes,
         into: &mut Vec<Command>,
     ) -> Option<Vec<Arc<Batch>>> {
         let mut queue = self.lock();
-        if !queue.has_work(gathers) && !sleep.is_zero() {
+        if !queue.has_work(wakes) && !sleep.is_zero() {
             if fault::is(Fault::LookThenSleep) {
                 drop(queue);
                 queue = self.lock();
             }
-            queue.gathers = gathers;
+            queue.asleep = Some(wakes);
             queue = self.filled.wait_timeout(queue, sleep).unwrap_or_else(PoisonError::into_inner).0;
         }
         queue.woken = false;
-        queue.gathers = false;
+        queue.asleep = None;
         let mut bytes = 0;
         while bytes < limits::GROUP_BYTES
             && let Some((command, weight)) = queue.commands.pop_front()
@@ -229,6 +258,8 @@ pub(super) struct Turns {
     exporter: Exporter,
     /// When what is staged and nobody waits for is committed at the latest, in microseconds of the clock.
     gathering: Option<u64>,
+    /// Not before then is the next group taken in, in microseconds of the clock: messages come quicker than syncs.
+    spaced: Option<u64>,
     /// When it took in what is to be committed.
     now: Millis,
 }
@@ -247,7 +278,7 @@ pub(super) enum Gathered {
 impl Turns {
     pub(super) fn new<D: Disk>(engine: &Engine<D>) -> Self {
         let exporter = Exporter::new(engine.totals());
-        Self { commands: Vec::new(), busy: false, exporter, gathering: None, now: 0 }
+        Self { commands: Vec::new(), busy: false, exporter, gathering: None, spaced: None, now: 0 }
     }
 
     /// Takes what waits, commits it, and does a slice of what is due; before that it sleeps until there is something, if it may. False: the
@@ -278,13 +309,15 @@ impl Turns {
         clock: &Clock,
         may_sleep: bool,
     ) -> Result<Gathered, StoreFailure> {
-        let sleep = match self.gathering {
-            _ if !may_sleep || self.busy && !engine.has_staged() => Duration::ZERO,
-            Some(until) => Duration::from_micros(until.saturating_sub(clock.micros())),
-            None if self.busy => Duration::ZERO,
-            None => sleep(engine, clock),
+        let until = |until: u64| Duration::from_micros(until.saturating_sub(clock.micros()));
+        let (sleep, wakes) = match (self.spaced.take(), self.gathering) {
+            _ if !may_sleep || self.busy && !engine.has_staged() => (Duration::ZERO, Wakes::Any),
+            (Some(spaced), _) => (until(spaced), Wakes::Many),
+            (None, Some(gathering)) => (until(gathering), Wakes::Urgent),
+            (None, None) if self.busy => (Duration::ZERO, Wakes::Any),
+            (None, None) => (sleep(engine, clock), Wakes::Any),
         };
-        let Some(damaged) = inbox.take(sleep, self.gathering.is_some(), &mut self.commands) else {
+        let Some(damaged) = inbox.take(sleep, wakes, &mut self.commands) else {
             return Ok(Gathered::Nothing);
         };
         let now = clock.now();
@@ -330,7 +363,10 @@ impl Turns {
             telemetry::set(Gauge::StoreQueueCommands, inbox.lock().commands.len() as f64);
         }
         self.busy = engine.maintain(clock.now())?;
-        self.gathering = (bytes > 0).then(|| clock.micros() + GATHER_MICROS);
+        let committed = (bytes > 0).then(|| clock.micros());
+        self.gathering = committed.map(|at| at + GATHER_MICROS);
+        // Who sends one message after the other, each when the one before is accepted, never waits here.
+        self.spaced = committed.filter(|_| inbox.has_urgent()).map(|at| at + SPACING_MICROS);
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use crate::push::Event;
 use crate::store::Command;
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
-use crate::store::thread::Inbox;
+use crate::store::thread::{Inbox, Wakes};
 
 const HOUR: u64 = 3_600_000;
 const BUDGET: usize = 1 << 30;
@@ -126,7 +126,7 @@ fn batches_leave_room_in_the_queue_to_acks() {
     assert!(count(&acks) > 50, "a quarter is left to them");
     inbox.close();
     let mut taken = Vec::new();
-    while inbox.take(std::time::Duration::ZERO, false, &mut taken).is_some() {
+    while inbox.take(std::time::Duration::ZERO, Wakes::Any, &mut taken).is_some() {
         taken.clear();
     }
     assert_eq!(budget.used(), 0);

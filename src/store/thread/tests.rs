@@ -32,7 +32,7 @@ fn commands() {
         })
     };
     let (mut taken, mut group) = (Vec::new(), Vec::new());
-    while inbox.take(IDLE, false, &mut group).is_some() {
+    while inbox.take(IDLE, Wakes::Any, &mut group).is_some() {
         taken.append(&mut group);
     }
     closer.join().expect("it ends");
@@ -51,7 +51,7 @@ fn wake_up() {
         let inbox = inbox.clone();
         thread::spawn(move || inbox.wake())
     };
-    assert!(inbox.take(IDLE, false, &mut Vec::new()).is_some(), "it isn't closed");
+    assert!(inbox.take(IDLE, Wakes::Any, &mut Vec::new()).is_some(), "it isn't closed");
     waker.join().expect("it ends");
 }
 
@@ -71,7 +71,7 @@ fn gathering() {
     };
     let mut group = Vec::new();
     while group.len() < 2 {
-        assert!(inbox.take(IDLE, true, &mut group).is_some(), "it isn't closed");
+        assert!(inbox.take(IDLE, Wakes::Urgent, &mut group).is_some(), "it isn't closed");
     }
     putter.join().expect("it ends");
 }
@@ -84,19 +84,31 @@ fn who_gathers_does_not_sleep_through_what_somebody_waits_for() {
 #[test]
 fn what_nobody_waits_for_is_no_reason_to_stop_gathering() {
     let inbox = Inbox::new(&Arc::default(), limits::STORE_COMMAND_BYTES);
-    let reasons = || [false, true].map(|gathers| inbox.lock().has_work(gathers));
-    assert_eq!(reasons(), [false, false]);
+    let reasons = || [Wakes::Any, Wakes::Urgent, Wakes::Many].map(|wakes| inbox.lock().has_work(wakes));
+    assert_eq!(reasons(), [false; 3]);
     inbox.put(Command::LastActive(Vec::new())).expect("there is room");
-    assert_eq!(reasons(), [true, false]);
+    assert_eq!(reasons(), [true, false, false]);
     inbox.put(flush()).expect("there is room");
-    assert_eq!(reasons(), [true, true]);
+    assert_eq!(reasons(), [true, true, false]);
     let mut group = Vec::new();
-    assert!(inbox.take(Duration::from_secs(3_600), true, &mut group).is_some(), "it isn't closed");
-    assert_eq!((group.len(), reasons()), (2, [false, false]));
+    assert!(inbox.take(Duration::from_secs(3_600), Wakes::Urgent, &mut group).is_some(), "it isn't closed");
+    assert_eq!((group.len(), reasons()), (2, [false; 3]));
+    assert!(!inbox.has_urgent(), "nobody waits: the next group isn't put off");
+    inbox.put(flush()).expect("there is room");
+    assert!(inbox.has_urgent());
+    assert_eq!(reasons(), [true, true, false], "what waits for its turn wakes nobody before it");
+    assert!(inbox.take(Duration::ZERO, Wakes::Many, &mut group).is_some(), "it isn't closed");
+    assert_eq!((group.len(), inbox.has_urgent()), (3, false), "its turn takes everything");
+    for _ in 0..MANY_COMMANDS {
+        assert_eq!(reasons()[2], false, "so few are not worth a sync");
+        inbox.put(flush()).expect("there is room");
+    }
+    assert_eq!(reasons(), [true; 3]);
+    assert!(inbox.take(Duration::ZERO, Wakes::Many, &mut group).is_some(), "it isn't closed");
     inbox
         .put(Command::LastActive(vec![(crate::ids::DeviceKey([0; 16]), 0); limits::GROUP_BYTES / 24]))
         .expect("there is room");
-    assert_eq!(reasons(), [true, true], "a whole group is one");
+    assert_eq!(reasons(), [true; 3], "a whole group is one");
 }
 
 #[test]
@@ -127,7 +139,7 @@ fn a_wake_up_before_the_sleep_is_kept() {
     let (telling, told) = std::sync::mpsc::sync_channel(1);
     let sleeper = inbox.clone();
     let thread = std::thread::spawn(move || {
-        let taken = sleeper.take(Duration::from_secs(3_600), false, &mut Vec::new());
+        let taken = sleeper.take(Duration::from_secs(3_600), Wakes::Any, &mut Vec::new());
         // The test may have given up.
         telling.send(taken.is_some()).ok();
     });
