@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::credit::Credit;
@@ -15,6 +15,9 @@ use crate::push::{Accepted, Rejection, Revoked};
 use crate::store::QueryAnswer;
 use crate::telemetry::{self, BatchResult, Counter, TargetResult, Timer};
 use crate::wire::router::{self as wire, BatchName, LinkError, Reject, Rejected};
+
+/// Answers are gathered up to about this many bytes.
+const GATHER_BYTES: usize = 16 * 1024;
 
 /// Something submitted to the store.
 #[derive(Debug)]
@@ -68,7 +71,17 @@ pub(super) async fn run(
                 Some(one) => in_flight.push(answer(one, context, credit)),
                 None => is_over = true,
             },
-            Some(frame) = in_flight.next() => outbox.send(frame).await,
+            Some(mut frames) = in_flight.next() => {
+                // What one sync made durable is answered in one piece.
+                let mut count = 1;
+                while frames.len() < GATHER_BYTES
+                    && let Some(Some(frame)) = in_flight.next().now_or_never()
+                {
+                    frames.extend_from_slice(&frame);
+                    count += 1;
+                }
+                outbox.send_many(frames, count).await;
+            }
             () = &mut closing, if !is_closing => is_closing = true,
         }
     }

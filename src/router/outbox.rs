@@ -33,12 +33,13 @@ pub(super) struct Queue(mpsc::Receiver<Queued>);
 
 #[derive(Debug)]
 struct Queued {
-    frame: Vec<u8>,
-    /// Given back when the frame is written.
+    frames: Vec<u8>,
+    count: u64,
+    /// Given back when they are written.
     place: Place,
 }
 
-/// A frame's place in the outbox, and in memory.
+/// Their place in the outbox, and in memory.
 type Place = (OwnedSemaphorePermit, Held);
 
 /// An empty outbox.
@@ -51,11 +52,16 @@ pub(super) fn outbox(room: &Room) -> (Outbox, Queue) {
 impl Outbox {
     /// Queues a whole frame; waits for room. Once the writer has ended nothing is queued: the link ends by the writer's own word.
     pub(super) async fn send(&self, frame: Vec<u8>) {
-        let bytes = frame.len().min(self.room.outbox_bytes()) as u32;
-        let held = self.room.outgoing(frame.capacity());
+        self.send_many(frame, 1).await;
+    }
+
+    /// The same for some that stand one behind the other.
+    pub(super) async fn send_many(&self, frames: Vec<u8>, count: u64) {
+        let bytes = frames.len().min(self.room.outbox_bytes()) as u32;
+        let held = self.room.outgoing(frames.capacity());
         let Ok(place) = Arc::clone(&self.places).acquire_many_owned(bytes).await else { return };
         // Fails only if the writer has ended.
-        self.frames.send(Queued { frame, place: (place, held) }).await.ok();
+        self.frames.send(Queued { frames, count, place: (place, held) }).await.ok();
     }
 }
 
@@ -67,17 +73,17 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
 ) -> Result<(), LinkEnd> {
     let mut gathered = Vec::new();
     while let Some(first) = queue.0.recv().await {
-        let mut frames = 1;
+        let mut count = first.count;
         let mut places = vec![first.place];
-        gathered = first.frame;
+        gathered = first.frames;
         while gathered.len() < GATHER_BYTES {
             let Ok(next) = queue.0.try_recv() else { break };
-            gathered.extend_from_slice(&next.frame);
+            gathered.extend_from_slice(&next.frames);
             places.push(next.place);
-            frames += 1;
+            count += next.count;
         }
         put(&mut io, &gathered, stall).await?;
-        telemetry::add(Counter::RouterFrames(Direction::Out), frames);
+        telemetry::add(Counter::RouterFrames(Direction::Out), count);
         telemetry::add(Counter::RouterBytes(Direction::Out), gathered.len() as u64);
     }
     drop(gathered);

@@ -19,6 +19,9 @@ use crate::store::{Command, Query};
 use crate::telemetry::{self, Counter, MemoryRefusal};
 use crate::wire::router::{self as wire, BatchName, FromRouter, LinkError, QueryOf, Reject, Rejected};
 
+/// Batches that are taken in one after the other, before everything else on the thread has its turn.
+const BATCHES: u32 = 16;
+
 /// The reading half of a link that was opened.
 pub(super) struct Reader<'a> {
     pub(super) context: &'a Arc<RouterContext>,
@@ -44,14 +47,22 @@ pub(super) enum Incoming {
 impl Reader<'_> {
     /// Reads until the link ends.
     pub(super) async fn run<R: AsyncRead + Unpin>(&self, frames: &mut FrameReader<R>) -> LinkEnd {
+        let mut batches = 0;
         loop {
-            if let Err(end) = self.turn(frames).await {
-                return end;
+            match self.turn(frames).await {
+                Ok(is_batch) => batches += u32::from(is_batch),
+                Err(end) => return end,
+            }
+            if batches >= BATCHES {
+                // A router that never pauses must not keep this link's own answers and the other links waiting.
+                batches = 0;
+                tokio::task::yield_now().await;
             }
         }
     }
 
-    async fn turn<R: AsyncRead + Unpin>(&self, frames: &mut FrameReader<R>) -> Result<(), LinkEnd> {
+    /// One frame. Whether it was a batch.
+    async fn turn<R: AsyncRead + Unpin>(&self, frames: &mut FrameReader<R>) -> Result<bool, LinkEnd> {
         let silence = self.context.pace.silence;
         let frame = frames.next(limits::ROUTER_FRAME_BYTES, silence, "no frame for too long").await?;
         let (now, read_at) = (self.context.clock.now(), self.context.clock.micros());
@@ -64,14 +75,13 @@ impl Reader<'_> {
                 examined.await.map_err(|_| LinkError::Internal("a frame could not be examined"))??
             }
         };
+        let is_batch = matches!(incoming, Incoming::Batch { .. });
         match incoming {
             Incoming::Batch { name, targets, bytes, admitted } => {
                 match admitted.and_then(|batch| self.submit(batch, targets, bytes)) {
                     Ok(reply) => self.hand_over(Work::Batch { name, targets, bytes, read_at, reply }).await,
                     Err(why) => self.outbox.send(answers::reject(&name, &why)).await,
                 }
-                // A router that never pauses must not keep this link's own answers and the other links waiting.
-                tokio::task::yield_now().await;
             }
             Incoming::Ack { stream, cursor } => self.acknowledge(&stream, cursor)?,
             Incoming::Query(query) => self.ask(query).await,
@@ -79,7 +89,7 @@ impl Reader<'_> {
             Incoming::Say(frame) => self.outbox.send(frame).await,
             Incoming::Nothing => {}
         }
-        Ok(())
+        Ok(is_batch)
     }
 
     async fn hand_over(&self, work: Work) {
