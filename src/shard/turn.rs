@@ -15,6 +15,8 @@ use crate::telemetry;
 
 /// Times of last activity that wait for the store.
 const LAST_ACTIVE: usize = 65_536;
+/// Pushes, and sessions, between two looks at the clock during fan-out.
+const LOOK_EVERY: usize = 32;
 /// How often timers are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Milliseconds behind the window after which a leaving shard closes whatever is still open.
@@ -209,13 +211,19 @@ impl Shard {
     fn fan_out(&mut self) -> bool {
         let context = self.context.clone();
         let started = context.clock.micros();
-        let mut deliveries = 0;
+        let (mut deliveries, mut unlooked) = (0, 0);
         while let Some(conn) = self.next_dirty() {
-            deliveries += self.pump(conn);
-            if deliveries >= limits::TURN_DELIVERIES
-                || context.clock.micros() - started >= limits::TURN_FANOUT_MICROS
-            {
+            let pushes = self.pump(conn);
+            deliveries += pushes;
+            unlooked += pushes + 1;
+            if deliveries >= limits::TURN_DELIVERIES {
                 break;
+            }
+            if unlooked >= LOOK_EVERY {
+                unlooked = 0;
+                if context.clock.micros() - started >= limits::TURN_FANOUT_MICROS {
+                    break;
+                }
             }
         }
         self.body = None;
