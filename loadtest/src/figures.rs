@@ -30,6 +30,9 @@ pub(crate) struct Figures {
     pub(crate) p99_ms: Option<f64>,
     pub(crate) p999_ms: Option<f64>,
     pub(crate) max_ms: Option<f64>,
+    /// Of a write and fdatasync of as much as a message, on the disk of the temporary directory.
+    pub(crate) floor_sync_p50_ms: Option<f64>,
+    pub(crate) floor_sync_p99_ms: Option<f64>,
     /// From the beginning of a round to the last device; the median.
     pub(crate) last_device_ms: Option<f64>,
     /// The same of bare sockets, to the last acknowledgement.
@@ -97,7 +100,7 @@ impl Figures {
         if micros.is_empty() {
             return self;
         }
-        let ms = |quantile: f64| Some(rounded(micros.value_at_quantile(quantile) as f64 / 1_000.0));
+        let ms = |quantile: f64| Some(in_ms(micros, quantile));
         let figures = self.with_plots([latencies(micros)]);
         Self { p50_ms: ms(0.5), p99_ms: ms(0.99), p999_ms: ms(0.999), max_ms: ms(1.0), ..figures }
     }
@@ -111,6 +114,12 @@ impl Figures {
     /// With what the same costs over bare sockets, if that was measured.
     pub(crate) fn with_floor(self, floor: Option<floor::Cost>) -> Self {
         Self { floor_cpu_us_per_delivery: floor.map(|cost| rounded(cost.cpu_us)), ..self }
+    }
+
+    /// With how long syncs took, if that was measured.
+    pub(crate) fn with_syncs(self, micros: Option<&Histogram<u64>>) -> Self {
+        let ms = |quantile: f64| micros.map(|micros| in_ms(micros, quantile));
+        Self { floor_sync_p50_ms: ms(0.5), floor_sync_p99_ms: ms(0.99), ..self }
     }
 
     /// Writes the report, if one is wanted, and says the figures.
@@ -134,6 +143,10 @@ impl Figures {
             .collect();
         output::line(&output::table(&rows));
     }
+}
+
+fn in_ms(micros: &Histogram<u64>, quantile: f64) -> f64 {
+    rounded(micros.value_at_quantile(quantile) as f64 / 1_000.0)
 }
 
 fn text(value: &serde_json::Value) -> String {

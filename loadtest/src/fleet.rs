@@ -233,8 +233,7 @@ impl Fleet {
     /// Waits until something is so; gives up when nothing changes for a while.
     pub(crate) async fn until(&self, what: &str, so: impl Fn(&Counts) -> bool) -> Result<(), Failure> {
         let counts = &*self.counts;
-        let state = || (counts.connected(), counts.received());
-        let (mut last, mut since) = (state(), self.clock.micros());
+        let (mut progress, mut since) = (Progress::new(counts), self.clock.micros());
         while !so(counts) {
             if let Some(why) = counts.failure() {
                 return Err(Failure::Failed(why));
@@ -242,10 +241,10 @@ impl Fleet {
             let second = Duration::from_secs(1);
             // Whether it was told or looked by itself is the same.
             tokio::time::timeout(second, counts.changed.notified()).await.ok();
-            if state() != last {
-                (last, since) = (state(), self.clock.micros());
+            if progress.is_made(counts.connected(), counts.received()) {
+                since = self.clock.micros();
             } else if self.clock.micros() - since > STALLED_SECONDS * 1_000_000 {
-                let (connected, received) = last;
+                let (connected, received) = (counts.connected(), counts.received());
                 return Err(Failure::Failed(format!(
                     "gave up waiting until {what}: {connected} connected, {received} messages received"
                 )));
@@ -267,6 +266,29 @@ impl Fleet {
                 std::panic::resume_unwind(error.into_panic());
             }
         }
+    }
+}
+
+/// What was seen while something is waited for. A device that comes and goes, thrown out for ever perhaps, gets nobody any further.
+struct Progress {
+    fewest: u64,
+    most: u64,
+    received: u64,
+}
+
+impl Progress {
+    fn new(counts: &Counts) -> Self {
+        let connected = counts.connected();
+        Self { fewest: connected, most: connected, received: counts.received() }
+    }
+
+    /// Whether there are more devices than ever before, or fewer, or more messages.
+    fn is_made(&mut self, connected: u64, received: u64) -> bool {
+        let is_new = connected > self.most || connected < self.fewest || received != self.received;
+        self.most = self.most.max(connected);
+        self.fewest = self.fewest.min(connected);
+        self.received = received;
+        is_new
     }
 }
 
@@ -383,6 +405,15 @@ mod tests {
     fn an_id_says_its_number() {
         assert_eq!(device_number(&device_id(4_711)), Some(4_711));
         assert_eq!(device_number("another"), None);
+    }
+
+    #[test]
+    fn a_device_that_comes_and_goes_is_no_progress() {
+        let mut progress = Progress { fewest: 5, most: 5, received: 0 };
+        assert!(progress.is_made(4, 0), "one left");
+        assert!(!progress.is_made(5, 0) && !progress.is_made(4, 0) && !progress.is_made(5, 0));
+        assert!(progress.is_made(6, 0) && progress.is_made(6, 1));
+        assert!(!progress.is_made(5, 1) && !progress.is_made(6, 1));
     }
 
     #[test]

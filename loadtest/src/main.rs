@@ -20,6 +20,7 @@ mod report;
 mod soak;
 mod stage;
 mod storm;
+mod syncs;
 mod target;
 mod unicast;
 

@@ -21,6 +21,7 @@ use crate::floor;
 use crate::messages::Messages;
 use crate::pusher::Pusher;
 use crate::stage::Stage;
+use crate::syncs;
 use crate::target::{self, Target};
 
 /// Messages in flight with `--rate 0`.
@@ -42,7 +43,7 @@ pub(crate) struct Args {
     /// How long, seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
-    /// Run the bare socket loop of the same shape right before and after (plain TCP)
+    /// Run the bare socket loop of the same shape right before and after (plain TCP), and syncs of a record to disk
     #[arg(long)]
     floor: bool,
 }
@@ -97,6 +98,7 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let rate = if args.rate == 0 { 200_000 } else { args.rate };
     let most = (rate * (args.seconds + WARM_UP_SECONDS) + 1).min(MESSAGES);
     let floor = floor::Around::before(args.floor, args.target.transport, floor_run(args)).await?;
+    let syncs = syncs::Around::before(args.floor).await?;
 
     let target = Target::new(&args.target).await?;
     let messages = Messages::new(&target, &clock, args.target.payload_bytes);
@@ -130,10 +132,11 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let load = stage.load(start, seconds)?;
     let plots = recorder.plots();
     stage.end().await?;
+    let syncs = syncs.after().await?;
     let floor = floor.after().await?;
     let latencies = times.latencies.lock().unwrap_or_else(PoisonError::into_inner);
     let figures = Figures::of("unicast", &args.target).with_load(load).with_latencies(&latencies);
-    Ok(figures.with_floor(floor).with_plots(plots))
+    Ok(figures.with_floor(floor).with_syncs(syncs.as_ref()).with_plots(plots))
 }
 
 fn floor_run(args: &Args) -> floor::Run {
