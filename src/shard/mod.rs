@@ -12,6 +12,8 @@ mod frames;
 mod greeting;
 mod identify;
 mod listener;
+#[cfg(feature = "sim")]
+pub mod local;
 pub mod mailbox;
 mod memory;
 mod outbox;

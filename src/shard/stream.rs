@@ -22,7 +22,7 @@ pub(super) enum Stream {
     Quic(Box<QuicStream>),
     /// A simulated one, like TCP.
     #[cfg(feature = "sim")]
-    Simulated(crate::sim::Pipe),
+    Simulated(crate::sim::Near),
 }
 
 /// A QUIC connection and the one stream that a device opens on it. Dropped, it closes the connection.
@@ -101,7 +101,7 @@ impl Stream {
             }
             Self::Quic(quic) => quic.streams()?.1.poll_read(cx, into).map_err(io::Error::from),
             #[cfg(feature = "sim")]
-            Self::Simulated(pipe) => pipe.poll_read(cx, into),
+            Self::Simulated(near) => near.poll_read(cx, into),
         }
     }
 
@@ -119,7 +119,7 @@ impl Stream {
                 Pin::new(&mut quic.streams()?.0).poll_write(cx, bytes).map_err(io::Error::from)
             }
             #[cfg(feature = "sim")]
-            Self::Simulated(pipe) => pipe.poll_write(cx, bytes),
+            Self::Simulated(near) => near.poll_write(cx, bytes),
         }
     }
 
@@ -135,7 +135,7 @@ impl Stream {
                 }
             }
             #[cfg(feature = "sim")]
-            Self::Simulated(pipe) => pipe.try_write(bytes),
+            Self::Simulated(near) => near.try_write(bytes),
         }
     }
 
@@ -145,8 +145,8 @@ impl Stream {
             Self::Tcp(tcp) => SockRef::from(&*tcp).shutdown(Shutdown::Write),
             Self::Quic(quic) => quic.streams()?.0.finish().map_err(io::Error::from),
             #[cfg(feature = "sim")]
-            Self::Simulated(pipe) => {
-                pipe.shut();
+            Self::Simulated(near) => {
+                near.shut();
                 Ok(())
             }
         }
@@ -161,7 +161,7 @@ impl Stream {
             },
             Self::Quic(quic) => quic.connection.as_ref().is_some_and(|quic| quic.close_reason().is_some()),
             #[cfg(feature = "sim")]
-            Self::Simulated(pipe) => pipe.is_ended(),
+            Self::Simulated(near) => near.is_ended(),
         }
     }
 
@@ -173,7 +173,7 @@ impl Stream {
             }
             Self::Quic(_) => false,
             #[cfg(feature = "sim")]
-            Self::Simulated(pipe) => pipe.has_unread(),
+            Self::Simulated(near) => near.has_unread(),
         }
     }
 
