@@ -1,7 +1,7 @@
 //! A connection's task: it waits for readiness, and only then takes a buffer, the shard's shared one. Everything that it does with bytes
 //! happens here: reading, TLS, finding frames, writing, closing.
 
-use std::future::poll_fn;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::output::flush;
@@ -18,10 +18,26 @@ const READ_BYTES: usize = 64 * 1024;
 /// What may be left of earlier reads: a frame and its head, or a TLS record.
 const LEFT_BYTES: usize = limits::DEVICE_FRAME_BYTES + 1024;
 
-/// One connection, from accept to close.
-pub(super) async fn run(shard: Shared, conn: ConnRef) {
-    poll_fn(|cx| poll(&shard, conn, cx)).await;
-    shard.borrow_mut().remove(conn);
+/// One connection, from accept to close. A type of its own, as what `async` makes of the same is 56 bytes instead of 16: with these the runtime's task
+/// is 128 bytes, with those 256.
+pub(super) struct Run {
+    shard: Shared,
+    conn: ConnRef,
+}
+
+/// Runs a connection.
+pub(super) fn run(shard: Shared, conn: ConnRef) -> Run {
+    Run { shard, conn }
+}
+
+impl Future for Run {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(poll(&self.shard, self.conn, cx));
+        self.shard.borrow_mut().remove(self.conn);
+        Poll::Ready(())
+    }
 }
 
 fn poll(shard: &Shared, conn: ConnRef, cx: &mut Context<'_>) -> Poll<()> {
