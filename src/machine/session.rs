@@ -101,6 +101,11 @@ impl<E: Entry> Session<E> {
         self.last_read = now;
     }
 
+    /// The longest time between two signs of life that the device has promised, seconds.
+    pub fn heartbeat_s(&self) -> u32 {
+        self.heartbeat_s
+    }
+
     /// When bytes last came.
     pub fn last_read(&self) -> Millis {
         self.last_read

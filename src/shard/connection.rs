@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::output::flush;
-use super::state::{ConnRef, Phase, Scratch, Shard, Shared};
+use super::state::{ConnRef, Phase, Scratch, Shard, Shared, get};
 use crate::error::DeviceError;
 use crate::limits;
 use crate::wire::device as wire;
@@ -168,7 +168,7 @@ impl Shard {
             self.spend_step(conn);
             closed = self.decrypt(conn, total, scratch)?;
         } else if let Some(connection) = self.connection(conn) {
-            connection.partial = Vec::new();
+            connection.partial.take();
             std::mem::swap(&mut scratch.net, &mut scratch.plain);
         }
         let length = if is_tls { scratch.plain.len() } else { total };
@@ -189,22 +189,21 @@ impl Shard {
     /// Decrypts into `scratch.plain`, behind what is left of a frame. Whether the peer said goodbye.
     fn decrypt(&mut self, conn: ConnRef, total: usize, scratch: &mut Scratch) -> Result<bool, DeviceError> {
         let now = self.now();
-        let Some(connection) = self.connection(conn) else { return Ok(false) };
-        connection.retained = Vec::new();
+        let Some(connection) = get(&mut self.connections, conn) else { return Ok(false) };
+        connection.retained.take();
         let Some(tls) = &mut connection.tls else { return Ok(false) };
         scratch.plain.clear();
-        scratch.plain.append(&mut connection.partial);
-        connection.partial = Vec::new();
+        scratch.plain.append(&mut connection.partial.take());
         scratch.cipher.clear();
         let result = tls.receive(&mut scratch.net[..total], &mut scratch.plain, &mut scratch.cipher);
         if let Ok(received) = &result
             && received.consumed < total
         {
-            connection.retained = scratch.net[received.consumed..total].to_vec();
+            connection.retained.set(scratch.net[received.consumed..total].to_vec());
         }
         let peer = connection.peer;
         let is_answered = !scratch.cipher.is_empty() && matches!(connection.phase, Phase::Greeting { .. });
-        connection.write(now, &scratch.cipher);
+        connection.write(&self.tally, now, &scratch.cipher);
         if is_answered {
             self.was_answered(conn);
         }
@@ -260,7 +259,7 @@ impl Shard {
         if at < bytes.len()
             && let Some(connection) = self.connection(conn)
         {
-            connection.partial = bytes[at..].to_vec();
+            connection.partial.set(bytes[at..].to_vec());
             connection.flags.held = is_held;
         }
         result
@@ -297,7 +296,7 @@ impl Shard {
     /// Goes on with frames that were read while the session had to wait, then lets its task read again.
     pub(super) fn resume(&mut self, conn: ConnRef) {
         let Some(connection) = self.connection(conn) else { return };
-        let left = std::mem::take(&mut connection.partial);
+        let left = connection.partial.take();
         connection.flags.held = false;
         if !left.is_empty() {
             let mut scratch = std::mem::take(&mut self.scratch);

@@ -8,6 +8,7 @@ mod begun;
 mod closing;
 mod connection;
 mod door;
+mod few;
 mod frames;
 mod greeting;
 mod identify;

@@ -1,9 +1,10 @@
 //! What carries a connection's bytes: TCP, or one stream of a QUIC connection. Both look the same from here on: bytes in order, readiness
 //! by the connection's task, an end in each direction.
 
+use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -23,6 +24,35 @@ pub(super) enum Stream {
     /// A simulated one, like TCP.
     #[cfg(feature = "sim")]
     Simulated(crate::sim::Near),
+}
+
+/// Where a connection comes from: 20 bytes instead of the 32 of a `SocketAddr`, which has room for what only some addresses have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    ip: IpAddr,
+    port: u16,
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Self { ip: address.ip(), port: address.port() }
+    }
+}
+
+impl Peer {
+    pub(super) fn ip(self) -> IpAddr {
+        self.ip
+    }
+
+    pub(super) fn address(self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port)
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address().fmt(f)
+    }
 }
 
 /// A QUIC connection and the one stream that a device opens on it. Dropped, it closes the connection.
