@@ -44,7 +44,7 @@ impl Shard {
             wish => wish.clamp(bounds.min, bounds.max),
         };
         let now = self.now();
-        let live = Box::new(Live {
+        let live = Live {
             device,
             generation: context.directory.next_generation(),
             session: Session::new(now, heartbeat_s),
@@ -55,7 +55,7 @@ impl Shard {
             unwritten: Few::default(),
             told: Told::Settled,
             replies: Few::default(),
-        });
+        };
         context.take_place(&app, &device, now)?;
         let seen = Seen {
             key: device,
@@ -115,7 +115,7 @@ impl Shard {
     pub(super) fn attach(
         &mut self,
         conn: ConnRef,
-        mut live: Box<Live>,
+        mut live: Live,
         last_active: Option<Millis>,
         grant: Grant,
         out: &mut Vec<u8>,

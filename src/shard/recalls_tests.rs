@@ -128,7 +128,7 @@ pub(in crate::shard) async fn begins(shard: &mut Shard) -> (ConnRef, TcpStream) 
     near.writable().await.expect("connected");
     let conn = shard.add(Stream::Tcp(near), peer, None);
     let context = shard.context.clone();
-    let live = Box::new(Live {
+    let live = Live {
         device: DEVICE,
         generation: context.directory.next_generation(),
         session: Session::new(shard.now(), 240),
@@ -139,7 +139,7 @@ pub(in crate::shard) async fn begins(shard: &mut Shard) -> (ConnRef, TcpStream) 
         unwritten: Few::default(),
         told: Told::Settled,
         replies: Few::default(),
-    });
+    };
     let last_active = context.store.last_active(&DEVICE);
     shard.attach(conn, live, last_active, Grant::default(), &mut Vec::new()).expect("welcome");
     (conn, far.expect("connected"))
