@@ -193,8 +193,9 @@ impl<E: Entry> Session<E> {
     pub fn handle_ack(
         &mut self,
         number: u64,
-        events: Vec<(MessageId, Event, Millis)>,
+        events: impl AsRef<[(MessageId, Event, Millis)]>,
     ) -> Result<Vec<Acked>, DeviceError> {
+        let events = events.as_ref();
         if number != self.acks_read + 1 {
             return Err(DeviceError::Malformed("Acks are numbered from 1 without gaps"));
         }
@@ -202,9 +203,10 @@ impl<E: Entry> Session<E> {
         self.unconfirmed += 1;
         self.unasked = self.unasked.saturating_add(1);
         let before =
-            if fault::is(Fault::AckCumulatively) { self.accepted_before(&events) } else { Vec::new() };
+            if fault::is(Fault::AckCumulatively) { self.accepted_before(events) } else { Vec::new() };
         let acked = events
-            .into_iter()
+            .iter()
+            .copied()
             .chain(before)
             .map(|(message, event, time)| {
                 let sent_at = self.settle(message);

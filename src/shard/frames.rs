@@ -36,7 +36,7 @@ impl Shard {
                 if fault::is(Fault::ConfirmOnRead) {
                     wire::put_ack_confirm(out, number);
                 }
-                self.ack(conn, number, events)
+                self.ack(conn, number, &events)
             }
             (_, ToEdge::Request { request_id, change }) => {
                 self.request(conn, request_id, change, out);
@@ -81,14 +81,14 @@ impl Shard {
         &mut self,
         conn: ConnRef,
         number: u64,
-        events: Vec<(MessageId, Event, Millis)>,
+        events: &[(MessageId, Event, Millis)],
     ) -> Result<(), DeviceError> {
         let (now, shard) = (self.now(), self.id);
         self.note_move(conn);
         let Some(connection) = self.connection(conn) else { return Ok(()) };
         let client_ip = Some(connection.client_ip());
         let Phase::Live(live) = &mut connection.phase else { return Ok(()) };
-        for (message, event, _) in &events {
+        for (message, event, _) in events {
             if *event == Event::Arrive
                 && let Some(accepted_at) = live.session.accepted_at(*message)
             {
