@@ -3,27 +3,27 @@
 #![allow(missing_docs)]
 #![allow(clippy::disallowed_methods)] // A part of each round is measured.
 
+mod common;
+
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::{NOW, NoSink, ack, batch, key, seen, session};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use mooring::binding::ChangeError;
-use mooring::ids::{AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId};
-use mooring::push::{Acked, Attributes, Event, Failure, NewBatch, OfflinePolicy, Priority, Seen};
+use mooring::ids::{DeviceKey, ShardId};
+use mooring::push::{Attributes, Seen};
+use mooring::store::Command;
 use mooring::store::disk::{Disk, DiskFile, SyncPoint};
 use mooring::store::engine::Engine;
 use mooring::store::options::StoreOptions;
 use mooring::store::tables::TableKind;
-use mooring::store::{Batch, Command, CommitSink, Confirm, DeviceAck};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
-const NOW: u64 = 1_800_000_000_000;
 const DEVICES: usize = 100_000;
 const BATCHES: usize = 100;
 const TARGETS: usize = 1_000;
@@ -76,26 +76,8 @@ impl DiskFile for NoFile {
     }
 }
 
-struct NoSink;
-
-impl CommitSink for NoSink {
-    fn batch(&mut self, _: &Arc<Batch>, devices: &[DeviceKey]) {
-        black_box(devices);
-    }
-    fn confirmed(&mut self, _: ShardId, confirms: Vec<Confirm>) {
-        black_box(confirms);
-    }
-    fn seen(&mut self, _: SessionRef) {}
-    fn changed(&mut self, _: SessionRef, _: Result<(), ChangeError>) {}
-    fn ended(&mut self, _: &DeviceKey, _: Seq, _: Failure) {}
-}
-
-fn app() -> AppKey {
-    AppKey::parse("app").expect("valid")
-}
-
 fn keys() -> Vec<DeviceKey> {
-    (0..DEVICES).map(|n| DeviceKey::of(&DigestKey([7; 32]), &app(), &format!("device-{n}"))).collect()
+    (0..DEVICES as u64).map(key).collect()
 }
 
 /// An engine that knows all devices.
@@ -105,27 +87,15 @@ fn engine(keys: &[DeviceKey]) -> Engine<NoDisk> {
     let options = StoreOptions { checkpoint_bytes: u64::MAX, tables, ..StoreOptions::default() };
     let opened = Engine::open(Arc::new(NoDisk), &options, Box::new(NoSink), Box::new(|_| true));
     let (mut engine, _) = opened.expect("opens");
-    for (n, &key) in keys.iter().enumerate() {
-        let device = Box::new(Seen {
-            key,
-            app: app(),
-            device_id: format!("device-{n}").into(),
-            attributes: Attributes([7; 150].as_slice().into()),
-            push_on: None,
-            client_ip: IpAddr::from([127, 0, 0, 1]),
-            state_lost: false,
-        });
+    for n in 0..keys.len() as u64 {
+        let device = Box::new(Seen { attributes: Attributes([7; 150].as_slice().into()), ..seen(n) });
         engine.apply(NOW, Command::Seen { device, session: session() }).expect("no disk fails");
-        if n % 1_000 == 0 {
+        if n.is_multiple_of(1_000) {
             engine.commit(NOW).expect("no disk fails");
         }
     }
     engine.commit(NOW).expect("no disk fails");
     engine
-}
-
-fn session() -> SessionRef {
-    SessionRef { generation: Generation(1), slot: 0, shard: ShardId(0) }
 }
 
 fn targets(keys: &[DeviceKey]) -> Vec<Vec<DeviceKey>> {
@@ -142,23 +112,7 @@ fn deliver(engine: &mut Engine<NoDisk>, targets: &[Vec<DeviceKey>]) {
 fn deliver_from(engine: &mut Engine<NoDisk>, first: usize, targets: &[Vec<DeviceKey>]) {
     for (n, targets) in (first..).zip(targets) {
         let (reply, answer) = oneshot::channel();
-        let batch = Box::new(NewBatch {
-            id: BatchId::parse(&format!("b{n}")).expect("valid"),
-            app: app(),
-            message: MessageId(n as u64 + 1),
-            body: vec![7; 300].into(),
-            body_digest: [7; 16],
-            digest: [7; 16],
-            targets: targets.clone(),
-            offline_policy: OfflinePolicy::Store,
-            created_at: NOW,
-            expires_at: NOW + 3_600_000,
-            online_only: false,
-            job_key: "".into(),
-            priority: Priority::Normal,
-            collapse_key: "".into(),
-            accounts: Vec::new(),
-        });
+        let batch = batch(&format!("b{n}"), n as u64 + 1, targets);
         engine.apply(NOW, Command::Deliver { batch, reply }).expect("no disk fails");
         engine.commit(NOW).expect("no disk fails");
         black_box(answer);
@@ -171,16 +125,7 @@ fn acknowledge(engine: &mut Engine<NoDisk>, targets: &[Vec<DeviceKey>]) {
 
 fn acknowledge_from(engine: &mut Engine<NoDisk>, first: usize, targets: &[Vec<DeviceKey>]) {
     for (n, targets) in (first..).zip(targets) {
-        let message = MessageId(n as u64 + 1);
-        let event = Acked { message, event: Event::Arrive, time: NOW, sent_at: Some(NOW) };
-        let ack = |&device: &DeviceKey| DeviceAck {
-            device,
-            session: session(),
-            number: 1,
-            client_ip: None,
-            events: vec![event],
-        };
-        let acks = targets.iter().map(ack).collect();
+        let acks = targets.iter().map(|&device| ack(device, n as u64 + 1)).collect();
         engine.apply(NOW, Command::Acks { shard: ShardId(0), acks }).expect("no disk fails");
         engine.commit(NOW).expect("no disk fails");
     }

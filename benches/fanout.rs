@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command as Process, ExitCode};
 
 use clap::Parser;
-use common::batch;
+use common::{batch, resident};
 use edge::{Edge, QUIET_MS, Spent};
 use mooring::sim::LocalShard;
 use rand::rngs::SmallRng;
@@ -42,13 +42,6 @@ struct Args {
     /// Passed by cargo.
     #[arg(long, hide = true)]
     bench: bool,
-}
-
-/// Bytes of this process in memory.
-fn resident() -> f64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-    let pages = statm.split_whitespace().nth(1).expect("Linux");
-    pages.parse::<f64>().expect("a number") * 4096.0
 }
 
 async fn broadcast(edge: &mut Edge, targets: &[u32], name: &str) {
@@ -103,8 +96,8 @@ async fn run(args: &Args) -> Value {
         }
         drop(all);
         edge.rest(QUIET_MS + 500).await;
-        memory.push((upto as f64, resident()));
-        println!("{upto} sessions: {:.0} MB resident", resident() / 1e6);
+        memory.push((upto as f64, resident() as f64));
+        println!("{upto} sessions: {:.0} MB resident", resident() as f64 / 1e6);
     }
     let [first, middle, last] = memory[..] else { unreachable!("three steps") };
     let slope = |from: (f64, f64), to: (f64, f64)| (to.1 - from.1) / (to.0 - from.0);

@@ -14,7 +14,7 @@ use mooring::clock::Clock;
 use mooring::config::{self, PendingBounds, Registration, RegistrationPolicy};
 use mooring::credential::{Secret, issue};
 use mooring::directory::Directory;
-use mooring::ids::{DeviceKey, DigestKey, Seq, SessionRef, ShardId};
+use mooring::ids::{DeviceKey, Seq, SessionRef, ShardId};
 use mooring::presence::Presence;
 use mooring::push::{Failure, NewBatch, Rates};
 use mooring::shard::{DeviceContext, Gates, Handover, Loaded, Mailbox, ShardFigures};
@@ -30,16 +30,17 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
-use super::common::app;
+use super::common::{DIGEST_KEY, app, device_id, key};
 
 const SECRET: [u8; 32] = [9; 32];
-const DIGEST_KEY: DigestKey = DigestKey([7; 32]);
 /// Connections that say Hello at a time.
 const GROUP: usize = 4_096;
 /// Sets of attributes that devices share.
 const ATTRIBUTES: usize = 500;
 /// Milliseconds without a message after which nothing of it is left in memory.
 pub(crate) const QUIET_MS: u64 = 10_000;
+/// Connections that become readable together.
+const READY: usize = 1_024;
 /// Frames that are the same but for a number of one byte or two may be longer by so much, and by a confirmation.
 const BESIDE: u64 = 16;
 
@@ -112,10 +113,6 @@ pub(crate) struct Edge {
     pub(crate) spent: Spent,
 }
 
-fn device_id(n: usize) -> String {
-    format!("device-{n:016x}")
-}
-
 fn config_app() -> config::App {
     config::App {
         key: app(),
@@ -181,11 +178,7 @@ impl Edge {
             sessions: AtomicUsize::new(0),
             figures: [ShardFigures::default()].into(),
         });
-        let device = |n| Device {
-            key: DeviceKey::of(&DIGEST_KEY, &app(), &device_id(n)),
-            sink: Sink::default(),
-            acks: Cell::new(0),
-        };
+        let device = |n| Device { key: key(n as u64), sink: Sink::default(), acks: Cell::new(0) };
         Self {
             store,
             hands,
@@ -247,27 +240,33 @@ impl Edge {
         while answer.try_recv().is_err() {
             self.store_turn();
         }
-        let (accepted, handed_over) =
-            (on_core(), self.handed_over.load(Ordering::Relaxed) - handed_over);
+        let (accepted, handed_over) = (on_core(), self.handed_over.load(Ordering::Relaxed) - handed_over);
         while self.deliveries() < written + targets.len() as u64 {
             yield_now().await;
         }
         let delivered = on_core();
         let frames = self.answer(message, length, targets);
-        let answered = on_core();
-        for (&n, frame) in targets.iter().zip(&frames) {
-            self.devices[n as usize].sink.send(frame);
-        }
-        let woken = on_core();
-        for &n in targets {
-            while !self.devices[n as usize].sink.is_read() {
-                yield_now().await;
+        // As many as the runtime hears of at a time where sockets carry the bytes.
+        for (targets, frames) in targets.chunks(READY).zip(frames.chunks(READY)) {
+            let began = on_core();
+            for (&n, frame) in targets.iter().zip(frames) {
+                self.devices[n as usize].sink.send(frame);
             }
+            let woken = on_core();
+            for &n in targets {
+                while !self.devices[n as usize].sink.is_read() {
+                    yield_now().await;
+                }
+            }
+            self.spent.wake += woken - began;
+            self.spent.read += on_core() - woken;
         }
+        let read = on_core();
         // The turn that hands the last acks to the store.
         for _ in 0..4 {
             yield_now().await;
         }
+        self.spent.read += on_core() - read;
         let read = on_core();
         let (reply, mut answer) = oneshot::channel();
         self.store.submit(Command::Flush { checkpoint: false, reply }).expect("room");
@@ -278,8 +277,6 @@ impl Edge {
         spent.accept += accepted - began - handed_over;
         spent.hand_over += handed_over;
         spent.write += delivered - accepted;
-        spent.wake += woken - answered;
-        spent.read += read - woken;
         spent.settle += on_core() - read;
         let totals = self.hands.totals();
         assert_eq!(totals.pending, 0, "all have arrived");
@@ -318,7 +315,7 @@ fn put(frame: pb::to_edge::Frame) -> Rc<[u8]> {
 }
 
 fn hello(n: usize) -> Rc<[u8]> {
-    let device_id = device_id(n);
+    let device_id = device_id(n as u64);
     let credential = issue(&Secret::from_bytes(SECRET), &app(), &device_id, 1);
     let set = n % ATTRIBUTES;
     let attributes = pb::Attributes {
