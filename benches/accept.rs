@@ -3,27 +3,31 @@
 #![allow(missing_docs)]
 #![allow(clippy::disallowed_methods)] // A part of each round is measured.
 
+mod common;
+
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use common::{NOW, NoSink, ack, batch, key, seen, session};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use mooring::binding::ChangeError;
-use mooring::ids::{AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId};
-use mooring::push::{Acked, Attributes, Event, Failure, NewBatch, OfflinePolicy, Priority, Seen};
+use mooring::clock::Clock;
+use mooring::ids::{DeviceKey, SessionRef, ShardId};
+use mooring::push::{Attributes, NewBatch, Reached, Seen};
+use mooring::store::disk::real::RealDisk;
 use mooring::store::disk::{Disk, DiskFile, SyncPoint};
+use mooring::store::embedded::EmbeddedStore;
 use mooring::store::engine::Engine;
 use mooring::store::options::StoreOptions;
 use mooring::store::tables::TableKind;
-use mooring::store::{Batch, Command, CommitSink, Confirm, DeviceAck};
+use mooring::store::{BodySink, Command, Pulled, Store};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
-const NOW: u64 = 1_800_000_000_000;
 const DEVICES: usize = 100_000;
 const BATCHES: usize = 100;
 const TARGETS: usize = 1_000;
@@ -76,56 +80,32 @@ impl DiskFile for NoFile {
     }
 }
 
-struct NoSink;
-
-impl CommitSink for NoSink {
-    fn batch(&mut self, _: &Arc<Batch>, devices: &[DeviceKey]) {
-        black_box(devices);
-    }
-    fn confirmed(&mut self, _: ShardId, confirms: Vec<Confirm>) {
-        black_box(confirms);
-    }
-    fn seen(&mut self, _: SessionRef) {}
-    fn changed(&mut self, _: SessionRef, _: Result<(), ChangeError>) {}
-    fn ended(&mut self, _: &DeviceKey, _: Seq, _: Failure) {}
-}
-
-fn app() -> AppKey {
-    AppKey::parse("app").expect("valid")
-}
-
 fn keys() -> Vec<DeviceKey> {
-    (0..DEVICES).map(|n| DeviceKey::of(&DigestKey([7; 32]), &app(), &format!("device-{n}"))).collect()
+    (0..DEVICES as u64).map(key).collect()
 }
 
 /// An engine that knows all devices.
 fn engine(keys: &[DeviceKey]) -> Engine<NoDisk> {
-    // The disk gives nothing back, so that tables in memory have to do.
-    let tables = TableKind::Log;
-    let options = StoreOptions { checkpoint_bytes: u64::MAX, tables, ..StoreOptions::default() };
-    let opened = Engine::open(Arc::new(NoDisk), &options, Box::new(NoSink), Box::new(|_| true));
+    engine_on(Arc::new(NoDisk), keys)
+}
+
+fn options() -> StoreOptions {
+    // That disk gives nothing back, so that tables in memory have to do.
+    StoreOptions { checkpoint_bytes: u64::MAX, tables: TableKind::Log, ..StoreOptions::default() }
+}
+
+fn engine_on<D: Disk>(disk: Arc<D>, keys: &[DeviceKey]) -> Engine<D> {
+    let opened = Engine::open(disk, &options(), Box::new(NoSink), Box::new(|_| true));
     let (mut engine, _) = opened.expect("opens");
-    for (n, &key) in keys.iter().enumerate() {
-        let device = Box::new(Seen {
-            key,
-            app: app(),
-            device_id: format!("device-{n}").into(),
-            attributes: Attributes([7; 150].as_slice().into()),
-            push_on: None,
-            client_ip: IpAddr::from([127, 0, 0, 1]),
-            state_lost: false,
-        });
+    for n in 0..keys.len() as u64 {
+        let device = Box::new(Seen { attributes: Attributes([7; 150].as_slice().into()), ..seen(n) });
         engine.apply(NOW, Command::Seen { device, session: session() }).expect("no disk fails");
-        if n % 1_000 == 0 {
+        if n.is_multiple_of(1_000) {
             engine.commit(NOW).expect("no disk fails");
         }
     }
     engine.commit(NOW).expect("no disk fails");
     engine
-}
-
-fn session() -> SessionRef {
-    SessionRef { generation: Generation(1), slot: 0, shard: ShardId(0) }
 }
 
 fn targets(keys: &[DeviceKey]) -> Vec<Vec<DeviceKey>> {
@@ -134,31 +114,15 @@ fn targets(keys: &[DeviceKey]) -> Vec<Vec<DeviceKey>> {
     (0..BATCHES).map(|_| one(&mut rng)).collect()
 }
 
-fn deliver(engine: &mut Engine<NoDisk>, targets: &[Vec<DeviceKey>]) {
+fn deliver(engine: &mut Engine<impl Disk>, targets: &[Vec<DeviceKey>]) {
     deliver_from(engine, 0, targets);
 }
 
 /// The batches with ids from so many on.
-fn deliver_from(engine: &mut Engine<NoDisk>, first: usize, targets: &[Vec<DeviceKey>]) {
+fn deliver_from(engine: &mut Engine<impl Disk>, first: usize, targets: &[Vec<DeviceKey>]) {
     for (n, targets) in (first..).zip(targets) {
         let (reply, answer) = oneshot::channel();
-        let batch = Box::new(NewBatch {
-            id: BatchId::parse(&format!("b{n}")).expect("valid"),
-            app: app(),
-            message: MessageId(n as u64 + 1),
-            body: vec![7; 300].into(),
-            body_digest: [7; 16],
-            digest: [7; 16],
-            targets: targets.clone(),
-            offline_policy: OfflinePolicy::Store,
-            created_at: NOW,
-            expires_at: NOW + 3_600_000,
-            online_only: false,
-            job_key: "".into(),
-            priority: Priority::Normal,
-            collapse_key: "".into(),
-            accounts: Vec::new(),
-        });
+        let batch = batch(&format!("b{n}"), n as u64 + 1, targets);
         engine.apply(NOW, Command::Deliver { batch, reply }).expect("no disk fails");
         engine.commit(NOW).expect("no disk fails");
         black_box(answer);
@@ -171,16 +135,7 @@ fn acknowledge(engine: &mut Engine<NoDisk>, targets: &[Vec<DeviceKey>]) {
 
 fn acknowledge_from(engine: &mut Engine<NoDisk>, first: usize, targets: &[Vec<DeviceKey>]) {
     for (n, targets) in (first..).zip(targets) {
-        let message = MessageId(n as u64 + 1);
-        let event = Acked { message, event: Event::Arrive, time: NOW, sent_at: Some(NOW) };
-        let ack = |&device: &DeviceKey| DeviceAck {
-            device,
-            session: session(),
-            number: 1,
-            client_ip: None,
-            events: vec![event],
-        };
-        let acks = targets.iter().map(ack).collect();
+        let acks = targets.iter().map(|&device| ack(device, n as u64 + 1)).collect();
         engine.apply(NOW, Command::Acks { shard: ShardId(0), acks }).expect("no disk fails");
         engine.commit(NOW).expect("no disk fails");
     }
@@ -233,6 +188,86 @@ fn accept(c: &mut Criterion) {
     group.finish();
 }
 
+/// What becomes of pointers but an ack: a device's list is read, as its session does; or their time is over. For that the journal is read, so this is on
+/// a disk: the one of the build directory.
+fn ends(c: &mut Criterion) {
+    let keys = keys();
+    let targets = targets(&keys);
+    let mut group = c.benchmark_group("pointers");
+    group.sample_size(10).throughput(Throughput::Elements((BATCHES * TARGETS) as u64));
+    group.bench_function("drain", |b| {
+        b.iter_batched(
+            || drained(&keys, &targets),
+            |(store, mut entries)| {
+                for key in &keys {
+                    store.pull(key, Reached::START, usize::MAX, NOW, &mut entries);
+                }
+                assert!(entries.len() > BATCHES * TARGETS / 10 * 9, "but for those that were named twice");
+                (store, entries)
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.bench_function("expire", |b| {
+        let delivered = || {
+            let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+            let (disk, _) = RealDisk::open(directory.path(), None).expect("opens");
+            let mut engine = engine_on(disk, &keys);
+            deliver(&mut engine, &targets);
+            (directory, engine)
+        };
+        b.iter_batched(
+            delivered,
+            |(directory, mut engine)| {
+                let later = NOW + 3_600_001;
+                while engine.stats().pending.load(Ordering::Relaxed) > 0 {
+                    engine.maintain(later).expect("the disk works");
+                    engine.commit(later).expect("the disk works");
+                }
+                (directory, engine)
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+/// A store with these pointers, as sessions see it, and room for what they read.
+fn drained(keys: &[DeviceKey], targets: &[Vec<DeviceKey>]) -> (Arc<EmbeddedStore<NoDisk>>, Vec<Pulled>) {
+    let (clock, sink) = (Arc::new(Clock::new(0)), Box::new(NoSink));
+    let opened = EmbeddedStore::open_by_hand(
+        Arc::new(NoDisk),
+        options(),
+        clock,
+        sink,
+        Arc::new(NoBodies),
+        Box::new(|_| true),
+    );
+    let (store, mut hands) = opened.expect("opens");
+    let mut turns = || (0..4).for_each(|_| hands.half_turn().expect("no disk fails"));
+    for (n, _) in keys.iter().enumerate() {
+        let device = Box::new(seen(n as u64));
+        store.submit(Command::Seen { device, session: session() }).expect("room");
+        if n % 1_000 == 0 {
+            turns();
+        }
+    }
+    for (n, targets) in targets.iter().enumerate() {
+        let now = store.oldest_created_at();
+        let batch = NewBatch { created_at: now, ..*batch(&format!("b{n}"), n as u64 + 1, targets) };
+        let (reply, _) = oneshot::channel();
+        store.submit(Command::Deliver { batch: Box::new(batch), reply }).expect("room");
+        turns();
+    }
+    (store, Vec::with_capacity(BATCHES * TARGETS))
+}
+
+struct NoBodies;
+
+impl BodySink for NoBodies {
+    fn loaded(&self, _: SessionRef) {}
+}
+
 /// One batch for all devices, and the acks of it, while each has so many messages pending. The store's thread does nothing else meanwhile.
 fn long_lists(c: &mut Criterion) {
     let keys = keys();
@@ -271,5 +306,5 @@ fn long_lists(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, accept, long_lists);
+criterion_group!(benches, accept, ends, long_lists);
 criterion_main!(benches);

@@ -3,67 +3,33 @@
 //! `cargo bench --bench devices -- 200000` for another number of devices than a million.
 #![allow(missing_docs)]
 
-use std::net::IpAddr;
+mod common;
+
 use std::path::Path;
 use std::process::Command as Process;
-use std::sync::Arc;
 
-use mooring::binding::ChangeError;
+use common::{NOW, NoSink, ack, batch, key, resident, seen, session};
 use mooring::clock::Clock;
-use mooring::ids::{AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId};
-use mooring::push::{Acked, Attributes, Event, Failure, NewBatch, OfflinePolicy, Priority, Seen};
+use mooring::ids::{DeviceKey, ShardId};
+use mooring::push::{Attributes, Seen};
+use mooring::store::Command;
 use mooring::store::disk::real::RealDisk;
 use mooring::store::engine::Engine;
 use mooring::store::options::StoreOptions;
-use mooring::store::{Batch, Command, CommitSink, Confirm, DeviceAck};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
-const NOW: u64 = 1_800_000_000_000;
 const GROUP: usize = 1_000;
 const TARGETS: usize = 10_000;
 const BATCHES: usize = 10;
 const ACKS: usize = 100;
 
-struct NoSink;
-
-impl CommitSink for NoSink {
-    fn batch(&mut self, _: &Arc<Batch>, _: &[DeviceKey]) {}
-    fn confirmed(&mut self, _: ShardId, _: Vec<Confirm>) {}
-    fn seen(&mut self, _: SessionRef) {}
-    fn changed(&mut self, _: SessionRef, _: Result<(), ChangeError>) {}
-    fn ended(&mut self, _: &DeviceKey, _: Seq, _: Failure) {}
-}
-
-fn app() -> AppKey {
-    AppKey::parse("app").expect("valid")
-}
-
-fn session() -> SessionRef {
-    SessionRef { generation: Generation(1), slot: 0, shard: ShardId(0) }
-}
-
-fn id(n: usize) -> String {
-    format!("device-{n:016x}")
-}
-
-fn key(n: usize) -> DeviceKey {
-    DeviceKey::of(&DigestKey([7; 32]), &app(), &id(n))
-}
-
-fn seen(n: usize) -> Seen {
+/// Random attributes can't be compressed, as those of phones can't be by much.
+fn phone(n: u64) -> Seen {
     let mut attributes = vec![7; 250];
-    SmallRng::seed_from_u64(n as u64).fill(&mut attributes[..60]);
-    Seen {
-        key: key(n),
-        app: app(),
-        device_id: id(n).into(),
-        attributes: Attributes(attributes.into()),
-        push_on: None,
-        client_ip: IpAddr::from([127, 0, 0, 1]),
-        state_lost: false,
-    }
+    SmallRng::seed_from_u64(n).fill(&mut attributes[..60]);
+    Seen { attributes: Attributes(attributes.into()), ..seen(n) }
 }
 
 fn open(directory: &Path) -> Engine<RealDisk> {
@@ -72,13 +38,6 @@ fn open(directory: &Path) -> Engine<RealDisk> {
         StoreOptions { checkpoint_bytes: u64::MAX, max_devices: u64::MAX, ..StoreOptions::default() };
     let opened = Engine::open(disk, &options, Box::new(NoSink), Box::new(|_| true));
     opened.expect("opens").0
-}
-
-/// Bytes of this process in memory.
-fn resident() -> f64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-    let pages = statm.split_whitespace().nth(1).expect("Linux");
-    pages.parse::<f64>().expect("a number") * 4096.0
 }
 
 /// Times of groups of equal size. The median says most of a machine that has something else to do as well.
@@ -106,7 +65,7 @@ fn fill(directory: &Path, devices: usize) {
     let mut engine = open(directory);
     let (before, clock, mut times) = (resident(), Clock::new(0), Times::default());
     for first in (0..devices).step_by(GROUP) {
-        let group: Vec<_> = (first..devices.min(first + GROUP)).map(seen).collect();
+        let group: Vec<_> = (first..devices.min(first + GROUP)).map(|n| phone(n as u64)).collect();
         let began = clock.micros();
         for device in group {
             let device = Box::new(device);
@@ -115,7 +74,7 @@ fn fill(directory: &Path, devices: usize) {
         times.0.push(clock.micros() - began);
         settle(&mut engine);
     }
-    let bytes = (resident() - before) / devices as f64;
+    let bytes = (resident() - before) as f64 / devices as f64;
     println!("registered: {:.2} µs, {bytes:.0} bytes in memory a device", times.median() / GROUP as f64);
     let (reply, _) = oneshot::channel();
     engine.apply(NOW, Command::Flush { checkpoint: true, reply }).expect("the disk works");
@@ -133,23 +92,7 @@ fn fill(directory: &Path, devices: usize) {
 fn deliver(engine: &mut Engine<RealDisk>, message: u64, targets: &[DeviceKey]) {
     for (n, targets) in targets.chunks(TARGETS).enumerate() {
         let (reply, mut answer) = oneshot::channel();
-        let batch = Box::new(NewBatch {
-            id: BatchId::parse(&format!("b{message}-{n}")).expect("valid"),
-            app: app(),
-            message: MessageId(message),
-            body: vec![7; 300].into(),
-            body_digest: [7; 16],
-            digest: [7; 16],
-            targets: targets.to_vec(),
-            offline_policy: OfflinePolicy::Store,
-            created_at: NOW,
-            expires_at: NOW + 3_600_000,
-            online_only: false,
-            job_key: "".into(),
-            priority: Priority::Normal,
-            collapse_key: "".into(),
-            accounts: Vec::new(),
-        });
+        let batch = batch(&format!("b{message}-{n}"), message, targets);
         engine.apply(NOW, Command::Deliver { batch, reply }).expect("the disk works");
         engine.commit(NOW).expect("the disk works");
         assert!(answer.try_recv().expect("answered").is_ok());
@@ -158,17 +101,9 @@ fn deliver(engine: &mut Engine<RealDisk>, message: u64, targets: &[DeviceKey]) {
 
 /// Microseconds an ack, without the commits.
 fn acknowledge(engine: &mut Engine<RealDisk>, message: u64, targets: &[DeviceKey]) -> f64 {
-    let event = Acked { message: MessageId(message), event: Event::Arrive, time: NOW, sent_at: Some(NOW) };
     let (clock, mut times) = (Clock::new(0), Times::default());
     for targets in targets.chunks(ACKS) {
-        let ack = |&device: &DeviceKey| DeviceAck {
-            device,
-            session: session(),
-            number: 1,
-            client_ip: None,
-            events: vec![event],
-        };
-        let acks = targets.iter().map(ack).collect();
+        let acks = targets.iter().map(|&device| ack(device, message)).collect();
         let began = clock.micros();
         engine.apply(NOW, Command::Acks { shard: ShardId(0), acks }).expect("the disk works");
         times.0.push(clock.micros() - began);
@@ -183,12 +118,12 @@ fn start(directory: &Path, devices: usize) {
     let mut numbers: Vec<usize> = (0..TARGETS * BATCHES).map(|_| rng.random_range(0..devices)).collect();
     numbers.sort_unstable();
     numbers.dedup();
-    let mut targets: Vec<DeviceKey> = numbers.into_iter().map(key).collect();
+    let mut targets: Vec<DeviceKey> = numbers.into_iter().map(|n| key(n as u64)).collect();
     // In no order of the tables.
     targets.sort_unstable();
     let before = resident();
     let mut engine = open(directory);
-    println!("after a start: {:.0} bytes in memory a device", (resident() - before) / devices as f64);
+    println!("after a start: {:.0} bytes in memory a device", (resident() - before) as f64 / devices as f64);
     for (message, rows) in [(1, "cold"), (2, "warm"), (3, "warm")] {
         deliver(&mut engine, message, &targets);
         println!("an ack whose row is {rows}: {:.2} µs", acknowledge(&mut engine, message, &targets));

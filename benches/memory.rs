@@ -3,52 +3,25 @@
 //! `cargo bench --bench memory -- 100000` for another number of each than 300,000.
 #![allow(missing_docs)]
 
-use std::net::IpAddr;
+mod common;
+
 use std::path::Path;
 use std::process::Command as Process;
 use std::sync::Arc;
 
-use mooring::binding::ChangeError;
+use common::{NOW, NoSink, ack, batch, key, resident, seen, session};
 use mooring::budget::{Budget, Part};
-use mooring::ids::{AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId};
-use mooring::push::{Acked, Attributes, Event, Failure, NewBatch, OfflinePolicy, Priority, Seen};
+use mooring::ids::{DeviceKey, ShardId};
+use mooring::store::Command;
 use mooring::store::disk::real::RealDisk;
 use mooring::store::engine::Engine;
 use mooring::store::options::StoreOptions;
-use mooring::store::{Batch, Command, CommitSink, Confirm, DeviceAck};
 use tokio::sync::oneshot;
 
-const NOW: u64 = 1_800_000_000_000;
 const GROUP: usize = 1_000;
 /// Entries a device, of batches with so many targets.
 const LISTED: usize = 8;
 const TARGETS: usize = 10_000;
-
-struct NoSink;
-
-impl CommitSink for NoSink {
-    fn batch(&mut self, _: &Arc<Batch>, _: &[DeviceKey]) {}
-    fn confirmed(&mut self, _: ShardId, _: Vec<Confirm>) {}
-    fn seen(&mut self, _: SessionRef) {}
-    fn changed(&mut self, _: SessionRef, _: Result<(), ChangeError>) {}
-    fn ended(&mut self, _: &DeviceKey, _: Seq, _: Failure) {}
-}
-
-fn app() -> AppKey {
-    AppKey::parse("app").expect("valid")
-}
-
-fn session() -> SessionRef {
-    SessionRef { generation: Generation(1), slot: 0, shard: ShardId(0) }
-}
-
-fn id(n: usize) -> String {
-    format!("device-{n:016x}")
-}
-
-fn key(n: usize) -> DeviceKey {
-    DeviceKey::of(&DigestKey([7; 32]), &app(), &id(n))
-}
 
 /// An engine, and what was there before anything is put into it.
 struct Measured {
@@ -56,12 +29,6 @@ struct Measured {
     budget: Arc<Budget>,
     resident: f64,
     counted: f64,
-}
-
-fn resident() -> f64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-    let pages = statm.split_whitespace().nth(1).expect("Linux");
-    pages.parse::<f64>().expect("a number") * 4096.0
 }
 
 impl Measured {
@@ -79,7 +46,7 @@ impl Measured {
         let opened = Engine::open(disk, &options, Box::new(NoSink), Box::new(|_| true));
         let engine = opened.expect("opens").0;
         let counted = budget.used() as f64;
-        Self { engine, budget, resident: resident(), counted }
+        Self { engine, budget, resident: resident() as f64, counted }
     }
 
     fn settle(&mut self) {
@@ -96,7 +63,8 @@ impl Measured {
         for _ in 0..256 {
             self.settle();
         }
-        let (resident, counted) = (resident() - self.resident, self.budget.used() as f64 - self.counted);
+        let (resident, counted) =
+            (resident() as f64 - self.resident, self.budget.used() as f64 - self.counted);
         let each = |bytes: f64| bytes / count as f64;
         let parts = Part::ALL.iter().filter(|part| self.budget.part(**part) >= count);
         let parts: Vec<_> = parts
@@ -114,51 +82,21 @@ impl Measured {
     fn register(&mut self, devices: usize) {
         for first in (0..devices).step_by(GROUP) {
             for n in first..devices.min(first + GROUP) {
-                // Their own, as phones have: shared ones would be counted for each.
-                let mut attributes = vec![7; 250];
-                attributes[..8].copy_from_slice(&n.to_le_bytes());
-                let device = Box::new(Seen {
-                    key: key(n),
-                    app: app(),
-                    device_id: id(n).into(),
-                    attributes: Attributes(attributes.into()),
-                    push_on: None,
-                    client_ip: IpAddr::from([127, 0, 0, 1]),
-                    state_lost: false,
-                });
-                let seen = Command::Seen { device, session: session() };
-                self.engine.apply(NOW, seen).expect("the disk works");
+                let device = Box::new(seen(n as u64));
+                self.engine.apply(NOW, Command::Seen { device, session: session() }).expect("the disk works");
             }
             self.settle();
         }
     }
 
-    fn deliver(&mut self, message: u64, targets: Vec<DeviceKey>) {
+    fn deliver(&mut self, message: u64, targets: &[DeviceKey]) {
         let (reply, _answer) = oneshot::channel();
-        let batch = Box::new(NewBatch {
-            id: BatchId::parse(&format!("batch-{message}")).expect("valid"),
-            app: app(),
-            message: MessageId(message),
-            body: vec![7; 300].into(),
-            body_digest: [7; 16],
-            digest: [7; 16],
-            targets,
-            offline_policy: OfflinePolicy::Store,
-            created_at: NOW,
-            expires_at: NOW + 3_600_000,
-            online_only: false,
-            job_key: "".into(),
-            priority: Priority::Normal,
-            collapse_key: "".into(),
-            accounts: Vec::new(),
-        });
+        let batch = batch(&format!("batch-{message}"), message, targets);
         self.engine.apply(NOW, Command::Deliver { batch, reply }).expect("the disk works");
     }
 
     fn arrive(&mut self, message: u64, device: DeviceKey) {
-        let events =
-            vec![Acked { message: MessageId(message), event: Event::Arrive, time: NOW, sent_at: None }];
-        let acks = vec![DeviceAck { device, session: session(), number: 1, client_ip: None, events }];
+        let acks = vec![ack(device, message)];
         self.engine.apply(NOW, Command::Acks { shard: ShardId(0), acks }).expect("the disk works");
     }
 }
@@ -170,8 +108,8 @@ fn lists(directory: &Path, devices: usize) {
     store.say("a device", devices);
     for message in 1..=LISTED as u64 {
         for (n, first) in (0..devices).step_by(TARGETS).enumerate() {
-            let targets = (first..devices.min(first + TARGETS)).map(key).collect();
-            store.deliver(message * 1_000_000 + n as u64, targets);
+            let targets: Vec<_> = (first..devices.min(first + TARGETS)).map(|n| key(n as u64)).collect();
+            store.deliver(message * 1_000_000 + n as u64, &targets);
             store.settle();
         }
     }
@@ -184,14 +122,14 @@ fn singles(directory: &Path, messages: usize) {
     let devices = 1_000.min(messages);
     store.register(devices);
     for message in 0..messages {
-        store.deliver(1 + message as u64, vec![key(message % devices)]);
+        store.deliver(1 + message as u64, &[key((message % devices) as u64)]);
         if message % GROUP == 0 {
             store.settle();
         }
     }
     store.say("a message to one device", messages);
     for message in 0..messages {
-        store.arrive(1 + message as u64, key(message % devices));
+        store.arrive(1 + message as u64, key((message % devices) as u64));
         if message % GROUP == 0 {
             store.settle();
         }

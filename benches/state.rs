@@ -32,25 +32,26 @@
 #![allow(missing_docs)]
 
 mod common;
+#[path = "common/driven.rs"]
+mod driven;
 #[path = "common/probe.rs"]
 mod probe;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, ExitCode, Stdio};
 use std::sync::atomic::Ordering;
 
 use clap::{Parser, ValueEnum};
-use common::{NOW, NoSink, ack, app, batch, session};
+use common::{NOW, NoSink, ack, batch, key, resident, seen, session};
+use driven::{Driven, on_core, on_cores, on_disk};
 use mooring::clock::Clock;
-use mooring::ids::{DeviceKey, DigestKey, ShardId};
-use mooring::push::{Attributes, Millis, NewBatch, Seen};
+use mooring::push::NewBatch;
+use mooring::store::Command;
 use mooring::store::checkpoint::CheckpointReader;
 use mooring::store::disk::real::RealDisk;
 use mooring::store::engine::{Engine, OpenReport};
 use mooring::store::options::StoreOptions;
 use mooring::store::stats::StoreStats;
-use mooring::store::{Command, DeviceAck};
 use probe::Probed;
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
@@ -129,24 +130,6 @@ impl Args {
     }
 }
 
-fn key(n: u64) -> DeviceKey {
-    DeviceKey::of(&DigestKey([7; 32]), &app(), &format!("device-{n:016x}"))
-}
-
-fn seen(n: u64) -> Seen {
-    let mut attributes = vec![7; 250];
-    attributes[..8].copy_from_slice(&n.to_le_bytes());
-    Seen {
-        key: key(n),
-        app: app(),
-        device_id: format!("device-{n:016x}").into(),
-        attributes: Attributes(attributes.into()),
-        push_on: None,
-        client_ip: [127, 0, 0, 1].into(),
-        state_lost: false,
-    }
-}
-
 fn options(checkpoint_bytes: u64) -> StoreOptions {
     StoreOptions {
         checkpoint_bytes,
@@ -160,128 +143,6 @@ fn options(checkpoint_bytes: u64) -> StoreOptions {
 fn open(directory: &Path, options: &StoreOptions) -> (Engine<RealDisk>, OpenReport) {
     let (disk, _) = RealDisk::open(directory, None).expect("opens");
     Engine::open(disk, options, Box::new(NoSink), Box::new(|_| true)).expect("opens")
-}
-
-/// Bytes of this process in memory.
-fn resident() -> u64 {
-    let statm = fs::read_to_string("/proc/self/statm").expect("Linux");
-    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
-    pages.expect("a number") * 4096
-}
-
-/// Seconds that this process had a core, all its threads together: what others on the machine do makes it wait, and little else.
-fn on_cores() -> f64 {
-    let stat = fs::read_to_string("/proc/self/stat").expect("Linux");
-    // Behind the name, which may have anything in it.
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    ticks as f64 / 100.0
-}
-
-/// Bytes on disk by what they are: journal, checkpoints, tables. Blocks, as segments are preallocated and tables have holes.
-fn on_disk(directory: &Path) -> Value {
-    use std::os::unix::fs::MetadataExt;
-    let (mut journal, mut checkpoint, mut tables) = (0, 0, 0);
-    for entry in fs::read_dir(directory).expect("readable") {
-        let entry = entry.expect("an entry");
-        let metadata = entry.metadata().expect("there");
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("checkpoint") {
-            // Two are kept.
-            checkpoint = metadata.len().max(checkpoint);
-        } else if name.starts_with("tables") {
-            tables += metadata.blocks() * 512;
-        } else {
-            journal += metadata.blocks() * 512;
-        }
-    }
-    json!({ "journal_bytes": journal, "checkpoint_bytes": checkpoint, "tables_bytes": tables })
-}
-
-/// The longest that the store's thread did one thing, in microseconds.
-#[derive(Clone, Copy, Debug, Default)]
-struct Longest {
-    /// Slices of maintenance that copied what is live.
-    copying: u64,
-    /// Other slices of maintenance.
-    maintenance: u64,
-    commit: u64,
-}
-
-impl Longest {
-    fn json(self) -> Value {
-        let ms = |micros: u64| micros as f64 / 1_000.0;
-        json!({
-            "copying_slice_ms": ms(self.copying),
-            "maintenance_slice_ms": ms(self.maintenance),
-            "commit_ms": ms(self.commit),
-        })
-    }
-}
-
-/// An engine, and how long it took for what.
-struct Driven {
-    engine: Engine<RealDisk>,
-    clock: Clock,
-    longest: Longest,
-    now: Millis,
-}
-
-impl Driven {
-    fn new(engine: Engine<RealDisk>) -> Self {
-        Self { engine, clock: Clock::new(0), longest: Longest::default(), now: NOW }
-    }
-
-    fn stat(&self, of: impl Fn(&StoreStats) -> u64) -> u64 {
-        of(self.engine.stats())
-    }
-
-    fn copied(&self) -> u64 {
-        self.stat(|stats| stats.copied_bytes.load(Ordering::Relaxed))
-    }
-
-    fn pending(&self) -> u64 {
-        self.stat(|stats| stats.pending.load(Ordering::Relaxed))
-    }
-
-    fn commit(&mut self) {
-        let began = self.clock.micros();
-        self.engine.commit(self.now).expect("the disk works");
-        self.longest.commit = self.longest.commit.max(self.clock.micros() - began);
-    }
-
-    /// A commit, then one slice. Whether there may be more to do.
-    fn turn(&mut self) -> bool {
-        self.commit();
-        let (copied, began) = (self.copied(), self.clock.micros());
-        let busy = self.engine.maintain(self.now).expect("the disk works");
-        let took = self.clock.micros() - began;
-        let longest =
-            if self.copied() > copied { &mut self.longest.copying } else { &mut self.longest.maintenance };
-        *longest = took.max(*longest);
-        busy
-    }
-
-    fn settle(&mut self) {
-        while self.turn() {}
-    }
-
-    fn acks(&mut self, acks: Vec<DeviceAck>) {
-        self.engine.apply(self.now, Command::Acks { shard: ShardId(0), acks }).expect("the disk works");
-    }
-
-    /// The router has read everything: nothing but what is live holds the journal.
-    fn read_stream(&mut self) {
-        let cursor = self.engine.stream_bounds("main").expect("there").head;
-        let command = Command::StreamAck { stream: "main".into(), cursor };
-        self.engine.apply(self.now, command).expect("the disk works");
-    }
-
-    fn checkpoint(&mut self) {
-        let (reply, _) = oneshot::channel();
-        self.engine.apply(self.now, Command::Flush { checkpoint: true, reply }).expect("the disk works");
-        self.commit();
-    }
 }
 
 fn build(args: &Args, directory: &Path) -> Map<String, Value> {
@@ -417,12 +278,6 @@ fn checkpoint(args: &Args, directory: &Path) -> Map<String, Value> {
     });
     probed.close();
     object(figures)
-}
-
-/// Microseconds that this thread had a core, as of the last tick.
-fn on_core() -> u64 {
-    let stat = fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
-    stat.split_whitespace().next().and_then(|nanos| nanos.parse::<u64>().ok()).expect("a number") / 1_000
 }
 
 /// A quarter of everything ends without threads: the longest commit and slice together, in microseconds on a core. That is how long a message waits at

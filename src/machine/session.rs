@@ -6,6 +6,8 @@
 //! An entry that is not acknowledged within `ack_deadline` leaves the window, so that it blocks nothing, and is sent again once, marked;
 //! whatever is left is the next session's. Time is an argument, I/O is the shard's.
 
+use smallvec::SmallVec;
+
 use crate::error::DeviceError;
 use crate::fault::{self, Fault};
 use crate::ids::{MessageId, Seq};
@@ -32,8 +34,19 @@ pub trait Entry: Clone {
 struct InFlight<E> {
     entry: E,
     first_sent: Millis,
-    deadline: Millis,
+    /// Milliseconds from then until its acknowledgement is overdue.
+    patience: u32,
     overdue: bool,
+}
+
+impl<E> InFlight<E> {
+    fn deadline(&self) -> Millis {
+        self.first_sent + u64::from(self.patience)
+    }
+
+    fn wait_until(&mut self, deadline: Millis) {
+        self.patience = u32::try_from(deadline.saturating_sub(self.first_sent)).unwrap_or(u32::MAX);
+    }
 }
 
 /// What to do about an entry that was not acknowledged in time.
@@ -55,20 +68,20 @@ pub enum Overdue<E> {
     },
 }
 
-/// A session's state. An idle one owns no memory outside itself.
+/// A session's state. An idle one owns no memory outside itself, nor does one with a single push in flight.
 #[derive(Debug)]
 pub struct Session<E> {
-    in_flight: Vec<InFlight<E>>,
+    in_flight: SmallVec<[InFlight<E>; 1]>,
     /// Everything up to here was pulled.
     cursor: Reached,
     /// The newest Ack read; the next is one more.
     acks_read: u64,
-    /// The newest durable one.
-    acks_confirmed: u64,
-    /// The newest one that the device was told is durable.
-    acks_told: u64,
-    /// Those up to here are told as soon as they are durable.
-    acks_asked: u64,
+    /// So many of the newest ones aren't durable.
+    unconfirmed: u32,
+    /// So many of the newest durable ones the device was not told of.
+    untold: u32,
+    /// All but so many of the newest ones are told as soon as they are durable. May be more, where these were told long ago.
+    unasked: u32,
     last_read: Millis,
     heartbeat_s: u32,
     in_window: u16,
@@ -82,12 +95,12 @@ impl<E: Entry> Session<E> {
     /// A session that begins now, with everything pending still to come.
     pub fn new(now: Millis, heartbeat_s: u32) -> Self {
         Self {
-            in_flight: Vec::new(),
+            in_flight: SmallVec::new(),
             cursor: Reached::START,
             acks_read: 0,
-            acks_confirmed: 0,
-            acks_told: 0,
-            acks_asked: 0,
+            unconfirmed: 0,
+            untold: 0,
+            unasked: 0,
             last_read: now,
             heartbeat_s,
             in_window: 0,
@@ -99,6 +112,11 @@ impl<E: Entry> Session<E> {
     /// Bytes came from the device.
     pub fn handle_read(&mut self, now: Millis) {
         self.last_read = now;
+    }
+
+    /// The longest time between two signs of life that the device has promised, seconds.
+    pub fn heartbeat_s(&self) -> u32 {
+        self.heartbeat_s
     }
 
     /// When bytes last came.
@@ -155,12 +173,9 @@ impl<E: Entry> Session<E> {
         debug_assert!(usize::from(self.in_window) < limits::WINDOW, "the window is bounded");
         self.cursor.pass(entry.priority(), entry.seq());
         self.in_window += 1;
-        self.in_flight.push(InFlight {
-            entry,
-            first_sent: now,
-            deadline: now + ack_deadline_ms,
-            overdue: false,
-        });
+        let mut in_flight = InFlight { entry, first_sent: now, patience: 0, overdue: false };
+        in_flight.wait_until(now + ack_deadline_ms);
+        self.in_flight.push(in_flight);
     }
 
     /// The entry is not for this session (it expired meanwhile, or the device has it already).
@@ -178,16 +193,20 @@ impl<E: Entry> Session<E> {
     pub fn handle_ack(
         &mut self,
         number: u64,
-        events: Vec<(MessageId, Event, Millis)>,
+        events: impl AsRef<[(MessageId, Event, Millis)]>,
     ) -> Result<Vec<Acked>, DeviceError> {
+        let events = events.as_ref();
         if number != self.acks_read + 1 {
             return Err(DeviceError::Malformed("Acks are numbered from 1 without gaps"));
         }
         self.acks_read = number;
+        self.unconfirmed += 1;
+        self.unasked = self.unasked.saturating_add(1);
         let before =
-            if fault::is(Fault::AckCumulatively) { self.accepted_before(&events) } else { Vec::new() };
+            if fault::is(Fault::AckCumulatively) { self.accepted_before(events) } else { Vec::new() };
         let acked = events
-            .into_iter()
+            .iter()
+            .copied()
             .chain(before)
             .map(|(message, event, time)| {
                 let sent_at = self.settle(message);
@@ -214,7 +233,7 @@ impl<E: Entry> Session<E> {
     /// An entry in flight, and when it was last written.
     pub fn last_sent(&self, seq: Seq, ack_deadline_ms: u64) -> Option<(&E, Millis)> {
         let f = self.in_flight.iter().find(|f| f.entry.seq() == seq)?;
-        let last = if f.overdue { f.deadline.saturating_sub(ack_deadline_ms) } else { f.first_sent };
+        let last = if f.overdue { f.deadline().saturating_sub(ack_deadline_ms) } else { f.first_sent };
         Some((&f.entry, last))
     }
 
@@ -241,36 +260,42 @@ impl<E: Entry> Session<E> {
 
     fn release(&mut self) {
         if self.in_flight.is_empty() {
-            self.in_flight = Vec::new();
+            self.in_flight = SmallVec::new();
         }
     }
 
     /// The Ack of this number is durable. Whether the device is to be told at once: it asked, or was not told of many. Else what is written to it
     /// next says so too, [`Session::poll_confirm`].
     pub fn handle_confirmed(&mut self, number: u64) -> bool {
-        if number > self.acks_confirmed && number <= self.acks_read {
-            self.acks_confirmed = number;
+        let confirmed = self.acks_confirmed();
+        if number > confirmed && number <= self.acks_read {
+            // No more than were read and not confirmed.
+            self.untold += (number - confirmed) as u32;
+            self.unconfirmed -= (number - confirmed) as u32;
         }
-        let asked = self.acks_asked.min(self.acks_confirmed);
-        self.acks_told < asked || self.acks_confirmed - self.acks_told >= limits::UNTOLD_ACKS
+        let is_asked_for = self.untold > 0 && self.unasked < self.unconfirmed + self.untold;
+        is_asked_for || u64::from(self.untold) >= limits::UNTOLD_ACKS
     }
 
     /// The device asks: whatever it has acknowledged so far is confirmed as soon as it is durable. Whether some of it isn't yet.
     pub fn handle_ping(&mut self) -> bool {
-        self.acks_asked = self.acks_read;
-        self.acks_read > self.acks_confirmed
+        self.unasked = 0;
+        self.unconfirmed > 0
     }
 
     /// The newest durable Ack, if the device was not told of it; now it is.
     pub fn poll_confirm(&mut self) -> Option<u64> {
-        let newer = self.acks_confirmed > self.acks_told;
-        self.acks_told = self.acks_confirmed;
-        newer.then_some(self.acks_told)
+        (std::mem::take(&mut self.untold) > 0).then(|| self.acks_confirmed())
+    }
+
+    /// The newest durable Ack.
+    fn acks_confirmed(&self) -> u64 {
+        self.acks_read - u64::from(self.unconfirmed)
     }
 
     /// Whether so many Acks wait for their confirmation that reading has to pause.
     pub fn is_behind_on_acks(&self) -> bool {
-        self.acks_read - self.acks_confirmed >= limits::UNCONFIRMED_ACKS
+        u64::from(self.unconfirmed) >= limits::UNCONFIRMED_ACKS
     }
 
     /// When the device counts as gone if nothing is read before: 1.5 heartbeats and 10 s.
@@ -280,19 +305,19 @@ impl<E: Entry> Session<E> {
 
     /// When to call [`Session::poll_overdue`]; `None`: nothing is in flight.
     pub fn overdue_at(&self) -> Option<Millis> {
-        self.in_flight.iter().map(|f| f.deadline).min()
+        self.in_flight.iter().map(InFlight::deadline).min()
     }
 
     /// The entry that [`Session::poll_overdue`] would say to send again.
     pub fn peek_again(&self, now: Millis) -> Option<&E> {
-        let next = self.in_flight.iter().find(|f| f.deadline <= now && !f.overdue)?;
+        let next = self.in_flight.iter().find(|f| f.deadline() <= now && !f.overdue)?;
         (!next.entry.online_only() && next.entry.expires_at() > now).then_some(&next.entry)
     }
 
     /// The next entry whose acknowledgement is overdue. Call until it says `None`.
     pub fn poll_overdue(&mut self, now: Millis, ack_deadline_ms: u64) -> Option<Overdue<E>> {
         loop {
-            let at = self.in_flight.iter().position(|f| f.deadline <= now)?;
+            let at = self.in_flight.iter().position(|f| f.deadline() <= now)?;
             if self.in_flight[at].overdue {
                 // Sent twice on this session: the rest is the next one's.
                 self.in_flight.remove(at);
@@ -309,7 +334,7 @@ impl<E: Entry> Session<E> {
                 return Some(Overdue::Report { entry, first_sent });
             }
             f.overdue = true;
-            f.deadline = now + ack_deadline_ms;
+            f.wait_until(now + ack_deadline_ms);
             return Some(Overdue::SendAgain { entry, first_sent });
         }
     }
@@ -318,7 +343,10 @@ impl<E: Entry> Session<E> {
     pub fn handle_end(&mut self) -> impl Iterator<Item = (E, Millis, Millis)> {
         self.in_window = 0;
         let left = std::mem::take(&mut self.in_flight).into_iter();
-        left.filter(|f| !f.overdue).map(|f| (f.entry, f.first_sent, f.deadline))
+        left.filter(|f| !f.overdue).map(|f| {
+            let deadline = f.deadline();
+            (f.entry, f.first_sent, deadline)
+        })
     }
 
     /// Entries written and neither acknowledged nor given up.
@@ -333,8 +361,8 @@ impl<E: Entry> Session<E> {
         assert_eq!(in_window, usize::from(self.in_window));
         assert!(in_window <= limits::WINDOW);
         assert!(self.in_flight.len() - in_window <= limits::OVERDUE + 1);
-        assert!(self.acks_told <= self.acks_confirmed && self.acks_confirmed <= self.acks_read);
-        assert!(self.acks_asked <= self.acks_read);
+        assert!(u64::from(self.unconfirmed) + u64::from(self.untold) <= self.acks_read);
+        assert!(u64::from(self.unasked) <= self.acks_read);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::state::{ConnRef, Phase, Shard};
+use super::state::{ConnRef, Phase, Shard, get};
 use crate::error::DeviceError;
 use crate::fault::{self, Fault};
 use crate::presence::State;
@@ -29,7 +29,7 @@ impl Shard {
         }
         tracing::debug!(peer = %connection.peer, %error, "connection ends");
         let phase = std::mem::replace(&mut connection.phase, Phase::Closing { deadline: now + LINGER_MS });
-        connection.partial = Vec::new();
+        connection.partial.take();
         // A device whose credentials were revoked gets nothing more of what waits for it. One that was replaced gets it on its newer connection:
         // written to both, a push would come twice, and on this one perhaps after what is newer. Frames can't be taken out of what waits, and
         // nothing can be said behind a half: such a connection just breaks.
@@ -50,16 +50,16 @@ impl Shard {
         if !frames.is_empty() && !cut {
             self.send(conn, &frames, &mut cipher);
         }
-        let Some(connection) = self.connection(conn) else { return };
+        let Some(connection) = get(&mut self.connections, conn) else { return };
         if cut || matches!(error, DeviceError::Closed | DeviceError::Stalled | DeviceError::Unreachable) {
             connection.flags.broken = true;
         } else if let Some(tls) = &mut connection.tls {
             cipher.clear();
             tls.close(&mut connection.retained, &mut cipher);
-            connection.write(now, &cipher);
+            connection.write(&self.tally, now, &cipher);
         }
         // Nothing is decrypted any more.
-        connection.retained = Vec::new();
+        connection.retained.take();
         connection.wake();
         self.count_begun(conn);
         self.keepalive.insert(now + LINGER_MS, conn);

@@ -36,7 +36,7 @@ impl Shard {
                 if fault::is(Fault::ConfirmOnRead) {
                     wire::put_ack_confirm(out, number);
                 }
-                self.ack(conn, number, events)
+                self.ack(conn, number, &events)
             }
             (_, ToEdge::Request { request_id, change }) => {
                 self.request(conn, request_id, change, out);
@@ -81,14 +81,14 @@ impl Shard {
         &mut self,
         conn: ConnRef,
         number: u64,
-        events: Vec<(MessageId, Event, Millis)>,
+        events: &[(MessageId, Event, Millis)],
     ) -> Result<(), DeviceError> {
         let (now, shard) = (self.now(), self.id);
         self.note_move(conn);
         let Some(connection) = self.connection(conn) else { return Ok(()) };
         let client_ip = Some(connection.client_ip());
         let Phase::Live(live) = &mut connection.phase else { return Ok(()) };
-        for (message, event, _) in &events {
+        for (message, event, _) in events {
             if *event == Event::Arrive
                 && let Some(accepted_at) = live.session.accepted_at(*message)
             {
@@ -119,7 +119,7 @@ impl Shard {
         let session = SessionRef { generation: live.generation, slot: u32::MAX, shard: *shard };
         // A store that is busy is told with the next Ack.
         if context.store.submit(Command::Change { device: live.device, session, change }).is_ok() {
-            connection.peer = address;
+            connection.peer = address.into();
         }
     }
 
@@ -141,7 +141,7 @@ impl Shard {
             store.submit(command).map_err(|_refused| ErrorCode::ResourceExhausted)
         });
         // What is not on its way to the journal still waits for those before it.
-        live.replies.push_back(Waiting { request_id, answer: submitted.err().map(Err) });
+        live.replies.push(Waiting { request_id, answer: submitted.err().map(Err) });
         live.put_replies(out);
     }
 
@@ -163,11 +163,11 @@ impl Shard {
 impl Live {
     /// The replies that are next and known.
     fn put_replies(&mut self, out: &mut Vec<u8>) {
-        while let Some(Waiting { request_id, answer: Some(answer) }) = self.replies.front() {
-            if *request_id != 0 {
-                wire::put_reply(out, *request_id, *answer);
+        while let Some(&Waiting { request_id, answer: Some(answer) }) = self.replies.first() {
+            if request_id != 0 {
+                wire::put_reply(out, request_id, answer);
             }
-            self.replies.pop_front();
+            self.replies.pop_first();
         }
     }
 }

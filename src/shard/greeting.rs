@@ -1,9 +1,9 @@
 //! From Hello to Welcome: who is it, is there room, is it known; then into the directory, and only then the first look at its list.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
+use super::few::Few;
 use super::identify::{Grant, Identified, identify};
 use super::state::{ConnRef, Live, Phase, Received, Registering, Shard};
 use crate::config;
@@ -31,11 +31,11 @@ impl Shard {
         out: &mut Vec<u8>,
     ) -> Result<(), DeviceError> {
         let Some(connection) = self.connection(conn) else { return Ok(()) };
-        let peer = connection.peer;
+        let peer = connection.peer.address();
         let client_ip = connection.client_ip();
         let transport = connection.transport();
         let context = self.context.clone();
-        let Identified { key: device, device_id, epoch, grant } =
+        let Identified { app, key: device, device_id, epoch, grant } =
             identify(&context, self.now(), peer, &hello)?;
         let config = &context.config;
         let bounds = heartbeat_bounds(config, transport);
@@ -44,24 +44,22 @@ impl Shard {
             wish => wish.clamp(bounds.min, bounds.max),
         };
         let now = self.now();
-        let live = Box::new(Live {
+        let live = Live {
             device,
             generation: context.directory.next_generation(),
             session: Session::new(now, heartbeat_s),
-            heartbeat_s,
-            app: hello.app.clone(),
+            app: app.clone(),
             device_id: device_id.clone(),
             epoch,
-            received: Received { ids: hello.received.into(), ..Received::default() },
-            unwritten: Vec::new(),
+            received: Received::of(hello.received).map(Box::new),
+            unwritten: Few::default(),
             told: Told::Settled,
-            replies: VecDeque::new(),
-        });
-        context.take_place(&hello.app, &device, now)?;
-        let app = hello.app.clone();
+            replies: Few::default(),
+        };
+        context.take_place(&app, &device, now)?;
         let seen = Seen {
             key: device,
-            app: hello.app,
+            app: app.clone(),
             device_id,
             attributes: hello.attributes,
             push_on: hello.push_on,
@@ -117,19 +115,19 @@ impl Shard {
     pub(super) fn attach(
         &mut self,
         conn: ConnRef,
-        mut live: Box<Live>,
+        mut live: Live,
         last_active: Option<Millis>,
         grant: Grant,
         out: &mut Vec<u8>,
     ) -> Result<(), DeviceError> {
         let context = self.context.clone();
-        if !live.received.ids.is_empty() {
+        if let Some(received) = &mut live.received {
             // What is durable by now is in its list, and goes with the Hello's acks.
-            live.received.until = *context.store.head().borrow();
+            received.until = *context.store.head().borrow();
         }
         let now = self.now();
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard: self.id };
-        let (device, heartbeat_s, epoch) = (live.device, live.heartbeat_s, live.epoch);
+        let (device, heartbeat_s, epoch) = (live.device, live.session.heartbeat_s(), live.epoch);
         let Some(connection) = self.connection(conn) else {
             context.give_place(&live.app);
             return Ok(());
@@ -238,7 +236,7 @@ fn heartbeat_bounds(config: &config::Device, transport: telemetry::Transport) ->
 /// The ids of Hello as one Ack that needs no confirmation.
 fn received_acks(live: &Live, session: SessionRef, client_ip: IpAddr, now: Millis) -> Option<DeviceAck> {
     let arrive = |message| Acked { message, event: Event::Arrive, time: now, sent_at: None };
-    let events: Vec<Acked> = live.received.ids.iter().copied().map(arrive).collect();
+    let events = live.received.as_ref()?.ids.iter().copied().map(arrive).collect();
     let client_ip = Some(client_ip);
-    (!events.is_empty()).then_some(DeviceAck { device: live.device, session, number: 0, client_ip, events })
+    Some(DeviceAck { device: live.device, session, number: 0, client_ip, events })
 }

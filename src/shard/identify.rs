@@ -53,6 +53,8 @@ impl Gates {
 
 /// A device that is who it says.
 pub(super) struct Identified {
+    /// As the configuration has it: one for all its devices.
+    pub app: AppKey,
     pub key: DeviceKey,
     pub device_id: Arc<str>,
     /// Of the newest credential that it has, or is about to get.
@@ -113,6 +115,7 @@ impl Caller<'_> {
         let renewed = epochs.current().filter(|_| verified.renew);
         let credential = renewed.map(|epoch| credential::issue(&app.secret, &app.key, device_id, epoch));
         Ok(Identified {
+            app: app.key.clone(),
             key,
             device_id: device_id.clone(),
             epoch: renewed.unwrap_or(verified.epoch),
@@ -155,7 +158,7 @@ impl Caller<'_> {
         }
         let credential = credential::issue(&app.secret, &app.key, &device_id, epoch);
         let grant = Grant { device_id: device_id.clone(), credential };
-        Ok(Identified { key, device_id: device_id.into(), epoch, grant })
+        Ok(Identified { app: app.key.clone(), key, device_id: device_id.into(), epoch, grant })
     }
 
     fn check_package(&self, app: &config::App, device_id: &str) -> Result<(), DeviceError> {

@@ -8,10 +8,13 @@ mod begun;
 mod closing;
 mod connection;
 mod door;
+mod few;
 mod frames;
 mod greeting;
 mod identify;
 mod listener;
+#[cfg(feature = "sim")]
+pub mod local;
 pub mod mailbox;
 mod memory;
 mod outbox;

@@ -1,8 +1,10 @@
 //! Writing: at once if nothing waits before it, else by the connection's task when the socket takes more.
 
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use super::memory::Tally;
 use super::state::{ConnRef, Connection, Phase, Shard, get};
 use super::stream::Stream;
 use crate::push::Millis;
@@ -41,7 +43,7 @@ impl Shard {
     /// Sends whole frames: to the socket at once if nothing waits before them.
     pub(super) fn send(&mut self, conn: ConnRef, frames: &[u8], cipher: &mut Vec<u8>) {
         let now = self.now();
-        let Self { connections, traffic, .. } = self;
+        let Self { connections, traffic, tally, .. } = self;
         let Some(connection) = get(connections, conn) else { return };
         if connection.flags.shut || connection.flags.broken {
             return;
@@ -54,9 +56,9 @@ impl Shard {
                 tracing::debug!(peer = %connection.peer, %error, "nothing can be sent before the handshake");
                 return;
             }
-            connection.write(now, cipher);
+            connection.write(tally, now, cipher);
         } else {
-            connection.write(now, frames);
+            connection.write(tally, now, frames);
         }
         let has_stalled = !connection.outbox.is_empty() && !connection.flags.stall_armed;
         if has_stalled {
@@ -69,7 +71,7 @@ impl Shard {
 
 impl Connection {
     /// Writes bytes as they go on the wire, behind those that wait.
-    pub(super) fn write(&mut self, now: Millis, bytes: &[u8]) {
+    pub(super) fn write(&mut self, tally: &Rc<Tally>, now: Millis, bytes: &[u8]) {
         if bytes.is_empty() || self.flags.broken || self.flags.shut {
             return;
         }
@@ -87,8 +89,8 @@ impl Connection {
                 return;
             }
         }
-        let beside = if matches!(self.stream, Stream::Quic(_)) { self.tally.beside_quic } else { 0 };
-        self.outbox.push(&self.tally, beside, now, &bytes[written..]);
+        let beside = if matches!(self.stream, Stream::Quic(_)) { tally.beside_quic } else { 0 };
+        self.outbox.push(tally, beside, now, &bytes[written..]);
         self.wake();
     }
 }
@@ -105,13 +107,12 @@ fn count_frames(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::rc::Rc;
 
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::shard::memory::Tally;
+    use crate::shard::few::Few;
     use crate::shard::outbox::Outbox;
     use crate::shard::state::Flags;
 
@@ -127,18 +128,17 @@ mod tests {
             let mut connection = Connection {
                 serial: 1,
                 stream: Stream::Tcp(near),
-                peer,
+                peer: peer.into(),
                 since: 0,
                 tls: None,
                 phase: Phase::Closing { deadline: 10 },
-                retained: Vec::new(),
-                partial: Vec::new(),
+                retained: Few::default(),
+                partial: Few::default(),
                 outbox: Outbox::default(),
-                tally: Rc::new(Tally::default()),
                 waker: None,
                 flags: Flags { broken, ..Flags::default() },
             };
-            connection.outbox.push(&connection.tally, 0, 1, b"taken back");
+            connection.outbox.push(&Rc::new(Tally::default()), 0, 1, b"taken back");
             let wrote = poll_fn(|cx| Poll::Ready(flush(&mut connection, 2, cx))).await;
             assert_eq!(wrote, !broken);
             drop(connection);

@@ -1,6 +1,6 @@
 //! Draining: a session's pending entries onto its connection, within the window and the outbox.
 
-use super::state::{ConnRef, InList, Live, Phase, Received, Shard, get};
+use super::state::{ConnRef, InList, Live, Phase, Shard, get};
 use crate::fault::{self, Fault};
 use crate::ids::SessionRef;
 use crate::limits;
@@ -19,16 +19,17 @@ impl Live {
         into.clear();
         // What was pulled isn't pulled again, though it wasn't written.
         let mut after = self.session.cursor();
-        for entry in &self.unwritten {
+        let mut unwritten = self.unwritten.take();
+        for entry in &unwritten {
             after.pass(entry.batch.priority, entry.batch.seq);
         }
-        let high = self.unwritten.partition_point(|entry| entry.batch.priority == Priority::High);
-        into.extend(self.unwritten.drain(..high));
-        let all = self.unwritten.is_empty();
+        let high = unwritten.partition_point(|entry| entry.batch.priority == Priority::High);
+        into.extend(unwritten.drain(..high));
+        let all = unwritten.is_empty();
         let room = max.saturating_sub(into.len());
         let waited = into.len();
         store.pull(&self.device, if all { after } else { after.high_only() }, room, now, into);
-        into.append(&mut self.unwritten);
+        into.append(&mut unwritten);
         let drained = all && into.len() - waited < room;
         if drained {
             self.session.handle_drained();
@@ -96,7 +97,8 @@ impl Shard {
             {
                 let Pulled { batch, ordinal, redelivered } = entry;
                 let is_over = batch.expires_at <= now || batch.is_revoked();
-                if is_over || live.received.covers(batch.seq, batch.message) {
+                let has = live.received.as_ref().is_some_and(|has| has.covers(batch.seq, batch.message));
+                if is_over || has {
                     live.session.handle_skipped(&InList(batch));
                     continue;
                 }
@@ -124,7 +126,7 @@ impl Shard {
                 live.session.handle_newer();
             }
             if drained && missing.is_none() {
-                live.received = Received::default();
+                live.received = None;
             }
         }
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard };

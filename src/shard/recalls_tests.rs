@@ -1,6 +1,6 @@
 //! A shard without a runtime of its own, over a store that says what the test wants.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
@@ -19,6 +19,7 @@ use crate::machine::session::Session;
 use crate::machine::told;
 use crate::presence::Presence;
 use crate::push::{Reached, Seen};
+use crate::shard::few::Few;
 use crate::shard::identify::Grant;
 use crate::shard::state::Live;
 use crate::shard::stream::Stream;
@@ -127,19 +128,18 @@ pub(in crate::shard) async fn begins(shard: &mut Shard) -> (ConnRef, TcpStream) 
     near.writable().await.expect("connected");
     let conn = shard.add(Stream::Tcp(near), peer, None);
     let context = shard.context.clone();
-    let live = Box::new(Live {
+    let live = Live {
         device: DEVICE,
         generation: context.directory.next_generation(),
         session: Session::new(shard.now(), 240),
-        heartbeat_s: 240,
         app: app(),
         device_id: "d".into(),
         epoch: 1,
-        received: crate::shard::state::Received::default(),
-        unwritten: Vec::new(),
+        received: None,
+        unwritten: Few::default(),
         told: Told::Settled,
-        replies: VecDeque::new(),
-    });
+        replies: Few::default(),
+    };
     let last_active = context.store.last_active(&DEVICE);
     shard.attach(conn, live, last_active, Grant::default(), &mut Vec::new()).expect("welcome");
     (conn, far.expect("connected"))
@@ -150,7 +150,7 @@ fn says_something(shard: &mut Shard, conn: ConnRef) {
     let mut ping = Vec::new();
     put_device_frame(&mut ping, &ToEdge { frame: Some(to_edge::Frame::Ping(Ping {})) });
     shard.begin();
-    shard.connection(conn).expect("there").partial = ping;
+    shard.connection(conn).expect("there").partial.set(ping);
     shard.resume(conn);
 }
 

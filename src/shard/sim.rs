@@ -18,7 +18,7 @@ use super::stream::Stream;
 use super::{DeviceContext, connection, listener, turn};
 use crate::ids::{DeviceKey, Generation, SessionRef, ShardId};
 use crate::push::Millis;
-use crate::sim::Pipe;
+use crate::sim::{Near, Pipe};
 
 /// See the module.
 pub struct SimShard {
@@ -79,7 +79,7 @@ impl SimShard {
             if shard.make_place().is_some() {
                 return false;
             }
-            shard.add(Stream::Simulated(pipe.clone()), peer, None)
+            shard.add(Stream::Simulated(Near::Pipe(pipe.clone())), peer, None)
         };
         listener::started(&self.shard, conn);
         let future = Box::pin(connection::run(self.shard.clone(), conn));

@@ -13,11 +13,12 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::DeviceContext;
+use super::few::Few;
 use super::identify::Grant;
 use super::memory::{Memory, Tally};
 use super::outbox::Outbox;
 use super::recalls::Recalls;
-use super::stream::Stream;
+use super::stream::{Peer, Stream};
 use super::tls::Tls;
 use super::traffic::Traffic;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
@@ -133,20 +134,18 @@ pub(super) struct Connection {
     pub serial: u32,
     pub stream: Stream,
     /// Where it came from.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// When it was accepted.
     pub since: Millis,
     /// `None`: plain TCP, or QUIC, which has its own.
     pub tls: Option<Box<Tls>>,
     pub phase: Phase,
     /// Received and not yet a whole record or (plain) frame.
-    pub retained: Vec<u8>,
+    pub retained: Few<u8>,
     /// TLS: decrypted and not yet a whole frame.
-    pub partial: Vec<u8>,
+    pub partial: Few<u8>,
     /// To be written when the socket takes it.
     pub outbox: Outbox,
-    /// Where its bytes are counted.
-    pub tally: Rc<Tally>,
     /// Of the connection's task.
     pub waker: Option<Waker>,
     pub flags: Flags,
@@ -184,21 +183,23 @@ pub(super) struct Flags {
     pub broken: bool,
 }
 
-/// Where a connection is in its life.
+/// Where a connection is in its life. Its session is part of it: almost all connections have one, and one allocation less is one look less into memory
+/// that no cache has.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Phase {
     /// Until Hello, at the latest at this time.
     Greeting { deadline: Millis },
     /// Its Hello is on its way to the journal.
     Registering(Box<Registering>),
     /// Authenticated.
-    Live(Box<Live>),
+    Live(Live),
     /// Flushes, then lingers until the peer closes, at the latest at this time.
     Closing { deadline: Millis },
 }
 
 /// A Hello that waits until it is durable.
 pub(super) struct Registering {
-    pub live: Box<Live>,
+    pub live: Live,
     /// When the device was last active before.
     pub last_active: Option<Millis>,
     pub grant: Grant,
@@ -210,20 +211,19 @@ pub(super) struct Live {
     pub device: DeviceKey,
     pub generation: Generation,
     pub session: Session<InList>,
-    pub heartbeat_s: u32,
     pub app: AppKey,
     pub device_id: Arc<str>,
     /// Of the newest credential that the device has.
     pub epoch: u32,
     /// Ids of Hello that are not to be sent, until the list was drained once.
-    pub received: Received,
+    pub received: Option<Box<Received>>,
     /// Pulled, which counts as written, and not written: the first one waits for its body. Asked for again, they would come as redelivered,
     /// and those of retention 0 not at all.
-    pub unwritten: Vec<Pulled>,
+    pub unwritten: Few<Pulled>,
     /// Of messages that were taken back while it was away.
     pub told: Told,
     /// Requests that wait until they are durable, oldest first; at most `limits::SESSION_REQUESTS`.
-    pub replies: VecDeque<Waiting>,
+    pub replies: Few<Waiting>,
 }
 
 /// Messages that the device had when it said Hello: their entries end without being sent once more.
@@ -236,6 +236,11 @@ pub(super) struct Received {
 }
 
 impl Received {
+    /// Those that a Hello names; `None`: it names none.
+    pub(super) fn of(ids: Vec<MessageId>) -> Option<Self> {
+        (!ids.is_empty()).then(|| Self { ids: ids.into(), until: Seq(0) })
+    }
+
     /// Whether the Hello ends an entry of this message.
     pub(super) fn covers(&self, seq: Seq, message: MessageId) -> bool {
         seq <= self.until && self.ids.contains(&message)
@@ -344,14 +349,13 @@ impl Shard {
         let connection = Connection {
             serial,
             stream,
-            peer,
+            peer: peer.into(),
             since: self.now,
             tls,
             phase: Phase::Greeting { deadline },
-            retained: Vec::new(),
-            partial: Vec::new(),
+            retained: Few::default(),
+            partial: Few::default(),
             outbox: Outbox::default(),
-            tally: self.tally.clone(),
             waker: None,
             flags: Flags::default(),
         };
@@ -468,7 +472,7 @@ impl Connection {
 
     /// Where the device is now.
     pub(super) fn client_ip(&self) -> IpAddr {
-        self.stream.moved_to().unwrap_or(self.peer).ip().to_canonical()
+        self.stream.moved_to().map_or(self.peer.ip(), |address| address.ip()).to_canonical()
     }
 }
 

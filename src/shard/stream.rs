@@ -1,9 +1,10 @@
 //! What carries a connection's bytes: TCP, or one stream of a QUIC connection. Both look the same from here on: bytes in order, readiness
 //! by the connection's task, an end in each direction.
 
+use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -22,7 +23,36 @@ pub(super) enum Stream {
     Quic(Box<QuicStream>),
     /// A simulated one, like TCP.
     #[cfg(feature = "sim")]
-    Simulated(crate::sim::Pipe),
+    Simulated(crate::sim::Near),
+}
+
+/// Where a connection comes from: 20 bytes instead of the 32 of a `SocketAddr`, which has room for what only some addresses have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    ip: IpAddr,
+    port: u16,
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Self { ip: address.ip(), port: address.port() }
+    }
+}
+
+impl Peer {
+    pub(super) fn ip(self) -> IpAddr {
+        self.ip
+    }
+
+    pub(super) fn address(self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port)
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address().fmt(f)
+    }
 }
 
 /// A QUIC connection and the one stream that a device opens on it. Dropped, it closes the connection.
@@ -101,7 +131,7 @@ impl Stream {
             }
             Self::Quic(quic) => quic.streams()?.1.poll_read(cx, into).map_err(io::Error::from),
             #[cfg(feature = "sim")]
-            Self::Simulated(pipe) => pipe.poll_read(cx, into),
+            Self::Simulated(near) => near.poll_read(cx, into),
         }
     }
 
@@ -119,7 +149,7 @@ impl Stream {
                 Pin::new(&mut quic.streams()?.0).poll_write(cx, bytes).map_err(io::Error::from)
             }
             #[cfg(feature = "sim")]
-            Self::Simulated(pipe) => pipe.poll_write(cx, bytes),
+            Self::Simulated(near) => near.poll_write(cx, bytes),
         }
     }
 
@@ -135,7 +165,7 @@ impl Stream {
                 }
             }
             #[cfg(feature = "sim")]
-            Self::Simulated(pipe) => pipe.try_write(bytes),
+            Self::Simulated(near) => near.try_write(bytes),
         }
     }
 
@@ -145,8 +175,8 @@ impl Stream {
             Self::Tcp(tcp) => SockRef::from(&*tcp).shutdown(Shutdown::Write),
             Self::Quic(quic) => quic.streams()?.0.finish().map_err(io::Error::from),
             #[cfg(feature = "sim")]
-            Self::Simulated(pipe) => {
-                pipe.shut();
+            Self::Simulated(near) => {
+                near.shut();
                 Ok(())
             }
         }
@@ -161,7 +191,7 @@ impl Stream {
             },
             Self::Quic(quic) => quic.connection.as_ref().is_some_and(|quic| quic.close_reason().is_some()),
             #[cfg(feature = "sim")]
-            Self::Simulated(pipe) => pipe.is_ended(),
+            Self::Simulated(near) => near.is_ended(),
         }
     }
 
@@ -173,7 +203,7 @@ impl Stream {
             }
             Self::Quic(_) => false,
             #[cfg(feature = "sim")]
-            Self::Simulated(pipe) => pipe.has_unread(),
+            Self::Simulated(near) => near.has_unread(),
         }
     }
 

@@ -2,12 +2,17 @@
 //! (peers, faults, what must hold) is in `tests/sim/`. Only builds with the feature `sim` have this.
 
 mod edge;
+mod near;
 mod pipe;
+mod sink;
 
 pub use crate::clock::SimTime;
 pub use crate::router::sim::SimLink;
+pub use crate::shard::local::LocalShard;
 pub use crate::shard::sim::{LiveSession, SimShard};
 #[cfg(test)]
 pub(crate) use edge::Wired;
 pub use edge::{Edge, Plan, SECRET, START};
+pub(crate) use near::Near;
 pub use pipe::{Pipe, Stamp};
+pub use sink::Sink;

@@ -21,6 +21,8 @@ use crate::push::{
 pub use self::batch::Batch;
 pub use self::operator::{AppChange, RetireError, Retired, StreamState};
 pub use self::recalls::Recall;
+#[cfg(feature = "sim")]
+pub use self::record::samples::Sample;
 
 mod attributes;
 pub mod batch;

@@ -42,6 +42,8 @@ pub(super) mod device;
 mod lost;
 mod receipt;
 mod refused;
+#[cfg(feature = "sim")]
+pub(super) mod samples;
 
 pub(super) const BATCH: u8 = 1;
 pub(super) const COPY: u8 = 2;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use prost::Message;
+use smallvec::SmallVec;
 
 use super::bindings::{parse_bind, parse_unbind};
 use super::frame::put_device_frame;
@@ -26,8 +27,8 @@ pub enum ToEdge {
     Ack {
         /// From 1, without gaps.
         number: u64,
-        /// 1 to `limits::ACK_EVENTS`: message, event, the device's time.
-        events: Vec<(MessageId, Event, Millis)>,
+        /// 1 to `limits::ACK_EVENTS`: message, event, the device's time. One, mostly.
+        events: SmallVec<[(MessageId, Event, Millis); 1]>,
     },
     /// Heartbeat.
     Ping,

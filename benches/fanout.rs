@@ -1,0 +1,159 @@
+//! What a session holds and what a delivery costs in one process with a million sessions.
+#![allow(missing_docs)]
+
+mod common;
+#[path = "common/edge.rs"]
+mod edge;
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command as Process, ExitCode};
+
+use clap::Parser;
+use common::{batch, resident};
+use edge::{Edge, QUIET_MS, Spent};
+use mooring::sim::LocalShard;
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+
+/// Targets of one batch, at most.
+const BATCH: usize = 20_000;
+/// Bytes of a push.
+const BODY: usize = 200;
+
+#[derive(Clone, Debug, Parser)]
+struct Args {
+    /// Sessions.
+    #[arg(long, default_value_t = 1_000_000)]
+    sessions: usize,
+    /// Broadcasts to all of them that are measured.
+    #[arg(long, default_value_t = 3)]
+    broadcasts: usize,
+    /// Batches to so many random sessions.
+    #[arg(long, default_value_t = 300)]
+    batches: usize,
+    /// Targets of those.
+    #[arg(long, default_value_t = 1_000)]
+    targets: usize,
+    /// Few sessions, to see that it runs.
+    #[arg(long)]
+    quick: bool,
+    /// Passed by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+async fn broadcast(edge: &mut Edge, targets: &[u32], name: &str) {
+    for (n, targets) in targets.chunks(BATCH).enumerate() {
+        let mut batch = batch(&format!("{name}-{n}"), 1, &[]);
+        batch.body = vec![7; BODY].into();
+        edge.deliver(batch, targets).await;
+    }
+}
+
+fn tell(what: &str, spent: Spent, deliveries: usize) -> Value {
+    let micros = |nanos: u64| nanos as f64 / 1e3 / deliveries as f64;
+    let Spent { accept, hand_over, write, wake, read, settle } = spent;
+    let shard = hand_over + write + wake + read;
+    println!(
+        "{what}: {:.3} µs a delivery with its ack (hand-over {:.3}, write {:.3}, wake {:.3}, read {:.3}); \
+         the store beside that: accept {:.3}, acks {:.3}",
+        micros(shard),
+        micros(hand_over),
+        micros(write),
+        micros(wake),
+        micros(read),
+        micros(accept),
+        micros(settle)
+    );
+    json!({
+        "us_per_delivery": micros(shard),
+        "hand_over_us": micros(hand_over),
+        "write_us": micros(write),
+        "wake_us": micros(wake),
+        "read_us": micros(read),
+        "store_accept_us": micros(accept),
+        "store_acks_us": micros(settle),
+    })
+}
+
+async fn run(args: &Args) -> Value {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut edge = Edge::start(directory.path(), args.sessions);
+    for (part, bytes) in LocalShard::sizes() {
+        println!("{part}: {bytes} bytes");
+    }
+    let sessions = args.sessions;
+    let mut memory = Vec::new();
+    for (step, upto) in [sessions / 4, sessions / 2, sessions].into_iter().enumerate() {
+        edge.connect(upto).await;
+        let mut all: Vec<u32> = (0..upto as u32).collect();
+        all.shuffle(&mut rng);
+        for n in 0..3 {
+            broadcast(&mut edge, &all, &format!("fill-{step}-{n}")).await;
+        }
+        drop(all);
+        edge.rest(QUIET_MS + 500).await;
+        memory.push((upto as f64, resident() as f64));
+        println!("{upto} sessions: {:.0} MB resident", resident() as f64 / 1e6);
+    }
+    let [first, middle, last] = memory[..] else { unreachable!("three steps") };
+    let slope = |from: (f64, f64), to: (f64, f64)| (to.1 - from.1) / (to.0 - from.0);
+    let bytes = slope(first, last);
+    println!(
+        "bytes a session: {bytes:.0} ({:.0} over the first half, {:.0} over the second)",
+        slope(first, middle),
+        slope(middle, last)
+    );
+    let mut all: Vec<u32> = (0..sessions as u32).collect();
+    all.shuffle(&mut rng);
+    edge.spent = Spent::default();
+    for n in 0..args.broadcasts {
+        broadcast(&mut edge, &all, &format!("all-{n}")).await;
+    }
+    let to_all = tell("broadcast", edge.spent, args.broadcasts * sessions);
+    edge.spent = Spent::default();
+    for n in 0..args.batches {
+        let from = rng.random_range(0..=sessions - args.targets);
+        let (targets, _) = all[from..from + args.targets].split_at(args.targets);
+        let targets = targets.to_vec();
+        broadcast(&mut edge, &targets, &format!("some-{n}")).await;
+    }
+    let to_some = tell("random targets", edge.spent, args.batches * args.targets);
+    json!({
+        "sessions": sessions,
+        "bytes_per_session": bytes,
+        "broadcast": to_all,
+        "random": to_some,
+        "sizes": LocalShard::sizes().into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+    })
+}
+
+/// The allocator's thresholds are those that `serve` gives itself.
+fn as_serve() {
+    const THRESHOLDS: [(&str, &str); 2] =
+        [("MALLOC_MMAP_THRESHOLD_", "524288"), ("MALLOC_TRIM_THRESHOLD_", "1048576")];
+    if std::env::var_os(THRESHOLDS[0].0).is_none() {
+        let program = std::env::current_exe().expect("a path");
+        let error = Process::new(program).args(std::env::args_os().skip(1)).envs(THRESHOLDS).exec();
+        panic!("it starts itself once more: {error}");
+    }
+}
+
+fn main() -> ExitCode {
+    let mut args = Args::parse();
+    if args.quick {
+        (args.sessions, args.batches) = (20_000, 20);
+    }
+    if args.sessions < 4 || args.targets > args.sessions {
+        eprintln!("--sessions must be four at least, and not less than --targets");
+        return ExitCode::from(2);
+    }
+    as_serve();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let local = tokio::task::LocalSet::new();
+    println!("{}", runtime.block_on(local.run_until(run(&args))));
+    ExitCode::SUCCESS
+}
