@@ -100,7 +100,7 @@ fn what_nobody_waits_for_is_no_reason_to_stop_gathering() {
     assert!(inbox.take(Duration::ZERO, Wakes::Many, &mut group).is_some(), "it isn't closed");
     assert_eq!((group.len(), inbox.has_urgent()), (3, false), "its turn takes everything");
     for _ in 0..MANY_COMMANDS {
-        assert_eq!(reasons()[2], false, "so few are not worth a sync");
+        assert!(!reasons()[2], "so few are not worth a sync");
         inbox.put(flush()).expect("there is room");
     }
     assert_eq!(reasons(), [true; 3]);
