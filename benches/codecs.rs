@@ -33,7 +33,6 @@ fn event(n: u64) -> pb::Event {
         message_id: 7_000_000_000 + n,
         r#type: pb::EventType::Arrive.into(),
         time_milliseconds: NOW,
-        ..pb::Event::default()
     }
 }
 

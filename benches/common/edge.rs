@@ -342,7 +342,5 @@ fn ack(number: u64, message: u64, time: u64) -> Rc<[u8]> {
         message_id: message,
         r#type: pb::EventType::Arrive.into(),
         time_milliseconds: time,
-        ..pb::Event::default()
-    };
     put(pb::to_edge::Frame::Ack(pb::Ack { number, events: vec![event] }))
 }
