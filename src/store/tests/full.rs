@@ -1,30 +1,15 @@
 //! A disk that stays full: what is said then is true, and space comes back from the journal itself.
 
-use std::sync::Arc;
-
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use super::plan::START;
+use super::common::{HOUR, opened};
 use super::support::{Harness, Told, ack, batch, device, session, small};
 use crate::ids::Seq;
 use crate::push::{Event, Rejection};
 use crate::store::Command;
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
-
-const HOUR: u64 = 3_600_000;
-
-fn opened(options: &StoreOptions) -> (Arc<SimDisk>, Harness<SimDisk>) {
-    let disk = Arc::new(SimDisk::new());
-    let mut harness = Harness::open(&disk, options, START);
-    for n in 0..4 {
-        harness.see(n);
-    }
-    harness.commit().expect("the disk works");
-    harness.sink.take();
-    (disk, harness)
-}
 
 /// Delivers until one is rejected; how many were accepted.
 fn fill(harness: &mut Harness<SimDisk>, first: u64) -> u64 {

@@ -4,6 +4,7 @@ mod at_rest;
 mod basics;
 mod bindings;
 mod bounds;
+mod common;
 mod damage;
 mod delivery;
 mod embedded;
