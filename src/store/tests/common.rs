@@ -8,6 +8,8 @@ use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
 
 pub(super) const HOUR: u64 = 3_600_000;
+/// Bytes of a segment in [`super::support::small`].
+pub(super) const SEGMENT: u64 = 16 * 1024;
 
 /// An engine that knows four devices, and has told everything of them.
 pub(super) fn opened(options: &StoreOptions) -> (Arc<SimDisk>, Harness<SimDisk>) {

@@ -12,7 +12,7 @@ use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
 
 /// Delivers until one is rejected; how many were accepted.
-fn fill(harness: &mut Harness<SimDisk>, first: u64) -> u64 {
+pub(super) fn fill(harness: &mut Harness<SimDisk>, first: u64) -> u64 {
     for n in first..10_000 {
         let mut new = batch(&format!("b-{n}"), n, &[0, 1], harness.now, HOUR);
         new.body = vec![7; 3_000].into();
@@ -28,7 +28,7 @@ fn fill(harness: &mut Harness<SimDisk>, first: u64) -> u64 {
 }
 
 /// Acks that free nothing, until one isn't confirmed; its number.
-fn use_up(harness: &mut Harness<SimDisk>) -> u64 {
+pub(super) fn use_up(harness: &mut Harness<SimDisk>) -> u64 {
     for number in 1..10_000 {
         harness.acks(vec![ack(0, number, &[(999_999 + number, Event::Click)], harness.now)]);
         harness.commit().expect("the disk works");

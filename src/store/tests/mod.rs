@@ -28,3 +28,4 @@ mod streams;
 mod streams_model;
 mod support;
 mod tables;
+mod wakeups;
