@@ -12,6 +12,7 @@ mod ends;
 mod fixture;
 mod forgetting;
 mod full;
+mod given_up;
 mod history;
 mod memory;
 mod model;
