@@ -107,6 +107,10 @@ impl<D: Disk> Engine<D> {
     /// One slice, if a checkpoint is due or being written. Answers whether there was anything to do.
     /// A checkpoint that can't be written is given up, and tried again later: until then a start takes longer, and nothing is trimmed.
     pub(super) fn checkpoint_slice(&mut self, now: Millis) -> Result<bool, StoreFailure> {
+        if now >= self.checkpoints.retry_at {
+            // Looked at again: if none is due now, only what happens makes one due.
+            self.checkpoints.retry_at = 0;
+        }
         if self.checkpoints.writing.is_none() && !self.checkpoint_is_due(now) {
             return Ok(false);
         }

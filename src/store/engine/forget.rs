@@ -103,9 +103,9 @@ impl<D: Disk> Engine<D> {
         Ok(any || self.forget.next_at.is_some_and(|at| at <= now))
     }
 
-    /// When the next part is due.
+    /// When the next part is due. Nobody is forgotten while the tables are behind: that they no longer are wakes the engine too.
     pub(super) fn next_forget(&self) -> Option<Millis> {
-        self.forget.next_at
+        self.forget.next_at.filter(|_| !self.is_behind())
     }
 
     /// Forgets a device, unless it has come back meanwhile. `false`: there is no room for the records.

@@ -399,13 +399,15 @@ impl<D: Disk> Engine<D> {
     /// Spare segments, as far as the disk and the configured maximum have room. While they have none it is tried again now and then: so a
     /// disk that was full is noticed when it no longer is.
     fn replenish(&mut self, now: Millis) -> Result<(), StoreFailure> {
+        if now < self.replenish_at {
+            return Ok(());
+        }
         let segment = u64::from(self.options.segment_bytes);
         let max = self.options.max_bytes;
-        if now < self.replenish_at
-            || self.checkpoints.borrows()
-            || self.tables.borrows
-            || max != 0 && self.journal.file_bytes() + segment > max
-        {
+        let is_at_max = max != 0 && self.journal.file_bytes() + segment > max;
+        if is_at_max || self.checkpoints.borrows() || self.tables.borrows {
+            // That a segment goes, or that what was lent comes back, calls for it again.
+            self.replenish_at = 0;
             return Ok(());
         }
         self.journal.replenish()?;

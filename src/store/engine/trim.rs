@@ -16,7 +16,7 @@ use crate::ids::Seq;
 use crate::push::Millis;
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
-use crate::store::journal::{Place, RECORD_OVERHEAD, SegmentState};
+use crate::store::journal::{Place, RECORD_OVERHEAD, Room, SegmentState};
 use crate::store::push_record::MessageKey;
 use crate::store::record::{self, BatchRecord, Target, put_targets};
 use crate::store::stats::StoreStats;
@@ -40,6 +40,38 @@ struct Scan {
     /// The segment's last.
     last: Seq,
     position: Option<Place>,
+}
+
+/// What a copy of what is live in the oldest segment costs, and what for. All in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Weighed {
+    segment_bytes: u64,
+    reserve_segments: u64,
+    /// Of the whole journal.
+    file_bytes: u64,
+    live_bytes: u64,
+    room: Room,
+    kept_for_ends: u64,
+    /// Of the oldest segment.
+    used: u64,
+    /// What is live there takes this once more, at most.
+    copied: u64,
+}
+
+impl Weighed {
+    fn pays(&self) -> bool {
+        let slack = (self.reserve_segments + 2) * self.segment_bytes;
+        let much_larger = self.file_bytes > 2 * self.live_bytes + slack;
+        // One that is live nearly wholly would be copied in a circle.
+        let gains = much_larger || self.copied + self.segment_bytes / 8 <= self.used;
+        // For a moment it may take the room of acks, as without it nothing may ever make room again; never that of ends.
+        let fits = self.room.total > self.copied + self.kept_for_ends / 2;
+        (much_larger || is_short(self.room, self.segment_bytes)) && gains && fits
+    }
+}
+
+fn is_short(room: Room, segment_bytes: u64) -> bool {
+    room.before_reserve < segment_bytes / 2
 }
 
 impl<D: Disk> Engine<D> {
@@ -85,22 +117,23 @@ impl<D: Disk> Engine<D> {
     }
 
     fn copying_pays(&self, oldest: &SegmentState) -> bool {
-        let segment = u64::from(self.options.segment_bytes);
-        let slack = u64::from(self.options.reserve_segments + 2) * segment;
-        let much_larger = self.journal.file_bytes() > 2 * self.live_bytes + slack;
-        // No more is copied than what is live there. For a moment it may take the room of acks, as without it nothing may ever make room again; never
-        // that of ends.
         let (batches, bytes) = self.live_in.get(&oldest.id).copied().unwrap_or_default();
-        let copied = bytes + batches * RECORD_OVERHEAD as u64;
-        let (total, kept) = (self.journal.room().total, self.kept_for_ends());
-        // One that is live nearly wholly would be copied in a circle.
-        let gains = much_larger || copied + segment / 8 <= u64::from(oldest.used);
-        (much_larger || self.is_short_of_room()) && gains && total > copied + kept / 2
+        let weighed = Weighed {
+            segment_bytes: u64::from(self.options.segment_bytes),
+            reserve_segments: u64::from(self.options.reserve_segments),
+            file_bytes: self.journal.file_bytes(),
+            live_bytes: self.live_bytes,
+            room: self.journal.room(),
+            kept_for_ends: self.kept_for_ends(),
+            used: u64::from(oldest.used),
+            copied: bytes + batches * RECORD_OVERHEAD as u64,
+        };
+        weighed.pays()
     }
 
     /// Whether batches are refused for want of room, or soon will be.
     pub(super) fn is_short_of_room(&self) -> bool {
-        self.journal.room().before_reserve < u64::from(self.options.segment_bytes) / 2
+        is_short(self.journal.room(), u64::from(self.options.segment_bytes))
     }
 
     fn remove_oldest(&mut self, now: Millis) -> Result<bool, StoreFailure> {
@@ -206,12 +239,9 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    /// Batches of a segment whose records couldn't be copied: unless there was only no room for them, or the disk fails for the moment, they are
-    /// damaged.
+    /// Batches of a segment that weren't copied: unless there was only no room for them, or the disk fails for the moment, their records are damaged. Where
+    /// room is short, too: else one of them would hold back everything behind it, and no room would ever come of that.
     fn give_up_on(&mut self, now: Millis, segment: u32) -> bool {
-        if self.is_short_of_room() {
-            return false;
-        }
         let mut lost = Vec::new();
         for part in 0..self.shared.index.len() {
             let part = self.shared.index.lock(part);
@@ -222,9 +252,70 @@ impl<D: Disk> Engine<D> {
             match read {
                 Ok(_) => batch.was_read(),
                 Err(error) if batch.is_given_up(&error, now) => self.found_damaged(batch),
-                Err(_) => self.trim.retry_at = now + RETRY_MS,
+                Err(_) => {}
             }
         }
+        if self.damaged.is_empty() {
+            // What it was will be so for a moment.
+            self.trim.retry_at = now + RETRY_MS;
+        }
         !self.damaged.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT: u64 = 16_000;
+
+    /// A journal of ten segments, a quarter of which is live; in the oldest one nearly half.
+    const LARGE: Weighed = Weighed {
+        segment_bytes: SEGMENT,
+        reserve_segments: 2,
+        file_bytes: 10 * SEGMENT,
+        live_bytes: 3 * SEGMENT - 1,
+        room: Room { before_reserve: SEGMENT, total: 3 * SEGMENT },
+        kept_for_ends: SEGMENT,
+        used: SEGMENT,
+        copied: 7_000,
+    };
+    /// The same, with more that is live.
+    const FULL: Weighed = Weighed { live_bytes: 3 * SEGMENT, ..LARGE };
+
+    fn short(before_reserve: u64) -> Room {
+        Room { before_reserve, ..LARGE.room }
+    }
+
+    #[test]
+    fn copying_pays_where_the_journal_is_more_than_twice_what_is_live() {
+        // Beside that the reserve, the next segment and the active one.
+        assert!(LARGE.pays());
+        assert!(!FULL.pays());
+        assert!(Weighed { file_bytes: 10 * SEGMENT + 1, ..FULL }.pays());
+        assert!(Weighed { live_bytes: 0, file_bytes: 4 * SEGMENT + 1, ..LARGE }.pays());
+        assert!(!Weighed { live_bytes: 0, file_bytes: 4 * SEGMENT, ..LARGE }.pays());
+        // Whatever is live of the oldest segment: it goes round, but what lies between gets less.
+        assert!(Weighed { copied: SEGMENT, ..LARGE }.pays());
+    }
+
+    #[test]
+    fn where_room_is_short_copying_pays_if_it_gains_an_eighth_of_a_segment() {
+        let short = Weighed { room: short(SEGMENT / 2 - 1), ..FULL };
+        assert!(short.pays());
+        assert!(!Weighed { room: self::short(SEGMENT / 2), ..FULL }.pays(), "it isn't short");
+        assert!(Weighed { copied: SEGMENT / 8 * 7, ..short }.pays());
+        assert!(!Weighed { copied: SEGMENT / 8 * 7 + 1, ..short }.pays());
+        assert!(!Weighed { used: 8_999, ..short }.pays(), "it isn't full itself");
+        assert!(Weighed { used: 9_000, ..short }.pays());
+    }
+
+    #[test]
+    fn a_copy_takes_the_room_of_acks_but_never_that_of_ends() {
+        let with = |total| Room { before_reserve: 0, total };
+        for weighed in [LARGE, FULL] {
+            assert!(Weighed { room: with(7_000 + SEGMENT / 2 + 1), ..weighed }.pays());
+            assert!(!Weighed { room: with(7_000 + SEGMENT / 2), ..weighed }.pays());
+        }
     }
 }

@@ -7,9 +7,14 @@ use super::{Engine, StoreFailure};
 use crate::ids::{MessageId, Seq};
 use crate::store::device_row::Row;
 use crate::store::disk::Disk;
+#[cfg(test)]
+use crate::store::journal::SegmentState;
 use crate::store::part::Spread;
 use crate::store::push_record::MessageKey;
 use crate::store::tables::{Table, row_content};
+
+#[cfg(test)]
+type Live = std::collections::BTreeMap<u32, (u64, u64)>;
 
 /// Messages named one by one, of those whose counts and lists disagree.
 const NAMED: usize = 1_000;
@@ -106,6 +111,32 @@ impl<D: Disk> Engine<D> {
         }
         verified.pending_of = of_apps.into_iter().collect();
         listed
+    }
+
+    /// The segments in use, oldest first.
+    #[cfg(test)]
+    pub(in crate::store) fn segments(&self) -> Vec<SegmentState> {
+        self.journal.segments()
+    }
+
+    /// Batches with something pending and their bytes, by segment: as counted, and as the batches tell.
+    #[cfg(test)]
+    pub(in crate::store) fn live_by_segment(&self) -> (Live, Live) {
+        let mut live = Live::new();
+        for part in 0..self.shared.index.len() {
+            for batch in self.shared.index.lock(part).batches.values() {
+                let (batches, bytes) = live.entry(batch.place().segment).or_default();
+                *batches += 1;
+                *bytes += u64::from(batch.bytes.load(std::sync::atomic::Ordering::Relaxed));
+            }
+        }
+        (self.live_in.clone(), live)
+    }
+
+    /// Bytes that can still be staged.
+    #[cfg(test)]
+    pub(in crate::store) fn room(&self) -> u64 {
+        self.journal.room().total
     }
 
     /// Devices of which credentials are revoked.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::common::{HOUR, opened};
+use super::plan::START;
 use super::support::{Harness, Told, ack, batch, device, seen, session, small};
 use crate::ids::Seq;
 use crate::push::{Event, Failure, NewBatch, OfflinePolicy, ReceiptKind, Refusal, Rejection, StreamEvent};
@@ -9,20 +11,6 @@ use crate::store::Command;
 use crate::store::disk::sim::SimDisk;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-
-const START: u64 = 1_800_000_000_000;
-const HOUR: u64 = 3_600_000;
-
-fn opened() -> (Arc<SimDisk>, Harness<SimDisk>) {
-    let disk = Arc::new(SimDisk::new());
-    let mut harness = Harness::open(&disk, &small(), START);
-    for n in 0..4 {
-        harness.see(n);
-    }
-    harness.commit().expect("the disk works");
-    harness.sink.take();
-    (disk, harness)
-}
 
 fn crash(disk: &Arc<SimDisk>, harness: Harness<SimDisk>) -> Harness<SimDisk> {
     let now = harness.now;
@@ -33,7 +21,7 @@ fn crash(disk: &Arc<SimDisk>, harness: Harness<SimDisk>) -> Harness<SimDisk> {
 
 #[test]
 fn a_batch_is_seen_only_after_its_commit() {
-    let (_disk, mut harness) = opened();
+    let (_disk, mut harness) = opened(&small());
     let mut answer = harness.stage_batch(batch("b1", 1, &[0, 1, 9, 0], START, HOUR));
     assert!(harness.pull(0).is_empty() && harness.sink.take().is_empty());
     assert!(answer.try_recv().is_err(), "nothing is answered before the commit");
@@ -48,7 +36,7 @@ fn a_batch_is_seen_only_after_its_commit() {
 
 #[test]
 fn a_device_is_current_only_when_what_it_said_is_durable() {
-    let (_disk, mut harness) = opened();
+    let (_disk, mut harness) = opened(&small());
     let is_current = |harness: &Harness<SimDisk>, n| harness.engine.shared().index.is_current(&seen(n));
     assert!(is_current(&harness, 0) && !is_current(&harness, 9));
     harness.see(9);
@@ -62,7 +50,7 @@ fn a_device_is_current_only_when_what_it_said_is_durable() {
 
 #[test]
 fn what_is_pending_at_a_crash_comes_again_in_order_and_marked() {
-    let (disk, mut harness) = opened();
+    let (disk, mut harness) = opened(&small());
     for message in 1..=3 {
         harness.deliver(batch(&format!("b{message}"), message, &[0, 1], START, HOUR)).expect("accepted");
     }
@@ -79,7 +67,7 @@ fn what_is_pending_at_a_crash_comes_again_in_order_and_marked() {
 
 #[test]
 fn a_repeated_batch_gets_the_same_answer_also_after_a_crash() {
-    let (disk, mut harness) = opened();
+    let (disk, mut harness) = opened(&small());
     let first = harness.deliver(batch("b1", 1, &[0, 9], START, HOUR)).expect("accepted");
     assert!(!first.repeated);
     // Also within one group.
@@ -107,7 +95,7 @@ fn a_repeated_batch_gets_the_same_answer_also_after_a_crash() {
 
 #[test]
 fn admission_refuses_target_by_target_and_batch_by_batch() {
-    let (_disk, mut harness) = opened();
+    let (_disk, mut harness) = opened(&small());
     let mut off = seen(3);
     off.push_on = Some(false);
     harness.apply(Command::Seen { device: Box::new(off), session: session(3) }).expect("the disk works");
@@ -129,7 +117,7 @@ fn admission_refuses_target_by_target_and_batch_by_batch() {
 
 #[test]
 fn acks_end_entries_once_and_late_ones_are_marked() {
-    let (_disk, mut harness) = opened();
+    let (_disk, mut harness) = opened(&small());
     harness.deliver(batch("b1", 1, &[0, 1, 2], START, HOUR)).expect("accepted");
     harness.sink.take();
     let now = START + 10;
@@ -195,7 +183,7 @@ fn acks_end_entries_once_and_late_ones_are_marked() {
 
 #[test]
 fn retention_zero_is_for_who_is_connected_and_never_redelivered() {
-    let (disk, mut harness) = opened();
+    let (disk, mut harness) = opened(&small());
     harness.connected.lock().expect("not poisoned").extend([device(0), device(1)]);
     let mut new = batch("b1", 1, &[0, 1, 2], START, 10_000);
     new.online_only = true;
@@ -232,7 +220,7 @@ fn retention_zero_is_for_who_is_connected_and_never_redelivered() {
 
 #[test]
 fn switching_off_ends_what_is_pending() {
-    let (_disk, mut harness) = opened();
+    let (_disk, mut harness) = opened(&small());
     let first = harness.deliver(batch("b1", 1, &[0], START, HOUR)).expect("accepted");
     let second = harness.deliver(batch("b2", 2, &[0, 1], START, HOUR)).expect("accepted");
     harness.sink.take();
@@ -247,7 +235,7 @@ fn switching_off_ends_what_is_pending() {
 
 #[test]
 fn sent_is_reported_once_and_arrive_then_stands_for_itself() {
-    let (_disk, mut harness) = opened();
+    let (_disk, mut harness) = opened(&small());
     let answer = harness.deliver(batch("b1", 1, &[0, 1], START, HOUR)).expect("accepted");
     harness.pull(0);
     harness.pull(1);
@@ -273,7 +261,7 @@ fn sent_is_reported_once_and_arrive_then_stands_for_itself() {
 
 #[test]
 fn a_stream_has_a_durable_cursor_that_only_moves_forward_and_rests_when_idle() {
-    let (disk, mut harness) = opened();
+    let (disk, mut harness) = opened(&small());
     harness.deliver(batch("b1", 1, &[0, 1], START, HOUR)).expect("accepted");
     harness.arrive(0, 1);
     harness.arrive(1, 1);
@@ -298,7 +286,7 @@ fn a_stream_has_a_durable_cursor_that_only_moves_forward_and_rests_when_idle() {
 
 #[test]
 fn a_batch_that_came_too_late_is_rejected_and_one_for_who_is_online_is_put_off() {
-    let (_disk, mut harness) = opened();
+    let (_disk, mut harness) = opened(&small());
     let late = batch("late", 1, &[0], START - 5_000, 5_000);
     assert_eq!(harness.deliver(late.clone()).expect_err("too late"), Rejection::Expired);
     // Its window begins when it is taken in: only the edge itself can be late.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::common::{HOUR, opened};
 use super::plan::START;
 use super::support::{Harness, Told, ack, batch, device, seen, session, small};
 use crate::ids::Seq;
@@ -9,19 +10,6 @@ use crate::push::{Event, Failure, Refusal, Rejection, StreamEvent};
 use crate::store::Command;
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
-
-const HOUR: u64 = 3_600_000;
-
-fn opened(options: &StoreOptions) -> (Arc<SimDisk>, Harness<SimDisk>) {
-    let disk = Arc::new(SimDisk::new());
-    let mut harness = Harness::open(&disk, options, START);
-    for n in 0..4 {
-        harness.see(n);
-    }
-    harness.commit().expect("the disk works");
-    harness.sink.take();
-    (disk, harness)
-}
 
 /// Delivers until one is rejected; answers how many were accepted, and why the last wasn't.
 fn fill(harness: &mut Harness<SimDisk>, prefix: &str, targets: &[u32]) -> (u64, Rejection) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use super::common::{HOUR, again, opened};
 use super::plan::{MESSAGES, Promised, START, plan};
 use super::stream_damage::{flip, places};
 use super::support::{Harness, batch, of_account, small};
@@ -16,18 +17,6 @@ use crate::store::disk::sim::SimDisk;
 use crate::store::journal::Place;
 use crate::store::options::StoreOptions;
 use crate::store::record;
-
-const HOUR: u64 = 3_600_000;
-
-fn opened(options: &StoreOptions) -> (Arc<SimDisk>, Harness<SimDisk>) {
-    let disk = Arc::new(SimDisk::new());
-    let mut harness = Harness::open(&disk, options, START);
-    for n in 0..4 {
-        harness.see(n);
-    }
-    harness.commit().expect("the disk works");
-    (disk, harness)
-}
 
 fn segment(id: u32) -> String {
     format!("journal-{id:010}.seg")
@@ -47,14 +36,6 @@ fn place_of(harness: &Harness<SimDisk>, n: u32, message: u64) -> Place {
 
 fn storage(counts: &Counts) -> u64 {
     counts.failed[Failure::Storage as usize - 1]
-}
-
-/// Killed and opened again.
-fn again(disk: &Arc<SimDisk>, harness: Harness<SimDisk>, options: &StoreOptions) -> Harness<SimDisk> {
-    let now = harness.now;
-    drop(harness);
-    disk.kill();
-    Harness::open(disk, options, now)
 }
 
 #[test]

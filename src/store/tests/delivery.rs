@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::common::{HOUR, messages, opened};
 use super::plan::START;
 use super::support::{Harness, app, batch, device, small};
 use crate::ids::{DeviceKey, MessageId, Seq};
@@ -14,19 +15,6 @@ use crate::store::options::{Quota, StoreOptions};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::oneshot;
-
-const HOUR: u64 = 3_600_000;
-
-fn opened(options: &StoreOptions) -> (Arc<SimDisk>, Harness<SimDisk>) {
-    let disk = Arc::new(SimDisk::new());
-    let mut harness = Harness::open(&disk, options, START);
-    for n in 0..4 {
-        harness.see(n);
-    }
-    harness.commit().expect("the disk works");
-    harness.sink.take();
-    (disk, harness)
-}
 
 fn crash(disk: &Arc<SimDisk>, harness: Harness<SimDisk>, options: &StoreOptions) -> Harness<SimDisk> {
     let now = harness.now;
@@ -59,10 +47,6 @@ fn ends(harness: &Harness<SimDisk>) -> Vec<(u64, Failure, u32, bool)> {
         StreamEvent::Gap(_) | StreamEvent::Device(_) => None,
     };
     events.filter_map(end).collect()
-}
-
-fn messages(harness: &Harness<SimDisk>, n: u32) -> Vec<u64> {
-    harness.pulled(n).into_iter().map(|(message, _)| message).collect()
 }
 
 fn revoke(harness: &mut Harness<SimDisk>, message: u64) -> Result<Revoked, Rejection> {

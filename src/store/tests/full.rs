@@ -1,11 +1,9 @@
 //! A disk that stays full: what is said then is true, and space comes back from the journal itself.
 
-use std::sync::Arc;
-
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use super::plan::START;
+use super::common::{HOUR, opened};
 use super::support::{Harness, Told, ack, batch, device, session, small};
 use crate::ids::Seq;
 use crate::push::{Event, Rejection};
@@ -13,21 +11,8 @@ use crate::store::Command;
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
 
-const HOUR: u64 = 3_600_000;
-
-fn opened(options: &StoreOptions) -> (Arc<SimDisk>, Harness<SimDisk>) {
-    let disk = Arc::new(SimDisk::new());
-    let mut harness = Harness::open(&disk, options, START);
-    for n in 0..4 {
-        harness.see(n);
-    }
-    harness.commit().expect("the disk works");
-    harness.sink.take();
-    (disk, harness)
-}
-
 /// Delivers until one is rejected; how many were accepted.
-fn fill(harness: &mut Harness<SimDisk>, first: u64) -> u64 {
+pub(super) fn fill(harness: &mut Harness<SimDisk>, first: u64) -> u64 {
     for n in first..10_000 {
         let mut new = batch(&format!("b-{n}"), n, &[0, 1], harness.now, HOUR);
         new.body = vec![7; 3_000].into();
@@ -43,7 +28,7 @@ fn fill(harness: &mut Harness<SimDisk>, first: u64) -> u64 {
 }
 
 /// Acks that free nothing, until one isn't confirmed; its number.
-fn use_up(harness: &mut Harness<SimDisk>) -> u64 {
+pub(super) fn use_up(harness: &mut Harness<SimDisk>) -> u64 {
     for number in 1..10_000 {
         harness.acks(vec![ack(0, number, &[(999_999 + number, Event::Click)], harness.now)]);
         harness.commit().expect("the disk works");

@@ -1,36 +1,11 @@
 //! Checkpoints are written a slice at a time, between commits, and batches are copied while others end: what comes in between is there once.
 
-use std::sync::Arc;
-
+use super::common::{HOUR, again, messages, opened};
 use super::plan::START;
-use super::support::{Harness, ack, batch, small};
+use super::support::{ack, batch, small};
 use crate::ids::Seq;
 use crate::push::{Event, Failure, StreamEvent};
-use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
-
-const HOUR: u64 = 3_600_000;
-
-fn opened(options: &StoreOptions) -> (Arc<SimDisk>, Harness<SimDisk>) {
-    let disk = Arc::new(SimDisk::new());
-    let mut harness = Harness::open(&disk, options, START);
-    for n in 0..4 {
-        harness.see(n);
-    }
-    harness.commit().expect("the disk works");
-    (disk, harness)
-}
-
-fn again(disk: &Arc<SimDisk>, harness: Harness<SimDisk>, options: &StoreOptions) -> Harness<SimDisk> {
-    let now = harness.now;
-    drop(harness);
-    disk.kill();
-    Harness::open(disk, options, now)
-}
-
-fn messages(harness: &Harness<SimDisk>, n: u32) -> Vec<u64> {
-    harness.pulled(n).into_iter().map(|(message, _)| message).collect()
-}
 
 #[test]
 fn what_comes_between_two_slices_of_a_checkpoint_is_there_once() {

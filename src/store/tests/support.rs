@@ -203,11 +203,16 @@ impl<D: Disk> Harness<D> {
         self.engine.commit(self.now)
     }
 
-    /// Until nothing is due, committing what is staged.
+    /// Until nothing is due, committing what is staged. What would be due at once all the same would keep the store's thread turning.
     pub(super) fn settle(&mut self) -> Result<(), StoreFailure> {
         loop {
             self.engine.commit(self.now)?;
             if !self.engine.maintain(self.now)? && !self.engine.has_staged() {
+                let (due, now) = (self.engine.next_wakeup(), self.now);
+                assert!(
+                    due.is_none_or(|due| due > now),
+                    "nothing is due, and yet it wakes up at {due:?} ({now})"
+                );
                 return Ok(());
             }
         }
@@ -382,6 +387,6 @@ impl<D: Disk> Harness<D> {
     }
 
     pub(super) fn head(&self) -> Seq {
-        self.engine.stream_bounds("main").expect("a stream").head
+        self.engine.head()
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use super::common::{HOUR, opened};
 use super::plan::START;
 use super::support::{Harness, app, batch, small};
 use crate::ids::Seq;
@@ -16,18 +17,7 @@ use crate::store::options::StoreOptions;
 use crate::store::tables::{self, Table, TableKind, TablesError, Writes};
 use crate::store::{Query, QueryAnswer};
 
-const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;
-
-fn opened(options: &StoreOptions) -> (Arc<SimDisk>, Harness<SimDisk>) {
-    let disk = Arc::new(SimDisk::new());
-    let mut harness = Harness::open(&disk, options, START);
-    for n in 0..4 {
-        harness.see(n);
-    }
-    harness.commit().expect("the disk works");
-    (disk, harness)
-}
 
 #[test]
 fn each_event_counts_on_its_day_over_a_crash_too() {

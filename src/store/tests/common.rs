@@ -1,0 +1,41 @@
+//! How most tests begin, and what they do again and again.
+
+use std::sync::Arc;
+
+use super::plan::START;
+use super::support::Harness;
+use crate::store::disk::sim::SimDisk;
+use crate::store::options::StoreOptions;
+
+pub(super) const HOUR: u64 = 3_600_000;
+/// Bytes of a segment in [`super::support::small`].
+pub(super) const SEGMENT: u64 = 16 * 1024;
+
+/// An engine that knows four devices, and has told everything of them.
+pub(super) fn opened(options: &StoreOptions) -> (Arc<SimDisk>, Harness<SimDisk>) {
+    let disk = Arc::new(SimDisk::new());
+    let mut harness = Harness::open(&disk, options, START);
+    for n in 0..4 {
+        harness.see(n);
+    }
+    harness.commit().expect("the disk works");
+    harness.sink.take();
+    (disk, harness)
+}
+
+/// Killed and opened again.
+pub(super) fn again(
+    disk: &Arc<SimDisk>,
+    harness: Harness<SimDisk>,
+    options: &StoreOptions,
+) -> Harness<SimDisk> {
+    let now = harness.now;
+    drop(harness);
+    disk.kill();
+    Harness::open(disk, options, now)
+}
+
+/// What is pending on a device, by message.
+pub(super) fn messages(harness: &Harness<SimDisk>, n: u32) -> Vec<u64> {
+    harness.pulled(n).into_iter().map(|(message, _)| message).collect()
+}
