@@ -161,3 +161,26 @@ impl Batch {
         before.map_or(0, |body| body.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_disk_may_pass_for_a_minute_and_nothing_else_may() {
+        let batch = || Batch::of_test(Seq(1), MessageId(1), 0);
+        let io = |kind: io::ErrorKind| ReadError::Io(kind.into());
+        let place = Place { segment: 1, offset: 40 };
+        for error in [ReadError::Gone, ReadError::Damaged(place), io(io::ErrorKind::UnexpectedEof)] {
+            assert!(batch().is_given_up(&error, 5), "{error}");
+        }
+        let (batch, error) = (batch(), io(io::ErrorKind::Other));
+        let given_up = |now| batch.is_given_up(&error, now);
+        assert_eq!([5, 6, 5 + limits::UNREADABLE_MS - 1].map(given_up), [false; 3]);
+        assert!(given_up(5 + limits::UNREADABLE_MS));
+        batch.was_read();
+        let again = 10 * limits::UNREADABLE_MS;
+        assert!(!given_up(again) && !given_up(again + limits::UNREADABLE_MS - 1), "it was read meanwhile");
+        assert!(given_up(again + limits::UNREADABLE_MS));
+    }
+}

@@ -163,9 +163,7 @@ impl BatchIds {
                 refused: take.bytes()?.into(),
             };
             ids.weight += id.weight();
-            if let Some(before) = ids.known.insert(key, id) {
-                ids.weight -= before.weight();
-            }
+            ids.known.insert(key, id);
         }
         // All at once: a tree that is built from what is sorted costs a fraction.
         ids.order = ids.known.iter().map(|(key, id)| (id.created_at, *key)).collect();
@@ -242,5 +240,24 @@ mod tests {
             ids.insert(6, id(14, 14), bounds);
             assert!(ids.get(2).is_none() && ids.watermark() == 11);
         }
+    }
+
+    #[test]
+    fn ids_of_batches_that_are_gone_are_forgotten_and_nothing_is_refused_for_it() {
+        let bounds = IdBounds { window_ms: 100, max: 3 };
+        let mut ids = BatchIds::default();
+        for n in 1..=3 {
+            ids.insert(n, Remembered { seq: Seq(n as u64), ..id(10 + n as u64, 10) }, bounds);
+        }
+        ids.forget(|seq| seq >= Seq(2));
+        assert_eq!([1, 2, 3].map(|key| ids.get(key).is_some()), [true, false, false]);
+        assert_eq!(ids.watermark(), 0);
+        // Their room is free again, and their places in the order are.
+        for n in 4..=5 {
+            ids.insert(n, id(10 + n as u64, 10), bounds);
+        }
+        assert!(ids.get(1).is_some() && ids.watermark() == 0);
+        ids.insert(6, id(16, 10), bounds);
+        assert_eq!((ids.get(1).is_none(), ids.get(4).is_some(), ids.watermark()), (true, true, 11));
     }
 }

@@ -103,3 +103,82 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{MessageId, Seq};
+
+    fn batch(seq: u64) -> Arc<Batch> {
+        let batch = Batch::of_test(Seq(seq), MessageId(seq), 0);
+        batch.count_live(1);
+        Arc::new(batch)
+    }
+
+    fn put(cache: &BodyCache, seq: u64, bytes: usize) -> Arc<Batch> {
+        let batch = batch(seq);
+        cache.insert(&batch, vec![7; bytes].into());
+        batch
+    }
+
+    /// Of these, the ones whose body is in memory.
+    fn there(batches: &[Arc<Batch>]) -> Vec<u64> {
+        batches.iter().filter(|batch| batch.body().is_some()).map(|batch| batch.seq.0).collect()
+    }
+
+    #[test]
+    fn the_first_that_came_goes_first_and_the_newest_stays_whatever_its_size() {
+        let cache = BodyCache::new(1_000);
+        let all: Vec<_> = (1..=4).map(|seq| put(&cache, seq, 400)).collect();
+        assert_eq!((there(&all), cache.bytes()), (vec![3, 4], 800));
+        let large = put(&cache, 5, 5_000);
+        assert_eq!((there(&all), cache.bytes()), (vec![], 5_000));
+        let next = put(&cache, 6, 1_000);
+        assert_eq!(
+            (there(&[large, next.clone()]), cache.bytes()),
+            (vec![6], 1_000),
+            "the bound itself is room"
+        );
+        // The same one again counts once.
+        cache.insert(&next, vec![7; 300].into());
+        assert_eq!(cache.bytes(), 300);
+        let other = put(&cache, 7, 700);
+        cache.set_max(1_000);
+        assert_eq!(there(&[next.clone(), other.clone()]), [6, 7]);
+        cache.set_max(999);
+        assert_eq!((there(&[next, other]), cache.bytes()), (vec![7], 700), "a smaller bound holds at once");
+    }
+
+    #[test]
+    fn what_ended_gives_its_bytes_back_and_is_not_put_in_again() {
+        let cache = BodyCache::new(1_000);
+        let (one, other) = (put(&cache, 1, 400), put(&cache, 2, 500));
+        one.count_live(0);
+        cache.remove(&one);
+        cache.remove(&one);
+        assert_eq!((there(&[one.clone(), other]), cache.bytes()), (vec![2], 500));
+        cache.insert(&one, vec![7; 400].into());
+        assert_eq!((one.body(), cache.bytes()), (None, 500));
+    }
+
+    #[test]
+    fn among_many_that_ended_the_bound_still_holds_in_the_same_order() {
+        let cache = BodyCache::new(10_000);
+        let mut all: Vec<_> = (0..1_000).map(|seq| put(&cache, seq, 10)).collect();
+        let ended = |batch: &Arc<Batch>| batch.seq.0 % 10 != 0;
+        for batch in all.iter().filter(|batch| ended(batch)) {
+            batch.count_live(0);
+            cache.remove(batch);
+        }
+        assert_eq!(cache.bytes(), 1_000);
+        // Those that ended have no place in the queue for long, though nobody made room.
+        let queued = cache.lock().queue.len();
+        assert!(queued < 400, "{queued} in the queue, of which 100 live");
+        all.retain(|batch| !ended(batch));
+        let more: Vec<_> = (1_000..1_012).map(|seq| put(&cache, seq, 800)).collect();
+        let kept: Vec<u64> = (60..100).map(|tenth| tenth * 10).collect();
+        assert_eq!((there(&all), there(&more).len(), cache.bytes()), (kept, 12, 10_000));
+        drop((all, more));
+        assert!(cache.memory() >= 10_000);
+    }
+}

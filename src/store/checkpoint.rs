@@ -413,3 +413,37 @@ pub fn oldest_kept_covers<D: Disk>(disk: &Arc<D>) -> Result<Seq, CheckpointError
     }
     Ok(if ids.len() < 2 { Seq(0) } else { oldest })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::disk::sim::SimDisk;
+
+    #[test]
+    fn a_full_disk_is_told_from_others_and_what_is_given_up_frees_its_space() {
+        let disk = Arc::new(SimDisk::new());
+        let before = disk.used();
+        disk.set_capacity(Some(before + 100_000));
+        let mut writer = CheckpointWriter::begin(disk.clone()).expect("room");
+        let slice = vec![7; BUFFER];
+        let error = (0..).find_map(|_| writer.slice(&slice).err()).expect("it is full");
+        assert!(error.is_full() && CheckpointError::full("copying").is_full(), "{error}");
+        writer.abandon().expect("removed");
+        assert_eq!((disk.used(), list(&*disk).expect("readable")), (before, (Vec::new(), Vec::new())));
+        disk.set_capacity(None);
+        let mut writer = CheckpointWriter::begin(disk.clone()).expect("room");
+        writer.slice(&slice).expect("room");
+        let id = writer.finish(Seq(9)).expect("room").id;
+        disk.flip(&final_name(id), 200, 1).expect("there");
+        let mut reader = CheckpointReader::open(&*disk, id).expect("readable");
+        assert!(reader.is_none(), "it is damaged");
+        disk.flip(&final_name(id), 200, 1).expect("there");
+        reader = CheckpointReader::open(&*disk, id).expect("readable");
+        disk.flip(&final_name(id), 200, 1).expect("there");
+        let error = reader.expect("whole").next_slice().expect_err("altered since it was checked");
+        assert!(matches!(error, CheckpointError::Damaged { .. }) && !error.is_full(), "{error}");
+        disk.fail_reads(Some(&final_name(id)));
+        let error = CheckpointReader::open(&*disk, id).expect_err("the disk fails");
+        assert!(matches!(error, CheckpointError::Io { .. }) && !error.is_full(), "{error}");
+    }
+}

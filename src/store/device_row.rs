@@ -265,11 +265,36 @@ mod tests {
                 drop(Row::decode(&other));
             }
         }
-        // More bindings than a device can have.
+        let nameless = About { device_id: "".into(), ..about() };
+        assert_eq!(Row::decode(&encoded(&nameless).expect("known")), Err(Malformed), "whose row is it?");
+        // As many bindings as a device can have, one more, and far more.
+        let of_tags = |tags: usize| {
+            let all =
+                Bindings { tags: (0..tags).map(|n| format!("t{n}").into()).collect(), ..Bindings::default() };
+            encoded(&About { bindings: Bound::Known(Some(Arc::new(all))), ..about() }).expect("known")
+        };
+        let most = 2 + limits::ALIASES + limits::TAGS;
+        assert_eq!(
+            Row::decode(&of_tags(most)).map(|row| row.bindings.map(|all| all.tags.len())),
+            Ok(Some(most))
+        );
+        assert_eq!(Row::decode(&of_tags(most + 1)), Err(Malformed));
         let mut many = encoded(&About { bindings: Bound::Known(None), ..about() }).expect("known");
         many.pop();
         put_varint(&mut many, u64::MAX);
         assert_eq!(Row::decode(&many), Err(Malformed));
+    }
+
+    #[test]
+    fn memory_is_full_beyond_its_bound_and_overfull_beyond_twice_that() {
+        let warmth = Warmth::new(9_999);
+        warmth.bytes.store(200, Ordering::Relaxed);
+        let full = |max| {
+            warmth.set_max(max);
+            (warmth.is_full(), warmth.is_overfull())
+        };
+        assert_eq!([199, 200].map(full), [(true, false), (false, false)]);
+        assert_eq!([99, 100].map(full), [(true, true), (true, false)]);
     }
 
     #[test]

@@ -84,6 +84,7 @@ pub trait Disk: Send + Sync + Debug + 'static {
 }
 
 /// An open file.
+#[allow(clippy::len_without_is_empty)] // nobody asks
 pub trait DiskFile: Send + Sync + Debug + 'static {
     /// Writes all of `bytes`.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
@@ -93,11 +94,6 @@ pub trait DiskFile: Send + Sync + Debug + 'static {
 
     /// Bytes in the file.
     fn len(&self) -> io::Result<u64>;
-
-    /// Whether it has no bytes.
-    fn is_empty(&self) -> io::Result<bool> {
-        Ok(self.len()? == 0)
-    }
 
     /// Cuts the file, or makes it longer by zeros whose space is not reserved. Durable, like a write, after the next sync.
     fn set_len(&self, len: u64) -> io::Result<()>;

@@ -290,7 +290,7 @@ impl<D: Disk> Store for EmbeddedStore<D> {
     }
 
     fn history(&self, of: &HistoryOf) -> std::io::Result<History> {
-        history::read(&self.shared.reader, &self.clock, of)
+        history::read(&self.shared.reader, &self.clock, of, history::BOUNDS)
     }
 
     fn head(&self) -> watch::Receiver<Seq> {

@@ -1,6 +1,6 @@
 //! What happened to a device, or to one message on it, read back from the journal: for who troubleshoots.
 //!
-//! Nothing is kept in memory for it. One question looks at [`LOOKED_AT`] bytes and for [`LOOKED_FOR_MICROS`] at most, on the asker's thread.
+//! Nothing is kept in memory for it. One question looks no further than [`BOUNDS`], on the asker's thread.
 //! Rejected: the last events of each device in memory, which would double what an idle device costs.
 
 use std::collections::{HashSet, VecDeque};
@@ -16,10 +16,17 @@ use crate::clock::Clock;
 use crate::ids::Seq;
 use crate::push::{Failure, Millis, ReceiptKind};
 
-/// Bytes of records that one question looks at.
-const LOOKED_AT: u64 = 64 * 1024 * 1024;
-/// Microseconds that one question takes.
-const LOOKED_FOR_MICROS: u64 = 2_000_000;
+/// How far one question looks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Bytes of records.
+    pub(super) bytes: u64,
+    /// Time, in microseconds.
+    pub(super) micros: u64,
+}
+
+/// Of every question.
+pub(super) const BOUNDS: Bounds = Bounds { bytes: 64 * 1024 * 1024, micros: 2_000_000 };
 /// Events of an answer; more are dropped from the oldest end.
 const EVENTS: usize = 64;
 
@@ -35,15 +42,16 @@ pub(super) fn read<D: Disk>(
     reader: &JournalReader<D>,
     clock: &Clock,
     of: &HistoryOf,
+    bounds: Bounds,
 ) -> std::io::Result<History> {
     let mut after = match of.message {
         Some((_, first)) => Seq(first.0.saturating_sub(1)),
-        None => reader.tail(LOOKED_AT),
+        None => reader.tail(bounds.bytes),
     };
     after = after.max(Seq(reader.oldest().0.saturating_sub(1)));
     let mut scan = Scan { of, targets: HashSet::new(), events: VecDeque::new() };
     let (mut bytes, mut times, mut is_cut) = (0, None::<(Millis, Millis)>, false);
-    let until = clock.micros() + LOOKED_FOR_MICROS;
+    let until = clock.micros() + bounds.micros;
     let scanned = reader.scan(after, &mut None, &mut |record| {
         bytes += record.payload.len() as u64;
         let from = times.map_or(record.group_time, |(from, _)| from);
@@ -52,7 +60,7 @@ pub(super) fn read<D: Disk>(
         if scan.take(record).is_err() {
             tracing::debug!(sequence = %record.seq, "a record isn't understood");
         }
-        is_cut = bytes >= LOOKED_AT || clock.micros() >= until;
+        is_cut = bytes >= bounds.bytes || clock.micros() >= until;
         if is_cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     match scanned {

@@ -197,3 +197,36 @@ impl Index {
         self.of_device(device).revocations.get(device).copied().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ids::{AppKey, MessageId};
+    use crate::store::batch::Batch;
+    use crate::store::part::{AppId, Described};
+
+    /// While its entry is still there, the entry tells: the push record knows only of what was acknowledged.
+    #[test]
+    fn a_device_may_have_what_was_written_to_it_or_perhaps_was_before_the_start() {
+        let (index, key) = (Index::new(1, 0), DeviceKey([1; 16]));
+        let recall = Recall::new(Seq(9), AppKey::parse("app").expect("valid"), MessageId(5), 0, 1);
+        let may_have = || index.may_have(&key, &recall, 0);
+        assert!(!may_have(), "nobody knows the device");
+        let described =
+            Described { number: 1, app: AppId(1), push_on: true, attributes: (0, 0), last_active: 0 };
+        index.of_device(&key).know(key, &described, &index.warmth);
+        for (recovered, written) in [(false, false), (true, false), (false, true), (true, true)] {
+            let batch = Batch { recovered, ..Batch::of_test(Seq(1), MessageId(5), 0) };
+            let mut entry = Entry::new(Arc::new(batch), 0, 0);
+            if written {
+                entry.mark_written(7);
+            }
+            index.of_device(&key).devices.get_mut(&key).expect("known").push(entry);
+            assert_eq!(may_have(), recovered || written);
+            index.of_device(&key).devices.get_mut(&key).expect("known").take(Seq(1)).expect("there");
+        }
+        assert!(!may_have());
+    }
+}

@@ -77,3 +77,16 @@ pub(super) fn committed(micros: u64, bytes: u64) {
     telemetry::add(Counter::CommitBytes, bytes);
     telemetry::observe(telemetry::Timer::Commit, micros as f64 / 1e6);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_exported_at_once_and_then_once_a_second() {
+        let mut exporter = Exporter::new(Counts::default());
+        let begin = 1_800_000_000_000;
+        let due: Vec<Millis> = (0..3_500).filter(|after| exporter.is_due(begin + after)).collect();
+        assert_eq!(due, [0, 1_000, 2_000, 3_000]);
+    }
+}

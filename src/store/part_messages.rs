@@ -237,3 +237,76 @@ impl Ended {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use roaring::RoaringBitmap;
+
+    const DAY: Millis = 86_400_000;
+
+    fn app() -> AppKey {
+        AppKey::parse("app").expect("valid")
+    }
+
+    fn key(message: u64) -> MessageKey {
+        MessageKey::of(&app(), MessageId(message))
+    }
+
+    /// A message for two devices, accepted on the day of its number.
+    fn accept(part: &mut Part, ledger: &mut Ledger, message: u64, max: usize) {
+        let numbers = RoaringBitmap::from_iter([1, 2]);
+        let what = Acceptance {
+            app: &app(),
+            message: MessageId(message),
+            seq: Seq(message),
+            body_digest: [1; 16],
+            accepted_at: message * DAY,
+            expires_at: message * DAY + 1,
+            job_key: &"job".into(),
+            named: 2,
+            refused: &[],
+            refused_who: &[],
+            numbers: Numbers::Many(&numbers),
+            accepted: 2,
+        };
+        part.accept(key(message), &what, RecordBounds { max, kept_ms: 7 * DAY }, ledger);
+        let bytes: usize = part.messages.values().map(|record| record.bytes as usize).sum();
+        assert_eq!(ledger.hot_bytes, bytes, "what is counted as in memory is what is there");
+    }
+
+    fn end(part: &mut Part, ledger: &mut Ledger, message: u64) {
+        let numbers = Numbers::One(1);
+        let end = End { app: &app(), at: message * DAY, outcome: Ok(()), count: 2, numbers };
+        part.count_end(key(message), &end, ledger);
+    }
+
+    fn known(part: &Part) -> Vec<u64> {
+        (1..30).filter(|message| part.messages.contains_key(&key(*message))).collect()
+    }
+
+    #[test]
+    fn push_records_go_when_they_are_old_or_too_many_but_not_while_something_is_pending() {
+        let (mut part, mut ledger) = (Part::default(), Ledger::new(0));
+        for message in 1..=3 {
+            accept(&mut part, &mut ledger, message, 3);
+        }
+        assert!(!part.may_forget(), "all are pending");
+        end(&mut part, &mut ledger, 2);
+        assert!(part.may_forget());
+        accept(&mut part, &mut ledger, 4, 3);
+        assert_eq!(
+            (known(&part), &ledger.gone[..]),
+            (vec![1, 3, 4], &[Seq(2)][..]),
+            "the first that has ended"
+        );
+        for message in [1, 3, 4] {
+            end(&mut part, &mut ledger, message);
+        }
+        // A week is over for the one of the third day with its last millisecond, for that of the fourth not yet.
+        accept(&mut part, &mut ledger, 10, 9);
+        assert_eq!(known(&part), [4, 10]);
+        accept(&mut part, &mut ledger, 11, 9);
+        assert_eq!((known(&part), ledger.gone.len()), (vec![10, 11], 4));
+    }
+}

@@ -88,7 +88,10 @@ mod tests {
         };
         assert_eq!(seqs(0, 0), [3, 8], "one was over when the last came");
         assert_eq!((seqs(3, 0), seqs(0, 31), seqs(8, 0)), (vec![8], vec![8], vec![]));
+        assert_eq!(seqs(0, 30), [3, 8], "of that very moment, too");
         assert_eq!(all.read(Seq(0), 0, 1).len(), 1);
+        let over = one(1, 10, 60);
+        assert!(over.holds(59) && !over.holds(60));
         all.add(90, &one(3, 30, 1_000));
         assert_eq!(seqs(0, 0), [3, 8], "each once");
     }

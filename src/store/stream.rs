@@ -232,11 +232,9 @@ impl Streams {
             let bytes: u64 = behind.map(|segment| u64::from(segment.used)).sum();
             stream.pinned.store(bytes, Ordering::Relaxed);
             stream.full.store(bytes > soft_bytes, Ordering::Relaxed);
-            let since = &stream.unread_since;
-            match (stream.has_unread(), since.load(Ordering::Relaxed)) {
-                (false, 1..) => since.store(0, Ordering::Relaxed),
-                (true, 0) => since.store(now, Ordering::Relaxed),
-                _ => {}
+            // Only a cursor that moves ends that, and begins it anew.
+            if stream.has_unread() && stream.unread_since.load(Ordering::Relaxed) == 0 {
+                stream.unread_since.store(now, Ordering::Relaxed);
             }
         }
     }
@@ -426,3 +424,6 @@ impl Stream {
 fn oldest_kept<D: Disk>(reader: &JournalReader<D>) -> Seq {
     Seq(reader.oldest().0.saturating_sub(1))
 }
+
+#[cfg(test)]
+mod tests;

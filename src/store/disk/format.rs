@@ -178,4 +178,11 @@ mod tests {
         disk.flip(NAME, 20, 4).expect("there");
         assert!(matches!(Format::open(&disk, DigestKey([2; 32])), Err(FormatError::Damaged)));
     }
+
+    #[test]
+    fn the_salt_is_of_the_key_alone() {
+        let salt = |version, key| Format { version, digest_key: DigestKey([key; 32]) }.salt();
+        assert_eq!(salt(VERSION, 1), salt(VERSION + 1, 1));
+        assert_ne!(salt(VERSION, 1), salt(VERSION, 2));
+    }
 }

@@ -233,6 +233,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::real::RealDisk;
+    use std::fs::OpenOptions;
+
     use super::*;
 
     fn empty() -> (tempfile::TempDir, Arc<OverlayDisk>) {
@@ -281,6 +283,44 @@ mod tests {
         assert!(disk.open("old").is_err());
         assert_eq!(fs::read(dir.path().join("old")).expect("untouched"), b"bytes");
         assert!(dir.path().join("format").exists());
+    }
+
+    #[test]
+    fn what_can_not_be_looked_at_is_an_error_and_not_taken_for_free_or_for_zeros() {
+        let (dir, disk) = empty();
+        drop(disk);
+        fs::write(dir.path().join("file"), [7; 100]).expect("writable");
+        let (disk, _) = OverlayDisk::open(dir.path()).expect("at rest");
+        let file = disk.open("file").expect("there");
+        // Somebody cuts it below.
+        OpenOptions::new()
+            .write(true)
+            .open(dir.path().join("file"))
+            .expect("there")
+            .set_len(10)
+            .expect("cut");
+        let error = file.read_at(&mut [0; 100], 0).expect_err("its bytes are gone");
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        drop((file, disk));
+        // A lock that nobody can open says nothing of whether the directory is in use.
+        fs::remove_file(dir.path().join(LOCK)).expect("there");
+        std::os::unix::fs::symlink(LOCK, dir.path().join(LOCK)).expect("a loop");
+        assert!(matches!(OverlayDisk::open(dir.path()), Err(OpenError::Io { .. })));
+    }
+
+    #[test]
+    fn around_the_border_of_two_blocks_every_byte_is_its_own() {
+        let (_dir, disk) = empty();
+        let file = disk.create("new", 0).expect("in memory");
+        let bytes: Vec<u8> = (0..2 * BLOCK).map(|at| (at % 251) as u8).collect();
+        file.write_at(&bytes, 0).expect("in memory");
+        for from in BLOCK - 2..BLOCK + 3 {
+            for to in from + 1..BLOCK + 4 {
+                let mut seen = vec![0; (to - from) as usize];
+                assert_eq!(file.read_at(&mut seen, from).expect("there"), seen.len());
+                assert_eq!(seen, bytes[from as usize..to as usize], "{from} to {to}");
+            }
+        }
     }
 
     #[derive(Clone, Debug)]

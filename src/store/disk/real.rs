@@ -325,6 +325,40 @@ mod tests {
     }
 
     #[test]
+    fn the_quota_counts_what_grows_is_cut_replaced_or_was_there() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (disk, _) = open(dir.path(), None);
+        let format = disk.open("format").expect("there").len().expect("known");
+        drop(disk);
+        let (disk, _) = open(dir.path(), Some(format + 10_000));
+        let is_full = |disk: &RealDisk| {
+            let more = disk.create("more", 1);
+            more.is_err_and(|error| error.kind() == io::ErrorKind::StorageFull)
+        };
+        let a = disk.create("a", 4_000).expect("fits");
+        a.write_at(&[1; 1_000], 3_500).expect("it grows by 500");
+        a.write_at(&[1; 1_000], 0).expect("it doesn't grow");
+        let b = disk.create("b", 5_500).expect("fits to the last byte");
+        assert!(is_full(&disk));
+        b.set_len(5_400).expect("cut");
+        disk.create("c", 100).expect("fits");
+        assert!(is_full(&disk));
+        disk.rename("c", "a").expect("there");
+        disk.create("d", 4_500).expect("what was replaced gave its room back");
+        disk.rename("d", "e").expect("there");
+        assert!(is_full(&disk), "a new name gives nothing back");
+        assert_eq!(b.set_len(6_000).expect_err("it grows").kind(), io::ErrorKind::StorageFull);
+        disk.remove("e").expect("there");
+        b.set_len(9_900).expect("fits");
+        assert!(is_full(&disk));
+        drop((a, b, disk));
+        assert!(
+            is_full(&open(dir.path(), Some(format + 10_000)).0),
+            "what is there counts at the next start"
+        );
+    }
+
+    #[test]
     fn names_bytes_and_lengths() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let (disk, _) = open(dir.path(), None);

@@ -136,3 +136,58 @@ fn sequences_are_spread_over_high_and_low_bits() {
     let high: std::collections::HashSet<u64> = (0..1_024).map(|n| of(n << 10) >> 54).collect();
     assert!(low.len() > 512 && high.len() > 512, "{} and {}", low.len(), high.len());
 }
+
+#[test]
+fn what_is_forgotten_takes_no_room_and_another_device_of_its_name_has_only_its_list() {
+    let (mut part, warmth, key) = (Part::default(), Warmth::new(usize::MAX), DeviceKey([1; 16]));
+    let described = |number| Described { number, ..device().described() };
+    let about = || {
+        let attributes = crate::push::Attributes(b"attributes".as_slice().into());
+        About::new(Says { device_id: "d".into(), attributes, client_ip: None }, Bound::Known(None))
+    };
+    part.know(key, &described(7), &warmth);
+    part.warm(&key, about(), &warmth);
+    let known = part.devices.get_mut(&key).expect("known");
+    known.push(entry(1, 11, Priority::Normal));
+    known.set_may_be_bound(true);
+    part.know(key, &described(7), &warmth);
+    assert!(part.about(&key).is_some() && part.devices[&key].may_be_bound(), "it is the same one");
+    assert_eq!(warmth.rows(), 1);
+    // The record of its end was lost: what waits is all that is left.
+    part.know(key, &described(8), &warmth);
+    let now = &part.devices[&key];
+    assert_eq!((now.number, now.pending.len(), now.may_be_bound()), (8, 1, false));
+    assert_eq!((part.about(&key).is_none(), warmth.rows(), warmth.bytes()), (true, 0, 0));
+    part.warm(&key, about(), &warmth);
+    assert_eq!(part.forget(&key, &warmth).map(|device| device.number), Some(8));
+    assert_eq!((part.number_of(&key), warmth.rows(), warmth.bytes()), (None, 0, 0));
+}
+
+#[test]
+fn rows_leave_memory_only_when_they_are_written_and_nobody_used_them_lately() {
+    let (mut part, warmth) = (Part::default(), Warmth::new(0));
+    let keys: Vec<DeviceKey> = (0..4).map(|n| DeviceKey([n; 16])).collect();
+    for (number, key) in (0..).zip(&keys) {
+        part.know(*key, &Described { number, ..device().described() }, &warmth);
+        let attributes = crate::push::Attributes(b"attributes".as_slice().into());
+        let says = Says { device_id: "d".into(), attributes, client_ip: None };
+        part.warm(key, About::new(says, Bound::Known(None)), &warmth);
+    }
+    let here = |part: &Part| keys.iter().map(|key| part.about(key).is_some()).collect::<Vec<_>>();
+    assert_eq!(part.make_room(9, &warmth), 4);
+    assert_eq!(here(&part), [true; 4], "they came just now");
+    assert!(part.change_about(&keys[1], &warmth, |about| about.touched = false));
+    assert!(!part.change_about(&keys[1], &warmth, |_| {}), "it has to be written already");
+    let touch = |part: &mut Part, n: usize, touched| {
+        let about = part.devices.get_mut(&keys[n]).expect("known").about.as_mut().expect("here");
+        about.touched = touched;
+    };
+    touch(&mut part, 1, false);
+    touch(&mut part, 2, true);
+    part.make_room(9, &warmth);
+    assert_eq!((here(&part), warmth.rows()), (vec![false, true, true, false], 2));
+    part.make_room(9, &warmth);
+    assert_eq!(here(&part), [false, true, false, false], "what isn't written stays");
+    warmth.set_max(usize::MAX);
+    assert_eq!(part.make_room(9, &warmth), 0, "there is room enough");
+}

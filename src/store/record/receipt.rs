@@ -257,6 +257,31 @@ mod tests {
     }
 
     #[test]
+    fn an_end_names_its_batch_unless_the_record_of_that_is_lost() {
+        let of = |batch: Seq, id: BatchId| {
+            let mass = MassOutcome {
+                app: AppKey::parse("app").expect("valid"),
+                message: MessageId(1),
+                batch: id,
+                reason: Failure::Storage,
+                event_time: 1,
+                ordinals: vec![1, 2],
+                count: 2,
+                job_key: "job".into(),
+            };
+            let record = MassRecord { mass, batch, numbers: vec![3] };
+            let mut out = Vec::new();
+            record.encode(&mut out);
+            (MassRecord::decode(&out), record)
+        };
+        for (batch, id) in [(Seq(6), BatchId::parse("b").expect("valid")), (Seq(0), BatchId::lost())] {
+            let (decoded, record) = of(batch, id);
+            assert_eq!(decoded, Ok(record));
+        }
+        assert_eq!(of(Seq(6), BatchId::lost()).0, Err(Malformed));
+    }
+
+    #[test]
     fn ordinals_are_bits() {
         let mut bits = Vec::new();
         set_ordinal(&mut bits, 9);

@@ -136,4 +136,45 @@ mod tests {
         assert_eq!(gaps.0.iter().map(|gap| gap.events).sum::<u64>(), 100);
         assert_eq!((gaps.0[0].first, gaps.0[0].by_event["arrive"]), (Seq(1), 69));
     }
+
+    #[test]
+    fn what_is_new_covers_what_it_replaces_and_nothing_beside_it() {
+        let mut gaps = Gaps::default();
+        for gap in [gap(20, 20, 1), gap(7, 7, 1), gap(9, 9, 1), gap(10, 12, 1), gap(6, 6, 1)] {
+            gaps.insert(gap);
+        }
+        // One that grew from a single sequence, and covers another one up to its last.
+        gaps.insert(gap(7, 9, 2));
+        assert_eq!(gaps.0, [gap(6, 6, 1), gap(7, 9, 2), gap(10, 12, 1), gap(20, 20, 1)]);
+    }
+
+    #[test]
+    fn of_too_many_that_lie_apart_the_oldest_goes() {
+        let apart = |n: u64| gap(n * 10 + 1, n * 10 + 9, n);
+        let mut gaps = Gaps::default();
+        (1..=MAX_GAPS as u64).for_each(|n| gaps.insert(apart(n)));
+        assert_eq!(gaps.0.first(), Some(&apart(1)), "as many as there may be");
+        gaps.insert(apart(MAX_GAPS as u64 + 1));
+        assert_eq!((gaps.0.len(), gaps.0.first()), (MAX_GAPS, Some(&apart(2))), "its reader is past it");
+    }
+
+    #[test]
+    fn what_is_no_gap_is_malformed() {
+        let taken = |gap: &ReceiptGap| {
+            let mut bytes = Vec::new();
+            put(&mut bytes, gap);
+            take(&mut Take(&bytes))
+        };
+        let of_kinds = |kinds: u64| {
+            let mut gap = ReceiptGap::new(Seq(3), Seq(3));
+            (0..kinds).for_each(|kind| gap.count(&format!("kind {kind}"), 2));
+            gap
+        };
+        for whole in [gap(5, 5, 3), of_kinds(0), of_kinds(KINDS)] {
+            assert_eq!(taken(&whole), Ok(whole));
+        }
+        for no_gap in [gap(6, 5, 3), of_kinds(KINDS + 1)] {
+            assert_eq!(taken(&no_gap), Err(Malformed));
+        }
+    }
 }

@@ -386,4 +386,69 @@ mod tests {
         saved.routes.forget(Seq(50));
         assert_eq!((saved.routes.of("a", Seq(10)), saved.routes.of("a", Seq(60))), (None, Some(1)));
     }
+
+    fn stream(id: StreamId, cursor: u64, last_event: u64, gaps: &[(u64, u64)]) -> SavedStream {
+        let mut all = Gaps::default();
+        gaps.iter().for_each(|(first, last)| all.insert(ReceiptGap::unreadable(Seq(*first), Seq(*last))));
+        let name = format!("stream-{id}").into();
+        SavedStream { id, name, cursor: Seq(cursor), last_event: Seq(last_event), gaps: all }
+    }
+
+    #[test]
+    fn what_a_cursor_that_may_be_lost_has_behind_it_is_covered_by_gaps_up_to_what_is_kept() {
+        let covered = |cursor, last_event, gaps: &[(u64, u64)]| {
+            let mut saved = SavedStreams {
+                streams: vec![stream(0, cursor, last_event, gaps)],
+                ..SavedStreams::default()
+            };
+            saved.cover_lost(Seq(40));
+            let gaps = saved.streams[0].gaps.unread(Seq(0));
+            gaps.iter().map(|gap| (gap.first.0, gap.last.0)).collect::<Vec<_>>()
+        };
+        assert_eq!(covered(10, 50, &[]), [(11, 40)]);
+        assert_eq!(covered(10, 35, &[]), [(11, 40)], "there may have been events up to there");
+        assert_eq!(covered(10, 10, &[]), [], "it has everything");
+        assert_eq!(covered(40, 50, &[]), [], "what is kept is read");
+        assert_eq!(covered(39, 50, &[]), [(40, 40)]);
+        // What lies in a gap stays in that one.
+        assert_eq!(covered(10, 50, &[(21, 30)]), [(11, 20), (21, 30), (31, 40)]);
+        assert_eq!(covered(10, 50, &[(11, 30)]), [(11, 30), (31, 40)]);
+        assert_eq!(covered(15, 50, &[(11, 30), (31, 39)]), [(11, 30), (31, 39), (40, 40)]);
+        assert_eq!(covered(10, 50, &[(12, 40)]), [(11, 11), (12, 40)]);
+        assert_eq!(covered(10, 60, &[(45, 50)]), [(11, 40), (45, 50)]);
+    }
+
+    #[test]
+    fn streams_and_routes_whose_records_are_lost_are_as_the_configuration_has_them() {
+        let wanted = options(&["stream-0", "second"], &[("a", "second"), ("b", "stream-0")]);
+        let mut saved = SavedStreams::default();
+        saved.reclaim(&wanted, Seq(10), Seq(50));
+        let all: Vec<_> =
+            saved.streams.iter().map(|one| (&*one.name, one.id, one.cursor.0, one.last_event.0)).collect();
+        assert_eq!(all, [("stream-0", 0, 9, 49), ("second", 1, 9, 49)], "an event may have been of any");
+        let of = |saved: &SavedStreams, app, seq| saved.routes.of(app, Seq(seq));
+        assert_eq!([9, 10].map(|seq| of(&saved, "a", seq)), [None, Some(1)]);
+        assert_eq!(([of(&saved, "b", 10), of(&saved, "c", 10)], saved.next_id), ([Some(0), Some(0)], 2));
+
+        // Some are there, and a route names one that isn't: it is the one that the configuration has beside them. An older one was retired.
+        let mut saved =
+            SavedStreams { next_id: 8, streams: vec![stream(0, 30, 31, &[])], ..SavedStreams::default() };
+        saved.routes.change("old", Seq(5), 6);
+        saved.routes.change("a", Seq(10), 7);
+        saved.routes.change("b", Seq(31), 0);
+        let before = saved.routes.clone();
+        saved.reclaim(&wanted, Seq(10), Seq(50));
+        let all: Vec<_> = saved.streams.iter().map(|one| (one.id, one.cursor.0)).collect();
+        assert_eq!((all, saved.next_id), (vec![(0, 30), (7, 9)], 8));
+        for app in ["a", "b", "old"] {
+            assert_eq!(saved.routes.0.get(app), before.0.get(app), "{app}: nothing is missing");
+        }
+        // Nothing tells whose the others were. What the reader is past stays nobody's.
+        assert_eq!([30, 31].map(|seq| of(&saved, "c", seq)), [None, Some(0)]);
+        // One whose list begins too late has what lies before, too.
+        let mut saved = SavedStreams { streams: vec![stream(0, 5, 31, &[])], ..SavedStreams::default() };
+        saved.routes.change("b", Seq(32), 3);
+        saved.reclaim(&wanted, Seq(10), Seq(50));
+        assert_eq!([9, 10, 31, 32].map(|seq| of(&saved, "b", seq)), [None, Some(0), Some(0), Some(3)]);
+    }
 }

@@ -391,30 +391,4 @@ impl<F: DiskFile> StorageBackend for CheckedFile<F> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::disk::Disk;
-    use crate::store::disk::sim::SimDisk;
-
-    #[test]
-    fn a_head_that_outlived_the_growth_of_its_file_gives_way_to_the_durable_one() {
-        let disk = SimDisk::new();
-        disk.create("file", 0).expect("new");
-        let file = || disk.open("file").expect("there");
-        let checked = CheckedFile::open(file(), false).expect("begun");
-        checked.set_len(3 * BLOCK).expect("grown");
-        checked.write(0, &[1; 320]).expect("written");
-        checked.write(BLOCK, &[7; BLOCK as usize]).expect("written");
-        checked.sync_data().expect("durable");
-        drop(checked);
-        // The power goes while it grows: the head reached the disk, and what makes the file longer did not.
-        let (head, place) = newest_head(&file()).expect("there");
-        let grown = Head { generation: head.generation + 1, length: 100 * BLOCK, ..head };
-        file().write_at(&grown.encode(), (1 - place) * BLOCK).expect("written");
-        let again = CheckedFile::open(file(), false).expect("the durable head is there");
-        assert_eq!(again.len().expect("known"), 3 * BLOCK);
-        let mut block = [0; BLOCK as usize];
-        again.read(BLOCK, &mut block).expect("readable");
-        assert_eq!(block, [7; BLOCK as usize]);
-    }
-}
+mod tests;

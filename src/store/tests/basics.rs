@@ -6,7 +6,9 @@ use super::common::{HOUR, opened};
 use super::plan::START;
 use super::support::{Harness, Told, ack, batch, device, seen, session, small};
 use crate::ids::Seq;
-use crate::push::{Event, Failure, NewBatch, OfflinePolicy, ReceiptKind, Refusal, Rejection, StreamEvent};
+use crate::push::{
+    Event, Failure, NewBatch, OfflinePolicy, ReceiptKind, Refusal, Rejection, Seen, StreamEvent,
+};
 use crate::store::Command;
 use crate::store::disk::sim::SimDisk;
 use rand::SeedableRng;
@@ -46,6 +48,16 @@ fn a_device_is_current_only_when_what_it_said_is_durable() {
     harness.commit().expect("the disk works");
     assert_eq!(harness.sink.take(), [Told::Seen(session(9)), Told::Seen(session(9))]);
     assert!(is_current(&harness, 9));
+    // What it says of its switch is news if it is otherwise.
+    let with = |switch| Seen { push_on: switch, ..seen(9) };
+    let currents = |harness: &Harness<SimDisk>| {
+        [None, Some(true), Some(false)].map(|switch| harness.is_current(&with(switch)))
+    };
+    assert_eq!(currents(&harness), [true, true, false]);
+    let off = Command::Seen { device: Box::new(with(Some(false))), session: session(9) };
+    harness.apply(off).expect("the disk works");
+    harness.commit().expect("the disk works");
+    assert_eq!(currents(&harness), [true, false, true]);
 }
 
 #[test]

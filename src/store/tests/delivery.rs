@@ -248,6 +248,32 @@ fn a_message_is_taken_back_where_it_is_pending_and_what_comes_later_ends_at_once
 }
 
 #[test]
+fn what_was_taken_back_stays_so_as_long_as_its_last_batch_lives() {
+    let options = small();
+    for crashes in [false, true] {
+        let (disk, mut harness) = opened(&options);
+        let deliver = |harness: &mut Harness<SimDisk>, n: u8, hours: u64| {
+            let id = crate::ids::BatchId::parse(&format!("batch-{n}")).expect("valid");
+            let (created_at, expires_at) = (harness.now, harness.now + hours * HOUR);
+            let batch = NewBatch { id, digest: [n; 16], created_at, expires_at, ..new(1, &[0]) };
+            harness.deliver(batch).expect("accepted");
+            harness.settle().expect("the disk works");
+            messages(harness, 0)
+        };
+        assert_eq!(deliver(&mut harness, 1, 1), [1]);
+        revoke(&mut harness, 1).expect("taken back");
+        assert_eq!(deliver(&mut harness, 2, 10), [0; 0]);
+        if crashes {
+            harness = crash(&disk, harness, &options);
+        }
+        harness.now += 5 * HOUR;
+        assert_eq!(deliver(&mut harness, 3, 1), [0; 0], "the first has expired, the second would live yet");
+        harness.now += 6 * HOUR;
+        assert_eq!(deliver(&mut harness, 4, 1), [1], "it is remembered no more");
+    }
+}
+
+#[test]
 fn a_message_can_be_taken_back_before_it_comes_and_places_are_bounded() {
     let options = StoreOptions { max_recalls: 2, ..small() };
     let (disk, mut harness) = opened(&options);

@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 
-use super::support::{Sink, ack, batch, device, seen, session, small};
+use super::support::{Sink, ack, app, batch, device, seen, session, small};
 use crate::clock::Clock;
-use crate::ids::{Seq, SessionRef, ShardId};
+use crate::ids::{HistoryId, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{Accepted, Event, Failure, NewBatch, Reached, Rejection};
 use crate::store::disk::Disk;
 use crate::store::disk::SyncPoint;
@@ -13,7 +13,7 @@ use crate::store::disk::real::RealDisk;
 use crate::store::disk::sim::SimDisk;
 use crate::store::embedded::{EmbeddedStore, Opened};
 use crate::store::options::StoreOptions;
-use crate::store::{BodySink, Command, Store};
+use crate::store::{AppChange, Batch, BodySink, Command, HistoryOf, Store, What};
 use tokio::sync::oneshot;
 
 struct Bodies(mpsc::SyncSender<SessionRef>);
@@ -105,6 +105,63 @@ fn the_whole_way_through_the_contract() {
     assert_eq!(two.opened.report.pending, 1);
     assert_eq!((two.pulled(0), two.pulled(1)), (vec![], vec![1]));
     two.store.close();
+}
+
+/// What sessions, links and operators ask is answered as of what is durable.
+#[test]
+fn the_contract_answers_what_the_engine_knows() {
+    let one = open(&Arc::new(SimDisk::new()), StoreOptions { batch_window_ms: 60_000, ..small() });
+    let (store, now) = (&one.store, one.clock.now());
+    (0..2).for_each(|n| one.see(n));
+    let seq = one.deliver(batch("b1", 1, &[0, 1], now, 60_000)).expect("accepted").seq;
+    assert_eq!(one.pulled(0), [1]);
+    store.submit(Command::LastActive(vec![(device(0), now + 5_000)])).expect("room");
+    one.flush();
+    let active = [0, 9].map(|n| store.last_active(&device(n)));
+    assert_eq!(active, [Some((now + 5_000) / 1_000 * 1_000), None]);
+
+    let history = store.present_history().expect("it has begun");
+    let other = HistoryId::new(history.get() ^ 1 << 20).expect("not zero");
+    let head = *store.head().borrow();
+    assert_eq!([history, other].map(|history| store.is_in_history(history, head)), [true, false]);
+    let streams = store.streams();
+    assert_eq!((streams.len(), &*streams[0].name, streams[0].unread), (1, "main", true));
+    let of = HistoryOf { app: app(), device: device(1), number: None, message: None };
+    let past = store.history(&of).expect("readable").events;
+    assert_eq!(past.iter().map(|event| event.what).collect::<Vec<_>>(), [What::Accepted]);
+    assert_eq!((store.body(&pulled_batch(&one)).as_deref(), seq > Seq(0)), (Some(&b"body of 1"[..]), true));
+
+    let (reply, revoked) = oneshot::channel();
+    store.submit(Command::Revoke { app: app(), message: MessageId(1), reply }).expect("room");
+    revoked.blocking_recv().expect("answered").expect("taken back");
+    let recalls = store.recalls(Seq(0), 0, 10);
+    assert_eq!(recalls.iter().map(|recall| recall.message.0).collect::<Vec<_>>(), [1]);
+    let may_have = [0, 1].map(|n| store.may_have(&device(n), &recalls[0]));
+    assert_eq!(may_have, [true, false], "it was written to the one only");
+
+    let (reply, controlled) = oneshot::channel();
+    let change = AppChange::Suspend;
+    store.submit(Command::ControlApp { app: app(), change, reply }).expect("room");
+    controlled.blocking_recv().expect("answered").expect("there is room");
+    assert!(store.app_control(&app()).suspended);
+    let oldest = store.oldest_created_at();
+    assert!((now - 60_000..=one.clock.now() - 60_000).contains(&oldest), "nothing was forgotten: {oldest}");
+    store.close();
+}
+
+/// Of what waits for the first device.
+fn pulled_batch(one: &Opening<SimDisk>) -> Arc<Batch> {
+    let mut out = Vec::new();
+    one.store.pull(&device(0), Reached::START, 1, one.clock.now(), &mut out);
+    out[0].batch.clone()
+}
+
+#[test]
+fn a_store_that_is_dropped_ends_its_threads() {
+    let Opening { store, opened, bodies, .. } = open(&Arc::new(SimDisk::new()), small());
+    drop(store);
+    assert!(opened.failed.blocking_recv().is_err(), "the one that writes ends in order");
+    assert!(bodies.recv().is_err(), "nobody reads bodies any more");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::ids::{AppKey, MessageId, Seq};
 use crate::push::{Event, Failure, Refusal};
 use crate::store::disk::sim::SimDisk;
-use crate::store::history::read;
+use crate::store::history::{BOUNDS, Bounds, read};
 use crate::store::{Command, Happened, History, HistoryOf, What};
 use tokio::sync::oneshot;
 
@@ -29,7 +29,7 @@ fn of(harness: &mut Harness<SimDisk>, n: u32, message: Option<(u64, Seq)>) -> Hi
     let number = harness.state_of(n).map(|state| state.number);
     let message = message.map(|(message, first)| (MessageId(message), first));
     let of = HistoryOf { app: app(), device: device(n), number, message };
-    read(&harness.engine.shared().reader, &Clock::new(0), &of).expect("readable")
+    read(&harness.engine.shared().reader, &Clock::new(0), &of, BOUNDS).expect("readable")
 }
 
 /// Message and what, of everything.
@@ -68,6 +68,7 @@ fn what_a_device_and_its_messages_went_through_stands_in_order_and_nothing_of_ot
     let sent = |event: &&Happened| event.what == What::Sent;
     assert_eq!(history.events.iter().find(sent).expect("told").sent_at, Some(START + 500));
     assert_eq!(history.events[0].sent_at, None, "an acceptance says nothing of it");
+    assert_eq!(history.events[6].sent_at, None, "nobody knows when an unmatched one was sent");
     assert_eq!((history.events[0].at, history.events[1].at), (START, START + 1_000));
     // One message only; who was named and is unknown; another app's device of the same key.
     let one = of(&mut harness, 0, Some((2, second)));
@@ -76,13 +77,16 @@ fn what_a_device_and_its_messages_went_through_stands_in_order_and_nothing_of_ot
     assert_eq!(told(&mut harness, 99), [(1, What::Refused(Refusal::DeviceUnknown))]);
     assert_eq!(told(&mut harness, 1), [(1, What::Accepted), (2, What::Accepted)]);
     assert_eq!(told(&mut harness, 2), []);
+    let first_number = harness.message(1, Some(0)).expect("known").on_device.expect("named");
+    assert!(!first_number.refused.contains(&true), "who is unknown has no number: {first_number:?}");
     let elsewhere = HistoryOf {
         app: AppKey::parse("other").expect("valid"),
         device: device(0),
         number: Some(0),
         message: None,
     };
-    let elsewhere = read(&harness.engine.shared().reader, &Clock::new(0), &elsewhere).expect("readable");
+    let elsewhere =
+        read(&harness.engine.shared().reader, &Clock::new(0), &elsewhere, BOUNDS).expect("readable");
     assert_eq!(elsewhere.events, []);
 }
 
@@ -151,4 +155,57 @@ fn a_device_whose_switch_is_off_is_refused_and_told_so() {
     harness.commit().expect("the disk works");
     harness.deliver(batch("b1", 1, &[0, 1], START, HOUR)).expect("accepted");
     assert_eq!(told(&mut harness, 1), [(1, What::Refused(Refusal::PushDisabled))]);
+}
+
+#[test]
+fn an_end_is_told_also_where_the_batch_lies_too_far_back() {
+    let (_, mut harness) = opened(3);
+    let first = harness.deliver(batch("b1", 1, &[0, 1], START, 1_000)).expect("accepted").seq;
+    harness.now += 2_000;
+    harness.settle().expect("the disk works");
+    let behind = Some((1, Seq(first.0 + 1)));
+    let whats = |history: History| history.events.iter().map(|event| event.what).collect::<Vec<_>>();
+    let told = [0, 1, 2].map(|n| whats(of(&mut harness, n, behind)));
+    let expired = vec![What::Failed(Failure::Expired)];
+    assert_eq!(told, [expired.clone(), expired, Vec::new()]);
+}
+
+#[test]
+fn of_a_batch_that_is_lost_its_targets_are_told_and_nobody_else() {
+    let (_, mut harness) = opened(3);
+    harness.deliver(batch("b1", 1, &[0, 1], START, HOUR)).expect("accepted");
+    harness.deliver(batch("b2", 2, &[1, 2], START, HOUR)).expect("accepted");
+    harness.arrive(1, 1);
+    let lost = harness.pull(0)[0].batch.clone();
+    harness.engine.found_damaged(&lost);
+    harness.settle().expect("the disk works");
+    let (accepted, storage) = (What::Accepted, What::Failed(Failure::Storage));
+    assert_eq!(told(&mut harness, 0), [(1, accepted), (1, storage)]);
+    assert_eq!(told(&mut harness, 2), [(2, accepted)]);
+    // What ended otherwise isn't told as lost of others.
+    harness.now += 2 * HOUR;
+    harness.settle().expect("the disk works");
+    assert_eq!(told(&mut harness, 0), [(1, accepted), (1, storage)]);
+    assert_eq!(told(&mut harness, 2), [(2, accepted), (2, What::Failed(Failure::Expired))]);
+}
+
+#[test]
+fn a_question_ends_at_its_bounds_and_says_so() {
+    let (_, mut harness) = opened(1);
+    for message in 1..=20 {
+        harness.deliver(batch(&format!("b{message}"), message, &[0], START, HOUR)).expect("accepted");
+    }
+    let mut asked = |bytes, micros| {
+        let number = harness.state_of(0).map(|state| state.number);
+        let of = HistoryOf { app: app(), device: device(0), number, message: Some((MessageId(1), Seq(1))) };
+        let any = HistoryOf { message: None, ..of.clone() };
+        let reader = &harness.engine.shared().reader;
+        [of, any].map(|of| read(reader, &Clock::new(0), &of, Bounds { bytes, micros }).expect("readable"))
+    };
+    let cut = |history: &History| (history.events.len(), history.is_cut);
+    assert_eq!(asked(u64::MAX, 60_000_000).each_ref().map(cut), [(1, false), (20, false)]);
+    let [one, any] = asked(1_000, 60_000_000);
+    assert!(one.is_cut && any.is_cut && (1..20).contains(&any.events.len()), "so many bytes: {any:?}");
+    let [one, any] = asked(u64::MAX, 0);
+    assert!(one.is_cut && any.is_cut && any.events.len() < 2, "so much time: {any:?}");
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::plan::START;
-use super::support::{Harness, app, batch, device, seen, session, small};
+use super::support::{Harness, ack, app, batch, device, seen, session, small};
 use crate::ids::{MessageId, Seq};
 use crate::push::{Acked, Channel, Event, Failure, Millis, Receipt, ReceiptKind, StreamEvent};
 use crate::store::disk::sim::SimDisk;
@@ -119,4 +119,33 @@ fn a_receipt_tells_the_address_of_the_last_hello() {
     let events = harness.stream(Seq(0));
     let Some((_, StreamEvent::Receipt(receipt))) = events.last() else { panic!("{events:?}") };
     assert_eq!(receipt.client_ip, Some(elsewhere));
+}
+
+#[test]
+fn what_is_sent_tapped_and_cleaned_counts_once_on_the_day_on_which_it_happened() {
+    const DAY: u64 = 24 * 60 * MINUTE;
+    let mut harness = Harness::open(&Arc::new(SimDisk::new()), &small(), START);
+    (1..3).for_each(|n| harness.see(n));
+    harness.deliver(batch("b", 7, &[1, 2], START, 3 * DAY - MINUTE)).expect("accepted");
+    assert_eq!(harness.pulled(1), [(7, false)]);
+    let acks = |harness: &mut Harness<SimDisk>, n: u32, events: &[Event]| {
+        for (number, event) in events.iter().enumerate() {
+            let now = harness.now;
+            harness.acks(vec![ack(n, number as u64 + 1, &[(7, *event)], now)]);
+            harness.commit().expect("the disk works");
+        }
+    };
+    harness.now += DAY;
+    acks(&mut harness, 1, &[Event::Arrive, Event::Arrive]);
+    harness.now += DAY;
+    acks(&mut harness, 1, &[Event::Click, Event::Clean, Event::Click, Event::Clean]);
+    // Of this one nobody knows when it was written.
+    acks(&mut harness, 2, &[Event::Arrive]);
+    let days = harness.days(3);
+    let of = |counts: &crate::push::Counts| [counts.sent, counts.arrived, counts.clicked, counts.cleaned];
+    let all: Vec<_> = days.iter().map(|day| of(&day.counts)).collect();
+    assert_eq!(all, [[1, 1, 1, 1], [0, 1, 0, 0], [1, 0, 0, 0]], "the newest first");
+    assert_eq!(of(&harness.totals()), [2, 2, 1, 1]);
+    let on_device = harness.message(7, Some(1)).expect("known").on_device.expect("named");
+    assert!(on_device.clicked && on_device.cleaned && !on_device.late, "{on_device:?}");
 }

@@ -66,7 +66,7 @@ pub(super) fn event(harness: &mut Harness<SimDisk>, message: u64) {
     harness.arrive(0, message);
 }
 
-fn other_event(harness: &mut Harness<SimDisk>, message: u64) {
+pub(super) fn other_event(harness: &mut Harness<SimDisk>, message: u64) {
     let new = batch(&format!("o{message}"), message, &[0], START, HOUR);
     harness.deliver(of_other(new, 0)).expect("accepted");
     let mut one = ack(0, 1, &[(message, Event::Arrive)], START);
@@ -89,7 +89,7 @@ pub(super) fn device_records(harness: &mut Harness<SimDisk>, bytes: usize) {
 }
 
 /// Message ids, and gaps as minus their events; nothing of devices.
-fn said(events: &[(Seq, StreamEvent)]) -> Vec<i64> {
+pub(super) fn said(events: &[(Seq, StreamEvent)]) -> Vec<i64> {
     let one = |(seq, event): &(Seq, StreamEvent)| match event {
         StreamEvent::Device(_) => None,
         StreamEvent::Receipt(receipt) => Some(receipt.message.0 as i64),
@@ -218,7 +218,7 @@ fn a_gap_counts_what_came_after_the_journal_had_passed_an_idle_stream() {
     }
 }
 
-fn two(app_of: &str, other_of: &str) -> StoreOptions {
+pub(super) fn two(app_of: &str, other_of: &str) -> StoreOptions {
     let mut streams: Vec<Arc<str>> = vec![app_of.into(), other_of.into()];
     streams.sort();
     streams.dedup();

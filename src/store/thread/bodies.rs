@@ -15,7 +15,7 @@ use crate::push::Millis;
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
 use crate::store::engine::Shared;
-use crate::store::journal::ReadError;
+use crate::store::journal::{Place, ReadError};
 use crate::store::record::{BATCH, BatchRecord, COPY};
 use crate::store::stats::StoreStats;
 use crate::store::{BodySink, Busy};
@@ -180,18 +180,117 @@ pub(in crate::store) fn read_body<D: Disk>(
     shared: &Shared<D>,
     batch: &Batch,
 ) -> Result<Arc<[u8]>, ReadError> {
-    let mut read = Err(ReadError::Gone);
-    for _ in 0..MOVED_RETRIES {
-        let place = batch.place();
-        read = shared.reader.read(place).and_then(|(_, kind, payload)| {
+    follow(
+        || batch.place(),
+        |place| {
+            let (_, kind, payload) = shared.reader.read(place)?;
             let record = BatchRecord::decode(&payload).ok().filter(|record| record.seq == batch.seq);
             let record = record.filter(|_| matches!(kind, BATCH | COPY));
             record.map(|record| record.body.into()).ok_or(ReadError::Damaged(place))
-        });
-        // The record was copied and its segment removed between the two looks: it has a new place.
-        if !matches!(read, Err(ReadError::Gone)) || batch.place() == place {
-            break;
+        },
+    )
+}
+
+/// Reads at a place. A record that isn't there may have been copied, and its segment removed, between the two looks: then it has a new one.
+fn follow<T>(
+    place: impl Fn() -> Place,
+    mut read: impl FnMut(Place) -> Result<T, ReadError>,
+) -> Result<T, ReadError> {
+    let mut at = place();
+    for _ in 1..MOVED_RETRIES {
+        let found = read(at);
+        let now = place();
+        if !matches!(found, Err(ReadError::Gone)) || now == at {
+            return found;
         }
+        at = now;
     }
-    read
+    read(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Generation, MessageId, Seq, ShardId};
+
+    fn batch(seq: u64) -> Arc<Batch> {
+        Arc::new(Batch::of_test(Seq(seq), MessageId(seq), 0))
+    }
+
+    fn session(n: u32) -> SessionRef {
+        SessionRef { generation: Generation(u64::from(n)), slot: n, shard: ShardId(0) }
+    }
+
+    fn taken(wanted: &Wanted, now: Millis) -> Option<(u64, Vec<u32>)> {
+        let taken = wanted.queue.lock().expect("not poisoned").take(now);
+        taken.map(|(batch, sessions)| (batch.seq.0, sessions.iter().map(|session| session.slot).collect()))
+    }
+
+    #[test]
+    fn a_body_that_fails_is_read_again_when_it_is_due_for_all_who_wait() {
+        let wanted = Wanted::default();
+        wanted.put(batch(1), session(1)).expect("room");
+        let (one, sessions) = wanted.queue.lock().expect("not poisoned").take(0).expect("wanted");
+        wanted.put_back(one, sessions, 500);
+        for n in [2, 3, 2] {
+            wanted.put(batch(1), session(n)).expect("room");
+        }
+        wanted.put(batch(2), session(4)).expect("room");
+        assert_eq!(taken(&wanted, 499), Some((2, vec![4])), "others don't wait for it");
+        assert_eq!(taken(&wanted, 499), None);
+        assert_eq!(taken(&wanted, 500), Some((1, vec![1, 2, 3])));
+        assert_eq!(taken(&wanted, 9_999), None);
+    }
+
+    #[test]
+    fn so_many_may_be_wanted_and_none_once_it_is_closed() {
+        let wanted = Wanted::default();
+        let (failing, other) = (batch(1), batch(2));
+        wanted.put_back(failing.clone(), [session(1)].into(), 500);
+        for _ in 1..limits::BODY_READS {
+            wanted.put(other.clone(), session(2)).expect("room");
+        }
+        assert_eq!(wanted.put(other.clone(), session(2)), Err(Busy), "what fails has a place, too");
+        wanted.close();
+        wanted.put_back(failing.clone(), [session(1)].into(), 500);
+        assert_eq!((wanted.put(other, session(2)), taken(&wanted, 999)), (Err(Busy), None));
+        assert_eq!(Arc::strong_count(&failing), 1, "nothing is kept");
+    }
+
+    #[test]
+    fn a_record_that_moved_while_it_was_looked_for_is_looked_for_where_it_is() {
+        let places: Vec<Place> = (1..=9).map(|segment| Place { segment, offset: 40 }).collect();
+        // It moves after each of so many looks, and is where it is then.
+        let reads = |moves: usize| {
+            let (looks, reads) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+            let place = || places[looks.replace(looks.get() + 1).min(moves)];
+            let found = follow(place, |at| {
+                reads.set(reads.get() + 1);
+                if at == places[moves] { Ok(at.segment) } else { Err(ReadError::Gone) }
+            });
+            (found.ok(), reads.get())
+        };
+        let all: Vec<_> = (0..5).map(reads).collect();
+        assert_eq!(all, [(Some(1), 1), (Some(2), 2), (Some(3), 3), (Some(4), 4), (None, 4)]);
+        // One that doesn't move and isn't there, or can't be read, is read once.
+        let errors: [fn(Place) -> ReadError; 2] = [|_| ReadError::Gone, ReadError::Damaged];
+        for error in errors {
+            let mut reads = 0;
+            let found = follow(
+                || places[0],
+                |at| {
+                    reads += 1;
+                    Err::<(), _>(error(at))
+                },
+            );
+            assert!(found.is_err() && reads == 1);
+        }
+        let moves = std::cell::Cell::new(0);
+        let place = || places[moves.replace(moves.get() + 1)];
+        let found = follow(place, |at| Err::<(), _>(ReadError::Damaged(at)));
+        assert!(
+            matches!(found, Err(ReadError::Damaged(at)) if at == places[0]),
+            "damage is no matter of place"
+        );
+    }
 }

@@ -1,5 +1,7 @@
 //! The inbox alone: nothing is lost in it, and nobody sleeps through what came.
 
+mod room;
+
 use shuttle::thread;
 
 use super::*;
