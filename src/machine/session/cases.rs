@@ -106,7 +106,7 @@ fn a_session_with_one_push_in_flight_or_none_owns_no_memory() {
     let once = |n| Listed { online_only: true, ..listed(n) };
     let mut given_up = session(&[once(1), once(2)]);
     for _ in 0..2 {
-        assert!(matches!(given_up.poll_overdue(ACK_MS + 1_000, ACK_MS), Some(Overdue::Report { .. })));
+        assert!(matches!(given_up.poll_overdue(ACK_MS + 2_000, ACK_MS), Some(Overdue::Report { .. })));
     }
     for session in [all, ended, given_up] {
         assert!(!session.in_flight.spilled());
