@@ -145,7 +145,7 @@ fn batches_leave_a_quarter_of_the_bytes_to_everything_else() {
         "whoever sent it has it again"
     );
     let mut group = Vec::new();
-    assert!(inbox.take(Duration::ZERO, false, &mut group).is_some_and(|damaged| damaged.is_empty()));
+    assert!(inbox.take(Duration::ZERO, Wakes::Any, &mut group).is_some_and(|damaged| damaged.is_empty()));
     assert_eq!((group.len(), fill(&inbox, || deliver(10_000, 0))), (9, 7), "what was taken waits no more");
 }
 
@@ -179,14 +179,17 @@ fn what_waits_counts_in_the_budget_with_what_it_will_take_until_it_is_taken() {
     // An entry in the index has sixteen bytes, beside its list and its push record.
     assert!(coming >= 2 * 512 + 500 * 16, "{coming}");
     let mut group = Vec::new();
-    assert!(inbox.take(Duration::ZERO, false, &mut group).is_some());
+    assert!(inbox.take(Duration::ZERO, Wakes::Any, &mut group).is_some());
     assert_eq!((group.len(), held()), (3, 0));
     for command in all().into_iter().chain([flush()]) {
         inbox.put(command).expect("there is room");
     }
     inbox.clear();
     assert_eq!(held(), 0);
-    assert!(!inbox.lock().has_work(true) && !inbox.lock().has_work(false), "what is cleared is no work");
+    assert!(
+        !inbox.lock().has_work(Wakes::Urgent) && !inbox.lock().has_work(Wakes::Any),
+        "what is cleared is no work"
+    );
 }
 
 #[test]
@@ -196,16 +199,19 @@ fn a_turn_takes_one_group() {
     (0..3).for_each(|_| inbox.put(deliver(some, 0)).expect("there is room"));
     let taken = [(); 3].map(|()| {
         let mut group = Vec::new();
-        assert!(inbox.take(Duration::ZERO, false, &mut group).is_some(), "it isn't closed");
+        assert!(inbox.take(Duration::ZERO, Wakes::Any, &mut group).is_some(), "it isn't closed");
         group.len()
     });
     assert_eq!(taken, [2, 1, 0], "as much as makes a group, and the rest");
     inbox.put(flush()).expect("there is room");
     inbox.close();
     let mut group = Vec::new();
-    assert!(inbox.take(IDLE, false, &mut group).is_some() && group.len() == 1, "what waits is still taken");
+    assert!(
+        inbox.take(IDLE, Wakes::Any, &mut group).is_some() && group.len() == 1,
+        "what waits is still taken"
+    );
     group.clear();
-    assert!(inbox.take(IDLE, false, &mut group).is_none(), "and then it is over");
+    assert!(inbox.take(IDLE, Wakes::Any, &mut group).is_none(), "and then it is over");
 }
 
 #[test]
@@ -213,11 +219,11 @@ fn so_many_damaged_batches_wait_at_most_and_wake_who_sleeps() {
     let inbox = Inbox::new(&Arc::default(), limits::STORE_COMMAND_BYTES);
     let batch = Arc::new(Batch::of_test(Seq(1), MessageId(1), 0));
     inbox.report_damaged(batch.clone());
-    assert!(inbox.lock().has_work(true), "also while more is gathered");
+    assert!(inbox.lock().has_work(Wakes::Urgent), "also while more is gathered");
     for _ in 0..limits::BODY_READS {
         inbox.report_damaged(batch.clone());
     }
     let taken =
-        |inbox: &Inbox| inbox.take(Duration::ZERO, false, &mut Vec::new()).map(|damaged| damaged.len());
+        |inbox: &Inbox| inbox.take(Duration::ZERO, Wakes::Any, &mut Vec::new()).map(|damaged| damaged.len());
     assert_eq!([taken(&inbox), taken(&inbox)], [Some(limits::BODY_READS), Some(0)]);
 }
