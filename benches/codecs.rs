@@ -29,11 +29,7 @@ fn frame(frame: pb::to_edge::Frame) -> Vec<u8> {
 }
 
 fn event(n: u64) -> pb::Event {
-    pb::Event {
-        message_id: 7_000_000_000 + n,
-        r#type: pb::EventType::Arrive.into(),
-        time_milliseconds: NOW,
-    }
+    pb::Event { message_id: 7_000_000_000 + n, r#type: pb::EventType::Arrive.into(), time_milliseconds: NOW }
 }
 
 fn hello() -> Vec<u8> {

@@ -338,10 +338,7 @@ fn hello(n: usize) -> Rc<[u8]> {
 }
 
 fn ack(number: u64, message: u64, time: u64) -> Rc<[u8]> {
-    let event = pb::Event {
-        message_id: message,
-        r#type: pb::EventType::Arrive.into(),
-        time_milliseconds: time,
-    };
+    let event =
+        pb::Event { message_id: message, r#type: pb::EventType::Arrive.into(), time_milliseconds: time };
     put(pb::to_edge::Frame::Ack(pb::Ack { number, events: vec![event] }))
 }

@@ -213,7 +213,7 @@ fn a_device_is_suspect_when_nothing_comes_after_a_push() {
     assert_eq!((session.suspect_at(PATIENCE_MS), session.is_suspect()), (None, true));
     session.handle_suspect(false);
     let acks = [1, 2].map(|seq| (MessageId(seq * 10), Event::Arrive, 0));
-    assert!(session.handle_ack(1, acks.to_vec()).is_ok());
+    assert!(session.handle_ack(1, acks).is_ok());
     assert_eq!(session.suspect_at(PATIENCE_MS), None, "all is acknowledged");
 }
 
