@@ -107,6 +107,12 @@ impl Batch {
         }
     }
 
+    /// Its record is looked for where another one's is.
+    #[cfg(test)]
+    pub(super) fn misplace(&self, other: &Self) {
+        self.moved_to(other.place(), self.bytes.load(Ordering::Relaxed));
+    }
+
     /// So many entries of it are pending.
     #[cfg(test)]
     pub(crate) fn count_live(&self, entries: u32) {

@@ -7,15 +7,21 @@ use roaring::RoaringBitmap;
 use super::Engine;
 use super::acks::{Limiter, receipt_bytes};
 use super::apply::{channel, mass_bytes};
+use super::deliver::batch_bytes;
 use super::ends::Cost;
 use super::expiry::Live;
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
 use crate::limits;
-use crate::push::{Attributes, Channel, Failure, MassOutcome, Receipt, ReceiptKind};
+use crate::push::{
+    Attributes, Channel, Failure, MassOutcome, NewBatch, OfflinePolicy, Priority, Receipt, ReceiptKind,
+    Refusal,
+};
 use crate::store::disk::sim::SimDisk;
 use crate::store::journal::RECORD_OVERHEAD;
 use crate::store::push_record::bitmap_bytes;
-use crate::store::record::{MassRecord, ReceiptRecord, Target, set_ordinal};
+use crate::store::record::{
+    BatchRecord, MassRecord, ReceiptRecord, Target, Who, put_refused, put_targets, put_who, set_ordinal,
+};
 
 fn longest_app() -> AppKey {
     AppKey::parse(&"a".repeat(limits::APP_KEY_BYTES)).expect("valid")
@@ -82,6 +88,82 @@ fn the_longest_mass_record_takes_no_more_than_is_asked_for() {
         let asked = mass_bytes(count as usize, highest);
         assert!(bytes.len() <= asked, "{} bytes, {asked} asked for", bytes.len());
         assert!(asked < bytes.len() + 320, "{asked} is much more than {}", bytes.len());
+    }
+}
+
+/// Of the largest batch there is, and of a small one: none of them takes more, and both little less.
+#[test]
+fn the_longest_batch_takes_no_more_than_is_asked_for() {
+    for (count, all_refused) in [(1_u32, false), (100_000, false), (100_000, true)] {
+        // Far apart by ordinal: every second one is left out.
+        let targets: Vec<u32> = (0..count).collect();
+        let new = NewBatch {
+            id: longest_batch(),
+            app: longest_app(),
+            message: MessageId(u64::MAX),
+            body: vec![7; 1_000].into(),
+            body_digest: [7; 16],
+            digest: [7; 16],
+            targets: targets.iter().map(|n| DeviceKey(u128::from(*n).to_le_bytes())).collect(),
+            offline_policy: OfflinePolicy::Store,
+            created_at: u64::MAX,
+            expires_at: u64::MAX,
+            online_only: false,
+            job_key: "j".repeat(limits::LABEL_BYTES).into(),
+            priority: Priority::High,
+            collapse_key: "c".repeat(limits::LABEL_BYTES).into(),
+            accounts: vec![None; targets.len()],
+        };
+        let (mut refused, mut refused_who, mut accepted) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut of_account, mut unbound) = (Vec::new(), Vec::new());
+        if all_refused {
+            let all: Vec<_> = targets.iter().map(|n| (*n, Refusal::DeviceUnknown)).collect();
+            put_refused(&mut refused, &all);
+            let who: Vec<_> = new.targets.iter().map(|key| Who::of(key, None)).collect();
+            put_who(&mut refused_who, &who);
+        } else {
+            let target = |n: &u32| Target { ordinal: *n, key: new.targets[*n as usize], number: u32::MAX };
+            let all: Vec<_> = targets.iter().filter(|n| *n % 2 == 0).map(target).collect();
+            put_targets(&mut accepted, &all);
+            let others: Vec<_> =
+                targets.iter().filter(|n| *n % 2 == 1).map(|n| (*n, Refusal::Duplicate)).collect();
+            put_refused(&mut refused, &others);
+            let who: Vec<_> = others.iter().map(|(n, _)| Who::of(&new.targets[*n as usize], None)).collect();
+            put_who(&mut refused_who, &who);
+            set_ordinal(&mut of_account, count - 1);
+            set_ordinal(&mut unbound, count - 1);
+        }
+        let record = BatchRecord {
+            seq: Seq(u64::MAX),
+            app: new.app.as_str(),
+            message: new.message,
+            id: new.id.as_str(),
+            job_key: &new.job_key,
+            body_digest: new.body_digest,
+            digest: new.digest,
+            created_at: new.created_at,
+            accepted_at: u64::MAX,
+            expires_at: new.expires_at,
+            online_only: false,
+            named: count,
+            refused: &refused,
+            body: &new.body,
+            targets: &accepted,
+            priority: new.priority,
+            collapse_key: &new.collapse_key,
+            refused_who: &refused_who,
+            of_account: &of_account,
+            unbound: &unbound,
+        };
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes);
+        let asked = batch_bytes(&new);
+        assert!(bytes.len() <= asked, "{} bytes, {asked} asked for", bytes.len());
+        assert!(
+            all_refused || asked < bytes.len() + 100 + 12 * count as usize,
+            "{asked} is much more than {}",
+            bytes.len()
+        );
     }
 }
 

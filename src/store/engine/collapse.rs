@@ -119,3 +119,36 @@ impl<D: Disk> Engine<D> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::MessageId;
+    use crate::store::engine::apply::mass_bytes;
+    use crate::store::record::Target;
+
+    fn older(batch: &Arc<Batch>, ordinal: u32, receipt_bytes: usize, reason: Failure) -> Older {
+        let key = DeviceKey([ordinal as u8; 16]);
+        let target = Target { ordinal, key, number: ordinal };
+        let live = Live { target, written: receipt_bytes > 0, receipt_bytes };
+        Older { batch: batch.clone(), live, reason }
+    }
+
+    #[test]
+    fn what_goes_costs_a_receipt_where_it_was_written_and_else_one_record_a_batch_and_reason() {
+        let batch = |seq| Arc::new(Batch::of_test(Seq(seq), MessageId(seq), 1));
+        let (first, second) = (batch(1), batch(2));
+        let (replaced, over_quota) = (Failure::Replaced, Failure::OverQuota);
+        let all = [
+            vec![older(&first, 3, 0, replaced), older(&second, 900, 0, replaced)],
+            vec![older(&first, 8, 0, replaced), older(&second, 2, 400, replaced)],
+            vec![older(&first, 5, 0, over_quota)],
+        ];
+        let by_device = (0..).map(|n| DeviceKey([n; 16])).zip(all);
+        let cost = Displaced(by_device.collect()).cost();
+        let masses = [mass_bytes(2, 8), mass_bytes(1, 900), mass_bytes(1, 5)];
+        assert_eq!((cost.records, cost.bytes), (4, 400 + masses.iter().sum::<usize>()));
+        assert_eq!(cost.largest, masses[1]);
+        assert_eq!(Displaced::default().cost().records, 0);
+    }
+}

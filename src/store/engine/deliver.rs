@@ -22,7 +22,7 @@ use crate::store::stats::StoreStats;
 
 /// Bytes of a batch record beside body, label and targets, at most.
 const BATCH_HEAD_BYTES: usize = 320;
-/// Bytes of a target, at most: key, number, gap; or of a refusal, which is less.
+/// Bytes of a target, at most: key, number, gap, and two bits; or of a refusal, which is less.
 const TARGET_BYTES: usize = 25;
 
 /// The bounds of one part's share.
@@ -36,6 +36,11 @@ pub(super) fn record_bounds(options: &StoreOptions, parts: usize) -> RecordBound
         max: options.max_messages.div_ceil(parts as u64) as usize,
         kept_ms: options.record_kept_ms,
     }
+}
+
+/// Bytes of a batch's record, at most.
+pub(super) fn batch_bytes(batch: &NewBatch) -> usize {
+    BATCH_HEAD_BYTES + batch.body.len() + batch.job_key.len() + batch.targets.len() * TARGET_BYTES
 }
 
 impl<D: Disk> Engine<D> {
@@ -110,9 +115,7 @@ impl<D: Disk> Engine<D> {
         if self.shared.streams.is_full(self.options.stream_of(batch.app.as_str())) {
             return Err(Rejection::StreamFull);
         }
-        let targets = batch.targets.len();
-        let mut bytes = BATCH_HEAD_BYTES + batch.body.len() + batch.job_key.len() + targets * TARGET_BYTES;
-        bytes += 2 * batch.accounts.len().div_ceil(8);
+        let (targets, mut bytes) = (batch.targets.len(), batch_bytes(batch));
         let revoked = self.is_revoked(now, home);
         if batch.online_only || revoked {
             bytes += Self::mass_bytes(targets, targets as u32);

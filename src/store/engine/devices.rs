@@ -289,12 +289,10 @@ impl<D: Disk> Engine<D> {
                 news.push((*key, *at));
             }
         }
-        // A fraction of a segment each, however small segments are.
+        // A fraction of a segment each, however small segments are. There is room: what a record each would take beside its content is more than what is
+        // lost at the ends of segments.
         let most = (self.options.segment_bytes as usize / 4 / ACTIVE_BYTES).clamp(1, 4_096);
         for news in news.chunks(most) {
-            if !self.has_room_beside_ends(1, news.len() * ACTIVE_BYTES) {
-                break;
-            }
             self.scratch.clear();
             put_active(&mut self.scratch, news);
             self.stage(record::ACTIVE)?;

@@ -174,6 +174,24 @@ pub(super) fn read_index(tables: &dyn Tables, index: &Index) -> Result<u64, Tabl
     newer.map_or(Ok(malformed), Err)
 }
 
+/// How long the tables rest after a transaction that took so long.
+fn pause(took: Millis) -> Millis {
+    (took * PAUSE_TIMES).clamp(PAUSE_MS, PAUSE_MAX_MS)
+}
+
+/// How many of these keys of push records are looked at after a transaction, `gone` of which are of none any more.
+fn looks(is_full: bool, keys: usize, gone: usize) -> usize {
+    if is_full {
+        // Twice around: what was touched once is looked at again.
+        2 * keys
+    } else if gone > LEAST_SWEPT.max(keys / 2) {
+        // Once around: else the keys of what was forgotten would stay for as long as there is room.
+        keys
+    } else {
+        0
+    }
+}
+
 impl<D: Disk> Engine<D> {
     /// From now on the tables are written by a thread, which calls `over` after each transaction.
     pub(in crate::store) fn start_tables(
@@ -263,18 +281,9 @@ impl<D: Disk> Engine<D> {
                     self.replenish_at = 0;
                     self.replenish(now)?;
                 }
-                let took = now.saturating_sub(self.tables.began_at);
-                self.tables.next_at = now + (took * PAUSE_TIMES).clamp(PAUSE_MS, PAUSE_MAX_MS);
-                let keys = self.ledger.hot.len();
-                self.tables.looks = if self.ledger.hot_bytes > self.message_cache_bytes() {
-                    // Twice around: what was touched once is looked at again.
-                    2 * keys
-                } else if self.ledger.hot_gone > LEAST_SWEPT.max(keys / 2) {
-                    // Once around: else the keys of what was forgotten would stay for as long as there is room.
-                    keys
-                } else {
-                    0
-                };
+                self.tables.next_at = now + pause(now.saturating_sub(self.tables.began_at));
+                let is_full = self.ledger.hot_bytes > self.message_cache_bytes();
+                self.tables.looks = looks(is_full, self.ledger.hot.len(), self.ledger.hot_gone);
                 self.tables.rows.reset();
                 StoreStats::add(&self.shared.stats.table_writes, 1);
             }
@@ -351,5 +360,23 @@ impl<D: Disk> Engine<D> {
             self.tables.looks = 0;
         }
         looks > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_rest_ten_times_as_long_as_they_took_between_two_bounds() {
+        assert_eq!([0, 20, 21, 500, 501].map(pause), [200, 200, 210, 5_000, 5_000]);
+    }
+
+    #[test]
+    fn push_records_are_looked_at_where_there_are_too_many_or_too_many_have_gone() {
+        assert_eq!((looks(true, 70, 0), looks(false, 70, 0)), (140, 0));
+        // A thousand keys are nothing, and half of many.
+        assert_eq!((looks(false, 1_500, 1_024), looks(false, 1_500, 1_025)), (0, 1_500));
+        assert_eq!((looks(false, 9_000, 4_500), looks(false, 9_000, 4_501)), (0, 9_000));
     }
 }

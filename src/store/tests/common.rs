@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::plan::START;
 use super::support::Harness;
+use crate::store::disk::Disk;
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
 
@@ -38,4 +39,10 @@ pub(super) fn again(
 /// What is pending on a device, by message.
 pub(super) fn messages(harness: &Harness<SimDisk>, n: u32) -> Vec<u64> {
     harness.pulled(n).into_iter().map(|(message, _)| message).collect()
+}
+
+/// Names of files that begin so.
+pub(super) fn files(disk: &SimDisk, prefix: &str) -> Vec<String> {
+    let all = disk.list().expect("readable").into_iter();
+    all.filter(|name| name.starts_with(prefix)).collect()
 }

@@ -9,7 +9,7 @@ use super::common::{HOUR, SEGMENT, again, messages, opened};
 use super::plan::START;
 use super::stream_damage::{flip, places};
 use super::support::{Harness, Told, ack, app, batch, device, small};
-use crate::ids::{MessageId, Seq};
+use crate::ids::MessageId;
 use crate::limits::UNREADABLE_MS;
 use crate::push::{Event, Failure, Millis, Rejection, Revoked, StreamEvent};
 use crate::store::disk::sim::SimDisk;
@@ -151,120 +151,6 @@ fn a_damaged_record_does_not_keep_a_full_disk_full() {
     assert_eq!(storage(&mut harness), 2);
 }
 
-/// Of fourteen segments six are live, so that only want of room has anything copied. One of those that live long can't be.
-#[test]
-fn a_damaged_record_among_those_that_live_long_does_not_keep_their_room() {
-    let options = StoreOptions { max_bytes: 14 * SEGMENT, checkpoint_bytes: 20_000, ..small() };
-    let (disk, mut harness) = opened(&options);
-    let deliver = |harness: &mut Harness<SimDisk>, message, target, bytes| {
-        let mut new = batch(&format!("b{message}"), message, &[target], harness.now, HOUR);
-        new.body = vec![7; bytes].into();
-        harness.deliver(new).is_ok()
-    };
-    for n in 0..45 {
-        assert!(deliver(&mut harness, 10_000 + n, 3, 2_000), "{n}");
-        harness.settle().expect("the disk works");
-    }
-    flip(&disk, places(&harness, record::BATCH)[4].1);
-    let mut refused = 0;
-    for message in 1..600 {
-        if deliver(&mut harness, message, 0, 1_000) {
-            refused = 0;
-            harness.arrive(0, message);
-        } else {
-            refused += 1;
-            assert!(refused < 50, "stuck at {message}");
-        }
-        harness.ack_stream(harness.head());
-        harness.now += 1_000;
-        harness.settle().expect("the disk works");
-    }
-    let expected: Vec<_> = (10_000..10_045).filter(|message| *message != 10_004).collect();
-    assert_eq!((storage(&mut harness), messages(&harness, 3)), (1, expected));
-}
-
-/// The decision is durable, and a crash comes before its ends.
-#[test]
-fn a_start_goes_on_with_what_was_taken_back() {
-    let (disk, mut harness) = opened(&small());
-    harness.deliver(batch("b1", 1, &[0, 1], START, HOUR)).expect("accepted");
-    harness.deliver(batch("b2", 2, &[0, 1], START, HOUR)).expect("accepted");
-    disk.fail_reads(Some(FIRST));
-    let mut answer = revoke(&mut harness, 1);
-    assert!(answer.try_recv().is_err());
-    disk.fail_reads(None);
-    for start in 0..2 {
-        harness = again(&disk, harness, &small());
-        harness.settle().expect("the disk works");
-        assert_eq!((failed(&mut harness, Failure::Revoked), harness.totals().pending), (2, 2), "{start}");
-        assert_eq!(messages(&harness, 0), [2], "{start}");
-    }
-}
-
-/// A list in a checkpoint may be younger than the batches in it. Where the record of such a batch is damaged, its entries are left out, and end.
-#[test]
-fn entries_of_a_batch_that_no_checkpoint_has_end_with_its_record() {
-    let options = StoreOptions { checkpoint_bytes: 1, ..small() };
-    let mut left_out = 0;
-    for steps in 0..14 {
-        let (disk, mut harness) = opened(&options);
-        harness.deliver(batch("b1", 1, &[0, 1, 2, 3], START, HOUR)).expect("accepted");
-        for _ in 0..steps {
-            harness.engine.maintain(START).expect("the disk works");
-        }
-        harness.deliver(batch("b2", 2, &[0, 1, 2, 3], START, HOUR)).expect("accepted");
-        harness.engine.maintain(START).expect("the disk works");
-        harness.deliver(batch("b3", 3, &[0], START, HOUR)).expect("accepted");
-        for _ in 0..16 {
-            harness.engine.maintain(harness.now).expect("the disk works");
-        }
-        let place = places(&harness, record::BATCH)[1].1;
-        let covers_it = |harness: &Harness<SimDisk>| harness.report.checkpoint > Seq(0);
-        flip(&disk, place);
-        for start in 0..2 {
-            harness = again(&disk, harness, &options);
-            if start == 0 && covers_it(&harness) {
-                left_out += harness.report.left_out;
-            }
-            harness.now += 10_000;
-            harness.settle().expect("the disk works");
-            harness.now += HOUR;
-            harness.settle().expect("the disk works");
-            let totals = harness.totals();
-            assert!(
-                totals.identity_holds() && totals.pending == 0,
-                "{steps} steps, start {start}: {totals:?}"
-            );
-        }
-    }
-    assert!(left_out > 3, "{left_out}");
-}
-
-/// A segment may hold more than is looked at in one slice.
-#[test]
-fn what_lives_at_the_end_of_a_large_segment_is_copied() {
-    let large = 4 * 1024 * 1024;
-    let options = StoreOptions { segment_bytes: large as u32, checkpoint_bytes: large, ..small() };
-    let (_disk, mut harness) = opened(&options);
-    let mut message = 0;
-    while harness.figure("segments_removed") == 0 {
-        message += 1;
-        assert!(message < 2_000, "nothing ever goes");
-        let lives = message % 150 == 149;
-        let keep = if lives { 99 * HOUR } else { HOUR };
-        let mut new = batch(&format!("b{message}"), message, &[if lives { 3 } else { 0 }], harness.now, keep);
-        new.body = vec![7; 16_000].into();
-        harness.deliver(new).expect("accepted");
-        if !lives {
-            harness.arrive(0, message);
-        }
-        harness.ack_stream(harness.head());
-        harness.now += 100;
-        harness.settle().expect("the disk works");
-    }
-    assert!(harness.figure("copied_bytes") >= 16_000);
-}
-
 #[test]
 fn what_is_taken_back_and_damaged_ends_as_storage_and_who_asked_is_answered() {
     let (disk, mut harness) = opened(&small());
@@ -342,8 +228,6 @@ fn damage_that_is_found_twice_counts_once_and_what_has_ended_is_none() {
         assert!(told.contains(&Told::Ended(device(n), seq, Failure::Storage)), "{told:?}");
     }
     assert_eq!((storage(&mut harness), harness.figure("damaged"), harness.totals().pending), (2, 1, 0));
-    let masses = harness.stream(seq).into_iter().filter(|(_, event)| matches!(event, StreamEvent::Mass(_)));
-    assert_eq!(masses.count(), 1, "nothing is said of nobody");
 }
 
 /// All lists are looked through part by part: what is found damaged meanwhile is looked for in those that were passed, too, and what arrives

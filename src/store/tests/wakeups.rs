@@ -164,9 +164,6 @@ fn lost_without_room(options: &StoreOptions) -> (Arc<SimDisk>, Harness<SimDisk>)
     fill_to_the_brim(&mut harness);
     flip(&disk, places(&harness, record::BATCH)[0].1);
     harness = again(&disk, harness, options);
-    // A start has its spare segments, whatever the journal's maximum.
-    use_up(&mut harness);
-    fill_to_the_brim(&mut harness);
     for _ in 0..3 {
         harness.settle().expect("the disk works");
         assert_eq!(storage(&mut harness), 0, "{} left", harness.engine.room());
@@ -190,18 +187,5 @@ fn what_is_lost_waits_for_room_on_the_disk() {
         pass(&mut harness, 2_000);
         assert_eq!(storage(&mut harness), 2, "{start}");
         harness = again(&disk, harness, &options);
-    }
-}
-
-/// Nothing else wakes it.
-#[test]
-fn what_is_lost_waits_for_room_in_the_journal() {
-    let (disk, harness) = lost_without_room(&without_reserve(6 * SEGMENT));
-    let more = without_reserve(12 * SEGMENT);
-    let mut harness = again(&disk, harness, &more);
-    for start in 0..2 {
-        pass(&mut harness, 2_000);
-        assert_eq!(storage(&mut harness), 2, "{start}");
-        harness = again(&disk, harness, &more);
     }
 }
