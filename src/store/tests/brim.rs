@@ -173,7 +173,9 @@ fn what_is_asked_for_is_done_or_refused_however_little_room_there_is() {
             step += 1;
             if near && step % 2 == 0 {
                 levels += 1;
-                ASKED.iter().for_each(|asked| check(&disk, &options, asked));
+                for asked in &ASKED {
+                    check(&disk, &options, asked);
+                }
             }
             if !filler(&mut harness) {
                 break;

@@ -195,9 +195,13 @@ fn taking_back_counts_what_ends_in_several_slices() {
     let options = StoreOptions { segment_bytes: 8 * 1024 * 1024, ..small() };
     let (_disk, mut harness) = opened(&options);
     let targets: Vec<u32> = (0..9_000).collect();
-    targets.iter().for_each(|&n| harness.see(n));
+    for &n in &targets {
+        harness.see(n);
+    }
     harness.deliver(batch("b1", 1, &targets, START, HOUR)).expect("accepted");
-    targets.iter().for_each(|&n| assert_eq!(harness.pull(n).len(), 1));
+    for &n in &targets {
+        assert_eq!(harness.pull(n).len(), 1);
+    }
     let mut answer = revoke(&mut harness, 1);
     harness.settle().expect("the disk works");
     assert_eq!(answer.try_recv().expect("answered").expect("taken back").ended, 9_000);
