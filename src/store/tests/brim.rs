@@ -54,7 +54,7 @@ const ASKED: [Asked; 18] = [
     }),
     ("the switch", |harness| harness.stage_change(0, Change::Push(false))),
     ("another account", |harness| {
-        harness.stage_change(0, Change::Bind(Binding::Account("z".repeat(128).into())))
+        harness.stage_change(0, Change::Bind(Binding::Account("z".repeat(128).into())));
     }),
     ("no account", |harness| harness.stage_change(0, Change::Unbind(Unbind::Account("a".into())))),
     ("a tag", |harness| harness.stage_change(1, Change::Bind(Binding::Tag("t".repeat(128).into())))),

@@ -231,7 +231,7 @@ fn a_reader_that_comes_in_time_loses_nothing_at_the_hard_bound() {
 
 fn device_records_until_rolled(harness: &mut Harness<SimDisk>) {
     let before = harness.engine.segments().len();
-    for n in 0.. {
+    for n in 0_u32.. {
         if harness.engine.segments().len() > before {
             return;
         }
