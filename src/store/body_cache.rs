@@ -165,7 +165,7 @@ mod tests {
     fn among_many_that_ended_the_bound_still_holds_in_the_same_order() {
         let cache = BodyCache::new(10_000);
         let mut all: Vec<_> = (0..1_000).map(|seq| put(&cache, seq, 10)).collect();
-        let ended = |batch: &Arc<Batch>| batch.seq.0 % 10 != 0;
+        let ended = |batch: &Arc<Batch>| !batch.seq.0.is_multiple_of(10);
         for batch in all.iter().filter(|batch| ended(batch)) {
             batch.count_live(0);
             cache.remove(batch);
