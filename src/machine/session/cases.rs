@@ -224,3 +224,14 @@ fn so_many_are_watched_beside_the_window_and_no_more() {
     }
     assert_eq!(again, limits::OVERDUE);
 }
+
+#[test]
+fn a_list_may_have_something_newer_until_it_is_drained() {
+    let mut session = session(&[]);
+    let pulls = |session: &Session<Listed>| (session.has_newer(), session.poll_pull(0, 1) > 0);
+    assert_eq!(pulls(&session), (true, true), "nobody has looked yet");
+    session.handle_drained();
+    assert_eq!(pulls(&session), (false, false));
+    session.handle_newer();
+    assert_eq!(pulls(&session), (true, true));
+}

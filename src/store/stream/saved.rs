@@ -389,8 +389,8 @@ mod tests {
 
     fn stream(id: StreamId, cursor: u64, last_event: u64, gaps: &[(u64, u64)]) -> SavedStream {
         let mut all = Gaps::default();
-        for &(first, last) in gaps {
-            all.insert(ReceiptGap::unreadable(Seq(first), Seq(last)));
+        for (first, last) in gaps {
+            all.insert(ReceiptGap::unreadable(Seq(*first), Seq(*last)));
         }
         let name = format!("stream-{id}").into();
         SavedStream { id, name, cursor: Seq(cursor), last_event: Seq(last_event), gaps: all }

@@ -146,12 +146,11 @@ fn is_right(block: u64, bytes: &[u8], sum: u32) -> bool {
     if sum == 0 { bytes.iter().all(|&byte| byte == 0) } else { sum_of(block, bytes) == sum }
 }
 
-/// The blocks of an aligned range, the first and how many.
-fn range(offset: u64, length: usize) -> io::Result<(u64, u64)> {
+/// The first block of an aligned range.
+fn first_of(offset: u64, length: usize) -> io::Result<u64> {
     let aligned = offset.is_multiple_of(BLOCK) && length.is_multiple_of(BLOCK as usize);
     let first = (offset / BLOCK).checked_sub(1).filter(|_| aligned);
-    let first = first.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not whole blocks"))?;
-    Ok((first, length as u64 / BLOCK))
+    first.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not whole blocks"))
 }
 
 impl<F: DiskFile> CheckedFile<F> {
@@ -343,7 +342,7 @@ impl<F: DiskFile> StorageBackend for CheckedFile<F> {
             out.copy_from_slice(&self.lock().head.start[..out.len()]);
             return Ok(());
         }
-        let (first, _) = range(offset, out.len())?;
+        let first = first_of(offset, out.len())?;
         (first..)
             .zip(out.chunks_exact_mut(BLOCK as usize))
             .try_for_each(|(block, out)| self.read_block(block, out))
@@ -385,7 +384,7 @@ impl<F: DiskFile> StorageBackend for CheckedFile<F> {
             writing.head.start[..data.len()].copy_from_slice(data);
             return self.write_head(&mut writing);
         }
-        let (first, _) = range(offset, data.len())?;
+        let first = first_of(offset, data.len())?;
         self.write_blocks(first, data)
     }
 }

@@ -1,6 +1,7 @@
 //! The store's engine against what was promised: command by command, on its threads, and crashed everywhere.
 
 mod at_rest;
+mod at_rest_kinds;
 mod basics;
 mod bindings;
 mod bounds;

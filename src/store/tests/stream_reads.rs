@@ -3,10 +3,10 @@
 use super::plan::START;
 use super::stream_damage::{flip, places};
 use super::streams::{event, opened, other_event, reopened, said, two};
-use super::support::{Harness, small};
+use super::support::{Harness, ack, small};
 
 use crate::ids::Seq;
-use crate::push::StreamEvent;
+use crate::push::{Event, StreamEvent};
 use crate::store::StreamRead;
 use crate::store::disk::sim::SimDisk;
 use crate::store::record;
@@ -75,7 +75,10 @@ fn a_reader_that_comes_back_reads_what_lies_before_a_gap_too() {
     let (disk, mut harness) = opened(&options);
     event(&mut harness, 1);
     harness.ack_stream(harness.head());
-    (2..4).for_each(|message| event(&mut harness, message));
+    // What goes into the gap begins with an event.
+    harness.acks(vec![ack(0, 9, &[(1, Event::Click)], START)]);
+    harness.commit().expect("the disk works");
+    event(&mut harness, 2);
     harness.retire("main", true).expect("dropped");
     event(&mut harness, 4);
     for again in 0..2 {

@@ -191,6 +191,28 @@ fn one_of_the_two_heads_is_enough_and_the_newest_counts() {
 }
 
 #[test]
+fn a_head_that_is_torn_while_it_is_written_leaves_the_one_before() {
+    let disk = made();
+    let file = written(&disk, 1, 1);
+    for newer in 2..6 {
+        let heads = || disk.content("file").expect("there")[..2 * PAGE].to_vec();
+        let before = heads();
+        file.write(0, &[newer; 320]).expect("written");
+        let changed: Vec<usize> = heads()
+            .chunks(PAGE)
+            .zip(before.chunks(PAGE))
+            .map(|(now, then)| usize::from(now != then))
+            .collect();
+        let place = changed.iter().position(|&changed| changed == 1).expect("it is written");
+        assert_eq!(changed.iter().sum::<usize>(), 1, "the other one is the durable one");
+        let torn = disk.fork();
+        flip(&torn, place as u64 * BLOCK + 40);
+        assert_eq!(header(&opened(&torn)), [newer - 1; 320]);
+        file.sync_data().expect("durable");
+    }
+}
+
+#[test]
 fn a_header_counts_from_the_write_on_and_is_durable_with_the_sync() {
     let disk = made();
     let file = written(&disk, 1, 1);
