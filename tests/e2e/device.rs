@@ -171,6 +171,42 @@ impl Device {
         }
     }
 
+    /// Takes and acknowledges everything that waits for it, until all of that is durable. `false`: there was no room for an Ack at the moment, and the
+    /// edge has sent it away.
+    pub(crate) async fn takes_all(&mut self) -> bool {
+        loop {
+            let acks = self.acks;
+            let ping = to_edge::Frame::Ping(mooring::wire::pb::device::Ping {});
+            let mut sent = self.link.send(ping).await.is_ok();
+            loop {
+                match self.next_to_the_end().await {
+                    Some(to_device::Frame::Push(push)) => {
+                        self.acks += 1;
+                        let event = Event {
+                            message_id: push.message_id,
+                            r#type: EventType::Arrive.into(),
+                            time_milliseconds: self.welcome.server_time_milliseconds,
+                        };
+                        let ack = Ack { number: self.acks, events: vec![event] };
+                        // What it was sent away for is still to be read.
+                        sent &= self.link.send(to_edge::Frame::Ack(ack)).await.is_ok();
+                    }
+                    Some(to_device::Frame::AckConfirm(confirm)) => self.confirmed = confirm.number,
+                    Some(to_device::Frame::Pong(_)) => break,
+                    Some(to_device::Frame::Error(error)) => {
+                        assert_eq!(error.code(), ErrorCode::Unavailable, "{error:?}");
+                        return false;
+                    }
+                    None => return false,
+                    Some(other) => panic!("{} came: {other:?}", frame_name(&other)),
+                }
+            }
+            if sent && self.acks == acks && self.confirmed == acks {
+                return true;
+            }
+        }
+    }
+
     /// Says that a message arrived, and waits until that is durable.
     pub(crate) async fn arrive(&mut self, message_id: u64) {
         let number = self.say(&[(message_id, EventType::Arrive)]).await;

@@ -252,12 +252,8 @@ impl<D: Disk> Engine<D> {
             match read {
                 Ok(_) => batch.was_read(),
                 Err(error) if batch.is_given_up(&error, now) => self.found_damaged(batch),
-                Err(_) => {}
+                Err(_) => self.trim.retry_at = now + RETRY_MS,
             }
-        }
-        if self.damaged.is_empty() {
-            // What it was will be so for a moment.
-            self.trim.retry_at = now + RETRY_MS;
         }
         !self.damaged.is_empty()
     }
