@@ -29,6 +29,7 @@ mod restore;
 mod revoke;
 mod rows;
 mod slices;
+mod spares;
 mod stream_damage;
 mod stream_reads;
 mod streams;

@@ -43,8 +43,7 @@ fn what_an_operator_set_for_an_app_holds_after_a_start() {
 }
 
 /// A record that no program of this version writes.
-fn with_foreign_record(disk: &SimDisk, kind: u8, payload: &[u8]) {
-    let options = small();
+pub(super) fn with_foreign_record(disk: &SimDisk, options: &StoreOptions, kind: u8, payload: &[u8]) {
     let layout = JournalOptions {
         segment_bytes: options.segment_bytes,
         reserve_segments: options.reserve_segments,
@@ -66,7 +65,7 @@ fn a_record_that_is_not_understood_is_left_out_and_said() {
     // A kind that there is not, and some whose content makes no sense.
     let kinds = [200, crate::store::record::RECEIPT, crate::store::record::GAP, crate::store::record::RECALL];
     for kind in kinds {
-        with_foreign_record(&disk, kind, b"\xff");
+        with_foreign_record(&disk, &small(), kind, b"\xff");
         disk.kill();
     }
     let mut harness = Harness::open(&disk, &small(), START);
