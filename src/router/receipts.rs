@@ -138,6 +138,9 @@ pub(super) async fn look_out(
     context: &RouterContext,
     phase: &watch::Receiver<Phase>,
 ) {
+    if streams.is_empty() {
+        return reached(phase, Phase::Closing).await;
+    }
     let tell = || streams.iter().for_each(|reading| reading.changed.notify_one());
     let mut head = context.store.head();
     let looking = async {
