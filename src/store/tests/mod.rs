@@ -1,5 +1,6 @@
 //! The store's engine against what was promised: command by command, on its threads, and crashed everywhere.
 
+mod acks_room;
 mod at_rest;
 mod at_rest_kinds;
 mod basics;
