@@ -37,4 +37,5 @@ mod streams_model;
 mod support;
 mod tables;
 mod turns;
+mod waits_for_tables;
 mod wakeups;
