@@ -10,6 +10,7 @@ mod brim;
 mod common;
 mod damage;
 mod delivery;
+mod disk_room;
 mod duties;
 mod embedded;
 mod ends;
