@@ -4,7 +4,7 @@ use super::common::{HOUR, SEGMENT, again, files, opened};
 use super::full::{fill, use_up};
 use super::plan::START;
 use super::stream_damage::{flip, places};
-use super::support::{Harness, batch, small};
+use super::support::{Harness, batch, device, small};
 use super::wakeups::fill_to_the_brim;
 use crate::push::{Failure, Millis};
 use crate::store::disk::sim::SimDisk;
@@ -101,4 +101,19 @@ fn what_damage_took_is_said_though_the_disk_stays_full() {
         new.body = vec![7; 600].into();
         harness.deliver(new).unwrap_or_else(|why| panic!("reserve {reserve}: {why:?}"));
     }
+}
+
+/// Room for them is asked for before; where it is missing all the same, they are as good as not said.
+#[test]
+fn activity_without_room_is_no_end_of_the_store() {
+    let options = options(4, 0);
+    let (_disk, mut harness) = opened(&options);
+    fill(&mut harness, 1);
+    use_up(&mut harness);
+    fill_to_the_brim(&mut harness);
+    let news: Vec<_> = (0..200).map(|n| (device(n % 4), harness.now)).collect();
+    let head = harness.head();
+    harness.engine.stage_active(&news).expect("it isn't the end");
+    harness.commit().expect("the disk works");
+    assert_eq!(harness.head(), head);
 }
