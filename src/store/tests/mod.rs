@@ -21,6 +21,7 @@ mod gap_slices;
 mod given_up;
 mod history;
 mod memory;
+mod missing_end;
 mod model;
 mod model_devices;
 mod plan;
