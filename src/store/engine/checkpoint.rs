@@ -116,7 +116,8 @@ impl<D: Disk> Engine<D> {
         }
         match self.checkpoint_step() {
             Ok(Step::Written) => {}
-            Ok(Step::Waits) => return Ok(false),
+            // Their turn may have been just before: what waits for them makes a transaction due.
+            Ok(Step::Waits) => return Ok(!self.tables.writer.is_busy() && self.transaction_is_due(now)),
             Ok(Step::Finished) => self.end_squeeze(now)?,
             Err(error) => self.give_up_checkpoint(now, &error)?,
         }

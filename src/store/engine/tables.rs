@@ -223,7 +223,7 @@ impl<D: Disk> Engine<D> {
         Ok(self.make_room() || self.make_room_for_rows())
     }
 
-    fn transaction_is_due(&self, now: Millis) -> bool {
+    pub(super) fn transaction_is_due(&self, now: Millis) -> bool {
         let behind = self.tables.applied < self.journal.head();
         let changed = self.ledger.changed.len() + self.ledger.changed_rows.len();
         let many = changed >= MANY && self.tables.again.is_empty();

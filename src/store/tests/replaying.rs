@@ -49,6 +49,7 @@ fn with_foreign_record(disk: &SimDisk, kind: u8, payload: &[u8]) {
         segment_bytes: options.segment_bytes,
         reserve_segments: options.reserve_segments,
         salt: options.salt,
+        ..JournalOptions::default()
     };
     let disk = Arc::new(disk.clone());
     let known = (Seq(0), Seq(0));
