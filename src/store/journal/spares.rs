@@ -78,8 +78,8 @@ impl<D: Disk> Journal<D> {
         Ok(true)
     }
 
-    /// Makes spare files until the next segment and the whole reserve are there, or the journal is as large as it may be. A full disk is not an error: [`Journal::room`] says what is
-    /// left. Cheap if nothing is missing; call it after commits, so that the next roll doesn't use the reserve.
+    /// Makes spare files until the next segment and the whole reserve are there, or the journal is as large as it may be. A full disk is not an
+    /// error: [`Journal::room`] says what is left. Cheap if nothing is missing; call it after commits, so that the next roll doesn't use the reserve.
     pub fn replenish(&mut self) -> Result<(), JournalError> {
         if self.poisoned {
             return Err(JournalError::Poisoned);
