@@ -161,3 +161,78 @@ impl Scan<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use roaring::RoaringBitmap;
+
+    use super::*;
+    use crate::ids::{AppKey, BatchId, DeviceKey, MessageId};
+    use crate::push::MassOutcome;
+    use crate::store::push_record::bitmap_bytes;
+    use crate::store::record::set_ordinal;
+
+    fn mass(reason: Failure, batch: u64, ordinals: &[u32], numbers: &[u32]) -> MassRecord {
+        let mut bits = Vec::new();
+        ordinals.iter().for_each(|&ordinal| set_ordinal(&mut bits, ordinal));
+        let mass = MassOutcome {
+            app: AppKey::parse("app").expect("valid"),
+            message: MessageId(1),
+            batch: BatchId::parse("b").expect("valid"),
+            reason,
+            event_time: 9,
+            ordinals: bits,
+            count: 1,
+            job_key: "".into(),
+        };
+        let numbers: RoaringBitmap = numbers.iter().copied().collect();
+        MassRecord { mass, batch: Seq(batch), numbers: bitmap_bytes(&numbers) }
+    }
+
+    /// Whether an end is told of the device with this number, which is the third target of batch 5.
+    fn is_told(number: Option<u32>, record: &MassRecord) -> bool {
+        let app = AppKey::parse("app").expect("valid");
+        let of = HistoryOf { app, device: DeviceKey([1; 16]), number, message: Some((MessageId(1), Seq(1))) };
+        let targets = [(Seq(5), 2)].into();
+        let mut scan = Scan { of: &of, targets, events: VecDeque::new() };
+        scan.mass(record).expect("well formed");
+        let told: Vec<_> = scan.events.iter().map(|event| (event.at, event.what, event.message)).collect();
+        assert!(told.is_empty() || told == [(9, What::Failed(record.mass.reason), MessageId(1))], "{told:?}");
+        !told.is_empty()
+    }
+
+    #[test]
+    fn an_end_of_many_is_told_of_those_whom_it_names_and_nobody_else() {
+        use Failure::{Expired, Storage};
+        let cases = [
+            (Expired, 5, &[2][..], &[][..], true, "by its place"),
+            (Expired, 5, &[1, 3], &[8], false, "others of the same batch"),
+            (Expired, 6, &[2], &[8], false, "the same place in another batch"),
+            (Expired, 6, &[1], &[7], true, "by its number"),
+            (Expired, 5, &[], &[8], false, "nobody's place is known, and it expired"),
+            (Storage, 5, &[], &[], true, "its batch is lost"),
+            (Storage, 6, &[], &[], false, "another one is"),
+            (Storage, 5, &[1], &[8], false, "of its batch others are"),
+        ];
+        for (reason, batch, ordinals, numbers, told, what) in cases {
+            assert_eq!(is_told(Some(7), &mass(reason, batch, ordinals, numbers)), told, "{what}");
+        }
+        assert!(is_told(None, &mass(Expired, 5, &[2], &[])) && !is_told(None, &mass(Expired, 6, &[2], &[7])));
+    }
+
+    #[test]
+    fn who_is_named_by_its_place_needs_no_number() {
+        let mut record = mass(Failure::Expired, 5, &[2], &[]);
+        record.numbers = vec![1].into();
+        assert!(is_told(Some(7), &record));
+    }
+
+    #[test]
+    fn an_end_of_another_message_or_app_is_not_told() {
+        let mut message = mass(Failure::Expired, 5, &[2], &[7]);
+        message.mass.message = MessageId(2);
+        let mut app = mass(Failure::Expired, 5, &[2], &[7]);
+        app.mass.app = AppKey::parse("other").expect("valid");
+        assert!(!is_told(Some(7), &message) && !is_told(Some(7), &app));
+    }
+}

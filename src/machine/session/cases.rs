@@ -51,6 +51,7 @@ fn session(entries: &[Listed]) -> Session<Listed> {
 
 #[test]
 fn a_new_session_has_read_its_hello_and_is_not_suspect() {
+    assert_eq!(session(&[]).heartbeat_s(), 240, "as it was promised");
     let mut session = session(&[]);
     assert_eq!((session.last_read(), session.is_suspect()), (500, false));
     session.handle_read(900);
@@ -139,6 +140,8 @@ fn who_asks_is_told_of_what_was_said_before_as_soon_as_it_is_durable() {
     let mut session = acked(3);
     assert!(!session.handle_confirmed(1));
     assert!(session.handle_ping(), "two are to come");
+    assert_eq!(session.poll_confirm(), Some(1));
+    assert!(!session.handle_confirmed(1), "it knows that");
     assert!(session.handle_confirmed(2));
     assert_eq!(session.poll_confirm(), Some(2));
     assert!(session.handle_confirmed(3), "it asked for this one too");

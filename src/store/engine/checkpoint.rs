@@ -116,7 +116,7 @@ impl<D: Disk> Engine<D> {
         }
         match self.checkpoint_step() {
             Ok(Step::Written) => {}
-            // Their turn may have been just before: what waits for them makes a transaction due.
+            // Their turn may have passed already: who rested now would wait for nothing.
             Ok(Step::Waits) => return Ok(!self.tables.writer.is_busy() && self.transaction_is_due(now)),
             Ok(Step::Finished) => self.end_squeeze(now)?,
             Err(error) => self.give_up_checkpoint(now, &error)?,

@@ -223,6 +223,7 @@ impl<D: Disk> Engine<D> {
         Ok(self.make_room() || self.make_room_for_rows())
     }
 
+    /// Whether one begins with the next slice, unless one is under way.
     pub(super) fn transaction_is_due(&self, now: Millis) -> bool {
         let behind = self.tables.applied < self.journal.head();
         let changed = self.ledger.changed.len() + self.ledger.changed_rows.len();

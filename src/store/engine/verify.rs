@@ -133,6 +133,12 @@ impl<D: Disk> Engine<D> {
         (self.live_in.clone(), live)
     }
 
+    /// See [`Engine::dead_segments`].
+    #[cfg(test)]
+    pub(in crate::store) fn dead(&self) -> usize {
+        self.dead_segments()
+    }
+
     /// Bytes that can still be staged.
     #[cfg(test)]
     pub(in crate::store) fn room(&self) -> u64 {

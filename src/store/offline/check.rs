@@ -169,6 +169,14 @@ impl Report {
 
     fn compared(&mut self, engine: &Engine<super::OverlayDisk>, verified: Verified, devices: u64) {
         let totals = engine.totals();
+        self.counted(&totals, &verified);
+        self.read_to(&engine.stream_cursors(), engine.head());
+        let (revoked, messages) = (engine.revoked(), engine.messages());
+        let (live_bytes, streams) = (engine.live_bytes(), engine.stream_cursors());
+        self.state = Some(State { totals, verified, live_bytes, devices, revoked, messages, streams });
+    }
+
+    fn counted(&mut self, totals: &Counts, verified: &Verified) {
         if !totals.identity_holds() {
             let what = "in sum, accepted isn't arrived + failed + pending".to_owned();
             self.find(
@@ -205,14 +213,14 @@ impl Report {
                 "attributes and bindings of these devices are unknown until they say Hello again",
             );
         }
-        let head = engine.head();
-        for (name, cursor) in engine.stream_cursors().into_iter().filter(|(_, cursor)| *cursor > head) {
+    }
+
+    /// How far each stream is acknowledged.
+    fn read_to(&mut self, cursors: &[(String, Seq)], head: Seq) {
+        for (name, cursor) in cursors.iter().filter(|(_, cursor)| *cursor > head) {
             let what = format!("the cursor of stream {name} is {cursor}, and the newest record {head}");
             self.find(Weight::Damage, "checkpoints", None, what, "its reader misses what comes up to there");
         }
-        let (revoked, messages) = (engine.revoked(), engine.messages());
-        let (live_bytes, streams) = (engine.live_bytes(), engine.stream_cursors());
-        self.state = Some(State { totals, verified, live_bytes, devices, revoked, messages, streams });
     }
 }
 
@@ -345,6 +353,8 @@ impl CommitSink for Nobody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::MessageId;
+    use crate::store::journal::Place;
 
     #[test]
     fn many_findings_are_counted_and_the_worst_is_named_whenever_it_comes() {
@@ -357,5 +367,60 @@ mod tests {
         report.find(Weight::Fatal, "start", None, "broken".into(), FAILS);
         assert_eq!((report.worst(), report.findings.len()), (Some(Weight::Fatal), NAMED + 1));
         assert_eq!(report.found[&Weight::Harmless], NAMED as u64 + 500);
+    }
+    /// What was found of counts and rows.
+    fn found(totals: &Counts, verified: &Verified) -> Vec<String> {
+        let mut report = Report::default();
+        report.counted(totals, verified);
+        assert!(report.findings.iter().all(|finding| finding.weight == Weight::Damage));
+        report.findings.into_iter().map(|finding| finding.what).collect()
+    }
+
+    #[test]
+    fn each_count_and_row_that_is_wrong_is_named_and_no_other() {
+        let (totals, whole) = (Counts::default(), Verified::default());
+        assert_eq!(found(&totals, &whole), [""; 0]);
+        let uneven = Counts { accepted: 2, pending: 1, ..Counts::default() };
+        let one = Verified { pending: 1, ..Verified::default() };
+        assert_eq!(found(&uneven, &one), ["in sum, accepted isn't arrived + failed + pending"]);
+        assert_eq!(found(&totals, &one), ["0 messages are counted as pending, and lists have 1"]);
+        let records = Verified { wrong_records: 1, ..Verified::default() };
+        assert_eq!(found(&totals, &records), ["1 push records don't add up"]);
+        let rows = Verified { malformed_rows: 1, ..Verified::default() };
+        assert_eq!(found(&totals, &rows), ["1 rows make no sense"]);
+        let unequal = vec![("app".to_owned(), MessageId(7), 3, 2)];
+        let message = Verified { unequal, ..Verified::default() };
+        assert_eq!(found(&totals, &message), ["message 7 of app: 3 counted as pending, lists have 2"]);
+    }
+
+    #[test]
+    fn a_stream_that_is_read_beyond_the_newest_record_is_named() {
+        let mut report = Report::default();
+        report.read_to(
+            &[("main".into(), Seq(9)), ("other".into(), Seq(10)), ("ahead".into(), Seq(11))],
+            Seq(10),
+        );
+        let [ahead] = &report.findings[..] else { panic!("{:?}", report.findings) };
+        assert_eq!(ahead.what, "the cursor of stream ahead is 11, and the newest record 10");
+    }
+
+    #[test]
+    fn damage_is_named_once_with_the_records_that_are_lost() {
+        let damage = |offset, lost| Damage { what: "it", place: Place { segment: 1, offset }, lost };
+        let mut report = Report::default();
+        for _ in 0..2 {
+            report.damaged(&[
+                damage(8, None),
+                damage(16, Some((Seq(3), Seq(3)))),
+                damage(24, Some((Seq(4), Seq(6)))),
+            ]);
+        }
+        let found = |finding: &Finding| (finding.weight, finding.offset, finding.what.clone());
+        let expected = [
+            (Weight::Harmless, Some(8), "it is damaged".to_owned()),
+            (Weight::Damage, Some(16), "it is damaged: record 3 is lost".to_owned()),
+            (Weight::Damage, Some(24), "it is damaged: records 4 to 6 are lost".to_owned()),
+        ];
+        assert_eq!(report.findings.iter().map(found).collect::<Vec<_>>(), expected);
     }
 }

@@ -6,7 +6,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
+use super::common::again;
 use super::plan::START;
+use super::replaying::with_foreign_record;
+use super::stream_damage::{flip, places};
 use super::streams::event;
 use super::support::{Harness, app, small};
 use crate::binding::{Binding, Change};
@@ -17,7 +20,7 @@ use crate::store::disk::sim::SimDisk;
 use crate::store::offline::{AtRest, Filter};
 use crate::store::options::StoreOptions;
 use crate::store::tables::TableKind;
-use crate::store::{AppChange, Command};
+use crate::store::{AppChange, Command, record};
 
 const FORGET_AFTER_MS: u64 = 60_000;
 
@@ -135,4 +138,37 @@ fn a_stream_whose_reader_has_everything_is_no_finding() {
         [("main".into(), life.harness.head())],
         "where nothing is unread, up to the newest"
     );
+}
+
+#[test]
+fn which_records_are_lost_is_shown_as_the_router_is_told() {
+    let mut life = Life::begin();
+    life.harness.see(0);
+    (1..=3).for_each(|message| event(&mut life.harness, message));
+    life.settle();
+    let lost = places(&life.harness, record::RECEIPT)[1];
+    flip(&life.disk, lost.1);
+    let mut harness = again(&life.disk, life.harness, &life.options);
+    harness.settle().expect("the disk works");
+    life.harness = harness;
+    let (_dir, at_rest) = life.at_rest();
+    let told = dumped(&at_rest, "lost");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["ranges"], serde_json::json!([[lost.0.0, lost.0.0]]));
+}
+
+/// By a newer version, say.
+#[test]
+fn a_record_that_makes_no_sense_is_named_and_so_is_that_a_start_leaves_it_out() {
+    let mut life = Life::begin();
+    event(&mut life.harness, 1);
+    life.settle();
+    life.disk.kill();
+    with_foreign_record(&life.disk, &life.options, record::RECALL, b"\xff");
+    let (_dir, at_rest) = life.at_rest();
+    let report = at_rest.check(&mut |_| {}).expect("readable");
+    let found: Vec<_> = report.findings.iter().map(|finding| &*finding.what).collect();
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found.iter().any(|what| what.ends_with("(recall) makes no sense")), "{found:?}");
+    assert!(found.contains(&"1 records or entries can't be applied"), "{found:?}");
 }

@@ -39,6 +39,21 @@ fn what_is_only_to_be_told_waits_for_a_commit_too() {
     assert_eq!((harness.figure("commits"), harness.engine.staged_bytes()), (commits + 1, 0));
 }
 
+/// Nobody is told of it: only the record waits.
+#[test]
+fn what_is_only_to_be_kept_waits_for_a_commit_too() {
+    let options = StoreOptions { forget_after_ms: 80_000, ..small() };
+    let (_disk, mut harness) = opened(&options);
+    harness.settle().expect("the disk works");
+    harness.now += 20_000;
+    let active = Command::LastActive(vec![(device(0), harness.now)]);
+    harness.apply(active).expect("the disk works");
+    assert!(harness.engine.has_staged());
+    assert!(harness.engine.maintain(harness.now).expect("the disk works"), "that comes first");
+    harness.commit().expect("the disk works");
+    assert!(!harness.engine.has_staged());
+}
+
 /// Each kind of work has its turn, however much there is of another.
 #[test]
 fn a_lot_that_expires_does_not_keep_others_waiting() {
@@ -49,10 +64,12 @@ fn a_lot_that_expires_does_not_keep_others_waiting() {
     }
     harness.commit().expect("the disk works");
     harness.settle().expect("the disk works");
+    harness.now += HOUR;
+    // Its turn was just now.
+    assert!(harness.engine.maintain(harness.now).expect("the disk works"));
     let (reply, mut answer) = oneshot::channel();
     let stream = "main".into();
     harness.apply(Command::RetireStream { stream, force: true, reply }).expect("the disk works");
-    harness.now += HOUR;
     let mut turns = 0;
     while answer.try_recv().is_err() {
         turns += 1;
@@ -217,6 +234,17 @@ fn many_are_forgotten_at_once() {
     assert_eq!(told.len(), 2, "registered and forgotten: {told:?}");
     harness = again(&disk, harness, &options);
     assert_eq!(harness.report.devices, 0);
+}
+
+/// After a crash it may be known two grains too early when somebody was there.
+#[test]
+fn nobody_is_forgotten_before_two_grains_have_passed_beside_the_time() {
+    let options = StoreOptions { forget_after_ms: 80_000, ..small() };
+    let (_disk, mut harness) = opened(&options);
+    pass(&mut harness, 100_000);
+    assert_eq!(harness.figure("devices"), 4);
+    pass(&mut harness, 11_000);
+    assert_eq!(harness.figure("devices"), 0);
 }
 
 /// There is no room to say so: nobody is forgotten, until there is.

@@ -304,3 +304,12 @@ fn a_real_directory_keeps_what_was_accepted() {
         one.store.close();
     }
 }
+
+/// Twice in a grain, which is an eighth of the time after which a device is forgotten.
+#[test]
+fn sessions_learn_how_often_to_say_that_their_device_is_there() {
+    for (forget_after_ms, report_ms) in [(80_000, 5_000), (0, u64::MAX)] {
+        let opening = open(&Arc::new(SimDisk::new()), StoreOptions { forget_after_ms, ..small() });
+        assert_eq!(opening.store.report_ms(), report_ms);
+    }
+}

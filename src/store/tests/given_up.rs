@@ -189,6 +189,31 @@ fn what_arrives_while_it_waits_to_be_taken_back_has_arrived() {
     assert_eq!((harness.totals().arrived, failed(&mut harness, Failure::Revoked)), (2, 2));
 }
 
+/// Nobody waits for the answer any more, but it was taken back.
+#[test]
+fn what_was_to_be_taken_back_when_it_was_killed_is_taken_back_by_the_next_start() {
+    for checkpoint in [false, true] {
+        let (disk, mut harness) = opened(&small());
+        harness.deliver(batch("b1", 1, &[0, 1], START, HOUR)).expect("accepted");
+        harness.deliver(batch("b2", 2, &[0, 1], START, HOUR)).expect("accepted");
+        disk.fail_reads(Some(FIRST));
+        let mut answer = revoke(&mut harness, 1);
+        if checkpoint {
+            harness.checkpoint().expect("the disk works");
+        }
+        assert!(answer.try_recv().is_err() && failed(&mut harness, Failure::Revoked) == 0);
+        disk.fail_reads(None);
+        harness = again(&disk, harness, &small());
+        harness.settle().expect("the disk works");
+        assert_eq!(
+            (failed(&mut harness, Failure::Revoked), harness.totals().pending),
+            (2, 2),
+            "{checkpoint}"
+        );
+        assert_eq!(messages(&harness, 1), [2]);
+    }
+}
+
 /// More was written than ends by receipts of their own in one slice.
 #[test]
 fn taking_back_counts_what_ends_in_several_slices() {

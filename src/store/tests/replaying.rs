@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::common::{HOUR, again, files, opened};
+use super::common::{HOUR, again, files, messages, opened};
 use super::plan::START;
 use super::support::{Harness, app, batch, device, seen, session, small};
 use crate::binding::{Binding, Change};
@@ -43,8 +43,7 @@ fn what_an_operator_set_for_an_app_holds_after_a_start() {
 }
 
 /// A record that no program of this version writes.
-fn with_foreign_record(disk: &SimDisk, kind: u8, payload: &[u8]) {
-    let options = small();
+pub(super) fn with_foreign_record(disk: &SimDisk, options: &StoreOptions, kind: u8, payload: &[u8]) {
     let layout = JournalOptions {
         segment_bytes: options.segment_bytes,
         reserve_segments: options.reserve_segments,
@@ -67,7 +66,7 @@ fn a_record_that_is_not_understood_is_left_out_and_said() {
     // A kind that there is not, and some whose content makes no sense.
     let kinds = [200, crate::store::record::RECEIPT, crate::store::record::GAP, crate::store::record::RECALL];
     for kind in kinds {
-        with_foreign_record(&disk, kind, b"\xff");
+        with_foreign_record(&disk, &small(), kind, b"\xff");
         disk.kill();
     }
     let mut harness = Harness::open(&disk, &small(), START);
@@ -209,4 +208,44 @@ fn a_switch_that_was_turned_off_stays_so() {
             harness.checkpoint().expect("the disk works");
         }
     }
+}
+
+/// Of a batch some entries ended together, and others wait.
+#[test]
+fn what_a_newer_message_took_the_place_of_does_not_come_back() {
+    let (disk, mut harness) = opened(&small());
+    for (message, targets) in [(1, &[0, 1, 2, 3][..]), (2, &[0, 1])] {
+        let mut new = batch(&format!("b{message}"), message, targets, START, HOUR);
+        new.collapse_key = "weather".into();
+        harness.deliver(new).expect("accepted");
+    }
+    for _ in 0..2 {
+        assert_eq!([0, 1, 2, 3].map(|n| messages(&harness, n)), [vec![2], vec![2], vec![1], vec![1]]);
+        assert_eq!(harness.totals().pending, 4);
+        harness = again(&disk, harness, &small());
+    }
+}
+
+/// The journal is read from where the tables end, and streams are as the checkpoint has them.
+#[test]
+fn a_stream_has_what_the_checkpoint_says_where_the_tables_are_older() {
+    let (disk, mut harness) = opened(&small());
+    for message in 1..=2 {
+        harness.deliver(batch(&format!("b{message}"), message, &[0], START, HOUR)).expect("accepted");
+        harness.arrive(0, message);
+        if message == 1 {
+            harness.ack_stream(harness.head());
+        }
+    }
+    harness.checkpoint().expect("the disk works");
+    let before = harness.stream_state("main").expect("known");
+    assert!(before.unread && before.bounds.cursor > Seq(0));
+    let now = harness.now;
+    drop(harness);
+    disk.kill();
+    disk.remove("tables.log").expect("there");
+    let harness = Harness::open(&disk, &small(), now);
+    let after = harness.stream_state("main").expect("known");
+    assert_eq!((after.unread, after.bounds.cursor), (true, before.bounds.cursor));
+    assert_eq!(harness.stream(after.bounds.cursor).len(), 1);
 }

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use super::plan::START;
-use super::support::{Harness, batch, small};
+use super::streams::{self, of_other, other, other_device};
+use super::support::{Harness, app, batch, small};
 use crate::ids::{HistoryId, Seq};
 use crate::limits;
+use crate::push::Reached;
+use crate::store::Pulled;
 use crate::store::disk::Disk;
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
@@ -143,4 +146,28 @@ fn on_a_disk_without_any_room_the_history_begins_before_the_first_record_that_th
     assert!(is_good(&harness, before) && !is_good(&harness, (before.0, after.1)) && is_good(&harness, after));
     drop(harness);
     assert!(is_good(&Harness::open(&disk, &options, START), after));
+}
+
+/// Names are shared while a checkpoint is read: each batch has its own all the same.
+#[test]
+fn what_waits_is_of_its_app_and_has_its_label_after_a_start_from_a_checkpoint() {
+    let options = StoreOptions { parts: 1, ..small() };
+    let (disk, mut harness) = streams::opened(&options);
+    for message in 1..=9 {
+        let mut new = batch(&format!("b{message}"), message, &[0], START, HOUR);
+        new.job_key = format!("job {}", message / 3).into();
+        harness.deliver(if message % 2 == 0 { of_other(new, 0) } else { new }).expect("accepted");
+    }
+    harness.checkpoint().expect("the disk works");
+    let harness = streams::reopened(&disk, harness, &options);
+    assert!(harness.report.checkpoint > Seq(0));
+    let (mut ours, mut others) = (harness.pull(0), Vec::new());
+    harness.engine.pull(&other_device(0), Reached::START, usize::MAX, START, &mut others);
+    assert_eq!((ours.len(), others.len()), (5, 4));
+    assert!(ours.iter().all(|pulled| pulled.batch.app == app()));
+    assert!(others.iter().all(|pulled| pulled.batch.app == other()));
+    ours.append(&mut others);
+    for Pulled { batch, .. } in ours {
+        assert_eq!(*batch.job_key, format!("job {}", batch.message.0 / 3), "message {}", batch.message);
+    }
 }

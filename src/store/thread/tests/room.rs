@@ -180,6 +180,9 @@ fn what_waits_counts_in_the_budget_with_what_it_will_take_until_it_is_taken() {
     let mut group = Vec::new();
     assert!(inbox.take(Duration::ZERO, Wakes::Any, &mut group).is_some());
     assert_eq!((group.len(), held()), (3, 0));
+    inbox.put(last_active(1)).expect("there is room");
+    assert!(inbox.take(Duration::ZERO, Wakes::Any, &mut group).is_some());
+    assert_eq!(held(), 0, "alone, too");
     for command in all().into_iter().chain([flush()]) {
         inbox.put(command).expect("there is room");
     }

@@ -1,0 +1,58 @@
+//! Spare segments at a start: those that are whole and empty are there again, every other one goes.
+
+use std::sync::Arc;
+
+use super::common::{SEGMENT, files};
+use super::plan::START;
+use super::support::{Harness, small};
+use crate::store::disk::Disk;
+use crate::store::disk::DiskFile;
+use crate::store::disk::sim::SimDisk;
+use crate::store::options::StoreOptions;
+
+fn options() -> StoreOptions {
+    StoreOptions { reserve_segments: 2, ..small() }
+}
+
+fn opened() -> (Arc<SimDisk>, Vec<String>) {
+    let disk = Arc::new(SimDisk::new());
+    drop(Harness::open(&disk, &options(), START));
+    let mut spares = files(&disk, "spare-");
+    spares.sort();
+    assert_eq!(spares.len(), 3, "the next one, and the reserve");
+    (disk, spares)
+}
+
+/// Those of before that are there after a start.
+fn kept(disk: &Arc<SimDisk>, before: &[String]) -> Vec<bool> {
+    disk.kill();
+    drop(Harness::open(disk, &options(), START));
+    let after = files(disk, "spare-");
+    assert_eq!(after.len(), 3);
+    before.iter().map(|name| after.contains(name)).collect()
+}
+
+#[test]
+fn spares_of_before_are_used_again() {
+    let (disk, spares) = opened();
+    assert_eq!(kept(&disk, &spares), [true; 3]);
+}
+
+#[test]
+fn a_spare_of_another_size_is_none() {
+    for bytes in [SEGMENT / 2, SEGMENT * 2] {
+        let (disk, spares) = opened();
+        disk.remove(&spares[1]).expect("there");
+        disk.create(&spares[1], bytes).expect("room");
+        assert_eq!(kept(&disk, &spares), [true, false, true], "{bytes}");
+    }
+}
+
+/// It was a segment, and its name got lost with the power.
+#[test]
+fn a_spare_that_was_written_to_is_none() {
+    let (disk, spares) = opened();
+    let file = disk.open(&spares[1]).expect("there");
+    file.write_at(&[7], 20).expect("works");
+    assert_eq!(kept(&disk, &spares), [true, false, true]);
+}
