@@ -78,6 +78,8 @@ pub enum Fault {
     ActivityUnsaid,
     /// Takes a record that can't be read once for damaged.
     GiveUpAtOnce,
+    /// Tells no stream of a link that the journal's head has moved.
+    StreamUntold,
     /// Leaves out an event where a read of a stream stops.
     SkipEvent,
     /// Shows what is in the index before it is durable.

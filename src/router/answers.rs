@@ -67,13 +67,10 @@ pub(super) async fn run(
     let (mut is_closing, mut is_over) = (false, false);
     while !((is_closing || is_over) && in_flight.is_empty() && work.is_empty()) {
         tokio::select! {
-            one = work.recv(), if !is_over && in_flight.len() < limits::LINK_BATCHES => match one {
-                Some(one) => in_flight.push(answer(one, context, credit)),
-                None => is_over = true,
-            },
-            Some(mut frames) = in_flight.next() => {
+            biased;
+            Some(frames) = in_flight.next() => {
                 // What one sync made durable is answered in one piece.
-                let mut count = 1;
+                let (mut frames, mut count): (Vec<u8>, _) = (frames, 1);
                 while frames.len() < GATHER_BYTES
                     && let Some(Some(frame)) = in_flight.next().now_or_never()
                 {
@@ -82,6 +79,10 @@ pub(super) async fn run(
                 }
                 outbox.send_many(frames, count).await;
             }
+            one = work.recv(), if !is_over && in_flight.len() < limits::LINK_BATCHES => match one {
+                Some(one) => in_flight.push(answer(one, context, credit)),
+                None => is_over = true,
+            },
             () = &mut closing, if !is_closing => is_closing = true,
         }
     }

@@ -50,6 +50,7 @@ async fn linked<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     tokio::pin!(writer);
     let run = async {
         let opened = tokio::select! {
+            biased;
             opened = open(&mut frames, context, (&router, &rights), who) => opened,
             () = reached(phase, Phase::Closing) => Err(LinkEnd::Left),
         };
@@ -62,7 +63,9 @@ async fn linked<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             Err(end) => end,
         }
     };
+    // What is said is written in the same turn.
     let end = tokio::select! {
+        biased;
         end = run => end,
         written = &mut writer => return written.err().unwrap_or(LinkEnd::Left),
     };
@@ -115,7 +118,7 @@ async fn open<R: AsyncRead + Unpin>(
 }
 
 /// All are checked before the first is taken from the one who reads it now.
-pub(super) fn open_streams(
+fn open_streams(
     open: &Open,
     rights: &Rights,
     router: &str,
@@ -215,8 +218,8 @@ async fn run<R: AsyncRead + Unpin>(
     let streams = async {
         let each = opened.streams.iter().map(|reading| receipts::run(reading, context, outbox, phase));
         let mut each: FuturesUnordered<_> = each.collect();
-        while each.next().await.is_some() {}
-        reached(phase, Phase::Closing).await;
+        let each = async { while each.next().await.is_some() {} };
+        tokio::join!(each, receipts::look_out(&opened.streams, context, phase));
     };
     let presence = presence::run(presence, outbox, phase);
     let go_away = async {
@@ -243,6 +246,7 @@ async fn run<R: AsyncRead + Unpin>(
         sleep(context.pace.drain).await;
     };
     tokio::select! {
+        biased;
         end = read => end,
         _ = drained => LinkEnd::Left,
         () = too_late => LinkEnd::Left,

@@ -9,6 +9,7 @@
 
 mod admission;
 mod answers;
+mod aside;
 mod credit;
 mod door;
 mod framed;
@@ -40,6 +41,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use admission::{Rules, admit};
+pub use aside::Aside;
 pub use framed::serve;
 #[cfg(feature = "grpc")]
 pub use grpc::serve as serve_grpc;
@@ -92,6 +94,10 @@ pub struct RouterContext {
     pub doors: Arc<Apps>,
     /// Who reads which stream.
     pub streams: Arc<StreamRegistry>,
+    /// Where long work is done.
+    pub aside: Aside,
+    /// Events of one read of a stream, at most: `limits::STREAM_BATCH_EVENTS`.
+    pub events_a_read: usize,
     /// How many lines failures may write.
     pub failure_lines: FailureLines,
 }

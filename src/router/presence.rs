@@ -39,7 +39,8 @@ pub(super) async fn run(follower: Option<Follower>, outbox: &Outbox, phase: &wat
         }
     };
     tokio::select! {
-        () = follow => {}
+        biased;
         () = reached(phase, Phase::Closing) => {}
+        () = follow => {}
     }
 }

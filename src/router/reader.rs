@@ -71,8 +71,8 @@ impl Reader<'_> {
             Frame::Large(large) => {
                 let (context, rights) = (Arc::clone(self.context), Arc::clone(self.rights));
                 let work = move || examine(&large.bytes, now, &context, &rights);
-                let examined = tokio::task::spawn_blocking(work);
-                examined.await.map_err(|_| LinkError::Internal("a frame could not be examined"))??
+                let examined = self.context.aside.run(work).await;
+                examined.map_err(|_| LinkError::Internal("a frame could not be examined"))??
             }
         };
         let is_batch = matches!(incoming, Incoming::Batch { .. });

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use super::outbox::Outbox;
 use super::registry::Fence;
 use super::{Pace, Phase, RouterContext, reached};
+use crate::fault::{self, Fault};
 use crate::ids::Seq;
 use crate::limits;
 use crate::push::Millis;
@@ -38,7 +39,7 @@ pub(super) struct Reading {
     pub(super) fence: Fence,
     pub(super) start: Seq,
     window: Mutex<Window>,
-    /// The window opened, or a cursor waits to be submitted.
+    /// The window opened, a cursor waits to be submitted, the journal's head moved, or the edge closes.
     changed: Notify,
 }
 
@@ -131,6 +132,34 @@ impl Window {
     }
 }
 
+/// Tells the streams of a link that the journal's head has moved, and that the edge closes: one that looks out for all of them.
+pub(super) async fn look_out(
+    streams: &[Arc<Reading>],
+    context: &RouterContext,
+    phase: &watch::Receiver<Phase>,
+) {
+    if streams.is_empty() {
+        return reached(phase, Phase::Closing).await;
+    }
+    let tell = || streams.iter().for_each(|reading| reading.changed.notify_one());
+    let mut head = context.store.head();
+    let looking = async {
+        while head.changed().await.is_ok() {
+            tokio::time::sleep(context.pace.gather).await;
+            if !fault::is(Fault::StreamUntold) {
+                tell();
+            }
+        }
+        // A store that is gone changes nothing any more: the phase ends this.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        biased;
+        () = reached(phase, Phase::Closing) => tell(),
+        () = looking => {}
+    }
+}
+
 /// Why a stream ends on a link that goes on.
 enum StreamEnd {
     Replaced,
@@ -146,6 +175,7 @@ pub(super) async fn run(
     phase: &watch::Receiver<Phase>,
 ) {
     let end = tokio::select! {
+        biased;
         () = reading.fence.replaced() => StreamEnd::Replaced,
         end = follow(reading, context, outbox, phase) => end,
     };
@@ -187,12 +217,12 @@ async fn follow(
     outbox: &Outbox,
     phase: &watch::Receiver<Phase>,
 ) -> StreamEnd {
-    let mut head = context.store.head();
+    let head = context.store.head();
     let mut at = Position { read: reading.start, sent: reading.start, sent_at: context.clock.now() };
     let mut looked = None;
     loop {
         let closing = *phase.borrow() >= Phase::Closing;
-        let seen = *head.borrow_and_update();
+        let seen = *head.borrow();
         let before = at.read;
         // Also if all of it was read before it was told: what else came with it, as the stream's end, is known only now.
         if looked.replace(seen) != Some(seen) || seen > before {
@@ -217,19 +247,15 @@ async fn follow(
         if closing {
             return StreamEnd::Closing;
         }
-        pause(reading, context, outbox, &mut at, &mut head, phase).await;
+        // Waiting for room in the window may have taken the word that there is more.
+        if *head.borrow() == seen {
+            pause(reading, context, outbox, &mut at).await;
+        }
     }
 }
 
 /// At the head: until there is more, the edge closes, or something is due.
-async fn pause(
-    reading: &Reading,
-    context: &RouterContext,
-    outbox: &Outbox,
-    at: &mut Position,
-    head: &mut watch::Receiver<Seq>,
-    phase: &watch::Receiver<Phase>,
-) {
+async fn pause(reading: &Reading, context: &RouterContext, outbox: &Outbox, at: &mut Position) {
     let pace = &context.pace;
     let due = at.empty_due(pace);
     let now = context.clock.now();
@@ -250,11 +276,9 @@ async fn pause(
         }
     };
     tokio::select! {
-        // A store that is gone changes nothing any more: the phase ends this.
-        Ok(()) = head.changed() => tokio::time::sleep(pace.gather).await,
+        biased;
         () = reading.changed.notified() => {}
         () = waited => {}
-        () = reached(phase, Phase::Closing) => {}
     }
 }
 
@@ -263,13 +287,13 @@ type Frames = Vec<(Seq, Vec<u8>)>;
 /// One read and its frames, made off the runtime: it reads files and encodes much.
 async fn read(reading: &Reading, context: &RouterContext, after: Seq) -> Result<(Frames, Seq), StreamError> {
     let (store, stream) = (Arc::clone(&context.store), Arc::clone(&reading.stream));
-    let epoch = reading.epoch();
+    let (epoch, events) = (reading.epoch(), context.events_a_read);
     let work = move || {
-        let (events, bytes) = (limits::STREAM_BATCH_EVENTS, limits::STREAM_BATCH_BYTES);
+        let bytes = limits::STREAM_BATCH_BYTES;
         let read = store.read_stream(&stream, after, events, bytes)?;
         Ok((wire::stream_batches(&stream, epoch, &read, bytes), read.cursor))
     };
-    match tokio::task::spawn_blocking(work).await {
+    match context.aside.run(work).await {
         Ok(read) => read,
         Err(error) => Err(StreamError::Io(std::io::Error::other(error))),
     }

@@ -57,6 +57,8 @@ impl Routers {
             pace: pace(&base.config),
             doors,
             streams: base.readers.clone(),
+            aside: router::Aside::Threads,
+            events_a_read: crate::limits::STREAM_BATCH_EVENTS,
             failure_lines: router::FailureLines::default(),
         });
         let (phase, watched) = watch::channel(Phase::Serving);

@@ -10,15 +10,14 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 
 use super::state::{Phase, Shard, Shared};
 use super::stream::Stream;
 use super::{DeviceContext, connection, listener, turn};
 use crate::ids::{DeviceKey, Generation, SessionRef, ShardId};
 use crate::push::Millis;
-use crate::sim::{Near, Pipe};
+use crate::sim::{Near, Pipe, Woken};
 
 /// See the module.
 pub struct SimShard {
@@ -34,14 +33,6 @@ struct Task {
     future: Pin<Box<dyn Future<Output = ()>>>,
     woken: Arc<Woken>,
     pipe: Pipe,
-}
-
-struct Woken(AtomicBool);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// A session that is welcome, as an invariant looks at it.
@@ -83,25 +74,24 @@ impl SimShard {
         };
         listener::started(&self.shard, conn);
         let future = Box::pin(connection::run(self.shard.clone(), conn));
-        let woken = Arc::new(Woken(AtomicBool::new(true)));
-        self.tasks.insert(self.next_task, Task { future, woken, pipe: pipe.clone() });
+        self.tasks.insert(self.next_task, Task { future, woken: Arc::default(), pipe: pipe.clone() });
         self.next_task += 1;
         true
     }
 
     /// The connections whose tasks were woken, in the order of their coming.
     pub fn woken(&self) -> Vec<u64> {
-        let woken = self.tasks.iter().filter(|(_, task)| task.woken.0.load(Ordering::Relaxed));
+        let woken = self.tasks.iter().filter(|(_, task)| task.woken.is());
         woken.map(|(number, _)| *number).collect()
     }
 
     /// Polls a connection's task, if it was woken.
     pub fn poll(&mut self, number: u64) {
         let Some(task) = self.tasks.get_mut(&number) else { return };
-        if !task.woken.0.swap(false, Ordering::Relaxed) {
+        if !task.woken.take() {
             return;
         }
-        let waker = Waker::from(task.woken.clone());
+        let waker = task.woken.waker();
         if task.future.as_mut().poll(&mut Context::from_waker(&waker)) == Poll::Ready(()) {
             task.pipe.close();
             self.tasks.remove(&number);

@@ -9,6 +9,7 @@ use std::task::{Context, Waker};
 use rustls::server::ResolvesServerCertUsingSni;
 use tokio::sync::watch;
 
+use super::timers::Timers;
 use super::{LiveSession, Pipe, SimLink, SimShard, SimTime};
 use crate::apps::Apps;
 use crate::clock::Clock;
@@ -18,7 +19,9 @@ use crate::directory::Directory;
 use crate::ids::{AppKey, DeviceKey, Seq, SessionRef, ShardId};
 use crate::presence::Presence;
 use crate::push::{Counts, Millis, Rates};
-use crate::router::{Allowed, FailureLines, Pace, Phase, Rights, Room, RouterContext, Rules, StreamRegistry};
+use crate::router::{
+    Allowed, Aside, FailureLines, Pace, Phase, Rights, Room, RouterContext, Rules, StreamRegistry,
+};
 use crate::shard::{DeviceContext, Gates, Handover, Loaded, Mailbox, ShardFigures};
 use crate::store::disk::sim::SimDisk;
 use crate::store::embedded::{EmbeddedStore, Hands};
@@ -58,12 +61,13 @@ pub struct Plan {
 pub struct Edge {
     shards: Vec<SimShard>,
     links: Vec<Option<SimLink>>,
+    /// Of the links: shards have their own.
+    timers: Timers,
     hands: Hands<SimDisk>,
     store: Arc<EmbeddedStore<SimDisk>>,
     routers: Arc<RouterContext>,
     directory: Arc<Directory>,
     clock: Arc<Clock>,
-    events_a_read: usize,
     context: Arc<DeviceContext>,
     phase: watch::Sender<Phase>,
 }
@@ -141,6 +145,8 @@ impl Wired {
             pace: Pace::default(),
             doors,
             streams: Arc::new(StreamRegistry::default()),
+            aside: Aside::Here,
+            events_a_read: plan.events_a_read,
             failure_lines: FailureLines::default(),
         });
         Ok(Self { context, hands, store, routers, directory, clock })
@@ -156,12 +162,12 @@ impl Edge {
         Ok(Self {
             shards: shards.collect(),
             links: Vec::new(),
+            timers: Timers::new(time),
             hands,
             store,
             routers,
             directory,
             clock,
-            events_a_read: plan.events_a_read,
             context,
             phase,
         })
@@ -182,10 +188,10 @@ impl Edge {
         self.shards[shard].accept(pipe, peer)
     }
 
-    /// A router connects; what it reads is read so many events at a time.
+    /// A router connects.
     pub fn link(&mut self, router: &str, pipe: &Pipe) -> bool {
         let phase = self.phase.subscribe();
-        let link = SimLink::new(self.routers.clone(), router, pipe.clone(), self.events_a_read, phase);
+        let link = SimLink::new(self.routers.clone(), router, pipe, phase);
         let is_known = link.is_some();
         match self.links.iter_mut().find(|place| place.is_none()) {
             Some(place) => *place = link,
@@ -236,13 +242,20 @@ impl Edge {
         &mut self.shards
     }
 
-    /// Places of router links, some of them empty.
-    pub fn links(&self) -> usize {
-        self.links.len()
+    /// Wakes links that wait for a time that has come.
+    pub fn fire_timers(&mut self) {
+        self.timers.fire();
+    }
+
+    /// The router links that were woken.
+    pub fn woken_links(&self) -> Vec<usize> {
+        let woken = |place: &Option<SimLink>| place.as_ref().is_some_and(SimLink::is_woken);
+        (0..self.links.len()).filter(|link| woken(&self.links[*link])).collect()
     }
 
     /// A router link's turn.
     pub fn poll_link(&mut self, link: usize) {
+        let _timers = self.timers.enter();
         let place = &mut self.links[link];
         if place.as_mut().is_some_and(|link| !link.poll()) {
             *place = None;

@@ -5,6 +5,8 @@ mod edge;
 mod near;
 mod pipe;
 mod sink;
+mod timers;
+mod woken;
 
 pub use crate::clock::SimTime;
 pub use crate::router::sim::SimLink;
@@ -16,3 +18,4 @@ pub use edge::{Edge, Plan, SECRET, START};
 pub(crate) use near::Near;
 pub use pipe::{Pipe, Stamp};
 pub use sink::Sink;
+pub(crate) use woken::Woken;

@@ -158,16 +158,11 @@ async fn drain(device: &mut Device, last: u64) {
     }
 }
 
-/// A device takes everything that waits for it. While a full disk makes room by copying there may be none for its Acks: then it comes again, and they are
-/// as they were.
+/// A device takes everything that waits for it. Its Acks find room, also while a full disk makes some by copying.
 async fn drained(edge: &Edge, way: Way, id: &str) -> Device {
-    loop {
-        let mut device = edge.device(way, id).await;
-        if device.takes_all().await {
-            return device;
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+    let mut device = edge.device(way, id).await;
+    assert!(device.takes_all().await, "an Ack of {id} found no room");
+    device
 }
 
 /// Repeats a batch until it is accepted.

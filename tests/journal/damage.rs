@@ -15,7 +15,7 @@ pub(super) const SEGMENT: u32 = 2048;
 pub(super) const HEADER: u32 = 40;
 
 pub(super) fn options() -> JournalOptions {
-    JournalOptions { segment_bytes: SEGMENT, reserve_segments: 1, salt: 42 }
+    JournalOptions { segment_bytes: SEGMENT, reserve_segments: 1, salt: 42, ..JournalOptions::default() }
 }
 
 pub(super) type Recovered = Result<(Journal<SimDisk>, Recovery, Vec<u64>), JournalError>;

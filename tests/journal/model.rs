@@ -64,7 +64,12 @@ impl RandomRun {
     pub(crate) fn new(seed: u64, steps: usize) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let segment_bytes = *[640, 1024, 2048].choose(&mut rng).expect("not empty");
-        let options = JournalOptions { segment_bytes, reserve_segments: rng.random_range(0..3), salt: seed };
+        let options = JournalOptions {
+            segment_bytes,
+            reserve_segments: rng.random_range(0..3),
+            salt: seed,
+            ..JournalOptions::default()
+        };
         let step = |rng: &mut SmallRng| match rng.random_range(0..100) {
             0..40 => Step::Stage(content(rng)),
             40..62 => Step::Commit,

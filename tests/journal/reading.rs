@@ -17,7 +17,7 @@ fn journal() -> Journal<SimDisk> {
 }
 
 fn journal_on(disk: &SimDisk, segment_bytes: u32) -> Journal<SimDisk> {
-    let options = JournalOptions { segment_bytes, reserve_segments: 8, salt: 1 };
+    let options = JournalOptions { segment_bytes, reserve_segments: 8, salt: 1, ..JournalOptions::default() };
     Journal::recover(Arc::new(disk.clone()), options, (Seq(0), Seq(0)), &mut |_| {}).expect("recovers").0
 }
 

@@ -12,7 +12,8 @@ use mooring::store::journal::{GROUP_OVERHEAD, Journal, JournalError, JournalOpti
 const SEGMENT: u32 = 4096;
 
 fn journal(disk: &SimDisk, reserve_segments: u32) -> Journal<SimDisk> {
-    let options = JournalOptions { segment_bytes: SEGMENT, reserve_segments, salt: 1 };
+    let options =
+        JournalOptions { segment_bytes: SEGMENT, reserve_segments, salt: 1, ..JournalOptions::default() };
     Journal::recover(Arc::new(disk.clone()), options, (Seq(0), Seq(0)), &mut |_| {}).expect("recovers").0
 }
 
@@ -111,7 +112,12 @@ fn small_and_large_records_on_a_real_directory() {
     let mut places = Vec::new();
     for round in 0..3 {
         let (disk, format) = RealDisk::open(dir.path(), None).expect("not in use");
-        let options = JournalOptions { segment_bytes: 1 << 20, reserve_segments: 1, salt: format.salt() };
+        let options = JournalOptions {
+            segment_bytes: 1 << 20,
+            reserve_segments: 1,
+            salt: format.salt(),
+            ..JournalOptions::default()
+        };
         let mut found = 0;
         let (mut journal, report) = Journal::recover(disk, options, (Seq(0), Seq(0)), &mut |record| {
             assert_eq!(record.payload.len(), lengths[found % lengths.len()]);

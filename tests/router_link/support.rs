@@ -165,6 +165,8 @@ fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
         room: Room::default(),
         pace: Pace { gather: Duration::from_millis(1), ..Pace::default() },
         streams: Arc::default(),
+        aside: mooring::router::Aside::Threads,
+        events_a_read: mooring::limits::STREAM_BATCH_EVENTS,
         failure_lines: FailureLines::default(),
     }
 }

@@ -242,6 +242,11 @@ impl SimDisk {
         self.state().capacity = bytes;
     }
 
+    /// Whether there is a limit.
+    pub fn is_limited(&self) -> bool {
+        self.state().capacity.is_some()
+    }
+
     /// Bytes of all files.
     pub fn used(&self) -> u64 {
         self.state().used()

@@ -60,7 +60,8 @@ pub(super) fn receipt_bytes(attributes: usize) -> usize {
 }
 
 impl<D: Disk> Engine<D> {
-    /// All acks of one turn of a shard. What doesn't fit into the reserve's share for it isn't confirmed: the device keeps it.
+    /// All acks of one turn of a shard. What doesn't fit into the reserve's share for it, and finds no room though a segment is
+    /// emptied for it, isn't confirmed: the device keeps it.
     pub(super) fn acks(
         &mut self,
         now: Millis,
@@ -68,6 +69,7 @@ impl<D: Disk> Engine<D> {
         acks: &[DeviceAck],
     ) -> Result<(), StoreFailure> {
         let mut confirms = Vec::with_capacity(acks.len());
+        let mut made_room = false;
         for ack in acks {
             let who = self.who(&ack.device)?;
             if who.is_none() && !self.is_lost(&ack.device) {
@@ -75,12 +77,13 @@ impl<D: Disk> Engine<D> {
                 confirms.push(Confirm { session: ack.session, number: ack.number });
                 continue;
             }
-            // An event makes two records at most: a click with the arrive that it implies.
-            let fits = |who: &Who| {
-                self.has_room_beside_ends(ack.events.len() * 2, receipt_bytes(who.attributes.0.len()))
-            };
+            if who.as_ref().is_some_and(|who| !self.fits(ack, who))
+                && !std::mem::replace(&mut made_room, true)
+            {
+                self.make_room_for_acks(now)?;
+            }
             // Of whom nobody knows what to say in a receipt has to say Hello first.
-            let Some(who) = who.filter(fits) else {
+            let Some(who) = who.filter(|who| self.fits(ack, who)) else {
                 StoreStats::add(&self.shared.stats.acks_dropped, 1);
                 // Told before any confirmation of this or a later commit, which would cover it. The ids of Hello too: on this session their messages
                 // would not be sent, and would stay pending, as if the device had said nothing.
@@ -98,6 +101,11 @@ impl<D: Disk> Engine<D> {
             self.effects.push(Effect::Confirmed(shard, confirms));
         }
         Ok(())
+    }
+
+    /// An event makes two records at most: a click with the arrive that it implies.
+    fn fits(&self, ack: &DeviceAck, who: &Who) -> bool {
+        self.has_room_beside_ends(ack.events.len() * 2, receipt_bytes(who.attributes.0.len()))
     }
 
     fn acked(&mut self, now: Millis, who: &Who, acked: &Acked) -> Result<(), StoreFailure> {

@@ -93,8 +93,14 @@ impl<D: Disk> Engine<D> {
 
     /// The same for what comes from outside.
     pub(super) fn has_room_for_beside_ends(&self, cost: Cost) -> bool {
-        let room = self.journal.room().total.saturating_sub(self.kept_for_ends());
+        let room = self.journal.room().total.saturating_sub(self.kept_from_outside());
         cost.fits(room, self.options.segment_bytes)
+    }
+
+    /// While a segment is emptied, what its copies still take is kept, and half of what is kept for ends else: the room that copies have taken comes back
+    /// with the segment.
+    fn kept_from_outside(&self) -> u64 {
+        self.bytes_to_copy().map_or(self.kept_for_ends(), |bytes| bytes + self.kept_for_ends() / 2)
     }
 
     /// Stages what stands in the scratch buffer. Room was asked for before: that it's missing now is as impossible to go on from as a failed disk.

@@ -265,12 +265,7 @@ impl<D: Disk> Engine<D> {
     pub(super) fn last_active(&mut self, active: &[(DeviceKey, Millis)]) -> Result<(), StoreFailure> {
         // Before memory says so: what it says already is journaled no more in this grain.
         if !self.has_room_beside_ends(active.len(), ACTIVE_BYTES) {
-            for (key, _) in active {
-                // Nobody is forgotten because the disk was full when it was there.
-                if let Some(device) = self.shared.index.of_device(key).devices.get_mut(key) {
-                    device.returns();
-                }
-            }
+            self.not_journaled(active);
             return Ok(());
         }
         let grain = forget::grain_ms(self.options.forget_after_ms);
@@ -289,15 +284,37 @@ impl<D: Disk> Engine<D> {
                 news.push((*key, *at));
             }
         }
+        self.stage_active(&news)
+    }
+
+    /// Journals when these were there.
+    pub(in crate::store) fn stage_active(
+        &mut self,
+        news: &[(DeviceKey, Millis)],
+    ) -> Result<(), StoreFailure> {
         // A fraction of a segment each, however small segments are. There is room: what a record each would take beside its content is more than what is
         // lost at the ends of segments.
         let most = (self.options.segment_bytes as usize / 4 / ACTIVE_BYTES).clamp(1, 4_096);
         for news in news.chunks(most) {
             self.scratch.clear();
             put_active(&mut self.scratch, news);
-            self.stage(record::ACTIVE)?;
+            if self.journal.fits(self.scratch.len(), true) {
+                self.stage(record::ACTIVE)?;
+            } else {
+                // It would take a mistake in the figures; nothing rests on these records that is worth the store's end.
+                self.not_journaled(news);
+            }
         }
         Ok(())
+    }
+
+    /// Nobody is forgotten because the disk was full when it was there.
+    fn not_journaled(&self, active: &[(DeviceKey, Millis)]) {
+        for (key, _) in active {
+            if let Some(device) = self.shared.index.of_device(key).devices.get_mut(key) {
+                device.returns();
+            }
+        }
     }
 }
 

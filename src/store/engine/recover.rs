@@ -64,6 +64,7 @@ fn layout(options: &StoreOptions) -> JournalOptions {
     JournalOptions {
         segment_bytes: options.segment_bytes,
         reserve_segments: options.reserve_segments,
+        max_bytes: options.max_bytes,
         salt: options.salt,
     }
 }

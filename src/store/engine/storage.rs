@@ -51,6 +51,8 @@ pub(super) struct Lost {
     keys: VecDeque<MessageKey>,
     /// The disk had no room: not before this time again.
     retry_at: Millis,
+    /// The journal became larger than it may be, for what has to be said.
+    extended: bool,
 }
 
 impl Replay<'_> {
@@ -167,7 +169,7 @@ impl<D: Disk> Engine<D> {
         let live = self.shared.index.lock(lost.next_part - 1).live_by_message();
         for _ in 0..SLICE_RECORDS {
             let Some(&key) = lost.keys.front() else { break };
-            if !self.has_room(1, Self::mass_bytes(0, 0)) {
+            if !self.has_room_for_lost(&mut lost, Self::mass_bytes(0, 0))? {
                 lost.retry_at = now + RETRY_MS;
                 break;
             }
@@ -178,11 +180,20 @@ impl<D: Disk> Engine<D> {
         Ok(true)
     }
 
+    /// Whether there is room for a record of at most so many bytes. What damage took must be said before the next checkpoint, and without that nothing is
+    /// trimmed: a journal at its maximum is given one segment more for it, once a start.
+    fn has_room_for_lost(&mut self, lost: &mut Lost, bytes: usize) -> Result<bool, StoreFailure> {
+        if !self.has_room(1, bytes) && self.options.max_bytes != 0 && !lost.extended {
+            lost.extended = self.journal.add_spare()?;
+        }
+        Ok(self.has_room(1, bytes))
+    }
+
     /// Says to every stream which records are lost: who is past their sequences would not learn it, and batches that were accepted there may be gone
     /// without a trace.
     fn tell_lost(&mut self, now: Millis, lost: &mut Lost) -> Result<(), StoreFailure> {
         let count = lost.untold.len().min(SLICE_RECORDS);
-        if !self.has_room(1, 16 + 16 * count) {
+        if !self.has_room_for_lost(lost, 16 + 16 * count)? {
             lost.retry_at = now + RETRY_MS;
             return Ok(());
         }
@@ -200,11 +211,14 @@ impl<D: Disk> Engine<D> {
     /// Some of what batches count and no list has.
     fn fail_unlisted(&mut self, now: Millis, lost: &mut Lost) -> Result<(), StoreFailure> {
         for _ in 0..SLICE_RECORDS {
-            let Some((batch, count)) = lost.missing.last() else { break };
-            if !self.has_room(1, Self::mass_bytes(0, 0)) {
+            if lost.missing.is_empty() {
+                break;
+            }
+            if !self.has_room_for_lost(lost, Self::mass_bytes(0, 0))? {
                 lost.retry_at = now + RETRY_MS;
                 break;
             }
+            let Some((batch, count)) = lost.missing.last() else { break };
             // Whatever ended the whole batch meanwhile has ended these too.
             let count = (*count).min(batch.live.load(Ordering::Relaxed));
             if count > 0 {

@@ -136,6 +136,28 @@ impl<D: Disk> Engine<D> {
         is_short(self.journal.room(), u64::from(self.options.segment_bytes))
     }
 
+    /// What is still to be copied of the segment that is being emptied.
+    pub(super) fn bytes_to_copy(&self) -> Option<u64> {
+        let scan = self.trim.scan?;
+        let (batches, bytes) = self.live_in.get(&scan.segment).copied().unwrap_or_default();
+        Some(bytes + batches * RECORD_OVERHEAD as u64)
+    }
+
+    /// Makes room at once, for an ack that finds none: the oldest segment goes, if it may, after what is live in it was copied. What is staged is made
+    /// durable first: an end that isn't would be lost with what it ends. At most one segment, so that others don't wait for long.
+    pub(super) fn make_room_for_acks(&mut self, now: Millis) -> Result<(), StoreFailure> {
+        let removed = self.shared.stats.segments_removed.load(Ordering::Relaxed);
+        // To begin, to copy, to find that nothing is left, and to remove it.
+        for _ in 0..self.options.segment_bytes as usize / SLICE_BYTES + 4 {
+            self.commit(now)?;
+            if !self.trim_slice(now)? || self.shared.stats.segments_removed.load(Ordering::Relaxed) > removed
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn remove_oldest(&mut self, now: Millis) -> Result<bool, StoreFailure> {
         if let Some(oldest) = self.journal.segments().first() {
             self.live_in.remove(&oldest.id);

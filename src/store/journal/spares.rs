@@ -63,19 +63,31 @@ impl<D: Disk> Journal<D> {
         Ok(released.len())
     }
 
-    /// Makes spare files until the next segment and the whole reserve are there. A full disk is not an error: [`Journal::room`] says what is
-    /// left. Cheap if nothing is missing; call it after commits, so that the next roll doesn't use the reserve.
+    /// Makes one spare file more, whatever the maximum. Whether the disk had room for it.
+    pub fn add_spare(&mut self) -> Result<bool, JournalError> {
+        if self.poisoned {
+            return Err(JournalError::Poisoned);
+        }
+        let name = name(self.next_spare);
+        self.next_spare += 1;
+        match self.disk.create(&name, u64::from(self.options.segment_bytes)) {
+            Ok(_) => self.spares.push(name),
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(false),
+            Err(error) => return Err(JournalError::io(format!("making {name}"))(error)),
+        }
+        Ok(true)
+    }
+
+    /// Makes spare files until the next segment and the whole reserve are there, or the journal is as large as it may be. A full disk is not an
+    /// error: [`Journal::room`] says what is left. Cheap if nothing is missing; call it after commits, so that the next roll doesn't use the reserve.
     pub fn replenish(&mut self) -> Result<(), JournalError> {
         if self.poisoned {
             return Err(JournalError::Poisoned);
         }
-        while !self.is_replenished() {
-            let name = name(self.next_spare);
-            self.next_spare += 1;
-            match self.disk.create(&name, u64::from(self.options.segment_bytes)) {
-                Ok(_) => self.spares.push(name),
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => break,
-                Err(error) => return Err(JournalError::io(format!("making {name}"))(error)),
+        let (max, segment) = (self.options.max_bytes, u64::from(self.options.segment_bytes));
+        while !self.is_replenished() && (max == 0 || self.file_bytes() + segment <= max) {
+            if !self.add_spare()? {
+                break;
             }
         }
         Ok(())

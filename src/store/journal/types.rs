@@ -40,13 +40,15 @@ pub struct JournalOptions {
     pub segment_bytes: u32,
     /// Spare segments that only what must go on may use.
     pub reserve_segments: u32,
+    /// Spare segments are made only as far as all files of the journal take no more bytes than that. 0: as much as the disk has.
+    pub max_bytes: u64,
     /// Starts every checksum: secret and the same for the life of a data directory. See [`crate::store::disk::format::Format::salt`].
     pub salt: u64,
 }
 
 impl Default for JournalOptions {
     fn default() -> Self {
-        Self { segment_bytes: 64 * 1024 * 1024, reserve_segments: 2, salt: 0 }
+        Self { segment_bytes: 64 * 1024 * 1024, reserve_segments: 2, max_bytes: 0, salt: 0 }
     }
 }
 

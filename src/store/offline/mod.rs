@@ -57,7 +57,7 @@ impl AtRest {
         apply: &mut dyn FnMut(Record<'_>),
     ) -> Result<(Journal<OverlayDisk>, Recovery), JournalError> {
         let StoreOptions { segment_bytes, reserve_segments, salt, .. } = self.options();
-        let layout = JournalOptions { segment_bytes, reserve_segments, salt };
+        let layout = JournalOptions { segment_bytes, reserve_segments, salt, max_bytes: 0 };
         let read = |after: Seq, apply: &mut dyn FnMut(Record<'_>)| {
             Journal::recover(self.disk.clone(), layout.clone(), (after, Seq(0)), apply)
         };

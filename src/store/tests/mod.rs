@@ -1,5 +1,6 @@
 //! The store's engine against what was promised: command by command, on its threads, and crashed everywhere.
 
+mod acks_room;
 mod at_rest;
 mod at_rest_kinds;
 mod basics;
@@ -9,6 +10,7 @@ mod brim;
 mod common;
 mod damage;
 mod delivery;
+mod disk_room;
 mod duties;
 mod embedded;
 mod ends;
@@ -21,6 +23,7 @@ mod given_up;
 mod history;
 mod lost;
 mod memory;
+mod missing_end;
 mod model;
 mod model_devices;
 mod plan;
@@ -40,4 +43,5 @@ mod streams_model;
 mod support;
 mod tables;
 mod turns;
+mod waits_for_tables;
 mod wakeups;

@@ -48,6 +48,7 @@ pub(super) fn with_foreign_record(disk: &SimDisk, options: &StoreOptions, kind: 
         segment_bytes: options.segment_bytes,
         reserve_segments: options.reserve_segments,
         salt: options.salt,
+        ..JournalOptions::default()
     };
     let disk = Arc::new(disk.clone());
     let known = (Seq(0), Seq(0));

@@ -26,8 +26,8 @@ pub(crate) struct Known {
     lives: Vec<(u64, Millis)>,
     /// By device: when the directory had it.
     stays: BTreeMap<String, Vec<Stay>>,
-    /// By device: when it was active, as its session knew, and when that was looked at.
-    active: BTreeMap<String, Vec<(Millis, Millis)>>,
+    /// By device: when it was active.
+    active: BTreeMap<String, Vec<Active>>,
     /// Milliseconds unseen after which devices are forgotten; 0: never.
     forget_after_ms: Millis,
 }
@@ -37,6 +37,23 @@ struct Stay {
     life: usize,
     from: Millis,
     to: Millis,
+}
+
+/// That a device was active, as its session knew.
+struct Active {
+    life: usize,
+    at: Millis,
+    /// When that was looked at.
+    looked: Millis,
+    /// Perhaps there was no room to write it down.
+    is_full: bool,
+}
+
+impl Active {
+    /// Whether the edge knows of it at this time of this life: what a full disk didn't take is lost with the process.
+    fn counts(&self, life: usize, time: Millis) -> bool {
+        self.looked < time && (self.life == life || !self.is_full)
+    }
 }
 
 /// What holds as of a sequence.
@@ -72,6 +89,12 @@ impl Known {
             Some(stay) => stay.to = now,
             None => stays.push(Stay { life, from: now, to: now }),
         }
+    }
+
+    /// This device was active at this time, as is known now.
+    fn was_active(&mut self, device: &str, at: Millis, now: Millis, is_full: bool) {
+        let active = Active { life: self.lives.len(), at, looked: now, is_full };
+        self.active.entry(device.to_owned()).or_default().push(active);
     }
 
     /// An event of a device.
@@ -110,7 +133,7 @@ impl Known {
             let stay = seen.next().map(|stay| (stay.from, stay.to));
             ensure!(stay.is_none(), "{device} was forgotten at {time}, and was there (from, to): {stay:?}");
             let active = self.active.get(device).into_iter().flatten();
-            let last = active.filter(|(_, looked)| looked < time).map(|(active, _)| *active).max();
+            let last = active.filter(|active| active.counts(life, *time)).map(|active| active.at).max();
             ensure!(
                 last.is_none_or(|last| last + self.forget_after_ms <= *time),
                 "{device} was forgotten at {time}, and was active at {last:?}"
@@ -166,12 +189,12 @@ impl World {
     /// Looks who is in the directory.
     pub(super) fn note_who_is_there(&mut self) {
         let Some(edge) = self.edge.as_ref().filter(|_| self.oracle.known.forgets()) else { return };
-        let now = edge.now();
+        let (now, is_full) = (edge.now(), self.disk.is_limited());
         for session in edge.live() {
             if let (Some(at), Some(device)) =
                 (session.last_active, self.devices.iter().find(|device| device.key == session.device))
             {
-                self.oracle.known.active.entry(device.id.clone()).or_default().push((at, now));
+                self.oracle.known.was_active(&device.id, at, now, is_full);
             }
         }
         for device in &mut self.devices {

@@ -5,7 +5,7 @@ use mooring::fault::Fault;
 use super::{Options, run};
 
 /// Each must be found.
-pub(crate) const PLANTED: [Fault; 38] = [
+pub(crate) const PLANTED: [Fault; 39] = [
     Fault::TellBeforeCommit,
     Fault::EndUnsaid,
     Fault::ForgetPending,
@@ -31,6 +31,7 @@ pub(crate) const PLANTED: [Fault; 38] = [
     Fault::RepeatOnlineOnly,
     Fault::LetOlderIn,
     Fault::SkipEvent,
+    Fault::StreamUntold,
     Fault::PullUncommitted,
     Fault::ReadUnchecked,
     Fault::DamageUnsaid,

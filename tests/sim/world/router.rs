@@ -34,6 +34,8 @@ pub(crate) struct Router {
     revokes: BTreeMap<u64, u64>,
     /// Streams of which it named its cursor.
     named: BTreeSet<String>,
+    /// When it says that it is there.
+    ping_at: Millis,
     /// When it repeats what the edge may have lost.
     repeat_at: Millis,
     /// Who is connected, if it wants to know.
@@ -76,6 +78,9 @@ pub(crate) const APPS: [&str; 2] = ["app", "other"];
 /// The stream of each.
 pub(crate) const STREAMS: [&str; 2] = ["main", "second"];
 
+/// How often it says that it is there, milliseconds.
+const PING_MS: Millis = 20_000;
+
 fn find(bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
     let Some(head) = bytes.first_chunk::<ROUTER_HEAD>() else { return Ok(None) };
     let length = router_frame(*head, usize::MAX)?;
@@ -96,6 +101,7 @@ impl Router {
             asks_edge: false,
             revokes: BTreeMap::new(),
             named: BTreeSet::new(),
+            ping_at: 0,
             repeat_at: 0,
             presence: follows.then(PresenceMap::default),
         }
@@ -340,6 +346,10 @@ impl Router {
             trace(format!("{} has stored {stream} up to {cursor}", self.name));
             self.say(pb::from_router::Frame::StreamAck(pb::StreamAck { stream, cursor }));
         }
+        if self.is_open() && now >= self.ping_at {
+            self.ping_at = now + PING_MS;
+            self.say(pb::from_router::Frame::Ping(pb::Ping { nonce: now }));
+        }
         self.repeat_lost(now, oracle);
         while self.is_open()
             && let Some(batch) = self.ledger.poll_send(now)
@@ -446,6 +456,11 @@ impl Router {
             {
                 trace(format!("{name} is told: {}", error.text));
                 self.disconnect(now, 500);
+            }
+            // Seconds pass in a step, or it has stood still.
+            pb::to_router::Frame::Error(error) if error.code() == pb::LinkErrorCode::Deadline => {
+                trace(format!("{name} is told: {}", error.text));
+                self.disconnect(now, 100);
             }
             pb::to_router::Frame::Presence(presence) => {
                 let (changes, is_snapshot) = (presence.changes.len(), presence.snapshot);

@@ -102,6 +102,7 @@ impl World {
     pub(super) fn drive(&mut self) -> Result<(), String> {
         let now = self.now();
         let Some(edge) = &mut self.edge else { return Ok(()) };
+        edge.fire_timers();
         let (edge_now, step) = (edge.now(), self.oracle.step);
         for device in &self.devices {
             device.pipes().for_each(|pipe| pipe.set_now(Stamp { step, edge: edge_now }));
@@ -114,7 +115,7 @@ impl World {
             }
             parts.extend(shard.woken().into_iter().map(|task| Part::Connection(number, task)));
         }
-        parts.extend((0..edge.links()).map(Part::Link));
+        parts.extend(edge.woken_links().into_iter().map(Part::Link));
         if now >= self.gather_at && self.routers.iter().any(Router::follows) {
             self.gather_at = now + GATHER_MS;
             parts.push(Part::Presence);
