@@ -313,6 +313,9 @@ mod tests {
         assert!(Weighed { file_bytes: 10 * SEGMENT + 1, ..FULL }.pays());
         assert!(Weighed { live_bytes: 0, file_bytes: 4 * SEGMENT + 1, ..LARGE }.pays());
         assert!(!Weighed { live_bytes: 0, file_bytes: 4 * SEGMENT, ..LARGE }.pays());
+        let reserve = Weighed { reserve_segments: 3, live_bytes: 0, ..LARGE };
+        assert!(Weighed { file_bytes: 5 * SEGMENT + 1, ..reserve }.pays());
+        assert!(!Weighed { file_bytes: 5 * SEGMENT, ..reserve }.pays());
         // Whatever is live of the oldest segment: it goes round, but what lies between gets less.
         assert!(Weighed { copied: SEGMENT, ..LARGE }.pays());
     }

@@ -9,6 +9,7 @@ use super::plan::START;
 use super::support::{Harness, ack, app, batch, device, of_account, seen, session, small};
 use crate::binding::{Binding, Change, Unbind};
 use crate::ids::MessageId;
+use crate::limits;
 use crate::push::{Attributes, Event, NewBatch, Seen};
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::{Quota, StoreOptions};
@@ -220,25 +221,39 @@ fn an_ack_of_many_taps_is_taken_or_refused() {
 /// Its end is part of what it asks for: the reserve is for what comes later.
 #[test]
 fn a_batch_that_ends_at_once_leaves_the_reserve_as_it_was() {
-    for bytes in 0..40 {
+    let targets: Vec<u32> = (0..4).collect();
+    for taken_back in [false, true] {
         let (disk, mut harness) = opened(&small());
-        disk.set_capacity(Some(disk.used()));
-        let mut n = 0;
-        loop {
-            n += 1;
-            let id = format!("b{n}");
-            let new = NewBatch {
-                online_only: true,
-                body: vec![7; 700 + 13 * bytes].into(),
-                ..batch(&id, n, &[0, 1, 2, 3], START, HOUR)
-            };
-            if harness.deliver(new).is_err() {
-                break;
-            }
-            assert_eq!(harness.figure("disk_full"), 0);
-            assert!(harness.engine.room() >= SEGMENT - 100, "{n} of {bytes}: {} left", harness.engine.room());
+        if taken_back {
+            ask(&mut harness, |reply| Command::Revoke { app: app(), message: MessageId(1), reply });
         }
-        assert!(n > 5 && harness.figure("disk_full") == 1, "{n}");
-        assert_eq!(harness.totals().pending, 0);
+        harness.settle().expect("the disk works");
+        // What is left at the end is another number of bytes each time.
+        for bytes in 0..100 {
+            let disk = Arc::new(disk.fork());
+            disk.kill();
+            let mut harness = Harness::open(&disk, &small(), START);
+            disk.set_capacity(Some(disk.used()));
+            let mut n = 0;
+            loop {
+                n += 1;
+                // Names as long as they may be: both records have them.
+                let id = format!("{n:0>width$}", width = limits::BATCH_ID_BYTES);
+                let new = NewBatch {
+                    job_key: "j".repeat(limits::LABEL_BYTES).into(),
+                    online_only: !taken_back,
+                    body: vec![7; 600 + 7 * bytes].into(),
+                    ..batch(&id, if taken_back { 1 } else { n }, &targets, START, HOUR)
+                };
+                if harness.deliver(new).is_err() {
+                    break;
+                }
+                assert_eq!(harness.figure("disk_full"), 0);
+                let room = harness.engine.room();
+                assert!(room >= SEGMENT - 100, "{taken_back}, {n} of {bytes}: {room} left");
+            }
+            assert!(n > 2 && harness.figure("disk_full") == 1, "{n}");
+            assert_eq!(harness.totals().pending, 0);
+        }
     }
 }

@@ -12,7 +12,8 @@ use crate::ids::Seq;
 use crate::push::{Event, ReceiptGap, StreamEvent};
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
-use crate::store::{RetireError, record};
+use crate::store::{Command, RetireError, record};
+use tokio::sync::oneshot;
 
 fn gaps(harness: &Harness<SimDisk>, stream: &str) -> Vec<ReceiptGap> {
     harness.stream_state(stream).expect("known").gaps
@@ -43,28 +44,43 @@ fn one_record_is_dropped_as_many_are_and_none_is_no_gap() {
     }
 }
 
+/// At the journal's end, or with something behind it that isn't part of the gap.
 #[test]
 fn that_the_last_record_of_a_gap_cannot_be_read_is_said() {
-    let (disk, mut harness) = opened(&small());
-    (1..=2).for_each(|message| event(&mut harness, message));
-    let (last, place) = *places(&harness, record::RECEIPT).last().expect("two");
-    assert_eq!(last, harness.head());
-    flip(&disk, place);
-    harness.retire("main", true).expect("dropped");
-    let [gap] = &gaps(&harness, "main")[..] else { panic!("one gap") };
-    let counted = |word: &str| gap.by_event.get(word).copied();
-    assert_eq!((gap.last, counted("arrive"), counted("unreadable")), (last, Some(1), Some(1)));
+    for behind in [false, true] {
+        let (disk, mut harness) = opened(&small());
+        (1..=2).for_each(|message| event(&mut harness, message));
+        let (last, place) = *places(&harness, record::RECEIPT).last().expect("two");
+        assert_eq!(last, harness.head());
+        flip(&disk, place);
+        let (reply, _answer) = oneshot::channel();
+        let stream = "main".into();
+        harness.apply(Command::RetireStream { stream, force: true, reply }).expect("the disk works");
+        if behind {
+            assert!(super::brim::filler(&mut harness));
+        }
+        harness.settle().expect("the disk works");
+        let [gap] = &gaps(&harness, "main")[..] else { panic!("one gap") };
+        let counted = |word: &str| gap.by_event.get(word).copied();
+        assert_eq!(
+            (gap.last, counted("arrive"), counted("unreadable")),
+            (last, Some(1), Some(1)),
+            "{behind}"
+        );
+    }
 }
 
 /// The first one of the configuration has something unread, too, but not too much.
 #[test]
 fn a_stream_over_its_bound_makes_a_gap_whatever_is_unread_of_another() {
-    let options = StoreOptions { stream_hard_bytes: 3 * SEGMENT, ..two("second", "main") };
-    let (_disk, mut harness) = opened(&options);
+    let streams = two("second", "main");
+    let (disk, mut harness) = opened(&streams);
     event(&mut harness, 1);
     device_records(&mut harness, 5 * SEGMENT as usize);
     harness.ack_stream_of("main", harness.head());
     other_event(&mut harness, 2);
+    harness = reopened(&disk, harness, &StoreOptions { stream_hard_bytes: 3 * SEGMENT, ..streams });
+    assert!(["main", "second"].map(|name| harness.stream_state(name).expect("known").unread) == [true; 2]);
     harness.settle().expect("the disk works");
     assert_eq!((gaps(&harness, "main").len(), gaps(&harness, "second").len()), (0, 1));
 }

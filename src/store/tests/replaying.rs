@@ -149,6 +149,27 @@ fn who_was_forgotten_stays_so_and_who_came_back_is_another_one() {
     }
 }
 
+/// The journal has it and the tables don't.
+#[test]
+fn who_was_forgotten_just_before_it_was_killed_leaves_no_row() {
+    let options = StoreOptions { forget_after_ms: 80_000, ..small() };
+    let (disk, mut harness) = opened(&options);
+    harness.now += 10_000;
+    harness.settle().expect("the disk works");
+    assert_eq!(harness.engine.device_rows().expect("readable").len(), 4);
+    while harness.figure("devices") == 4 {
+        harness.now += 1_000;
+        harness.engine.maintain(harness.now).expect("the disk works");
+        harness.commit().expect("the disk works");
+    }
+    harness = again(&disk, harness, &options);
+    let left: Vec<u32> = (0..4).filter_map(|n| harness.state_of(n).map(|state| state.number)).collect();
+    assert!(left.len() < 4, "{left:?}");
+    harness.now += 1_000;
+    harness.settle().expect("the disk works");
+    assert_eq!(harness.engine.device_rows().expect("readable").into_iter().collect::<Vec<_>>(), left);
+}
+
 /// A checkpoint may have it in one part and not in another.
 #[test]
 fn who_is_forgotten_between_two_slices_of_a_checkpoint_is_forgotten() {

@@ -111,6 +111,21 @@ fn spare_segments_lend_a_checkpoint_their_space_until_it_is_there() {
     harness.deliver(batch("after", 50_000, &[2], harness.now, HOUR)).expect("accepted");
 }
 
+/// Whoever waits for a checkpoint has one when it is said to be over.
+#[test]
+fn a_checkpoint_that_is_waited_for_is_tried_again_at_once() {
+    let (disk, mut harness) = filled(
+        |harness| {
+            twice(harness);
+            know(harness);
+        },
+        false,
+    );
+    read_on_a_full_disk(&disk, &mut harness);
+    harness.checkpoint().expect("the disk works");
+    assert_eq!((harness.figure("checkpoints_failed"), harness.figure("checkpoints")), (1, 3));
+}
+
 /// The oldest segment is in use, so that no spare that is lent would come back for sure.
 #[test]
 fn where_no_spare_can_be_lent_the_older_checkpoint_makes_room() {
