@@ -174,7 +174,9 @@ mod tests {
 
     fn mass(reason: Failure, batch: u64, ordinals: &[u32], numbers: &[u32]) -> MassRecord {
         let mut bits = Vec::new();
-        ordinals.iter().for_each(|&ordinal| set_ordinal(&mut bits, ordinal));
+        for &ordinal in ordinals {
+            set_ordinal(&mut bits, ordinal);
+        }
         let mass = MassOutcome {
             app: AppKey::parse("app").expect("valid"),
             message: MessageId(1),
@@ -223,7 +225,7 @@ mod tests {
     #[test]
     fn who_is_named_by_its_place_needs_no_number() {
         let mut record = mass(Failure::Expired, 5, &[2], &[]);
-        record.numbers = vec![1].into();
+        record.numbers = vec![1];
         assert!(is_told(Some(7), &record));
     }
 

@@ -128,7 +128,9 @@ fn events_whose_stream_nothing_tells_any_more_are_read_from_the_one_that_has_the
     let options = two("second", "second");
     harness = reopened(&disk, harness, &options);
     event(&mut harness, 2);
-    routes.iter().for_each(|(_, place)| flip(&disk, *place));
+    for (_, place) in &routes {
+        flip(&disk, *place);
+    }
     for _ in 0..2 {
         harness = reopened(&disk, harness, &options);
         harness.settle().expect("the disk works");

@@ -126,7 +126,9 @@ fn many_losses_are_told_together() {
         harness.deliver(batch(&format!("b{message}"), message, &[0], START, HOUR)).expect("accepted");
     }
     let lost: Vec<_> = places(&harness, record::BATCH).into_iter().step_by(2).collect();
-    lost.iter().for_each(|(_, place)| flip(&disk, *place));
+    for (_, place) in &lost {
+        flip(&disk, *place);
+    }
     harness = again(&disk, harness, &small());
     settle(&mut harness);
     assert_eq!(told(&harness), lost.iter().map(|(seq, _)| (*seq, *seq)).collect::<Vec<_>>());
@@ -170,7 +172,9 @@ fn full_and_damaged(segments: u64, kind: u8, room: u64) -> (Arc<SimDisk>, Harnes
         }
     }
     let lost: Vec<_> = places(&harness, kind).into_iter().step_by(2).take(20).collect();
-    lost.iter().for_each(|(_, place)| flip(&disk, *place));
+    for (_, place) in &lost {
+        flip(&disk, *place);
+    }
     // Not enough for another segment, and for the tables enough.
     disk.set_capacity(Some(disk.used() + SEGMENT / 2));
     harness = again(&disk, harness, &without_reserve(segments));
@@ -257,7 +261,9 @@ fn losses_that_find_hardly_any_room_are_told_or_wait() {
         let disk = Arc::new(disk.fork());
         disk.kill();
         disk.set_capacity(Some(disk.used()));
-        lost.iter().for_each(|(_, place)| flip(&disk, *place));
+        for (_, place) in &lost {
+            flip(&disk, *place);
+        }
         let mut harness = Harness::open(&disk, &options, START);
         settle(&mut harness);
         match told(&harness).len() {
