@@ -8,6 +8,11 @@
 //! `cargo bench --bench state` for a million devices, a million entries, 20 million accepted; `-- --help` for others. The last line is JSON.
 //!
 //! # Measured
+//! 10 million devices, 10 million entries left of 500 million accepted in batches of 100,000, on two cores that builds wanted too (but for the starts, which
+//! had most of them): a start takes 3.1 s after an orderly end (4.5 s on cores), 5.4 s after a crash (6.4 s). What is on disk and in memory is as below,
+//! but for the tables: 404 B a device. Messages waited up to 212 ms while 7.5 million entries ended, and 366 ms while two checkpoints were written; the
+//! longest turn took 61 ms on its core. To build it took two hours, mostly of copying what is left in every segment: 22.5 GB.
+//!
 //! 10 million devices, 10 million entries left of 50 million accepted in batches of 10,000 (so that as many batches are live as with 500 million in
 //! batches of 100,000), by the clock of a quiet machine with two cores. Before that one thread took the checkpoint in, maps grew as they were filled, and a
 //! start took 6.1 s on cores.
