@@ -247,8 +247,8 @@ async fn follow(
         if closing {
             return StreamEnd::Closing;
         }
-        // Waiting for room in the window may have taken the word that there is more.
-        if *head.borrow() == seen {
+        // Waiting for room in the window may have taken the word that there is more, or that the edge closes.
+        if *head.borrow() == seen && *phase.borrow() < Phase::Closing {
             pause(reading, context, outbox, &mut at).await;
         }
     }
