@@ -58,6 +58,8 @@ pub(super) struct State {
     pub(super) applied: Seq,
     /// What found no space.
     again: Writes,
+    /// The last transaction found none, if only for saying how far the tables are.
+    no_space: bool,
     /// Rows of the transaction that is under way.
     under_way: usize,
     /// Bytes of them, about.
@@ -81,6 +83,7 @@ impl State {
             applied: tables.applied(),
             tables,
             again: Writes::new(),
+            no_space: false,
             under_way: 0,
             under_way_bytes: 0,
             began_at: 0,
@@ -227,14 +230,13 @@ impl<D: Disk> Engine<D> {
     pub(super) fn transaction_is_due(&self, now: Millis) -> bool {
         let behind = self.tables.applied < self.journal.head();
         let changed = self.ledger.changed.len() + self.ledger.changed_rows.len();
-        let many = changed >= MANY && self.tables.again.is_empty();
-        behind && (self.tables.awaited || many) && self.tables.again.is_empty()
+        behind && (self.tables.awaited || changed >= MANY) && !self.tables.no_space
             || self.next_transaction().is_some_and(|at| now >= at)
     }
 
     /// When the next transaction is due.
     pub(super) fn next_transaction(&self) -> Option<Millis> {
-        let due_at = if self.tables.again.is_empty() { self.ledger.due_at() } else { Some(0) };
+        let due_at = if self.tables.no_space { Some(0) } else { self.ledger.due_at() };
         let due_at = due_at.filter(|_| !self.tables.writer.is_busy());
         due_at.map(|at| at.max(self.tables.next_at))
     }
@@ -274,7 +276,9 @@ impl<D: Disk> Engine<D> {
         let Some(done) = self.tables.writer.done(wait) else { return Ok(false) };
         self.tables.under_way = 0;
         self.tables.under_way_bytes = 0;
-        match done? {
+        let done = done?;
+        self.tables.no_space = done.is_err();
+        match done {
             Ok(applied) => {
                 self.tables.applied = applied;
                 self.tables.awaited = false;

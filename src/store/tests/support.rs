@@ -205,7 +205,7 @@ impl<D: Disk> Harness<D> {
 
     /// Until nothing is due, committing what is staged. What would be due at once all the same would keep the store's thread turning.
     pub(super) fn settle(&mut self) -> Result<(), StoreFailure> {
-        loop {
+        for _ in 0..100_000 {
             self.engine.commit(self.now)?;
             if !self.engine.maintain(self.now)? && !self.engine.has_staged() {
                 let (due, now) = (self.engine.next_wakeup(), self.now);
@@ -216,6 +216,7 @@ impl<D: Disk> Harness<D> {
                 return Ok(());
             }
         }
+        panic!("it never rests");
     }
 
     pub(super) fn stage_batch(&mut self, batch: NewBatch) -> oneshot::Receiver<Result<Accepted, Rejection>> {
