@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::plan::START;
 use super::support::Harness;
+use crate::push::Millis;
 use crate::store::disk::Disk;
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
@@ -34,6 +35,19 @@ pub(super) fn again(
     drop(harness);
     disk.kill();
     Harness::open(disk, options, now)
+}
+
+/// Everything that is due is done.
+pub(super) fn settle(harness: &mut Harness<SimDisk>) {
+    harness.settle().expect("the disk works");
+}
+
+/// Nothing but time passes, in steps that let everything have its turn.
+pub(super) fn pass(harness: &mut Harness<SimDisk>, ms: Millis) {
+    for _ in 0..ms / 1_000 {
+        harness.now += 1_000;
+        settle(harness);
+    }
 }
 
 /// What is pending on a device, by message.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::common::{HOUR, SEGMENT, again, messages, opened};
+use super::common::{HOUR, SEGMENT, again, messages, opened, pass};
 use super::plan::START;
 use super::support::{Harness, Told, app, batch, device, seen, session, small};
 use crate::ids::MessageId;
@@ -12,13 +12,6 @@ use crate::push::{Attributes, Failure, Millis, Rejection, Seen};
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
 use crate::store::{Command, Query};
-
-fn pass(harness: &mut Harness<SimDisk>, ms: Millis) {
-    for _ in 0..ms / 1_000 {
-        harness.now += 1_000;
-        harness.settle().expect("the disk works");
-    }
-}
 
 #[test]
 fn what_is_only_to_be_told_waits_for_a_commit_too() {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::common::{HOUR, SEGMENT, again, messages, opened};
+use super::common::{HOUR, SEGMENT, again, messages, opened, pass};
 use super::plan::START;
 use super::stream_damage::{flip, places};
 use super::support::{Harness, Told, ack, app, batch, device, small};
 use crate::ids::MessageId;
 use crate::limits::UNREADABLE_MS;
-use crate::push::{Event, Failure, Millis, Rejection, Revoked, StreamEvent};
+use crate::push::{Event, Failure, Rejection, Revoked, StreamEvent};
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
 use crate::store::{Batch, Command, record};
@@ -53,13 +53,6 @@ fn traffic(harness: &mut Harness<SimDisk>, first: u64, count: u64) {
         harness.ack_stream(harness.head());
         harness.settle().expect("the disk works");
         harness.now += 10;
-    }
-}
-
-fn pass(harness: &mut Harness<SimDisk>, ms: Millis) {
-    for _ in 0..ms / 1_000 {
-        harness.now += 1_000;
-        harness.settle().expect("the disk works");
     }
 }
 

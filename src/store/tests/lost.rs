@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::common::{HOUR, SEGMENT, again, messages, opened};
+use super::common::{HOUR, SEGMENT, again, messages, opened, pass, settle};
 use super::plan::START;
 use super::stream_damage::{flip, places};
 use super::support::{Harness, batch, device, small};
@@ -11,17 +11,6 @@ use crate::push::{Failure, Millis, StreamEvent};
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
 use crate::store::{Command, record};
-
-fn settle(harness: &mut Harness<SimDisk>) {
-    harness.settle().expect("the disk works");
-}
-
-fn pass(harness: &mut Harness<SimDisk>, ms: Millis) {
-    for _ in 0..ms / 1_000 {
-        harness.now += 1_000;
-        settle(harness);
-    }
-}
 
 fn storage(harness: &mut Harness<SimDisk>) -> u64 {
     let totals = harness.totals();

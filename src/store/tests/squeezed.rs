@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::common::{HOUR, SEGMENT, files, opened};
+use super::common::{HOUR, SEGMENT, files, opened, pass, settle};
 use super::support::{Harness, ack, batch, small};
-use crate::push::{Event, Millis};
+use crate::push::Event;
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
 
@@ -15,17 +15,6 @@ const ROOM: u64 = 8_000;
 
 fn options() -> StoreOptions {
     StoreOptions { reserve_segments: 3, max_bytes: 8 * SEGMENT, ..small() }
-}
-
-fn settle(harness: &mut Harness<SimDisk>) {
-    harness.settle().expect("the disk works");
-}
-
-fn pass(harness: &mut Harness<SimDisk>, ms: Millis) {
-    for _ in 0..ms / 1_000 {
-        harness.now += 1_000;
-        settle(harness);
-    }
 }
 
 /// Of the oldest segment something is needed for long.
