@@ -93,14 +93,15 @@ impl<D: Disk> Engine<D> {
 
     /// The same for what comes from outside.
     pub(super) fn has_room_for_beside_ends(&self, cost: Cost) -> bool {
-        let room = self.journal.room().total.saturating_sub(self.kept_from_outside());
-        cost.fits(room, self.options.segment_bytes)
+        cost.fits(self.room_beside_ends(), self.options.segment_bytes)
     }
 
-    /// While a segment is emptied, what its copies still take is kept, and half of what is kept for ends else: the room that copies have taken comes back
-    /// with the segment.
-    fn kept_from_outside(&self) -> u64 {
-        self.bytes_to_copy().map_or(self.kept_for_ends(), |bytes| bytes + self.kept_for_ends() / 2)
+    /// Bytes for what comes from outside. While a segment is emptied, what its copies still take is kept, and half of what is kept for ends else: the room
+    /// that copies have taken comes back with the segment.
+    pub(in crate::store) fn room_beside_ends(&self) -> u64 {
+        let ends = self.kept_for_ends();
+        let kept = self.bytes_to_copy().map_or(ends, |bytes| bytes + ends / 2);
+        self.journal.room().total.saturating_sub(kept)
     }
 
     /// Stages what stands in the scratch buffer. Room was asked for before: that it's missing now is as impossible to go on from as a failed disk.

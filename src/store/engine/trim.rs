@@ -137,7 +137,7 @@ impl<D: Disk> Engine<D> {
     }
 
     /// What is still to be copied of the segment that is being emptied.
-    pub(super) fn bytes_to_copy(&self) -> Option<u64> {
+    pub(in crate::store) fn bytes_to_copy(&self) -> Option<u64> {
         let scan = self.trim.scan?;
         let (batches, bytes) = self.live_in.get(&scan.segment).copied().unwrap_or_default();
         Some(bytes + batches * RECORD_OVERHEAD as u64)
@@ -146,16 +146,14 @@ impl<D: Disk> Engine<D> {
     /// Makes room at once, for an ack that finds none: the oldest segment goes, if it may, after what is live in it was copied. What is staged is made
     /// durable first: an end that isn't would be lost with what it ends. At most one segment, so that others don't wait for long.
     pub(super) fn make_room_for_acks(&mut self, now: Millis) -> Result<(), StoreFailure> {
-        let removed = self.shared.stats.segments_removed.load(Ordering::Relaxed);
-        // To begin, to copy, to find that nothing is left, and to remove it.
-        for _ in 0..self.options.segment_bytes as usize / SLICE_BYTES + 4 {
+        let before = self.shared.reader.oldest();
+        // It comes to an end: each slice is further in the segment than the one before, or removes it, or answers that there is nothing to do.
+        loop {
             self.commit(now)?;
-            if !self.trim_slice(now)? || self.shared.stats.segments_removed.load(Ordering::Relaxed) > removed
-            {
-                break;
+            if !self.trim_slice(now)? || self.shared.reader.oldest() != before {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     fn remove_oldest(&mut self, now: Millis) -> Result<bool, StoreFailure> {

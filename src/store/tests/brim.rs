@@ -218,6 +218,40 @@ fn an_ack_of_many_taps_is_taken_or_refused() {
     assert!(taken[0][0] > 0 && taken[0][1] > 5 && taken[1][1] > 5, "{taken:?}");
 }
 
+/// The ends of segments that are asked for besides are no more than a few records.
+#[test]
+fn an_ack_of_many_taps_leaves_what_is_for_ends() {
+    const TAPS: u64 = 24;
+    let options = StoreOptions { max_bytes: 18 * SEGMENT, reserve_segments: 16, ..small() };
+    let ends = options.max_bytes / 18 * 16 / 2;
+    let (disk, mut harness) = opened(&options);
+    say(&mut harness, Seen { attributes: large(), ..seen(0) }, 0);
+    for message in 1..=TAPS {
+        harness.deliver(batch(&format!("b{message}"), message, &[0], START, HOUR)).expect("accepted");
+    }
+    let (mut taken, mut refused, mut step) = (0, 0, 0);
+    while harness.engine.room() > ends && filler(&mut harness) {
+        step += 1;
+        if step % 32 > 0 {
+            continue;
+        }
+        let disk = Arc::new(disk.fork());
+        let mut harness = Harness::open(&disk, &options, START);
+        let events: Vec<_> = (1..=TAPS).map(|message| (message, Event::Click)).collect();
+        harness.acks(vec![ack(0, 1, &events, START)]);
+        harness.commit().expect("the disk works");
+        match harness.totals().arrived {
+            0 => refused += 1,
+            arrived => {
+                assert_eq!(arrived, TAPS);
+                assert!(harness.engine.room() >= ends, "{} left", harness.engine.room());
+                taken += 1;
+            }
+        }
+    }
+    assert!(taken > 0 && refused > 5, "{taken} taken, {refused} refused");
+}
+
 /// Its end is part of what it asks for: the reserve is for what comes later.
 #[test]
 fn a_batch_that_ends_at_once_leaves_the_reserve_as_it_was() {

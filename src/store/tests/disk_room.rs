@@ -1,15 +1,20 @@
 //! Room on a disk that is full: who finds some, and what it never takes.
 
-use super::common::{HOUR, SEGMENT, again, files, opened};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::common::{HOUR, SEGMENT, again, files, opened, pass, settle};
 use super::full::{fill, use_up};
 use super::plan::START;
 use super::stream_damage::{flip, places};
 use super::support::{Harness, batch, device, small};
 use super::wakeups::fill_to_the_brim;
+use crate::ids::Seq;
 use crate::push::{Failure, Millis};
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
 use crate::store::record;
+use crate::store::record::device::{ACTIVE_BYTES, take_active};
 
 fn options(segments: u64, reserve_segments: u32) -> StoreOptions {
     StoreOptions {
@@ -54,7 +59,7 @@ fn storage(harness: &mut Harness<SimDisk>) -> u64 {
     totals.failed[Failure::Storage as usize - 1]
 }
 
-fn pass(harness: &mut Harness<SimDisk>, ms: Millis) {
+fn pass_and_read(harness: &mut Harness<SimDisk>, ms: Millis) {
     for _ in 0..ms / 10_000 {
         harness.now += 10_000;
         harness.ack_stream(harness.head());
@@ -85,7 +90,7 @@ fn what_damage_took_is_said_though_the_disk_stays_full() {
         }
         flip(&disk, places(&harness, record::BATCH)[0].1);
         harness = again(&disk, harness, &options);
-        pass(&mut harness, 20_000);
+        pass_and_read(&mut harness, 20_000);
         assert_eq!(
             storage(&mut harness),
             1,
@@ -96,11 +101,86 @@ fn what_damage_took_is_said_though_the_disk_stays_full() {
             // For batches others have to give some of it back.
             continue;
         }
-        pass(&mut harness, HOUR + 100_000);
+        pass_and_read(&mut harness, HOUR + 100_000);
         let mut new = batch("after", 20_000, &[2], harness.now, HOUR);
         new.body = vec![7; 600].into();
         harness.deliver(new).unwrap_or_else(|why| panic!("reserve {reserve}: {why:?}"));
     }
+}
+
+/// Damage of every batch, in a journal at its maximum or not. Nobody reads the stream, so that nothing goes.
+fn damaged(options: &StoreOptions, messages: u64, full: bool) -> (Arc<SimDisk>, Harness<SimDisk>) {
+    let (disk, mut harness) = opened(options);
+    for message in 1..=messages {
+        let id = format!("b{message}");
+        harness.deliver(batch(&id, message, &[2], START, 100 * HOUR)).expect("accepted");
+    }
+    settle(&mut harness);
+    // So that the tables know of them.
+    pass(&mut harness, 10_000);
+    let lost = places(&harness, record::BATCH);
+    if full {
+        fill(&mut harness, 1_000);
+        use_up(&mut harness);
+        fill_to_the_brim(&mut harness);
+    }
+    for (_, place) in lost {
+        flip(&disk, place);
+    }
+    let harness = again(&disk, harness, options);
+    (disk, harness)
+}
+
+#[test]
+fn where_there_is_room_damage_makes_the_journal_no_larger() {
+    for max in [0, 9] {
+        let options = StoreOptions { checkpoint_bytes: u64::MAX, ..options(max, 1) };
+        let (disk, mut harness) = damaged(&options, 20, false);
+        let before = journal_bytes(&disk);
+        pass(&mut harness, 5_000);
+        assert_eq!((storage(&mut harness), journal_bytes(&disk)), (20, before), "at most {max} segments");
+    }
+}
+
+/// More than that takes: what is left waits for another start, or for what makes room.
+#[test]
+fn damage_makes_a_full_journal_one_segment_larger_in_one_start() {
+    let options = StoreOptions { checkpoint_bytes: u64::MAX, ..options(6, 0) };
+    let (disk, mut harness) = damaged(&options, 200, true);
+    let mut said = 0;
+    for start in 1..=2 {
+        let before = said;
+        for _ in 0..5 {
+            harness.now += 1_000;
+            settle(&mut harness);
+            said = storage(&mut harness);
+            assert_eq!(journal_bytes(&disk), options.max_bytes + start * SEGMENT);
+        }
+        assert!(said > before && (start == 2 || said < 200), "{said} in start {start}");
+        harness = again(&disk, harness, &options);
+    }
+    assert_eq!(said, 200);
+}
+
+/// Few records, of a fraction of a segment each: at its end no more than that is lost.
+#[test]
+fn activity_of_many_goes_into_records_of_a_quarter_of_a_segment() {
+    let (_disk, mut harness) = opened(&options(0, 2));
+    let news: Vec<_> = (0..1_000).map(|n| (device(n % 4), harness.now + u64::from(n))).collect();
+    harness.engine.stage_active(&news).expect("the disk works");
+    harness.commit().expect("the disk works");
+    let mut records = Vec::new();
+    let scanned = harness.engine.shared().reader.scan(Seq(0), &mut None, &mut |record| {
+        if record.kind == record::ACTIVE {
+            records.push(take_active(record.payload).expect("well formed"));
+        }
+        ControlFlow::Continue(())
+    });
+    scanned.expect("readable");
+    let most = SEGMENT as usize / 4 / ACTIVE_BYTES;
+    assert_eq!(records.iter().map(Vec::len).max(), Some(most));
+    assert_eq!(records.len(), news.len().div_ceil(most));
+    assert_eq!(records.concat(), news);
 }
 
 /// Room for them is asked for before; where it is missing all the same, they are as good as not said.

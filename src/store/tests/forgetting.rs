@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use super::common::pass;
+use super::full::{fill, use_up};
 use super::plan::START;
 use super::support::{Harness, Told, batch, device, of_account, seen, session, small};
+use super::wakeups::fill_to_the_brim;
 use crate::binding::{Binding, Change, DeviceChange};
 use crate::ids::Seq;
 use crate::push::{Failure, Millis, Refusal};
@@ -35,14 +38,6 @@ fn crash(disk: &Arc<SimDisk>, harness: Harness<SimDisk>) -> Harness<SimDisk> {
     drop(harness);
     disk.kill();
     Harness::open(disk, &options(), now)
-}
-
-/// Time passes, in steps that let every part be looked at.
-fn pass(harness: &mut Harness<SimDisk>, passed: Millis) {
-    for _ in 0..passed / 1_000 {
-        harness.now += 1_000;
-        harness.settle().expect("the disk works");
-    }
 }
 
 fn known(harness: &mut Harness<SimDisk>) -> Vec<u32> {
@@ -111,6 +106,36 @@ fn who_was_active_before_a_crash_is_not_taken_for_unseen_after_it() {
     assert_eq!(known(&mut harness), [0, 1]);
     pass(&mut harness, 4 * GRAIN);
     assert_eq!(known(&mut harness), [0]);
+}
+
+/// What it says then can't be kept, and it is as if it had never been quiet.
+#[test]
+fn nobody_is_forgotten_because_the_disk_was_full_when_it_was_there() {
+    let disk = Arc::new(SimDisk::new());
+    let options = StoreOptions { unmatched_per_second: u32::MAX, ..options() };
+    let mut harness = Harness::open(&disk, &options, START);
+    (0..4).for_each(|n| harness.see(n));
+    harness.settle().expect("the disk works");
+    disk.set_capacity(Some(disk.used()));
+    fill(&mut harness, 1);
+    use_up(&mut harness);
+    fill_to_the_brim(&mut harness);
+    harness.now += 2 * GRAIN;
+    let head = harness.head();
+    active(&mut harness, 2);
+    assert_eq!((harness.head(), harness.state_of(2).expect("known").last_active), (head, START));
+    // For the others there is room to say so, and for saying that somebody is forgotten.
+    disk.set_capacity(None);
+    pass(&mut harness, 2_000);
+    active(&mut harness, 3);
+    pass(&mut harness, AFTER + GRAIN + 2_000);
+    assert_eq!(known(&mut harness), [2, 3]);
+    pass(&mut harness, 4 * GRAIN);
+    assert_eq!(known(&mut harness), [2]);
+    // From now on it is known when it was there.
+    active(&mut harness, 2);
+    pass(&mut harness, AFTER + 4 * GRAIN);
+    assert_eq!(known(&mut harness), [0; 0]);
 }
 
 #[test]

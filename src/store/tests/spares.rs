@@ -5,9 +5,11 @@ use std::sync::Arc;
 use super::common::{SEGMENT, files};
 use super::plan::START;
 use super::support::{Harness, small};
+use crate::ids::Seq;
 use crate::store::disk::Disk;
 use crate::store::disk::DiskFile;
 use crate::store::disk::sim::SimDisk;
+use crate::store::journal::{Journal, JournalOptions};
 use crate::store::options::StoreOptions;
 
 fn options() -> StoreOptions {
@@ -46,6 +48,26 @@ fn a_spare_of_another_size_is_none() {
         disk.create(&spares[1], bytes).expect("room");
         assert_eq!(kept(&disk, &spares), [true, false, true], "{bytes}");
     }
+}
+
+/// A full disk is none: what is there is all there is.
+#[test]
+fn a_spare_that_cannot_be_made_for_want_of_anything_but_space_is_an_error() {
+    let disk = Arc::new(SimDisk::new());
+    let options = JournalOptions { segment_bytes: SEGMENT as u32, salt: 1, ..JournalOptions::default() };
+    let recovered = Journal::recover(disk.clone(), options, (Seq(0), Seq(0)), &mut |_| {});
+    let mut journal = recovered.expect("an empty disk").0;
+    disk.set_capacity(Some(disk.used()));
+    assert!(!journal.add_spare().expect("a full disk is no error"));
+    disk.set_capacity(None);
+    let before = files(&disk, "spare-").len();
+    assert!(journal.add_spare().expect("there is room"));
+    assert_eq!(files(&disk, "spare-").len(), before + 1);
+    // Somebody else's file has the name of the next one.
+    let taken = format!("spare-{}.seg", before + 3);
+    disk.create(&taken, 0).expect("room");
+    let error = journal.add_spare().expect_err("the name is taken").to_string();
+    assert!(error.contains(&taken), "{error}");
 }
 
 /// It was a segment, and its name got lost with the power.
