@@ -86,7 +86,7 @@ pub trait Disk: Send + Sync + Debug + 'static {
 /// An open file.
 #[allow(clippy::len_without_is_empty)] // nobody asks
 pub trait DiskFile: Send + Sync + Debug + 'static {
-    /// Writes all of `bytes`.
+    /// Writes all of `bytes`. `StorageFull` if it grows by more than there is room for.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
     /// Reads; less than asked for only at the end of the file.

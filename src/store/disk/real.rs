@@ -162,10 +162,14 @@ fn make_directory(path: &Path) -> io::Result<()> {
 fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
         Ok(()) => Ok(()),
-        Err(Errno::OPNOTSUPP) => file.set_len(bytes),
-        Err(Errno::NOSPC | Errno::DQUOT) => Err(io::ErrorKind::StorageFull.into()),
-        Err(error) => Err(error.into()),
+        Err(Errno::OPNOTSUPP) => file.set_len(bytes).map_err(full),
+        Err(error) => Err(full(error.into())),
     }
+}
+
+/// A quota of the file system that is used up is a full disk too.
+fn full(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::QuotaExceeded { io::ErrorKind::StorageFull.into() } else { error }
 }
 
 /// Reads; less than asked for only at the end of the file.
@@ -203,7 +207,7 @@ impl Disk for RealDisk {
         self.quota.take(preallocate)?;
         let path = self.path.join(name);
         let made = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
-        let file = made.inspect_err(|_| self.quota.give_back(preallocate))?;
+        let file = made.map_err(full).inspect_err(|_| self.quota.give_back(preallocate))?;
         if preallocate > 0
             && let Err(error) = reserve(&file, preallocate)
         {
@@ -243,6 +247,15 @@ impl Disk for RealDisk {
     }
 }
 
+impl RealFile {
+    /// After a write that failed, at the end of a full disk for one: what isn't there takes no room.
+    fn count_again(&self) {
+        let Ok(there) = self.file.metadata() else { return };
+        let counted = self.length.fetch_min(there.len(), Ordering::Relaxed);
+        self.quota.give_back(counted.saturating_sub(there.len()));
+    }
+}
+
 impl DiskFile for RealFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let end = offset + bytes.len() as u64;
@@ -251,7 +264,7 @@ impl DiskFile for RealFile {
             self.quota.take(grown)?;
             self.length.fetch_max(end, Ordering::Relaxed);
         }
-        self.file.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset).map_err(full).inspect_err(|_| self.count_again())
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -265,7 +278,10 @@ impl DiskFile for RealFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let before = self.length.load(Ordering::Relaxed);
         self.quota.take(len.saturating_sub(before))?;
-        self.file.set_len(len).inspect_err(|_| self.quota.give_back(len.saturating_sub(before)))?;
+        self.file
+            .set_len(len)
+            .map_err(full)
+            .inspect_err(|_| self.quota.give_back(len.saturating_sub(before)))?;
         self.length.store(len, Ordering::Relaxed);
         self.quota.give_back(before.saturating_sub(len));
         Ok(())
@@ -282,6 +298,13 @@ mod tests {
 
     fn open(path: &Path, max: Option<u64>) -> (Arc<RealDisk>, Format) {
         RealDisk::open(path, max).expect("a new directory")
+    }
+
+    #[test]
+    fn a_used_up_quota_of_the_file_system_is_a_full_disk_and_nothing_else_is() {
+        let of = |error: Errno| full(error.into()).kind();
+        assert_eq!([of(Errno::NOSPC), of(Errno::DQUOT)], [io::ErrorKind::StorageFull; 2]);
+        assert_eq!(of(Errno::ROFS), io::ErrorKind::ReadOnlyFilesystem);
     }
 
     #[test]
@@ -322,6 +345,22 @@ mod tests {
         assert_eq!(file.write_at(&[1; 5_000], 6_000).expect_err("grows").kind(), io::ErrorKind::StorageFull);
         disk.remove("a").expect("there");
         disk.create("b", 4_000).expect("fits now");
+    }
+
+    /// Else each checkpoint that finds the disk full would make the directory's maximum smaller.
+    #[test]
+    fn the_quota_does_not_count_what_could_not_be_written() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (disk, _) = open(dir.path(), None);
+        let before = *disk.quota.used.lock().expect("not poisoned");
+        disk.create("a", 0).expect("fits").write_at(&[1; 100], 0).expect("works");
+        let read_only = disk.file(File::open(dir.path().join("a")).expect("there")).expect("there");
+        for _ in 0..3 {
+            read_only.write_at(&[1; 1_000], 50).expect_err("it can't be written to");
+            assert_eq!(*disk.quota.used.lock().expect("not poisoned"), before + 100);
+        }
+        disk.remove("a").expect("there");
+        assert_eq!(*disk.quota.used.lock().expect("not poisoned"), before);
     }
 
     #[test]
