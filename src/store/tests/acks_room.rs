@@ -48,7 +48,7 @@ fn while_a_full_disk_copies_acks_have_as_much_room_as_before() {
     for reserve in 1..=2 {
         let (_disk, mut harness) = opened(&options(reserve));
         fill_in_turn(&mut harness);
-        let (ends, mut copied) = (u64::from(reserve) * LARGE / 2, 0);
+        let (ends, mut emptied) = (u64::from(reserve) * LARGE / 2, 0);
         let acked: Vec<u64> = (0..2).flat_map(|n| messages(&harness, n)).collect();
         for message in acked {
             harness.arrive((message % 4) as u32, message);
@@ -68,7 +68,7 @@ fn while_a_full_disk_copies_acks_have_as_much_room_as_before() {
                     let lost: u64 = old.map(|segment| segment.size - u64::from(segment.used)).sum();
                     let groups = before - room - lost;
                     assert!(groups <= 2 * GROUP_OVERHEAD as u64, "{groups} beside the copies");
-                    copied += 1;
+                    emptied += 1;
                 }
                 if !harness.engine.maintain(harness.now).expect("the disk works") {
                     break;
@@ -76,7 +76,7 @@ fn while_a_full_disk_copies_acks_have_as_much_room_as_before() {
                 harness.commit().expect("the disk works");
             }
         }
-        assert!(copied > 0, "no segment was emptied");
+        assert!(emptied > 0, "none was");
     }
 }
 

@@ -15,6 +15,7 @@ use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
 use crate::store::record;
 use crate::store::record::device::{ACTIVE_BYTES, take_active};
+use crate::store::tables::TableKind;
 
 fn options(segments: u64, reserve_segments: u32) -> StoreOptions {
     StoreOptions {
@@ -196,4 +197,22 @@ fn activity_without_room_is_no_end_of_the_store() {
     harness.engine.stage_active(&news).expect("it isn't the end");
     harness.commit().expect("the disk works");
     assert_eq!(harness.head(), head);
+}
+
+/// What waits expires, and the stream is read: the rest the store does itself. Its tables have room in their own file, and give some of it back.
+#[test]
+fn a_disk_full_to_the_last_byte_makes_room_when_its_stream_is_read() {
+    for reserve in 1..=2 {
+        let options =
+            StoreOptions { checkpoint_bytes: u64::MAX, tables: TableKind::Library, ..options(0, reserve) };
+        let (disk, mut harness) = opened(&options);
+        pass(&mut harness, 10_000);
+        disk.set_capacity(Some(disk.used() + 4 * SEGMENT));
+        fill(&mut harness, 1);
+        use_up(&mut harness);
+        disk.set_capacity(Some(disk.used()));
+        pass_and_read(&mut harness, HOUR + 100_000);
+        assert_eq!((harness.totals().pending, harness.figure("checkpoints")), (0, 2), "reserve {reserve}");
+        harness.deliver(batch("after", 20_000, &[2], harness.now, HOUR)).expect("accepted");
+    }
 }
