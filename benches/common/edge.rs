@@ -18,7 +18,7 @@ use mooring::ids::{DeviceKey, Seq, SessionRef, ShardId};
 use mooring::presence::Presence;
 use mooring::push::{Failure, NewBatch, Rates};
 use mooring::shard::{DeviceContext, Gates, Handover, Loaded, Mailbox, ShardFigures};
-use mooring::sim::{LocalShard, Sink};
+use mooring::sim::{Accepted, LocalShard, Sink};
 use mooring::store::disk::real::RealDisk;
 use mooring::store::embedded::{EmbeddedStore, Hands};
 use mooring::store::options::StoreOptions;
@@ -59,7 +59,7 @@ pub(crate) struct Spent {
     pub(crate) hand_over: u64,
     /// The shard pulls and writes.
     pub(crate) write: u64,
-    /// The connections' tasks are woken.
+    /// The shard is told of what came.
     pub(crate) wake: u64,
     /// They read, and the shard collects the acks.
     pub(crate) read: u64,
@@ -97,6 +97,7 @@ impl CommitSink for Measured {
 pub(crate) struct Device {
     pub(crate) key: DeviceKey,
     sink: Sink,
+    connection: Cell<Option<Accepted>>,
     acks: Cell<u32>,
 }
 
@@ -178,7 +179,12 @@ impl Edge {
             sessions: AtomicUsize::new(0),
             figures: [ShardFigures::default()].into(),
         });
-        let device = |n| Device { key: key(n as u64), sink: Sink::default(), acks: Cell::new(0) };
+        let device = |n| Device {
+            key: key(n as u64),
+            sink: Sink::default(),
+            connection: Cell::new(None),
+            acks: Cell::new(0),
+        };
         Self {
             store,
             hands,
@@ -204,7 +210,8 @@ impl Edge {
                 let device = &self.devices[n];
                 device.sink.send(&hello(n));
                 let address = Ipv4Addr::from(0x7f00_0001 + n as u32);
-                self.shard.accept(&device.sink, SocketAddr::from((address, 40_000 + (n % 1_000) as u16)));
+                let peer = SocketAddr::from((address, 40_000 + (n % 1_000) as u16));
+                device.connection.set(Some(self.shard.accept(&device.sink, peer)));
             }
             for n in group.clone() {
                 while self.devices[n].sink.take_written() == 0 {
@@ -250,7 +257,9 @@ impl Edge {
         for (targets, frames) in targets.chunks(READY).zip(frames.chunks(READY)) {
             let began = on_core();
             for (&n, frame) in targets.iter().zip(frames) {
-                self.devices[n as usize].sink.send(frame);
+                let device = &self.devices[n as usize];
+                device.sink.send(frame);
+                self.shard.tell(device.connection.get().expect("connected"));
             }
             let woken = on_core();
             for &n in targets {

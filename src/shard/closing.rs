@@ -23,7 +23,7 @@ impl Shard {
         if let Phase::Closing { .. } = connection.phase {
             if error == DeviceError::Closed {
                 connection.flags.broken = true;
-                connection.wake();
+                self.wake(conn);
             }
             return;
         }
@@ -60,7 +60,7 @@ impl Shard {
         }
         // Nothing is decrypted any more.
         connection.retained.take();
-        connection.wake();
+        self.wake(conn);
         self.count_begun(conn);
         self.keepalive.insert(now + LINGER_MS, conn);
     }
@@ -118,12 +118,12 @@ impl Shard {
             telemetry::adjust(Gauge::Closing, -1);
             if let Some(connection) = self.connection(oldest) {
                 connection.flags.broken = true;
-                connection.wake();
+                self.wake(oldest);
             }
         }
     }
 
-    /// The connection's task is done.
+    /// The connection is done.
     pub(super) fn remove(&mut self, conn: ConnRef) {
         self.fail(conn, DeviceError::Closed);
         if let Some(connection) = self.connection(conn) {

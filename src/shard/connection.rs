@@ -1,11 +1,12 @@
-//! A connection's task: it waits for readiness, and only then takes a buffer, the shard's shared one. Everything that it does with bytes
-//! happens here: reading, TLS, finding frames, writing, closing.
+//! A connection's step, once it can go on: only then it takes a buffer, the shard's shared one. Everything that it does with bytes happens here:
+//! reading, TLS, finding frames, writing, closing.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use super::output::flush;
 use super::state::{ConnRef, Phase, Scratch, Shard, Shared, get};
+use super::stream::Stream;
 use crate::error::DeviceError;
 use crate::limits;
 use crate::wire::device as wire;
@@ -18,14 +19,14 @@ const READ_BYTES: usize = 64 * 1024;
 /// What may be left of earlier reads: a frame and its head, or a TLS record.
 const LEFT_BYTES: usize = limits::DEVICE_FRAME_BYTES + 1024;
 
-/// One connection, from accept to close. A type of its own, as what `async` makes of the same is 56 bytes instead of 16: with these the runtime's task
-/// is 128 bytes, with those 256.
+/// The task of a connection over QUIC, from its stream to its close. A type of its own, as what `async` makes of the same is 56 bytes instead of 16:
+/// with these the runtime's task is 128 bytes, with those 256.
 pub(super) struct Run {
     shard: Shared,
     conn: ConnRef,
 }
 
-/// Runs a connection.
+/// Runs a connection over QUIC.
 pub(super) fn run(shard: Shared, conn: ConnRef) -> Run {
     Run { shard, conn }
 }
@@ -34,19 +35,36 @@ impl Future for Run {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        ready!(poll(&self.shard, self.conn, cx));
-        self.shard.borrow_mut().remove(self.conn);
-        Poll::Ready(())
+        step(&mut self.shard.borrow_mut(), self.conn, cx)
     }
 }
 
-fn poll(shard: &Shared, conn: ConnRef, cx: &mut Context<'_>) -> Poll<()> {
-    let shard = &mut *shard.borrow_mut();
+/// Lets those that can go on do so, at most `most`; they are connections over TCP. Whether more can.
+pub(super) fn step_ready(shard: &mut Shard, most: usize) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..most {
+        let Some(conn) = shard.next_ready() else { return false };
+        // It comes again with its next news, or is gone.
+        let _stepped: Poll<()> = step(shard, conn, &mut cx);
+    }
+    !shard.ready.is_empty()
+}
+
+/// Goes on with a connection as far as it goes now. Ready: it is over, and gone.
+pub(super) fn step(shard: &mut Shard, conn: ConnRef, cx: &mut Context<'_>) -> Poll<()> {
     shard.begin();
+    ready!(go_on(shard, conn, cx));
+    shard.remove(conn);
+    Poll::Ready(())
+}
+
+fn go_on(shard: &mut Shard, conn: ConnRef, cx: &mut Context<'_>) -> Poll<()> {
     let now = shard.now();
     for _ in 0..READS {
         let Some(connection) = shard.connection(conn) else { return Poll::Ready(()) };
-        connection.note_task(cx.waker());
+        if let Stream::Quic(quic) = &mut connection.stream {
+            quic.note_task(cx.waker());
+        }
         if connection.outbox.is_expired(now) {
             shard.fail(conn, DeviceError::Stalled);
             return Poll::Ready(());
@@ -69,7 +87,7 @@ fn poll(shard: &Shared, conn: ConnRef, cx: &mut Context<'_>) -> Poll<()> {
         }
         ready!(shard.poll_read(conn, cx));
     }
-    cx.waker().wake_by_ref();
+    shard.wake(conn);
     Poll::Pending
 }
 
@@ -293,7 +311,7 @@ impl Shard {
         self.scratch = scratch;
     }
 
-    /// Goes on with frames that were read while the session had to wait, then lets its task read again.
+    /// Goes on with frames that were read while the session had to wait, then lets it read again.
     pub(super) fn resume(&mut self, conn: ConnRef) {
         let Some(connection) = self.connection(conn) else { return };
         let left = connection.partial.take();
@@ -304,8 +322,6 @@ impl Shard {
             self.finish(conn, result, &mut scratch);
             self.scratch = scratch;
         }
-        if let Some(connection) = self.connection(conn) {
-            connection.wake();
-        }
+        self.wake(conn);
     }
 }

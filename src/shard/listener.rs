@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use mio::net::TcpStream;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::TcpStream;
 
+use super::Listeners;
 use super::door::place;
+use super::sockets::{self, Listener};
 use super::state::{ConnRef, Shared};
 use super::stream::Stream;
 use super::tls::Tls;
-use super::{Listeners, connection};
 use crate::config;
 use crate::telemetry::{self, Counter, Gauge};
 
@@ -46,18 +47,18 @@ pub(super) fn start(shard: &Shared, listeners: Listeners) -> io::Result<()> {
     let tls = shard.borrow().context.tls.clone();
     let mut tasks = Vec::new();
     if let (Some(listener), Some(config)) = (listeners.tls, tls) {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let listener = Listener::new(listener)?;
         tasks.push(tokio::task::spawn_local(accept(shard.clone(), listener, Some(config))));
     }
     if let Some(listener) = listeners.plain {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let listener = Listener::new(listener)?;
         tasks.push(tokio::task::spawn_local(accept(shard.clone(), listener, None)));
     }
     shard.borrow_mut().accepting = tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect();
     Ok(())
 }
 
-async fn accept(shard: Shared, listener: tokio::net::TcpListener, tls: Option<Arc<rustls::ServerConfig>>) {
+async fn accept(shard: Shared, listener: Listener, tls: Option<Arc<rustls::ServerConfig>>) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -96,10 +97,14 @@ fn take_in(shard: &Shared, stream: TcpStream, peer: SocketAddr, tls: Option<&Arc
             return;
         }
     };
-    let conn = inner.add(Stream::Tcp(stream), peer, tls);
+    let conn = inner.add(Stream::Tcp(sockets::Socket::new(stream)), peer, tls);
     drop(inner);
     started(shard, conn);
-    tokio::task::spawn_local(connection::run(shard.clone(), conn));
+    let inner = &mut *shard.borrow_mut();
+    if let Err(error) = inner.watch(conn) {
+        tracing::warn!(%error, "a connection can't be waited for; see fs.epoll.max_user_watches");
+        inner.remove(conn);
+    }
 }
 
 /// Small frames go out at once; what the kernel holds unsent is bounded; a peer that is gone is noticed while data is on its way.
@@ -118,8 +123,8 @@ mod tests {
     async fn the_kernel_gives_up_on_a_device_that_is_gone_after_the_configured_time() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let stream = far.expect("accepted").0;
+        let (near, far) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+        let stream = TcpStream::from_std(far.expect("accepted").0.into_std().expect("a socket"));
         let config = config::Device { user_timeout_ms: 7_000, ..config::Device::default() };
         tune(&stream, &config).expect("tuned");
         let set = SockRef::from(&stream).tcp_user_timeout().expect("set");

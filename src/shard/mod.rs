@@ -1,8 +1,8 @@
 //! Shards: each one OS thread with one current-thread runtime, its own listeners and its own sessions, whose state therefore needs no lock.
 //!
-//! Shared are only the directory, the store and the mailboxes. No file is touched on a shard's thread. Work comes in three ways, each a
-//! task of the shard's runtime: a connection became readable or writable (`connection`), the mailbox or a timer (`turn`), an accept
-//! (`listener`). A turn is budgeted, so that a fan-out to everybody does not keep reads, acks and timers waiting.
+//! Shared are only the directory, the store and the mailboxes. No file is touched on a shard's thread. Work comes in three ways: news of
+//! sockets, the mailbox and timers (`turn`), an accept (`listener`), and news of a connection over QUIC, each of which is a task of the shard's
+//! runtime (`quic`). A turn is budgeted, so that a fan-out to everybody does not keep reads, acks and timers waiting.
 
 mod begun;
 mod closing;
@@ -25,6 +25,7 @@ pub mod quic;
 mod recalls;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod sockets;
 mod state;
 mod stream;
 mod timers;
@@ -127,8 +128,10 @@ pub fn run(id: ShardId, context: Arc<DeviceContext>, mut listeners: Listeners) -
             (Some(settings), Some(socket)) => Some(quic::start(&shard, id, settings, socket)?),
             _ => None,
         };
+        let (sockets, registry) = sockets::Sockets::new()?;
+        shard.borrow_mut().registry = Some(registry);
         listener::start(&shard, listeners)?;
-        turn::run(&shard).await;
+        turn::run(&shard, Some(sockets)).await?;
         if let Some(endpoint) = endpoint {
             quic::leave(&endpoint).await;
         }

@@ -1,4 +1,4 @@
-//! Writing: at once if nothing waits before it, else by the connection's task when the socket takes more.
+//! Writing: at once if nothing waits before it, else by the connection's step when the socket takes more.
 
 use std::io;
 use std::rc::Rc;
@@ -60,29 +60,33 @@ impl Shard {
         } else {
             connection.write(tally, now, frames);
         }
-        let has_stalled = !connection.outbox.is_empty() && !connection.flags.stall_armed;
-        if has_stalled {
+        let is_left = !connection.outbox.is_empty();
+        let goes_on = is_left || connection.flags.broken;
+        if is_left && !connection.flags.stall_armed {
             connection.flags.stall_armed = true;
             self.stalls.insert(now + self.context.config.stall_deadline_ms, conn);
+        }
+        if goes_on {
+            self.wake(conn);
         }
         self.expect_answer(conn);
     }
 }
 
 impl Connection {
-    /// Writes bytes as they go on the wire, behind those that wait.
+    /// Writes bytes as they go on the wire, behind those that wait. If some stay, or it broke, it has to look again.
     pub(super) fn write(&mut self, tally: &Rc<Tally>, now: Millis, bytes: &[u8]) {
         if bytes.is_empty() || self.flags.broken || self.flags.shut {
             return;
         }
         let mut written = 0;
         if self.outbox.is_empty() {
-            match self.stream.try_write(self.waker.as_ref(), bytes) {
+            match self.stream.try_write(bytes) {
                 Ok(n) => written = n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => {
                     self.flags.broken = true;
-                    return self.wake();
+                    return;
                 }
             }
             if written == bytes.len() {
@@ -91,7 +95,6 @@ impl Connection {
         }
         let beside = if matches!(self.stream, Stream::Quic(_)) { tally.beside_quic } else { 0 };
         self.outbox.push(tally, beside, now, &bytes[written..]);
-        self.wake();
     }
 }
 
@@ -114,6 +117,7 @@ mod tests {
     use super::*;
     use crate::shard::few::Few;
     use crate::shard::outbox::Outbox;
+    use crate::shard::sockets::Socket;
     use crate::shard::state::Flags;
 
     #[tokio::test]
@@ -127,7 +131,7 @@ mod tests {
             near.writable().await.expect("connected");
             let mut connection = Connection {
                 serial: 1,
-                stream: Stream::Tcp(near),
+                stream: Stream::Tcp(Socket::of(near)),
                 peer: peer.into(),
                 since: 0,
                 tls: None,
@@ -135,7 +139,6 @@ mod tests {
                 retained: Few::default(),
                 partial: Few::default(),
                 outbox: Outbox::default(),
-                waker: None,
                 flags: Flags { broken, ..Flags::default() },
             };
             connection.outbox.push(&Rc::new(Tally::default()), 0, 1, b"taken back");

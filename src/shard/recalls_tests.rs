@@ -21,6 +21,7 @@ use crate::presence::Presence;
 use crate::push::{Reached, Seen};
 use crate::shard::few::Few;
 use crate::shard::identify::Grant;
+use crate::shard::sockets::Socket;
 use crate::shard::state::Live;
 use crate::shard::stream::Stream;
 use crate::shard::{DeviceContext, Gates, Mailbox, ShardFigures};
@@ -126,7 +127,7 @@ pub(in crate::shard) async fn begins(shard: &mut Shard) -> (ConnRef, TcpStream) 
     let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
     let (near, peer) = near.expect("accepted");
     near.writable().await.expect("connected");
-    let conn = shard.add(Stream::Tcp(near), peer, None);
+    let conn = shard.add(Stream::Tcp(Socket::of(near)), peer, None);
     let context = shard.context.clone();
     let live = Live {
         device: DEVICE,

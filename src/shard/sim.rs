@@ -1,18 +1,17 @@
-//! A shard without a thread and a runtime: what these would do is done when the simulation says so. Everything else is the shard itself: its
-//! connections' tasks, its turns, its timers.
+//! A shard without a thread, a runtime and a poller: what these would do is done when the simulation says so. Everything else is the shard itself:
+//! its connections, its turns, its timers.
 //!
-//! Tasks are polled only when they were woken, so that a wake-up that is forgotten shows.
+//! A connection goes on only when there is news of it or it was woken, so that a wake-up that is forgotten shows.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::state::{Phase, Shard, Shared};
+use super::state::{ConnRef, Phase, Shard, Shared};
 use super::stream::Stream;
 use super::{DeviceContext, connection, listener, turn};
 use crate::ids::{DeviceKey, Generation, SessionRef, ShardId};
@@ -23,14 +22,15 @@ use crate::sim::{Near, Pipe, Woken};
 pub struct SimShard {
     shard: Shared,
     context: Arc<DeviceContext>,
-    tasks: BTreeMap<u64, Task>,
-    next_task: u64,
+    wires: BTreeMap<u64, Wire>,
+    next_wire: u64,
     /// The last turn had more to do.
     more: bool,
 }
 
-struct Task {
-    future: Pin<Box<dyn Future<Output = ()>>>,
+/// A connection's.
+struct Wire {
+    conn: ConnRef,
     woken: Arc<Woken>,
     pipe: Pipe,
 }
@@ -52,7 +52,7 @@ pub struct LiveSession {
 
 impl std::fmt::Debug for SimShard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SimShard").field("tasks", &self.tasks.len()).finish_non_exhaustive()
+        f.debug_struct("SimShard").field("wires", &self.wires.len()).finish_non_exhaustive()
     }
 }
 
@@ -60,7 +60,7 @@ impl SimShard {
     /// An empty one.
     pub fn new(id: ShardId, context: Arc<DeviceContext>) -> Self {
         let shard = Rc::new(RefCell::new(Shard::new(id, context.clone())));
-        Self { shard, context, tasks: BTreeMap::new(), next_task: 0, more: false }
+        Self { shard, context, wires: BTreeMap::new(), next_wire: 0, more: false }
     }
 
     /// Takes in a connection, if there is a place for it at the shard's door.
@@ -68,34 +68,48 @@ impl SimShard {
         let conn = {
             let mut shard = self.shard.borrow_mut();
             if shard.make_place().is_some() {
+                drop(shard);
+                self.take_ready();
                 return false;
             }
             shard.add(Stream::Simulated(Near::Pipe(pipe.clone())), peer, None)
         };
         listener::started(&self.shard, conn);
-        let future = Box::pin(connection::run(self.shard.clone(), conn));
-        self.tasks.insert(self.next_task, Task { future, woken: Arc::default(), pipe: pipe.clone() });
-        self.next_task += 1;
+        self.wires.insert(self.next_wire, Wire { conn, woken: Arc::default(), pipe: pipe.clone() });
+        self.next_wire += 1;
+        self.take_ready();
         true
     }
 
-    /// The connections whose tasks were woken, in the order of their coming.
+    /// Those that the shard woke are woken.
+    fn take_ready(&mut self) {
+        let mut shard = self.shard.borrow_mut();
+        while let Some(conn) = shard.next_ready() {
+            if let Some(wire) = self.wires.values().find(|wire| wire.conn == conn) {
+                wire.woken.set();
+            }
+        }
+    }
+
+    /// The connections that can go on, in the order of their coming.
     pub fn woken(&self) -> Vec<u64> {
-        let woken = self.tasks.iter().filter(|(_, task)| task.woken.is());
+        let woken = self.wires.iter().filter(|(_, wire)| wire.woken.is());
         woken.map(|(number, _)| *number).collect()
     }
 
-    /// Polls a connection's task, if it was woken.
+    /// Lets a connection go on, if it can.
     pub fn poll(&mut self, number: u64) {
-        let Some(task) = self.tasks.get_mut(&number) else { return };
-        if !task.woken.take() {
+        let Some(wire) = self.wires.get_mut(&number) else { return };
+        if !wire.woken.take() {
             return;
         }
-        let waker = task.woken.waker();
-        if task.future.as_mut().poll(&mut Context::from_waker(&waker)) == Poll::Ready(()) {
-            task.pipe.close();
-            self.tasks.remove(&number);
+        let waker = wire.woken.waker();
+        let mut cx = Context::from_waker(&waker);
+        if connection::step(&mut self.shard.borrow_mut(), wire.conn, &mut cx) == Poll::Ready(()) {
+            wire.pipe.close();
+            self.wires.remove(&number);
         }
+        self.take_ready();
     }
 
     /// Whether something asks for a turn.
@@ -111,6 +125,7 @@ impl SimShard {
     /// One turn, with timers if these are due.
     pub fn turn(&mut self, timers: bool) {
         self.more = turn::turn(&self.shard, timers);
+        self.take_ready();
     }
 
     /// The sessions that are welcome.
@@ -150,7 +165,7 @@ impl SimShard {
 
     /// Connections, whatever their phase.
     pub fn connections(&self) -> usize {
-        self.tasks.len()
+        self.wires.len()
     }
 }
 

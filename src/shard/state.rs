@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Waker;
 
 use slab::Slab;
 use tokio::sync::Notify;
@@ -63,6 +62,10 @@ pub(super) struct Shard {
     pub slices: VecDeque<SliceRequest>,
     /// Sessions to send away.
     pub leaving: Option<Leaving>,
+    /// Connections that can go on: with news, or woken. Those over QUIC have tasks instead.
+    pub ready: VecDeque<ConnRef>,
+    /// What tells of news of sockets; none in a simulation.
+    pub registry: Option<mio::Registry>,
     /// Sessions with something to pull, in the order in which they were told.
     pub dirty: VecDeque<ConnRef>,
     /// Those that got something of high priority go first. They may stand in `dirty` too.
@@ -146,8 +149,6 @@ pub(super) struct Connection {
     pub partial: Few<u8>,
     /// To be written when the socket takes it.
     pub outbox: Outbox,
-    /// Of the connection's task.
-    pub waker: Option<Waker>,
     pub flags: Flags,
 }
 
@@ -155,6 +156,8 @@ pub(super) struct Connection {
 #[derive(Clone, Copy, Default)]
 #[allow(clippy::struct_excessive_bools)]
 pub(super) struct Flags {
+    /// In the queue of those that can go on.
+    pub ready: bool,
     /// In the queue of those with something to pull.
     pub dirty: bool,
     /// In the queue of those with something of high priority.
@@ -284,7 +287,7 @@ pub(super) fn get(connections: &mut Slab<Connection>, conn: ConnRef) -> Option<&
     connections.get_mut(conn.slot as usize).filter(|c| c.serial == conn.serial)
 }
 
-/// The shard, shared by the tasks of its thread.
+/// The shard, shared by what runs on its thread.
 pub(super) type Shared = Rc<RefCell<Shard>>;
 
 impl Shard {
@@ -301,6 +304,8 @@ impl Shard {
             suspects: Wheel::new(now),
             slices: VecDeque::new(),
             leaving: None,
+            ready: VecDeque::new(),
+            registry: None,
             dirty: VecDeque::new(),
             urgent: VecDeque::new(),
             confirms_until: 0,
@@ -356,7 +361,6 @@ impl Shard {
             retained: Few::default(),
             partial: Few::default(),
             outbox: Outbox::default(),
-            waker: None,
             flags: Flags::default(),
         };
         self.memory.came(connection.transport());
@@ -382,6 +386,35 @@ impl Shard {
         };
         (generation == session.generation)
             .then_some(ConnRef { slot: session.slot, serial: connection.serial })
+    }
+
+    /// Lets a connection look again at what it can do.
+    pub(super) fn wake(&mut self, conn: ConnRef) {
+        let Some(connection) = self.connection(conn) else { return };
+        if let Stream::Quic(quic) = &connection.stream {
+            return quic.wake();
+        }
+        self.mark_ready(conn);
+        self.work.notify_one();
+    }
+
+    /// Puts a connection into the queue of those that can go on, once.
+    pub(super) fn mark_ready(&mut self, conn: ConnRef) {
+        if let Some(connection) = self.connection(conn)
+            && !connection.flags.ready
+        {
+            connection.flags.ready = true;
+            self.ready.push_back(conn);
+        }
+    }
+
+    /// The next that can go on, and it stands in that queue no more.
+    pub(super) fn next_ready(&mut self) -> Option<ConnRef> {
+        let conn = self.ready.pop_front()?;
+        if let Some(connection) = self.connection(conn) {
+            connection.flags.ready = false;
+        }
+        Some(conn)
     }
 
     /// Puts a session into the queue of those with something to pull, once.
@@ -446,20 +479,6 @@ impl Live {
 }
 
 impl Connection {
-    /// Lets the connection's task look again.
-    pub(super) fn wake(&self) {
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// The task to wake is this one.
-    pub(super) fn note_task(&mut self, task: &Waker) {
-        if !self.waker.as_ref().is_some_and(|w| w.will_wake(task)) {
-            self.waker = Some(task.clone());
-        }
-    }
-
     pub(super) fn transport(&self) -> Transport {
         match (&self.stream, &self.tls) {
             (Stream::Quic(_), _) => Transport::Quic,

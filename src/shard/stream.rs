@@ -1,24 +1,23 @@
-//! What carries a connection's bytes: TCP, or one stream of a QUIC connection. Both look the same from here on: bytes in order, readiness
-//! by the connection's task, an end in each direction.
+//! What carries a connection's bytes: TCP, or one stream of a QUIC connection. Both look the same from here on: bytes in order, news of them
+//! that makes the connection ready, an end in each direction.
 
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use quinn::{RecvStream, SendStream, VarInt};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
 
+use super::sockets::Socket;
 use crate::push::Millis;
 
 /// Bytes both ways.
 pub(super) enum Stream {
     /// TCP, with TLS above it or plain.
-    Tcp(TcpStream),
+    Tcp(Socket),
     /// QUIC. Boxed: most of what a session is does not depend on it.
     Quic(Box<QuicStream>),
     /// A simulated one, like TCP.
@@ -62,6 +61,8 @@ pub(super) struct QuicStream {
     connection: Option<quinn::Connection>,
     /// `None` until the device opened its stream.
     streams: Option<(SendStream, RecvStream)>,
+    /// Of its task.
+    task: Option<Waker>,
     unanswered: Option<Unanswered>,
 }
 
@@ -82,6 +83,20 @@ impl QuicStream {
     /// The device opened its stream.
     pub(super) fn opened(&mut self, streams: (SendStream, RecvStream)) {
         self.streams = Some(streams);
+    }
+
+    /// The task to wake is this one.
+    pub(super) fn note_task(&mut self, task: &Waker) {
+        if !self.task.as_ref().is_some_and(|waker| waker.will_wake(task)) {
+            self.task = Some(task.clone());
+        }
+    }
+
+    /// Lets its task look again.
+    pub(super) fn wake(&self) {
+        if let Some(task) = &self.task {
+            task.wake_by_ref();
+        }
     }
 
     /// Something was written. Whether a time begins in which it has to be answered: else one is running already.
@@ -123,12 +138,7 @@ impl Stream {
     /// Reads what is there; 0: the peer's end.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(tcp) => {
-                // Unlike `try_read` it takes a read that doesn't fill the buffer for the last one until there is news, and doesn't ask once more.
-                let mut read = ReadBuf::new(into);
-                ready!(Pin::new(tcp).poll_read(cx, &mut read))?;
-                Poll::Ready(Ok(read.filled().len()))
-            }
+            Self::Tcp(tcp) => tcp.read(into),
             Self::Quic(quic) => quic.streams()?.1.poll_read(cx, into).map_err(io::Error::from),
             #[cfg(feature = "sim")]
             Self::Simulated(near) => near.poll_read(cx, into),
@@ -138,13 +148,7 @@ impl Stream {
     /// Writes as much as goes.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(tcp) => loop {
-                ready!(tcp.poll_write_ready(cx))?;
-                match tcp.try_write(bytes) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    written => return Poll::Ready(written),
-                }
-            },
+            Self::Tcp(tcp) => tcp.write(bytes),
             Self::Quic(quic) => {
                 Pin::new(&mut quic.streams()?.0).poll_write(cx, bytes).map_err(io::Error::from)
             }
@@ -153,26 +157,24 @@ impl Stream {
         }
     }
 
-    /// Writes what goes without waiting, outside of the connection's task. If something stays, wake that task: it learns when more goes.
-    pub(super) fn try_write(&mut self, task: Option<&Waker>, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(tcp) => tcp.try_write(bytes),
-            Self::Quic(_) => {
-                let mut cx = Context::from_waker(task.unwrap_or(Waker::noop()));
-                match self.poll_write(&mut cx, bytes) {
-                    Poll::Ready(written) => written,
-                    Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-                }
-            }
+    /// Writes what goes without waiting, outside of the connection's step. If something stays, a step learns when more goes.
+    pub(super) fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let task = if let Self::Quic(quic) = self { quic.task.clone() } else { None };
+        let written = match self {
             #[cfg(feature = "sim")]
-            Self::Simulated(near) => near.try_write(bytes),
+            Self::Simulated(near) => return near.try_write(bytes),
+            _ => self.poll_write(&mut Context::from_waker(task.as_ref().unwrap_or(Waker::noop())), bytes),
+        };
+        match written {
+            Poll::Ready(written) => written,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
     /// Nothing more will be written.
     pub(super) fn shut(&mut self) -> io::Result<()> {
         match self {
-            Self::Tcp(tcp) => SockRef::from(&*tcp).shutdown(Shutdown::Write),
+            Self::Tcp(tcp) => tcp.shut(),
             Self::Quic(quic) => quic.streams()?.0.finish().map_err(io::Error::from),
             #[cfg(feature = "sim")]
             Self::Simulated(near) => {

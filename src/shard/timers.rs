@@ -75,7 +75,7 @@ impl Shard {
             Due::End(error) => self.fail(conn, error),
             Due::Close => {
                 connection.flags.broken = true;
-                connection.wake();
+                self.wake(conn);
             }
         }
     }
@@ -123,9 +123,11 @@ impl Shard {
             self.fail(conn, DeviceError::Leaving);
         }
         if force {
-            for (_, connection) in &mut self.connections {
-                connection.flags.broken = true;
-                connection.wake();
+            for conn in self.all() {
+                if let Some(connection) = self.connection(conn) {
+                    connection.flags.broken = true;
+                }
+                self.wake(conn);
             }
         }
     }

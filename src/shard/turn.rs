@@ -1,8 +1,11 @@
-//! A shard's turns: mail, fan-out within a budget, timers, and one command of acks to the store. Reads and writes of connections are tasks of
-//! their own and come between turns.
+//! A shard's turns: connections with news, mail, fan-out within a budget, timers, and one command of acks to the store. Connections over QUIC
+//! are tasks of their own and come between turns.
 
+use std::io;
 use std::time::Duration;
 
+use super::connection::step_ready;
+use super::sockets::{self, Sockets};
 use super::state::{ConnRef, Leaving, Phase, Shard, Shared};
 use crate::binding::ChangeError;
 use crate::error::DeviceError;
@@ -17,13 +20,15 @@ use crate::telemetry;
 const LAST_ACTIVE: usize = 65_536;
 /// Pushes, and sessions, between two looks at the clock during fan-out.
 const LOOK_EVERY: usize = 32;
+/// Connections with news that go on in one turn.
+const TURN_STEPS: usize = 256;
 /// How often timers are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Milliseconds behind the window after which a leaving shard closes whatever is still open.
 const LEAVE_GRACE_MS: Millis = 3_000;
 
 /// Turns, until the shard has left.
-pub(super) async fn run(shard: &Shared) {
+pub(super) async fn run(shard: &Shared, mut sockets: Option<Sockets>) -> io::Result<()> {
     let (work, context, id) = {
         let shard = shard.borrow();
         (shard.work.clone(), shard.context.clone(), shard.id)
@@ -35,16 +40,21 @@ pub(super) async fn run(shard: &Shared) {
         let timers = tokio::select! {
             () = mailbox.notified() => false,
             () = work.notified() => false,
+            told = sockets::news(sockets.as_mut(), shard) => {
+                told?;
+                false
+            }
             _ = tick.tick() => true,
         };
         let started = context.clock.micros();
-        let more = turn(shard, timers);
+        let can_go_on = step_ready(&mut shard.borrow_mut(), TURN_STEPS);
+        let more = turn(shard, timers) | can_go_on;
         telemetry::observe_turn(id, (context.clock.micros() - started) as f64 / 1e6);
         if shard.borrow().has_left() {
-            return;
+            return Ok(());
         }
         if more {
-            // The others first: reads, acks, accepts.
+            // The others first: news of sockets, tasks of QUIC, accepts.
             work.notify_one();
             tokio::task::yield_now().await;
         }
@@ -58,9 +68,7 @@ pub(super) fn turn(owner: &Shared, timers: bool) -> bool {
     shard.handshake_steps = limits::TURN_HANDSHAKE_STEPS;
     for _ in 0..limits::TURN_HANDSHAKE_STEPS {
         let Some(conn) = shard.deferred.pop_front() else { break };
-        if let Some(connection) = shard.connection(conn) {
-            connection.wake();
-        }
+        shard.wake(conn);
     }
     shard.take_mail();
     if timers {
@@ -141,7 +149,7 @@ impl Shard {
         }
     }
 
-    fn all(&self) -> Vec<ConnRef> {
+    pub(super) fn all(&self) -> Vec<ConnRef> {
         self.connections.iter().map(|(slot, c)| ConnRef { slot: slot as u32, serial: c.serial }).collect()
     }
 

@@ -10,7 +10,7 @@ mod woken;
 
 pub use crate::clock::SimTime;
 pub use crate::router::sim::SimLink;
-pub use crate::shard::local::LocalShard;
+pub use crate::shard::local::{Accepted, LocalShard};
 pub use crate::shard::sim::{LiveSession, SimShard};
 #[cfg(test)]
 pub(crate) use edge::Wired;

@@ -18,7 +18,7 @@ impl Near {
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Pipe(pipe) => pipe.poll_read(cx, into),
-            Self::Sink(sink) => sink.poll_read(cx, into),
+            Self::Sink(sink) => sink.poll_read(into),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 
 /// One connection. Clones are handles of the same one: the edge has one, its peer another. Both are on one thread.
 #[derive(Clone, Debug, Default)]
@@ -14,7 +14,6 @@ pub struct Sink(Rc<RefCell<Inside>>);
 struct Inside {
     /// Sent by the peer, not read yet. Shared, as many devices may say the same.
     frame: Option<Rc<[u8]>>,
-    reader: Option<Waker>,
     /// Bytes that the edge wrote.
     written: u64,
 }
@@ -22,14 +21,9 @@ struct Inside {
 impl Sink {
     // The edge's end.
 
-    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_read(&self, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut inside = self.0.borrow_mut();
-        let Some(frame) = inside.frame.take() else {
-            if !inside.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
-                inside.reader = Some(cx.waker().clone());
-            }
-            return Poll::Pending;
-        };
+        let Some(frame) = inside.frame.take() else { return Poll::Pending };
         let Some(room) = into.get_mut(..frame.len()) else {
             return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
         };
@@ -48,16 +42,11 @@ impl Sink {
 
     // The peer's end.
 
-    /// Bytes arrive at the edge: as many as one read takes. Those before were read.
+    /// Bytes arrive at the edge: as many as one read takes. Those before were read. The shard has to be told.
     pub fn send(&self, bytes: &Rc<[u8]>) {
         let mut inside = self.0.borrow_mut();
         let before = inside.frame.replace(bytes.clone());
         debug_assert!(before.is_none(), "what came before was read");
-        let reader = inside.reader.clone();
-        drop(inside);
-        if let Some(reader) = reader {
-            reader.wake();
-        }
     }
 
     /// Bytes that the edge wrote since this was asked last.

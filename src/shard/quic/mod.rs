@@ -216,7 +216,9 @@ async fn open(
             if matches!(connection.phase, Phase::Closing { .. }) {
                 return Poll::Ready(None);
             }
-            connection.note_task(cx.waker());
+            if let Stream::Quic(quic) = &mut connection.stream {
+                quic.note_task(cx.waker());
+            }
         }
         opening.as_mut().poll(cx).map(Some)
     })

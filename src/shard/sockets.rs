@@ -1,0 +1,361 @@
+//! The TCP sockets of a shard: one poller for all of them, which the runtime waits for as for a single descriptor.
+//!
+//! A connection therefore has no task and no place in the runtime's tables of its own: these were a third of what a session took. What its socket is known
+//! to have stands beside its descriptor, and who can go on stands in the shard's `ready`.
+//!
+//! The poller tells of news once (edges, not levels). So a socket counts as readable from then on until a read shows that nothing is left: one that
+//! finds nothing, or less than it had room for; and as writable until the kernel takes nothing, or not all. After the peer's end there is no more news: then
+//! reads go on until they say so.
+
+use std::future::pending;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::task::Poll;
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Registry, Token};
+use tokio::io::unix::AsyncFd;
+
+use super::state::{ConnRef, Shard, Shared};
+use super::stream::Stream;
+
+/// Connections with news that are taken at a time; then everything else on the thread has its turn.
+const EVENTS: usize = 256;
+
+/// A descriptor that the runtime waits for. What replaces this call is unsafe, as a type's descriptor might be another one each time, or be closed too early; those
+/// here are owned, and stay what they are.
+#[allow(deprecated)]
+fn waited_for<T: AsRawFd>(descriptor: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(descriptor, tokio::io::Interest::READABLE)
+}
+
+/// One TCP socket.
+pub(super) struct Socket {
+    tcp: TcpStream,
+    /// There may be something to read.
+    readable: bool,
+    /// The kernel may take something.
+    writable: bool,
+    /// The peer has ended it, or it failed.
+    ended: bool,
+}
+
+impl Socket {
+    pub(super) fn new(tcp: TcpStream) -> Self {
+        Self { tcp, readable: false, writable: true, ended: false }
+    }
+
+    /// One that a test has connected.
+    #[cfg(test)]
+    pub(super) fn of(tcp: tokio::net::TcpStream) -> Self {
+        Self::new(TcpStream::from_std(tcp.into_std().expect("a socket")))
+    }
+
+    fn note(&mut self, event: &Event) {
+        let ended = event.is_read_closed() || event.is_error();
+        self.ended |= ended;
+        self.readable |= ended || event.is_readable();
+        self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
+    }
+
+    /// Reads what is there; 0: the peer's end. Pending: the poller tells when there is more.
+    pub(super) fn read(&mut self, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        while self.readable {
+            match self.tcp.read(into) {
+                Ok(read) => {
+                    self.readable = self.ended || read == into.len();
+                    return Poll::Ready(Ok(read));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Writes as much as goes. Pending: the poller tells when more does.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        while self.writable {
+            match self.tcp.write(bytes) {
+                Ok(written) => {
+                    self.writable = written == bytes.len();
+                    return Poll::Ready(Ok(written));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Pending
+    }
+
+    pub(super) fn shut(&self) -> io::Result<()> {
+        self.tcp.shutdown(Shutdown::Write)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.tcp.as_fd()
+    }
+}
+
+/// A connection's name at the poller.
+fn token(conn: ConnRef) -> Token {
+    Token((conn.serial as usize) << 32 | conn.slot as usize)
+}
+
+fn named(token: Token) -> ConnRef {
+    ConnRef { slot: token.0 as u32, serial: (token.0 >> 32) as u32 }
+}
+
+const _: () = assert!(usize::BITS == 64, "a connection's name has 64 bits");
+
+/// The poller.
+pub(super) struct Sockets {
+    poll: mio::Poll,
+    /// The same, as the runtime waits for it.
+    waits: AsyncFd<Registry>,
+    events: Events,
+}
+
+impl Sockets {
+    /// Within a runtime. With it comes what connections are registered with.
+    pub(super) fn new() -> io::Result<(Self, Registry)> {
+        let poll = mio::Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        let waits = waited_for(poll.registry().try_clone()?)?;
+        Ok((Self { poll, waits, events: Events::with_capacity(EVENTS) }, registry))
+    }
+
+    /// Waits for news, and puts the connections that have some among the ready ones.
+    pub(super) async fn news(&mut self, shard: &Shared) -> io::Result<()> {
+        let mut guard = self.waits.readable().await?;
+        match self.poll.poll(&mut self.events, Some(Duration::ZERO)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            polled => polled?,
+        }
+        let shard = &mut *shard.borrow_mut();
+        let mut count = 0;
+        for event in &self.events {
+            count += 1;
+            shard.note_news(named(event.token()), event);
+        }
+        if count < EVENTS {
+            guard.clear_ready();
+        }
+        Ok(())
+    }
+}
+
+/// The same of a shard that may have no sockets: then there is never any.
+pub(super) async fn news(sockets: Option<&mut Sockets>, shard: &Shared) -> io::Result<()> {
+    match sockets {
+        Some(sockets) => sockets.news(shard).await,
+        None => pending().await,
+    }
+}
+
+impl Shard {
+    fn note_news(&mut self, conn: ConnRef, event: &Event) {
+        // News may be of a connection that has left since.
+        if let Some(connection) = self.connection(conn)
+            && let Stream::Tcp(socket) = &mut connection.stream
+        {
+            socket.note(event);
+            self.mark_ready(conn);
+        }
+    }
+
+    /// From now on there is news of it, the first at once.
+    pub(super) fn watch(&mut self, conn: ConnRef) -> io::Result<()> {
+        let Self { registry, connections, .. } = self;
+        if let (Some(registry), Some(connection)) = (registry, super::state::get(connections, conn))
+            && let Stream::Tcp(socket) = &mut connection.stream
+        {
+            registry.register(&mut socket.tcp, token(conn), Interest::READABLE | Interest::WRITABLE)?;
+        }
+        Ok(())
+    }
+}
+
+/// A listening socket.
+pub(super) struct Listener(AsyncFd<TcpListener>);
+
+impl Listener {
+    /// Within a runtime. It has to be non-blocking.
+    pub(super) fn new(listener: std::net::TcpListener) -> io::Result<Self> {
+        waited_for(TcpListener::from_std(listener)).map(Self)
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        loop {
+            let mut guard = self.0.readable().await?;
+            if let Ok(accepted) = guard.try_io(|listener| listener.get_ref().accept()) {
+                return accepted;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::future::Future;
+    use std::io::{Read, Write};
+    use std::net::TcpStream as Peer;
+    use std::pin::pin;
+    use std::rc::Rc;
+    use std::task::{Context, Waker};
+
+    use super::*;
+    use crate::shard::recalls;
+
+    /// A shard whose sockets are polled, and where devices connect.
+    struct World {
+        shard: Shared,
+        sockets: Sockets,
+        listener: Listener,
+        address: SocketAddr,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let (mut shard, _) = recalls::tests::shard();
+            let (sockets, registry) = Sockets::new().expect("a poller");
+            shard.registry = Some(registry);
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            listener.set_nonblocking(true).expect("a socket");
+            let address = listener.local_addr().expect("an address");
+            let listener = Listener::new(listener).expect("waited for");
+            Self { shard: Rc::new(RefCell::new(shard)), sockets, listener, address }
+        }
+
+        /// A connection, and the device's end.
+        async fn connect(&self) -> (ConnRef, Peer) {
+            let far = Peer::connect(self.address).expect("connects");
+            let (near, from) = self.listener.accept().await.expect("accepted");
+            let mut shard = self.shard.borrow_mut();
+            let conn = shard.add(Stream::Tcp(Socket::new(near)), from, None);
+            shard.watch(conn).expect("watched");
+            (conn, far)
+        }
+
+        async fn news(&mut self) {
+            self.sockets.news(&self.shard).await.expect("polled");
+        }
+
+        /// Whoever has news until there is none.
+        fn all_news(&mut self) -> Vec<ConnRef> {
+            let mut told = Vec::new();
+            let mut cx = Context::from_waker(Waker::noop());
+            while pin!(self.sockets.news(&self.shard)).poll(&mut cx).is_ready() {
+                told.extend(std::iter::from_fn(|| self.shard.borrow_mut().next_ready()));
+            }
+            told
+        }
+
+        fn socket<T>(&self, conn: ConnRef, work: impl FnOnce(&mut Socket) -> T) -> T {
+            let mut shard = self.shard.borrow_mut();
+            let Some(Stream::Tcp(socket)) = shard.connection(conn).map(|c| &mut c.stream) else {
+                panic!("no such socket")
+            };
+            work(socket)
+        }
+
+        fn read(&self, conn: ConnRef) -> Poll<Vec<u8>> {
+            let mut into = [0; 64];
+            let read = self.socket(conn, |socket| socket.read(&mut into));
+            read.map(|read| into[..read.expect("no error")].to_vec())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_is_read_once_and_no_more_is_asked_for_without_news() {
+        let mut world = World::new();
+        let (conn, mut far) = world.connect().await;
+        assert_eq!(world.read(conn), Poll::Pending, "nobody has told of anything");
+        for said in [b"one", b"two"] {
+            far.write_all(said).expect("written");
+            while world.read(conn).map(|read| assert_eq!(read, said)).is_pending() {
+                world.news().await;
+            }
+            assert_eq!(world.read(conn), Poll::Pending);
+        }
+    }
+
+    #[tokio::test]
+    async fn behind_what_comes_with_the_peers_end_its_end_is_read() {
+        let mut world = World::new();
+        let (conn, mut far) = world.connect().await;
+        far.write_all(b"bye").expect("written");
+        far.shutdown(Shutdown::Write).expect("shut");
+        // Both are there before anybody looks: no news follows the read.
+        while !world.socket(conn, |socket| socket.ended) {
+            world.news().await;
+        }
+        assert_eq!(world.read(conn), Poll::Ready(b"bye".to_vec()));
+        assert_eq!(world.read(conn), Poll::Ready(Vec::new()));
+        assert_eq!(world.read(conn), Poll::Ready(Vec::new()), "and again, whoever asks");
+    }
+
+    #[tokio::test]
+    async fn of_more_than_are_taken_at_a_time_nobody_is_forgotten() {
+        let mut world = World::new();
+        let mut all = Vec::new();
+        for _ in 0..=EVENTS * 2 {
+            all.push(world.connect().await);
+        }
+        world.news().await;
+        let mut told: Vec<_> = std::iter::from_fn(|| world.shard.borrow_mut().next_ready()).collect();
+        assert_eq!(told.len(), EVENTS);
+        while told.len() < all.len() {
+            world.news().await;
+            told.extend(std::iter::from_fn(|| world.shard.borrow_mut().next_ready()));
+        }
+        told.sort();
+        assert_eq!(told, all.iter().map(|(conn, _)| *conn).collect::<Vec<_>>());
+        assert_eq!(world.all_news(), [], "each was told once");
+    }
+
+    #[tokio::test]
+    async fn a_full_socket_is_left_alone_until_its_peer_has_read() {
+        let mut world = World::new();
+        let (conn, mut far) = world.connect().await;
+        let (bytes, mut written) = (vec![7; 65_536], 0);
+        while let Poll::Ready(more) = world.socket(conn, |socket| socket.write(&bytes)) {
+            written += more.expect("no error");
+        }
+        world.all_news();
+        assert!(world.socket(conn, |socket| socket.write(b"x")).is_pending());
+        far.read_exact(&mut vec![0; written]).expect("read");
+        while world.socket(conn, |socket| socket.write(b"x")).is_pending() {
+            world.news().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn news_of_a_connection_that_has_left_is_not_taken_for_its_successors() {
+        let mut world = World::new();
+        let (first, mut far) = world.connect().await;
+        far.write_all(b"late").expect("written");
+        // Kept open, as a descriptor that another process has would be: its news still comes.
+        let gone = world.shard.borrow_mut().connections.remove(first.slot as usize);
+        let (second, _far) = world.connect().await;
+        assert_eq!((first.slot, first == second), (second.slot, false));
+        let told = loop {
+            world.news().await;
+            let told: Vec<_> = std::iter::from_fn(|| world.shard.borrow_mut().next_ready()).collect();
+            if !told.is_empty() {
+                break told;
+            }
+        };
+        assert_eq!(told, [second]);
+        assert_eq!(world.read(second), Poll::Pending);
+        drop(gone);
+    }
+}
