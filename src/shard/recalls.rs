@@ -67,6 +67,11 @@ impl Recalls {
         self.newer = true;
     }
 
+    /// Whether some have to be looked at again.
+    pub(super) fn waits(&self) -> bool {
+        !self.full.is_empty()
+    }
+
     /// Those whose outbox was full are looked at again.
     pub(super) fn retry(&mut self) {
         self.began.extend(self.full.drain(..));

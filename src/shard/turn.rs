@@ -2,7 +2,10 @@
 //! are tasks of their own and come between turns.
 
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
 
 use super::connection::step_ready;
 use super::sockets::{self, Sockets};
@@ -24,6 +27,8 @@ const LOOK_EVERY: usize = 32;
 const TURN_STEPS: usize = 256;
 /// How often timers are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// The same while sessions have nothing but their heartbeats: to wake up costs as much as three of these.
+const REST: Duration = Duration::from_secs(1);
 /// Milliseconds behind the window after which a leaving shard closes whatever is still open.
 const LEAVE_GRACE_MS: Millis = 3_000;
 
@@ -34,8 +39,8 @@ pub(super) async fn run(shard: &Shared, mut sockets: Option<Sockets>) -> io::Res
         (shard.work.clone(), shard.context.clone(), shard.id)
     };
     let mailbox = &context.mailboxes[usize::from(id.0)];
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut tick = pin!(sleep(TICK));
+    let mut rests = false;
     loop {
         let timers = tokio::select! {
             () = mailbox.notified() => false,
@@ -44,7 +49,7 @@ pub(super) async fn run(shard: &Shared, mut sockets: Option<Sockets>) -> io::Res
                 told?;
                 false
             }
-            _ = tick.tick() => true,
+            () = &mut tick => true,
         };
         let started = context.clock.micros();
         let can_go_on = step_ready(&mut shard.borrow_mut(), TURN_STEPS);
@@ -52,6 +57,11 @@ pub(super) async fn run(shard: &Shared, mut sockets: Option<Sockets>) -> io::Res
         telemetry::observe_turn(id, (context.clock.micros() - started) as f64 / 1e6);
         if shard.borrow().has_left() {
             return Ok(());
+        }
+        let may_rest = shard.borrow().may_rest();
+        if timers || rests && !may_rest {
+            rests = may_rest;
+            tick.as_mut().reset(Instant::now() + if rests { REST } else { TICK });
         }
         if more {
             // The others first: news of sockets, tasks of QUIC, accepts.
@@ -236,6 +246,23 @@ impl Shard {
         }
         self.body = None;
         !self.dirty.is_empty() || !self.urgent.is_empty()
+    }
+
+    /// Whether nothing is due soon but heartbeats, and what is due soon with them may be a second late.
+    fn may_rest(&self) -> bool {
+        let wheels = [&self.overdue, &self.unheard, &self.stalls, &self.suspects];
+        wheels.iter().all(|wheel| wheel.is_empty())
+            && self.unreported.is_empty()
+            && self.door.is_empty()
+            && self.closing.is_empty()
+            && self.begun.bytes() == 0
+            && self.want_body.is_empty()
+            && self.acks.is_empty()
+            && self.sent_alone.is_empty()
+            && self.last_active.is_empty()
+            && !self.recalls.waits()
+            && self.confirms_until == 0
+            && self.leaving.is_none()
     }
 
     /// Hands what was read to the store. When that is busy, everything stays and nothing more is read.
