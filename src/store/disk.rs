@@ -81,6 +81,9 @@ pub trait Disk: Send + Sync + Debug + 'static {
 
     /// Makes all entries durable: what was made, removed and renamed.
     fn sync_dir(&self, point: SyncPoint) -> io::Result<()>;
+
+    /// All files together may take so many bytes more than was configured, until it is opened again. A disk without such a bound has nothing to do.
+    fn widen(&self, _bytes: u64) {}
 }
 
 /// An open file.

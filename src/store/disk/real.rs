@@ -77,6 +77,8 @@ pub enum OpenError {
 #[derive(Debug)]
 struct Quota {
     max: Option<u64>,
+    /// Beyond that.
+    more: AtomicU64,
     used: Mutex<u64>,
 }
 
@@ -84,7 +86,8 @@ impl Quota {
     fn take(&self, bytes: u64) -> io::Result<()> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = used.saturating_add(bytes);
-        if self.max.is_some_and(|max| wanted > max) {
+        let more = self.more.load(Ordering::Relaxed);
+        if self.max.is_some_and(|max| wanted > max.saturating_add(more)) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the configured size is reached"));
         }
         *used = wanted;
@@ -108,7 +111,7 @@ impl RealDisk {
         let failed = |source| OpenError::Io { path: path.to_owned(), source };
         let unfit = |source| OpenError::Format { path: path.to_owned(), source };
         make_directory(path).map_err(failed)?;
-        let quota = Quota { max: max_bytes, used: Mutex::new(0) };
+        let quota = Quota { max: max_bytes, more: AtomicU64::new(0), used: Mutex::new(0) };
         let mut disk = Self { path: path.to_owned(), quota: Arc::new(quota), lock: None };
         // Before the lock file is made: what a newer version or something else keeps here isn't touched at all.
         Format::read(&disk).map_err(unfit)?;
@@ -244,6 +247,10 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, _point: SyncPoint) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
+    }
+
+    fn widen(&self, bytes: u64) {
+        self.quota.more.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 

@@ -184,7 +184,7 @@ impl<D: Disk> Engine<D> {
     /// trimmed: a journal at its maximum is given one segment more for it, once a start.
     fn has_room_for_lost(&mut self, lost: &mut Lost, bytes: usize) -> Result<bool, StoreFailure> {
         if !self.has_room(1, bytes) && self.options.max_bytes != 0 && !lost.extended {
-            lost.extended = self.journal.add_spare()?;
+            lost.extended = self.journal.add_spare_beyond()?;
         }
         Ok(self.has_room(1, bytes))
     }

@@ -63,7 +63,13 @@ impl<D: Disk> Journal<D> {
         Ok(released.len())
     }
 
-    /// Makes one spare file more, whatever the maximum. Whether the disk had room for it.
+    /// Makes one spare file more, whatever the maximum, also that of all files together. Whether the disk had room for it.
+    pub fn add_spare_beyond(&mut self) -> Result<bool, JournalError> {
+        self.disk.widen(u64::from(self.options.segment_bytes));
+        self.add_spare()
+    }
+
+    /// Makes one spare file more, whatever the journal's maximum. Whether the disk had room for it.
     pub fn add_spare(&mut self) -> Result<bool, JournalError> {
         if self.poisoned {
             return Err(JournalError::Poisoned);

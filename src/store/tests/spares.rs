@@ -8,6 +8,7 @@ use super::support::{Harness, small};
 use crate::ids::Seq;
 use crate::store::disk::Disk;
 use crate::store::disk::DiskFile;
+use crate::store::disk::real::RealDisk;
 use crate::store::disk::sim::SimDisk;
 use crate::store::journal::{Journal, JournalOptions};
 use crate::store::options::StoreOptions;
@@ -77,4 +78,25 @@ fn a_spare_that_was_written_to_is_none() {
     let file = disk.open(&spares[1]).expect("there");
     file.write_at(&[7], 20).expect("works");
     assert_eq!(kept(&disk, &spares), [true, false, true]);
+}
+
+/// Else what damage took could not be said by who has set a maximum: that of all files would refuse the segment that the journal's allows.
+#[test]
+fn the_segment_that_damage_is_said_in_goes_beyond_the_maximum_of_all_files_too() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let options = || JournalOptions { segment_bytes: SEGMENT as u32, salt: 1, ..JournalOptions::default() };
+    let opened = |max| {
+        let (disk, _) = RealDisk::open(dir.path(), max).expect("opens");
+        let recovered = Journal::recover(disk.clone(), options(), (Seq(0), Seq(0)), &mut |_| {});
+        (disk, recovered.expect("readable").0)
+    };
+    drop(opened(None));
+    let used = std::fs::read_dir(dir.path()).expect("there").map(|file| file.expect("there").metadata());
+    let used = used.map(|about| about.expect("there").len()).sum();
+    let (disk, mut journal) = opened(Some(used));
+    let before = journal.file_bytes();
+    assert!(!journal.add_spare().expect("no error") && disk.create("more", 1).is_err(), "all is used up");
+    assert!(journal.add_spare_beyond().expect("no error"));
+    assert_eq!(journal.file_bytes(), before + SEGMENT);
+    assert!(!journal.add_spare().expect("no error") && disk.create("more", 1).is_err(), "by that one only");
 }
