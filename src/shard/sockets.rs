@@ -18,6 +18,7 @@ use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Registry, Token};
 use tokio::io::unix::AsyncFd;
+use tokio::task::consume_budget;
 
 use super::state::{ConnRef, Shard};
 use super::stream::Stream;
@@ -207,6 +208,8 @@ impl Listener {
 
     pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         loop {
+            // Between many the others have their turn: to wait for a descriptor that is ready is none.
+            consume_budget().await;
             let mut guard = self.0.readable().await?;
             if let Ok(accepted) = guard.try_io(|listener| listener.get_ref().accept()) {
                 return accepted;
@@ -387,6 +390,33 @@ mod tests {
         assert!(step_ready(shard, 100), "it stands in the queue again");
         assert!(!step_ready(shard, 100));
         assert!(shard.connection(conn).is_some());
+    }
+
+    #[tokio::test]
+    async fn between_many_accepts_others_have_their_turn() {
+        const MANY: usize = 300;
+        let world = World::new();
+        let far: Vec<_> = (0..MANY).map(|_| Peer::connect(world.address).expect("connects")).collect();
+        let accepted = Rc::new(RefCell::new(0));
+        let (count, listener) = (accepted.clone(), world.listener);
+        let tasks = tokio::task::LocalSet::new();
+        let seen = tasks.run_until(async move {
+            tokio::task::spawn_local(async move {
+                while *count.borrow() < MANY {
+                    listener.accept().await.expect("accepted");
+                    *count.borrow_mut() += 1;
+                }
+            });
+            let mut seen = Vec::new();
+            while seen.last() != Some(&MANY) {
+                tokio::task::yield_now().await;
+                seen.push(*accepted.borrow());
+            }
+            seen
+        });
+        let seen = seen.await;
+        assert!(seen.iter().any(|count| (1..MANY).contains(count)), "{seen:?}");
+        drop(far);
     }
 
     #[tokio::test]
