@@ -39,10 +39,11 @@ impl Future for Run {
     }
 }
 
-/// Lets those that can go on do so, at most `most`; they are connections over TCP. Whether more can.
+/// Lets those that can go on do so, at most `most`; they are connections over TCP. Whether more can: who could go on at once does so in the next
+/// turn, or one that never stops sending would keep all others waiting.
 pub(super) fn step_ready(shard: &mut Shard, most: usize) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
-    for _ in 0..most {
+    for _ in 0..most.min(shard.ready.len()) {
         let Some(conn) = shard.next_ready() else { return false };
         // It comes again with its next news, or is gone.
         let _stepped: Poll<()> = step(shard, conn, &mut cx);

@@ -18,8 +18,9 @@ use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Registry, Token};
 use tokio::io::unix::AsyncFd;
+use tokio::task::consume_budget;
 
-use super::state::{ConnRef, Shard, Shared};
+use super::state::{ConnRef, Shard};
 use super::stream::Stream;
 
 /// Connections with news that are taken at a time; then everything else on the thread has its turn.
@@ -126,36 +127,49 @@ pub(super) struct Sockets {
 impl Sockets {
     /// Within a runtime. With it comes what connections are registered with.
     pub(super) fn new() -> io::Result<(Self, Registry)> {
+        Self::taking(EVENTS)
+    }
+
+    /// The same, with so many that are taken at a time.
+    fn taking(events: usize) -> io::Result<(Self, Registry)> {
         let poll = mio::Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let waits = waited_for(poll.registry().try_clone()?)?;
-        Ok((Self { poll, waits, events: Events::with_capacity(EVENTS) }, registry))
+        Ok((Self { poll, waits, events: Events::with_capacity(events) }, registry))
     }
 
-    /// Waits for news, and puts the connections that have some among the ready ones.
-    pub(super) async fn news(&mut self, shard: &Shared) -> io::Result<()> {
-        let mut guard = self.waits.readable().await?;
-        match self.poll.poll(&mut self.events, Some(Duration::ZERO)) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
-            polled => polled?,
+    /// Waits for news.
+    pub(super) async fn told(&self) -> io::Result<()> {
+        // What the runtime knows stays as it is: `take` finds out.
+        self.waits.readable().await.map(drop)
+    }
+
+    /// Puts connections that have news among the ready ones, if the runtime was told of some. Whether there may be more.
+    pub(super) fn take(&mut self, shard: &mut Shard) -> io::Result<bool> {
+        let Self { poll, waits, events } = self;
+        let taken = waits.try_io(tokio::io::Interest::READABLE, |_| {
+            poll.poll(events, Some(Duration::ZERO))?;
+            let mut count = 0;
+            for event in &*events {
+                count += 1;
+                shard.note_news(named(event.token()), event);
+            }
+            // Then the runtime tells of the next.
+            if count < events.capacity() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match taken {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
         }
-        let shard = &mut *shard.borrow_mut();
-        let mut count = 0;
-        for event in &self.events {
-            count += 1;
-            shard.note_news(named(event.token()), event);
-        }
-        if count < EVENTS {
-            guard.clear_ready();
-        }
-        Ok(())
     }
 }
 
-/// The same of a shard that may have no sockets: then there is never any.
-pub(super) async fn news(sockets: Option<&mut Sockets>, shard: &Shared) -> io::Result<()> {
+/// Waits for news of a shard that may have no sockets: then there is never any.
+pub(super) async fn told(sockets: Option<&Sockets>) -> io::Result<()> {
     match sockets {
-        Some(sockets) => sockets.news(shard).await,
+        Some(sockets) => sockets.told().await,
         None => pending().await,
     }
 }
@@ -194,6 +208,8 @@ impl Listener {
 
     pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         loop {
+            // Between many the others have their turn: to wait for a descriptor that is ready is none.
+            consume_budget().await;
             let mut guard = self.0.readable().await?;
             if let Ok(accepted) = guard.try_io(|listener| listener.get_ref().accept()) {
                 return accepted;
@@ -213,7 +229,12 @@ mod tests {
     use std::task::{Context, Waker};
 
     use super::*;
-    use crate::shard::recalls;
+    use crate::shard::connection::step_ready;
+    use crate::shard::state::Shared;
+    use crate::shard::{bind, recalls, turn};
+
+    /// Connections with news that are taken at a time here.
+    const FEW: usize = 32;
 
     /// A shard whose sockets are polled, and where devices connect.
     struct World {
@@ -226,10 +247,10 @@ mod tests {
     impl World {
         fn new() -> Self {
             let (mut shard, _) = recalls::tests::shard();
-            let (sockets, registry) = Sockets::new().expect("a poller");
+            let (sockets, registry) = Sockets::taking(FEW).expect("a poller");
             shard.registry = Some(registry);
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-            listener.set_nonblocking(true).expect("a socket");
+            let any = "127.0.0.1:0".parse().expect("an address");
+            let listener = bind(any, 1).expect("a port").pop().expect("a socket");
             let address = listener.local_addr().expect("an address");
             let listener = Listener::new(listener).expect("waited for");
             Self { shard: Rc::new(RefCell::new(shard)), sockets, listener, address }
@@ -246,14 +267,15 @@ mod tests {
         }
 
         async fn news(&mut self) {
-            self.sockets.news(&self.shard).await.expect("polled");
+            self.sockets.told().await.expect("polled");
+            self.sockets.take(&mut self.shard.borrow_mut()).expect("polled");
         }
 
         /// Whoever has news until there is none.
         fn all_news(&mut self) -> Vec<ConnRef> {
             let mut told = Vec::new();
             let mut cx = Context::from_waker(Waker::noop());
-            while pin!(self.sockets.news(&self.shard)).poll(&mut cx).is_ready() {
+            while pin!(self.news()).poll(&mut cx).is_ready() {
                 told.extend(std::iter::from_fn(|| self.shard.borrow_mut().next_ready()));
             }
             told
@@ -307,12 +329,12 @@ mod tests {
     async fn of_more_than_are_taken_at_a_time_nobody_is_forgotten() {
         let mut world = World::new();
         let mut all = Vec::new();
-        for _ in 0..=EVENTS * 2 {
+        for _ in 0..=FEW * 2 {
             all.push(world.connect().await);
         }
         world.news().await;
         let mut told: Vec<_> = std::iter::from_fn(|| world.shard.borrow_mut().next_ready()).collect();
-        assert_eq!(told.len(), EVENTS);
+        assert_eq!(told.len(), FEW);
         while told.len() < all.len() {
             world.news().await;
             told.extend(std::iter::from_fn(|| world.shard.borrow_mut().next_ready()));
@@ -320,6 +342,81 @@ mod tests {
         told.sort();
         assert_eq!(told, all.iter().map(|(conn, _)| *conn).collect::<Vec<_>>());
         assert_eq!(world.all_news(), [], "each was told once");
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_however_much_news_there_is() {
+        let world = World::new();
+        let mut far = Vec::new();
+        for _ in 0..FEW * 3 {
+            far.push(world.connect().await.1);
+        }
+        // Of a frame that doesn't end: it is kept once it is read.
+        for far in &mut far {
+            far.write_all(&[9]).expect("written");
+        }
+        let World { shard, sockets, .. } = world;
+        let other = shard.clone();
+        let unread = move || other.borrow().connections.iter().filter(|(_, c)| c.partial.is_empty()).count();
+        let tasks = tokio::task::LocalSet::new();
+        let looks = tasks.run_until(async move {
+            let looks = tokio::task::spawn_local(async move {
+                let mut looks = vec![FEW * 3];
+                while looks.last() != Some(&0) {
+                    tokio::task::yield_now().await;
+                    looks.push(unread());
+                }
+                looks
+            });
+            tokio::select! {
+                looks = looks => looks.expect("no panic"),
+                ended = turn::run(&shard, Some(sockets)) => panic!("{ended:?}"),
+            }
+        });
+        let looks = looks.await;
+        assert!(looks.windows(2).all(|two| two[0] - two[1] <= FEW), "{looks:?}");
+    }
+
+    #[tokio::test]
+    async fn who_can_go_on_at_once_does_so_in_the_next_turn() {
+        let world = World::new();
+        let (conn, _far) = world.connect().await;
+        let shard = &mut *world.shard.borrow_mut();
+        // A step that wakes itself: what was kept is looked at again.
+        let connection = shard.connection(conn).expect("there");
+        connection.partial.set(vec![9]);
+        connection.flags.held = true;
+        shard.wake(conn);
+        assert!(step_ready(shard, 100), "it stands in the queue again");
+        assert!(!step_ready(shard, 100));
+        assert!(shard.connection(conn).is_some());
+    }
+
+    #[tokio::test]
+    async fn between_many_accepts_others_have_their_turn() {
+        const MANY: usize = 300;
+        let world = World::new();
+        let far: Vec<_> = (0..MANY).map(|_| Peer::connect(world.address).expect("connects")).collect();
+        let accepted = Rc::new(RefCell::new(0));
+        let (count, listener) = (accepted.clone(), world.listener);
+        let tasks = tokio::task::LocalSet::new();
+        let seen = tasks.run_until(async move {
+            tokio::task::spawn_local(async move {
+                while *count.borrow() < MANY {
+                    listener.accept().await.expect("accepted");
+                    *count.borrow_mut() += 1;
+                }
+            });
+            let mut seen = Vec::new();
+            while seen.last() != Some(&MANY) {
+                tokio::task::yield_now().await;
+                seen.push(*accepted.borrow());
+            }
+            seen
+        });
+        let seen = seen.await;
+        assert!(seen.iter().any(|count| (1..MANY).contains(count)), "{seen:?}");
+        drop(far);
     }
 
     #[tokio::test]

@@ -45,15 +45,20 @@ pub(super) async fn run(shard: &Shared, mut sockets: Option<Sockets>) -> io::Res
         let timers = tokio::select! {
             () = mailbox.notified() => false,
             () = work.notified() => false,
-            told = sockets::news(sockets.as_mut(), shard) => {
+            told = sockets::told(sockets.as_ref()) => {
                 told?;
                 false
             }
             () = &mut tick => true,
         };
         let started = context.clock.micros();
+        // Whatever it was woken for: while there is more to do, that is mostly something else.
+        let more_news = match &mut sockets {
+            Some(sockets) => sockets.take(&mut shard.borrow_mut())?,
+            None => false,
+        };
         let can_go_on = step_ready(&mut shard.borrow_mut(), TURN_STEPS);
-        let more = turn(shard, timers) | can_go_on;
+        let more = turn(shard, timers) | can_go_on | more_news;
         telemetry::observe_turn(id, (context.clock.micros() - started) as f64 / 1e6);
         if shard.borrow().has_left() {
             return Ok(());
