@@ -6,10 +6,12 @@
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
+use smallvec::SmallVec;
 
 use super::OnDevice;
 use super::codec::{Malformed, Take, put_bytes, put_u32, put_u64, put_varint};
 use crate::ids::{AppKey, MessageId, Seq};
+use crate::limits;
 use crate::push::{Counts, Failure, Millis, Refusal, TargetState};
 
 /// A message under its app: the key of its push record.
@@ -25,7 +27,8 @@ impl MessageKey {
 
 /// The 128-bit digest of (`domain`, app, name).
 pub(super) fn digest(domain: u8, app: &AppKey, name: &[u8]) -> u128 {
-    let mut input = Vec::with_capacity(2 + app.as_str().len() + name.len());
+    // One a batch, and one an event: no allocation.
+    let mut input = SmallVec::<[u8; 2 + limits::APP_KEY_BYTES + limits::BATCH_ID_BYTES]>::new();
     input.extend_from_slice(&[domain, app.as_str().len() as u8]);
     input.extend_from_slice(app.as_str().as_bytes());
     input.extend_from_slice(name);

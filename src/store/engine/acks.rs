@@ -152,11 +152,13 @@ impl<D: Disk> Engine<D> {
             implied: false,
             ..arrive.clone()
         });
-        self.stage_receipt(&ReceiptRecord { receipt: arrive, key: who.key, number: who.number, batch })?;
+        let home = pointed.batch.home;
+        let record = ReceiptRecord { receipt: arrive, key: who.key, number: who.number, batch };
+        self.stage_receipt(&record, home)?;
         let Some(receipt) = tapped else { return Ok(()) };
-        if self.standing(who, pointed.batch.home, acked.event)?.0 == Standing::Arrived {
+        if self.standing(who, home, acked.event)?.0 == Standing::Arrived {
             let record = ReceiptRecord { receipt, key: who.key, number: who.number, batch: Seq(0) };
-            self.stage_receipt(&record)?;
+            self.stage_receipt(&record, home)?;
         }
         Ok(())
     }
@@ -211,7 +213,8 @@ impl<D: Disk> Engine<D> {
                 receipt.channel = crate::push::Channel::Unknown;
             }
         }
-        self.stage_receipt(&ReceiptRecord { receipt, key: who.key, number: who.number, batch: Seq(0) })?;
+        let record = ReceiptRecord { receipt, key: who.key, number: who.number, batch: Seq(0) };
+        self.stage_receipt(&record, key)?;
         Ok(())
     }
 
@@ -242,7 +245,8 @@ impl<D: Disk> Engine<D> {
                 channel: channel(accepted_at, Some(*sent_at)),
                 ..receipt_of(&who, Some(&pointed), ReceiptKind::Sent)
             };
-            self.stage_receipt(&ReceiptRecord { receipt, key: *device, number: who.number, batch: *batch })?;
+            let record = ReceiptRecord { receipt, key: *device, number: who.number, batch: *batch };
+            self.stage_receipt(&record, pointed.batch.home)?;
         }
         Ok(())
     }

@@ -110,7 +110,12 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Stages a receipt and applies it.
-    pub(super) fn stage_receipt(&mut self, record: &ReceiptRecord) -> Result<Seq, StoreFailure> {
+    /// `home`: of its message.
+    pub(super) fn stage_receipt(
+        &mut self,
+        record: &ReceiptRecord,
+        home: MessageKey,
+    ) -> Result<Seq, StoreFailure> {
         self.scratch.clear();
         record.encode(&mut self.scratch);
         let seq = if fault::is(Fault::EndUnsaid) && record.receipt.outcome.is_some() {
@@ -119,11 +124,11 @@ impl<D: Disk> Engine<D> {
             self.stage(record::RECEIPT)?.0
         };
         self.shared.streams.note_event(self.options.stream_of(record.receipt.app.as_str()), seq);
-        self.apply_receipt(record)?;
+        self.apply_receipt(record, home)?;
         Ok(seq)
     }
 
-    fn apply_receipt(&mut self, record: &ReceiptRecord) -> Result<(), StoreFailure> {
+    fn apply_receipt(&mut self, record: &ReceiptRecord, key: MessageKey) -> Result<(), StoreFailure> {
         let receipt = &record.receipt;
         if record.batch != Seq(0) {
             let mut part = self.shared.index.of_device(&record.key);
@@ -137,7 +142,6 @@ impl<D: Disk> Engine<D> {
         if receipt.unmatched {
             return Ok(());
         }
-        let key = MessageKey::of(&receipt.app, receipt.message);
         let mut part = part_with(&self.shared.index, &*self.tables.tables, &mut self.ledger, key)?;
         part.count_receipt(key, receipt, record.number, &mut self.ledger);
         let Some(outcome) = receipt.outcome else { return Ok(()) };
@@ -181,7 +185,8 @@ impl<D: Disk> Engine<D> {
             ..receipt_of(who, Some(pointed), ReceiptKind::SentFail)
         };
         let Who { key, number, .. } = *who;
-        self.stage_receipt(&ReceiptRecord { receipt, key, number, batch: pointed.batch.seq })?;
+        let record = ReceiptRecord { receipt, key, number, batch: pointed.batch.seq };
+        self.stage_receipt(&record, pointed.batch.home)?;
         self.effects.push(Effect::Ended(vec![key], pointed.batch.seq, reason));
         Ok(())
     }
