@@ -63,7 +63,10 @@ async fn accept(shard: Shared, listener: Listener, tls: Option<Arc<rustls::Serve
         match listener.accept().await {
             Ok((stream, peer)) => {
                 place(&shard).await;
-                take_in(&shard, stream, peer, tls.as_ref());
+                if let Err(error) = take_in(&shard, stream, peer, tls.as_ref()) {
+                    tracing::warn!(%error, "a connection can't be waited for; if watches ran out, raise fs.epoll.max_user_watches");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting failed; if descriptors ran out, raise LimitNOFILE");
@@ -83,28 +86,31 @@ pub(super) fn started(shard: &Shared, conn: ConnRef) {
     shard.context.figures(shard.id).handshakes.fetch_add(1, Ordering::Relaxed);
 }
 
-fn take_in(shard: &Shared, stream: TcpStream, peer: SocketAddr, tls: Option<&Arc<rustls::ServerConfig>>) {
+/// An error: the kernel has no place for another socket that is waited for.
+fn take_in(
+    shard: &Shared,
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<&Arc<rustls::ServerConfig>>,
+) -> io::Result<()> {
     let mut inner = shard.borrow_mut();
     if let Err(error) = tune(&stream, &inner.context.config) {
         // The peer has left already, as a rule.
         tracing::debug!(%error, %peer, "socket options");
-        return;
+        return Ok(());
     }
     let tls = match tls.map(|config| Tls::new(config.clone())).transpose() {
         Ok(tls) => tls.map(Box::new),
         Err(error) => {
             tracing::error!(%error, "TLS can't start; check the device certificate");
-            return;
+            return Ok(());
         }
     };
     let conn = inner.add(Stream::Tcp(sockets::Socket::new(stream)), peer, tls);
     drop(inner);
     started(shard, conn);
     let inner = &mut *shard.borrow_mut();
-    if let Err(error) = inner.watch(conn) {
-        tracing::warn!(%error, "a connection can't be waited for; see fs.epoll.max_user_watches");
-        inner.remove(conn);
-    }
+    inner.watch(conn).inspect_err(|_| inner.remove(conn))
 }
 
 /// Small frames go out at once; what the kernel holds unsent is bounded; a peer that is gone is noticed while data is on its way.

@@ -368,6 +368,8 @@ impl Shard {
         let conn = ConnRef { slot: slot as u32, serial };
         self.enter_door(conn);
         self.keepalive.insert(deadline, conn);
+        // A shard that rests looks at its timers again.
+        self.work.notify_one();
         conn
     }
 
