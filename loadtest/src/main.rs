@@ -4,6 +4,7 @@
 //! The server is another process, and what is measured is that process: its memory by `/proc/PID/smaps_rollup`, its CPU (user and system,
 //! all threads) by `/proc/PID/stat`. Without `--dev` or `--addr` an edge is started for the measurement and ended after it.
 
+mod beside;
 mod burst;
 mod chaos;
 mod figures;

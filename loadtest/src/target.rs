@@ -18,7 +18,7 @@ use crate::mqtt;
 use crate::process::Process;
 
 /// Descriptors that are needed beside those of devices.
-const SPARE_DESCRIPTORS: u64 = 256;
+pub(crate) const SPARE_DESCRIPTORS: u64 = 256;
 /// Where a broker listens by default.
 const BROKER: &str = "127.0.0.1:1883";
 /// Milliseconds within which an edge notices that its devices have left.
