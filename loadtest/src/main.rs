@@ -24,6 +24,7 @@ mod storm;
 mod syncs;
 mod target;
 mod unicast;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -70,6 +71,9 @@ enum Scenario {
     /// The server of the floor; started by --floor
     #[command(hide = true)]
     FloorServer(floor::Args),
+    /// Devices in a process of their own; started where the descriptors of one don't suffice
+    #[command(hide = true)]
+    Worker(workers::Args),
 }
 
 /// Messages of one round of a flood.
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Scenario::Offline(args) => offline::run(&args),
         Scenario::Storm(args) => storm::run(&args),
         Scenario::FloorServer(args) => floor::serve(&args),
+        Scenario::Worker(args) => workers::serve(&args),
     })
 }
 

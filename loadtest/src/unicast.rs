@@ -126,7 +126,7 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let floor = floor::Around::before(args.floor, args.target.transport, floor_run(args)).await?;
     let syncs = syncs::Around::before(args.floor).await?;
 
-    let target = Target::new(&args.target).await?;
+    let target = Target::for_workers(&args.target).await?;
     let messages = Messages::new(&target, &clock, args.target.payload_bytes);
     let times = Arc::new(Times {
         first: messages.first,

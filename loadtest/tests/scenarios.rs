@@ -116,3 +116,23 @@ fn a_broker_has_no_broadcast_beside() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("--beside is for an edge"), "{said}");
 }
+
+#[test]
+fn devices_in_several_processes_are_counted_together() {
+    let shared = ["--devices", "20", "--per-process", "6", "--json"];
+    let broadcast = figures(&[&["broadcast", "--rounds", "3"], &shared[..]].concat());
+    assert_eq!((&broadcast["deliveries"], &broadcast["lost"]), (&60.into(), &0.into()), "{broadcast}");
+    measured(&broadcast, &["last_device_ms", "p50_ms"]);
+    // Steps of 6, 13 and 20 sessions: a worker's devices come in several of them.
+    let hold = figures(&[&["hold", "--seconds", "0", "--transport", "tls"], &shared[..]].concat());
+    assert_eq!((&hold["deliveries"], &hold["lost"]), (&60.into(), &0.into()), "{hold}");
+}
+
+#[test]
+fn a_server_without_descriptors_enough_is_said_at_once() {
+    let limited = "ulimit -n 2000 && exec \"$0\" broadcast --devices 3000 --json";
+    let output = Command::new("sh").args(["-c", limited, PROGRAM]).output().expect("a shell");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("may open 2000 files") && said.contains("ulimit -Hn"), "{said}");
+}
