@@ -75,7 +75,7 @@ pub(crate) async fn measure(
     let clock = Arc::new(Clock::new(0));
     let floor_run = floor_run(args, messages_a_round);
     let floor = floor::Around::before(args.floor, args.target.transport, floor_run).await?;
-    let target = Target::new(&args.target).await?;
+    let target = Target::for_workers(&args.target).await?;
     let messages = Messages::new(&target, &clock, args.target.payload_bytes);
     let times = Arc::new(Times {
         began: AtomicU64::new(0),
@@ -105,7 +105,7 @@ pub(crate) async fn measure(
         stage.all_arrived().await?;
         stage.pusher.settled().await?;
         if round >= WARM_UP {
-            last_device.push(times.last.load(Ordering::Acquire) - began);
+            last_device.push(times.last.load(Ordering::Acquire).saturating_sub(began));
             bar.inc(1);
         }
     }

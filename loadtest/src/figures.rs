@@ -5,7 +5,7 @@ use mooring::cli::output::{self, Failure};
 use serde::Serialize;
 
 use crate::report::{Line, Plot, Scale};
-use crate::{floor, report, target};
+use crate::{beside, floor, report, target};
 
 /// One run. What a scenario doesn't measure stays out of the table and is null in JSON.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -30,6 +30,18 @@ pub(crate) struct Figures {
     pub(crate) p99_ms: Option<f64>,
     pub(crate) p999_ms: Option<f64>,
     pub(crate) max_ms: Option<f64>,
+    /// The same before, without the broadcast beside.
+    pub(crate) quiet_p50_ms: Option<f64>,
+    pub(crate) quiet_p99_ms: Option<f64>,
+    pub(crate) quiet_p999_ms: Option<f64>,
+    pub(crate) quiet_max_ms: Option<f64>,
+    /// Devices of a broadcast beside.
+    pub(crate) beside_devices: Option<u32>,
+    /// Its messages, each to all of them.
+    pub(crate) beside_messages: Option<u64>,
+    /// Accepted of it, each message counted once a device.
+    pub(crate) beside_targets: Option<u64>,
+    pub(crate) beside_targets_per_s: Option<f64>,
     /// Of a write and fdatasync of as much as a message, on the disk of the temporary directory.
     pub(crate) floor_sync_p50_ms: Option<f64>,
     pub(crate) floor_sync_p99_ms: Option<f64>,
@@ -103,6 +115,35 @@ impl Figures {
         let ms = |quantile: f64| Some(in_ms(micros, quantile));
         let figures = self.with_plots([latencies(micros)]);
         Self { p50_ms: ms(0.5), p99_ms: ms(0.99), p999_ms: ms(0.999), max_ms: ms(1.0), ..figures }
+    }
+
+    /// With how long messages took before the broadcast beside began.
+    pub(crate) fn with_quiet(self, micros: &Histogram<u64>) -> Self {
+        if micros.is_empty() {
+            return self;
+        }
+        let ms = |quantile: f64| Some(in_ms(micros, quantile));
+        let Plot { title: _, x, y, lines } = latencies(micros);
+        let figures = self.with_plots([Plot { title: "Latency before the broadcast beside", x, y, lines }]);
+        Self {
+            quiet_p50_ms: ms(0.5),
+            quiet_p99_ms: ms(0.99),
+            quiet_p999_ms: ms(0.999),
+            quiet_max_ms: ms(1.0),
+            ..figures
+        }
+    }
+
+    /// With what a broadcast beside came to. The server's CPU is no longer that of deliveries alone.
+    pub(crate) fn with_beside(self, devices: u32, sum: beside::Sum) -> Self {
+        Self {
+            cpu_us_per_delivery: None,
+            beside_devices: Some(devices),
+            beside_messages: Some(sum.messages),
+            beside_targets: Some(sum.targets),
+            beside_targets_per_s: Some(rounded(sum.targets as f64 / sum.seconds.max(1e-9))),
+            ..self
+        }
     }
 
     /// With more for the report.

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::mqtt;
 use crate::target::Target;
+use crate::workers::Workers;
 
 /// Devices that connect at a time.
 const CONNECTING: u64 = 128;
@@ -41,7 +42,27 @@ pub(crate) struct Counts {
     changed: Notify,
 }
 
+/// Connected, received, reconnects, sessions, expired.
+pub(crate) type Snapshot = [u64; 5];
+
 impl Counts {
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.all().map(|count| count.load(Ordering::Acquire))
+    }
+
+    /// Adds what another process counted since it counted `before`.
+    pub(crate) fn add(&self, before: Snapshot, now: Snapshot) {
+        for ((count, before), now) in self.all().into_iter().zip(before).zip(now) {
+            // Devices may have left: it wraps around.
+            count.fetch_add(now.wrapping_sub(before), Ordering::AcqRel);
+        }
+        self.changed.notify_one();
+    }
+
+    fn all(&self) -> [&AtomicU64; 5] {
+        [&self.connected, &self.received, &self.reconnects, &self.sessions, &self.expired]
+    }
+
     pub(crate) fn connected(&self) -> u64 {
         self.connected.load(Ordering::Acquire)
     }
@@ -77,8 +98,13 @@ impl Counts {
     }
 
     fn turned_away(&self, device_id: &str, why: &str) {
+        self.fail(format!("{device_id} was turned away: {why}"));
+    }
+
+    /// The first failure is told.
+    pub(crate) fn fail(&self, why: String) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.get_or_insert(format!("{device_id} was turned away: {why}"));
+        failure.get_or_insert(why);
         self.changed.notify_one();
     }
 }
@@ -99,6 +125,8 @@ pub(crate) struct Fleet {
     seed: u64,
     /// How long devices wait before they try again.
     backoff: Backoff,
+    /// Where its devices are, if not here.
+    workers: Option<Workers>,
 }
 
 /// A device of whatever is measured.
@@ -132,7 +160,18 @@ impl Fleet {
             tasks: JoinSet::new(),
             seed,
             backoff: Backoff::fast(),
+            workers: None,
         }
+    }
+
+    /// The same, whose devices are in other processes, if there are any.
+    pub(crate) fn within(self, workers: Option<Workers>) -> Self {
+        Self { workers, ..self }
+    }
+
+    /// CPU of those processes.
+    pub(crate) fn workers_cpu_us(&self) -> Result<u64, Failure> {
+        self.workers.as_ref().map_or(Ok(0), Workers::cpu_us)
     }
 
     /// The same, that waits so before it tries again.
@@ -151,6 +190,15 @@ impl Fleet {
     /// Connects more devices, until there are `size`.
     pub(crate) async fn grow(&mut self, target: &Target, size: u32, quiet: bool) -> Result<(), Failure> {
         let bar = output::bar(size.into(), "{bar:40} {pos}/{len} connected  {per_sec}  {elapsed}", quiet);
+        if let Some(workers) = &mut self.workers {
+            workers.grow(size).await?;
+            self.size = size;
+            while self.counts.connected() < size.into() {
+                let connected = self.counts.connected();
+                self.until("devices connect", |counts| counts.connected() > connected).await?;
+                bar.set_position(self.counts.connected());
+            }
+        }
         while self.size < size {
             let room = u64::from(self.size) < self.counts.connected() + CONNECTING;
             if room {
@@ -261,6 +309,9 @@ impl Fleet {
     /// All leave.
     pub(crate) async fn end(mut self) {
         self.stay.send_replace(Leave::Now);
+        if let Some(workers) = self.workers.take() {
+            workers.end().await;
+        }
         while let Some(ended) = self.tasks.join_next().await {
             if let Err(error) = ended {
                 std::panic::resume_unwind(error.into_panic());

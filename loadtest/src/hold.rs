@@ -62,7 +62,7 @@ struct Step {
 
 pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let clock = Arc::new(Clock::new(0));
-    let target = Target::new(&args.target).await?;
+    let target = Target::for_workers(&args.target).await?;
     let messages = Messages::new(&target, &clock, args.target.payload_bytes);
     let mut stage = Stage::new(&args.target, &clock, target, messages, Arc::new(|_, _, _| {})).await?;
     let recorder = stage.record(&args.target);

@@ -4,6 +4,7 @@
 //! The server is another process, and what is measured is that process: its memory by `/proc/PID/smaps_rollup`, its CPU (user and system,
 //! all threads) by `/proc/PID/stat`. Without `--dev` or `--addr` an edge is started for the measurement and ended after it.
 
+mod beside;
 mod burst;
 mod chaos;
 mod figures;
@@ -23,6 +24,7 @@ mod storm;
 mod syncs;
 mod target;
 mod unicast;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -69,6 +71,9 @@ enum Scenario {
     /// The server of the floor; started by --floor
     #[command(hide = true)]
     FloorServer(floor::Args),
+    /// Devices in a process of their own; started where the descriptors of one don't suffice
+    #[command(hide = true)]
+    Worker(workers::Args),
 }
 
 /// Messages of one round of a flood.
@@ -86,6 +91,7 @@ fn main() -> ExitCode {
         Scenario::Offline(args) => offline::run(&args),
         Scenario::Storm(args) => storm::run(&args),
         Scenario::FloorServer(args) => floor::serve(&args),
+        Scenario::Worker(args) => workers::serve(&args),
     })
 }
 

@@ -80,6 +80,13 @@ impl Process {
         self.entries("fd")
     }
 
+    /// Descriptors that it may open, if it raises its limit as far as it may. `None`: no limit, or it isn't known.
+    pub(crate) fn most_descriptors(self) -> Option<u64> {
+        let text = self.read("limits").ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
     /// Threads.
     pub(crate) fn threads(self) -> Result<u64, Failure> {
         self.entries("task")
@@ -123,6 +130,7 @@ mod tests {
         assert!(process.resident().expect("memory") > 100_000);
         assert!(memory.rss > 100_000 && memory.pss > 0 && memory.pss <= memory.rss);
         assert!(process.descriptors().expect("descriptors") > 2 && process.threads().expect("threads") > 0);
+        assert!(process.most_descriptors().is_none_or(|most| most > 2));
         assert!(Process::new(u32::MAX).is_err());
     }
 

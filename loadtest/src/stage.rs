@@ -12,6 +12,7 @@ use crate::process::Process;
 use crate::pusher::Pusher;
 use crate::report::Recorder;
 use crate::target::{self, Target};
+use crate::workers::Workers;
 
 /// All that runs during a measurement.
 pub(crate) struct Stage {
@@ -41,9 +42,11 @@ impl Stage {
         messages: Messages,
         on_push: Arc<OnPush>,
     ) -> Result<Self, Failure> {
+        let fleet = Fleet::new(clock, args.transport, 0, args.seed, Arc::clone(&on_push));
+        let workers = Workers::start(args, &target, clock, &fleet.counts, &on_push).await?;
         Ok(Self {
             clock: Arc::clone(clock),
-            fleet: Fleet::new(clock, args.transport, 0, args.seed, on_push),
+            fleet: fleet.within(workers),
             pusher: Pusher::new(&target, clock, messages, args).await?,
             target,
         })
@@ -60,9 +63,13 @@ impl Stage {
             received: self.fleet.counts.received(),
             sent: self.pusher.sent(),
             cpu_us: self.target.process.cpu_us()?,
-            own_cpu_us: own_cpu_us()?,
+            own_cpu_us: self.own_cpu_us()?,
             at: self.clock.micros(),
         })
+    }
+
+    fn own_cpu_us(&self) -> Result<u64, Failure> {
+        Ok(own_cpu_us()? + self.fleet.workers_cpu_us()?)
     }
 
     pub(crate) fn seconds(&self, since: Start) -> f64 {
@@ -76,7 +83,7 @@ impl Stage {
             deliveries,
             lost: (self.pusher.sent() - since.sent).saturating_sub(deliveries),
             cpu_us: self.target.process.cpu_us()? - since.cpu_us,
-            own_cpu_us: own_cpu_us()? - since.own_cpu_us,
+            own_cpu_us: self.own_cpu_us()? - since.own_cpu_us,
             seconds,
         })
     }
@@ -87,12 +94,15 @@ impl Stage {
         self.fleet.until("all messages have arrived", |c| c.received() >= sent).await
     }
 
-    /// Takes all down. Sessions that broke: a measurement with some means little.
+    /// Takes all down. Sessions that broke: a measurement with some means little. One in which devices were turned away, or went with their worker, is none.
     pub(crate) async fn end(self) -> Result<u64, Failure> {
-        let reconnects = self.fleet.counts.reconnects();
+        let (reconnects, failure) = (self.fleet.counts.reconnects(), self.fleet.counts.failure());
         self.fleet.end().await;
         drop(self.pusher);
         self.target.end().await?;
+        if let Some(why) = failure {
+            return Err(Failure::Failed(why));
+        }
         if reconnects > 0 {
             note(&format!("{reconnects} sessions broke during the measurement"));
         }

@@ -1,5 +1,6 @@
 //! The server that is measured, an edge or a broker: one that is started for it, or one that runs already.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,8 +10,9 @@ use std::time::Duration;
 use clap::ValueEnum;
 use mooring::cli::output::Failure;
 use mooring::cli::peer::{Credentials, Edge, Issuer};
+use mooring::cli::serve::sessions_of;
 use mooring::client::admin;
-use mooring::client::local::{LocalEdge, Ports, Scratch, enough_descriptors};
+use mooring::client::local::{LocalEdge, Ports, Scratch, enough_descriptors, most_descriptors};
 use mooring::client::{Endpoint, Way};
 use mooring::ids::AppKey;
 
@@ -18,7 +20,7 @@ use crate::mqtt;
 use crate::process::Process;
 
 /// Descriptors that are needed beside those of devices.
-const SPARE_DESCRIPTORS: u64 = 256;
+pub(crate) const SPARE_DESCRIPTORS: u64 = 256;
 /// Where a broker listens by default.
 const BROKER: &str = "127.0.0.1:1883";
 /// Milliseconds within which an edge notices that its devices have left.
@@ -58,6 +60,9 @@ pub(crate) struct Args {
     /// How many devices
     #[arg(long, value_name = "N", default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(3..=15_000_000))]
     pub(crate) devices: u32,
+    /// Devices of one process, at most; beyond, more processes hold them (hold, unicast, broadcast, flood) [default: as many as `ulimit -Hn` allows]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(3..=15_000_000))]
+    per_process: Option<u32>,
     /// Of what is chosen at random
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub(crate) seed: u64,
@@ -83,6 +88,49 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// Devices that one process holds. Over QUIC they share sockets.
+    pub(crate) fn share(&self) -> u32 {
+        let most = most_descriptors().filter(|_| self.transport != Way::Quic).unwrap_or(u64::MAX);
+        let most = u32::try_from(most.saturating_sub(SPARE_DESCRIPTORS)).unwrap_or(u32::MAX);
+        // A worker takes three devices or more.
+        self.per_process.unwrap_or(u32::MAX).min(most).max(3)
+    }
+
+    /// The flags of a worker for this server.
+    pub(crate) fn for_worker(&self, target: &Target, share: u32) -> Vec<OsString> {
+        let mut flags: Vec<OsString> = Vec::new();
+        let mut flag = |name: &str, value: OsString| flags.extend([name.into(), value]);
+        flag("--target", self.target.name().into());
+        flag("--transport", self.transport.name().into());
+        flag("--devices", share.to_string().into());
+        flag("--seed", self.seed.to_string().into());
+        flag("--server-pid", target.process_id.load(Ordering::Acquire).to_string().into());
+        if let (Some(Own::Edge { .. }), Some(dir)) = (&target.own, &target.data_dir) {
+            flag("--dev", dir.into());
+            return flags;
+        }
+        let edge = &self.edge;
+        for (name, value) in
+            [("--addr", &edge.addr), ("--router-addr", &edge.router_addr), ("--app", &edge.app)]
+        {
+            if let Some(value) = value {
+                flag(name, value.into());
+            }
+        }
+        for (name, value) in [
+            ("--dev", &edge.dev),
+            ("--ca", &edge.ca),
+            ("--certificate", &edge.certificate),
+            ("--key", &edge.key),
+            ("--secret", &edge.secret),
+        ] {
+            if let Some(value) = value {
+                flag(name, value.into());
+            }
+        }
+        flags
+    }
+
     /// Flags that don't go together.
     fn check(&self) -> Result<(), Failure> {
         let edge = &self.edge;
@@ -219,15 +267,57 @@ impl Own {
 impl Target {
     /// Starts an edge, or looks up the one that is given.
     pub(crate) async fn new(args: &Args) -> Result<Self, Failure> {
-        args.check()?;
-        if args.target == Kind::Mqtt {
-            return Self::broker(args).await;
+        if args.per_process.is_some() {
+            return Err(Failure::usage("--per-process is for hold, unicast, broadcast and flood"));
         }
-        Self::over(&args.edge, &[args.transport], args.devices, &[]).await
+        Self::with(args, args.devices).await
     }
 
-    async fn broker(args: &Args) -> Result<Self, Failure> {
-        enough_descriptors(u64::from(args.devices) + SPARE_DESCRIPTORS).map_err(Failure::usage)?;
+    /// Likewise, for devices that workers hold where this process can't.
+    pub(crate) async fn for_workers(args: &Args) -> Result<Self, Failure> {
+        let share = args.share();
+        Self::with(args, if args.devices > share { 0 } else { args.devices }).await
+    }
+
+    /// So many devices are in this process.
+    async fn with(args: &Args, here: u32) -> Result<Self, Failure> {
+        args.check()?;
+        let target = if args.target == Kind::Mqtt {
+            Self::broker(args, here).await?
+        } else {
+            Self::over(&args.edge, &[args.transport], here, &[]).await?
+        };
+        target.has_room(args)?;
+        Ok(target)
+    }
+
+    /// Whether the server's own descriptors suffice: each session is one, but over QUIC.
+    fn has_room(&self, args: &Args) -> Result<(), Failure> {
+        let Some(descriptors) = self.process.most_descriptors().filter(|_| args.transport != Way::Quic)
+        else {
+            return Ok(());
+        };
+        let sessions = match args.target {
+            // Of one that runs already it isn't known; fewer shards leave more.
+            Kind::Mooring if args.edge.is_given() => sessions_of(descriptors, 1) as u64,
+            Kind::Mooring => {
+                let cores = std::thread::available_parallelism().map_or(1, usize::from);
+                sessions_of(descriptors, if args.edge.shards == 0 { cores } else { args.edge.shards }) as u64
+            }
+            Kind::Mqtt => descriptors,
+        };
+        if u64::from(args.devices) <= sessions {
+            return Ok(());
+        }
+        Err(Failure::usage(format!(
+            "the server may open {descriptors} files, so it can't hold {} sessions, but {sessions} at most: fewer --devices, or a higher limit for it \
+             (`ulimit -Hn`, LimitNOFILE of its unit; one that is started here has that of this command)",
+            args.devices
+        )))
+    }
+
+    async fn broker(args: &Args, here: u32) -> Result<Self, Failure> {
+        enough_descriptors(u64::from(here) + SPARE_DESCRIPTORS).map_err(Failure::usage)?;
         let address = args.edge.addr.clone().unwrap_or_else(|| BROKER.into());
         let broker = Edge { address: Some(address), ca: args.edge.ca.clone(), ..no_edge() };
         let endpoint = broker.device_endpoint(args.transport, None)?;

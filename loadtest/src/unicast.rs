@@ -3,6 +3,8 @@
 //! Messages have their times by the rate; latency counts from the time at which a message was due, not from when it could be sent, so that
 //! a server that stalls can't hide the messages that waited meanwhile (coordinated omission). With `--rate 0` a fixed number is in flight
 //! instead, and latency counts from the sending.
+//!
+//! With `--beside` it does so twice, and a broadcast goes on beside the second time: what the others notice of it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,13 +18,13 @@ use rand::{Rng, SeedableRng};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::figures::{Figures, histogram};
+use crate::beside::{self, Broadcast};
+use crate::figures::{Figures, Load, histogram};
 use crate::floor;
 use crate::messages::Messages;
-use crate::pusher::Pusher;
 use crate::stage::Stage;
 use crate::syncs;
-use crate::target::{self, Target};
+use crate::target::{self, Kind, Target};
 
 /// Messages in flight with `--rate 0`.
 const IN_FLIGHT: usize = 256;
@@ -43,6 +45,9 @@ pub(crate) struct Args {
     /// How long, seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
+    /// Twice as long, the second half while messages go out to so many other devices, which are known and away; 0: none
+    #[arg(long, value_name = "DEVICES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    beside: u32,
     /// Run the bare socket loop of the same shape right before and after (plain TCP), and syncs of a record to disk
     #[arg(long)]
     floor: bool,
@@ -52,11 +57,17 @@ const EXAMPLES: &str = "\
 Examples:
   loadtest unicast --rate 5000 --floor
   loadtest unicast --transport tls --devices 5000 --seconds 10 --json
-  loadtest unicast --rate 0";
+  loadtest unicast --rate 0
+  loadtest unicast --rate 500 --beside 100000      p99_ms during a broadcast, and quiet_p99_ms without it";
 
 /// Runs `unicast`.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let messages = args.rate.max(200_000) * (args.seconds + WARM_UP_SECONDS);
+    if args.beside > 0 && args.target.target == Kind::Mqtt {
+        return Err(Failure::usage(
+            "--beside is for an edge: MQTT has no batches (leave out --beside or --target mqtt)",
+        ));
+    }
+    let messages = args.rate.max(200_000) * args.all_seconds();
     if args.rate > 0 && messages > MESSAGES {
         return Err(Failure::usage(format!(
             "that is over {MESSAGES} messages: a lower --rate or fewer --seconds"
@@ -65,6 +76,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let figures = runtime.map_err(Failure::failed)?.block_on(measure(args))?;
     figures.publish(&args.target)
+}
+
+impl Args {
+    /// Seconds of sending, the warm-up included.
+    fn all_seconds(&self) -> u64 {
+        self.seconds * if self.beside > 0 { 2 } else { 1 } + WARM_UP_SECONDS
+    }
 }
 
 /// When each message was due, and how long those that count took.
@@ -91,16 +109,24 @@ impl Times {
         let mut latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
         latencies.saturating_record(took.max(1));
     }
+
+    /// What is recorded so far; from now on others are.
+    fn take(&self) -> Histogram<u64> {
+        let mut latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = latencies.clone();
+        latencies.reset();
+        taken
+    }
 }
 
 pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let clock = Arc::new(Clock::new(0));
     let rate = if args.rate == 0 { 200_000 } else { args.rate };
-    let most = (rate * (args.seconds + WARM_UP_SECONDS) + 1).min(MESSAGES);
+    let most = (rate * args.all_seconds() + 1).min(MESSAGES);
     let floor = floor::Around::before(args.floor, args.target.transport, floor_run(args)).await?;
     let syncs = syncs::Around::before(args.floor).await?;
 
-    let target = Target::new(&args.target).await?;
+    let target = Target::for_workers(&args.target).await?;
     let messages = Messages::new(&target, &clock, args.target.payload_bytes);
     let times = Arc::new(Times {
         first: messages.first,
@@ -113,30 +139,40 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let on_push = Arc::new(move |_, message, at| seen.came(message, at));
     let mut stage = Stage::new(&args.target, &clock, target, messages, on_push).await?;
     let recorder = stage.record(&args.target);
+    if args.beside > 0 {
+        beside::make_known(&args.target, &clock, &stage.target, args.beside).await?;
+    }
     stage.fleet.grow(&stage.target, args.target.devices, args.target.json).await?;
 
     let mut rng = SmallRng::seed_from_u64(args.target.seed);
-    let mut load = Load { args, clock: &clock, pusher: &mut stage.pusher, times: &times, rng: &mut rng };
-    load.send(WARM_UP_SECONDS)?;
-    stage.all_arrived().await?;
-    stage.pusher.settled().await?;
-    times.counting_from.store(stage.pusher.sent(), Ordering::Release);
-    let start = stage.start()?;
-    let mut load = Load { args, clock: &clock, pusher: &mut stage.pusher, times: &times, rng: &mut rng };
-    load.send(args.seconds)?;
-    let arrived = stage.all_arrived().await;
-    let seconds = stage.seconds(start);
-    if arrived.is_ok() {
-        stage.pusher.settled().await?;
-    }
-    let load = stage.load(start, seconds)?;
+    let mut sender = Sender { args, clock: &clock, stage: &mut stage, times: &times, rng: &mut rng };
+    sender.send(WARM_UP_SECONDS)?;
+    sender.stage.all_arrived().await?;
+    sender.stage.pusher.settled().await?;
+    let mut figures = Figures::of("unicast", &args.target);
+    let mut lost_before = 0;
+    let broadcast = if args.beside > 0 {
+        let (load, latencies) = sender.part().await?;
+        lost_before = load.lost;
+        figures = figures.with_quiet(&latencies);
+        Some(Broadcast::start(&args.target, &clock, &sender.stage.target, args.beside).await?)
+    } else {
+        None
+    };
+    let (load, latencies) = sender.part().await?;
+    let beside = broadcast.map(Broadcast::end).transpose()?;
     let plots = recorder.plots();
     stage.end().await?;
     let syncs = syncs.after().await?;
     let floor = floor.after().await?;
-    let latencies = times.latencies.lock().unwrap_or_else(PoisonError::into_inner);
-    let figures = Figures::of("unicast", &args.target).with_load(load).with_latencies(&latencies);
-    Ok(figures.with_floor(floor).with_syncs(syncs.as_ref()).with_plots(plots))
+    let load = Load { lost: load.lost + lost_before, ..load };
+    let figures =
+        figures.with_load(load).with_latencies(&latencies).with_floor(floor).with_syncs(syncs.as_ref());
+    let figures = figures.with_plots(plots);
+    Ok(match beside {
+        Some(sum) => figures.with_beside(args.beside, sum),
+        None => figures,
+    })
 }
 
 fn floor_run(args: &Args) -> floor::Run {
@@ -151,15 +187,28 @@ fn floor_run(args: &Args) -> floor::Run {
     }
 }
 
-struct Load<'a> {
+struct Sender<'a> {
     args: &'a Args,
     clock: &'a Clock,
-    pusher: &'a mut Pusher,
+    stage: &'a mut Stage,
     times: &'a Times,
     rng: &'a mut SmallRng,
 }
 
-impl Load<'_> {
+impl Sender<'_> {
+    /// What counts: sends for `--seconds` and waits for all of it.
+    async fn part(&mut self) -> Result<(Load, Histogram<u64>), Failure> {
+        self.times.counting_from.store(self.stage.pusher.sent(), Ordering::Release);
+        let start = self.stage.start()?;
+        self.send(self.args.seconds)?;
+        let arrived = self.stage.all_arrived().await;
+        let seconds = self.stage.seconds(start);
+        if arrived.is_ok() {
+            self.stage.pusher.settled().await?;
+        }
+        Ok((self.stage.load(start, seconds)?, self.times.take()))
+    }
+
     /// Sends for so many seconds. It has its thread to itself: the runtime's timer counts milliseconds, which is more than a delivery
     /// takes.
     fn send(&mut self, seconds: u64) -> Result<(), Failure> {
@@ -171,7 +220,7 @@ impl Load<'_> {
         let start = self.clock.micros();
         let end = start + seconds * 1_000_000;
         for n in 0.. {
-            if self.pusher.sent() as usize + 1 >= self.times.due.len() {
+            if self.stage.pusher.sent() as usize + 1 >= self.times.due.len() {
                 break;
             }
             // Without a rate, as soon as one in flight has arrived.
@@ -201,8 +250,8 @@ impl Load<'_> {
 
     fn one(&mut self, due: u64) -> Result<(), Failure> {
         let device = self.rng.random_range(0..self.args.target.devices);
-        let n = self.pusher.sent();
+        let n = self.stage.pusher.sent();
         self.times.due[n as usize].store(due, Ordering::Release);
-        Handle::current().block_on(self.pusher.push(n, std::iter::once(device)))
+        Handle::current().block_on(self.stage.pusher.push(n, std::iter::once(device)))
     }
 }

@@ -82,6 +82,7 @@ fn unicast_broadcast_and_hold_say_what_they_measured() {
     let unicast = figures_of("unicast", &["--rate", "200", "--seconds", "1", "--floor"]);
     measured(&unicast, &["deliveries", "deliveries_per_s", "p50_ms", "p999_ms", "max_ms", "seconds"]);
     assert!(unicast["floor_cpu_us_per_delivery"].is_number(), "{unicast}");
+    assert!(unicast["quiet_p99_ms"].is_null() && unicast["beside_targets"].is_null(), "{unicast}");
     let broadcast = figures_of("broadcast", &["--rounds", "3"]);
     assert_eq!(broadcast["deliveries"], 18, "{broadcast}");
     measured(&broadcast, &["last_device_ms", "p50_ms"]);
@@ -89,4 +90,49 @@ fn unicast_broadcast_and_hold_say_what_they_measured() {
     let hold = figures_of("hold", &["--seconds", "0"]);
     assert_eq!(hold["deliveries"], 18, "{hold}");
     assert!(hold["rss_bytes_per_session"].is_number() && hold["connects_per_s"].is_number(), "{hold}");
+}
+
+#[test]
+fn unicast_beside_a_broadcast_says_both_and_loses_nothing() {
+    let run = ["unicast", "--devices", "6", "--rate", "200", "--seconds", "1", "--beside", "30", "--json"];
+    let figures = figures(&run);
+    // Of the second part; nothing may be lost in either.
+    assert_eq!((&figures["deliveries"], &figures["lost"]), (&200.into(), &0.into()), "{figures}");
+    measured(&figures, &["p50_ms", "p99_ms", "p999_ms", "max_ms", "beside_targets_per_s"]);
+    measured(&figures, &["quiet_p50_ms", "quiet_p99_ms", "quiet_p999_ms", "quiet_max_ms"]);
+    // Each message to all of them.
+    let messages = figures["beside_messages"].as_u64().expect("a number");
+    assert!(messages > 0, "{figures}");
+    assert_eq!(
+        (&figures["beside_devices"], &figures["beside_targets"]),
+        (&30.into(), &(30 * messages).into())
+    );
+}
+
+#[test]
+fn a_broker_has_no_broadcast_beside() {
+    let output = loadtest(&["unicast", "--beside", "30", "--target", "mqtt", "--start", "mosquitto"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--beside is for an edge"), "{said}");
+}
+
+#[test]
+fn devices_in_several_processes_are_counted_together() {
+    let shared = ["--devices", "20", "--per-process", "6", "--json"];
+    let broadcast = figures(&[&["broadcast", "--rounds", "3"], &shared[..]].concat());
+    assert_eq!((&broadcast["deliveries"], &broadcast["lost"]), (&60.into(), &0.into()), "{broadcast}");
+    measured(&broadcast, &["last_device_ms", "p50_ms"]);
+    // Steps of 6, 13 and 20 sessions: a worker's devices come in several of them.
+    let hold = figures(&[&["hold", "--seconds", "0", "--transport", "tls"], &shared[..]].concat());
+    assert_eq!((&hold["deliveries"], &hold["lost"]), (&60.into(), &0.into()), "{hold}");
+}
+
+#[test]
+fn a_server_without_descriptors_enough_is_said_at_once() {
+    let limited = "ulimit -n 2000 && exec \"$0\" broadcast --devices 3000 --json";
+    let output = Command::new("sh").args(["-c", limited, PROGRAM]).output().expect("a shell");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("may open 2000 files") && said.contains("ulimit -Hn"), "{said}");
 }

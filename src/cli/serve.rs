@@ -9,7 +9,7 @@ use clap::Args as ClapArgs;
 use super::allocator;
 use super::output::note;
 use super::signals::Signals;
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Device, Overrides};
 use crate::pki::{self, DevSet};
 use crate::server::{self, Ports};
 use crate::store::disk::real::RealDisk;
@@ -140,6 +140,13 @@ fn fit_descriptors(config: &mut Config) {
         );
         config.device.max_sessions = sessions;
     }
+}
+
+/// Sessions of an edge with so many descriptors and shards, whose other settings are the usual ones.
+pub fn sessions_of(descriptors: u64, shards: usize) -> usize {
+    let device = Device::default();
+    let closing = device.max_closing.min(closing_within(descriptors, shards));
+    sessions_within(descriptors, shards, device.max_handshakes + closing)
 }
 
 /// Connections of a shard that are over: where descriptors are few, no more of them than a thirty-second part, as they are worth less than sessions.

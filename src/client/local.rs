@@ -390,6 +390,11 @@ impl Drop for Scratch {
     }
 }
 
+/// Descriptors that this process may have once its limit is raised; `None`: any number.
+pub fn most_descriptors() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum
+}
+
 /// Raises this process's limit of open files to all that it may have, and checks that it is enough.
 pub fn enough_descriptors(needed: u64) -> Result<(), LocalError> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

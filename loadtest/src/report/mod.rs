@@ -32,7 +32,7 @@ svg{display:block;width:100%;height:auto}svg text{font:15px system-ui,sans-serif
 details{margin-top:1rem}code,pre{font:13px/1.5 ui-monospace,monospace}pre{overflow-x:auto;background:#f5f7f9;border-radius:.5rem;padding:.75rem}";
 
 /// Figures that are told by more than their name: what they are, and their unit.
-const NAMES: [(&str, &str, &str); 27] = [
+const NAMES: [(&str, &str, &str); 32] = [
     ("lost", "messages lost", ""),
     ("rss_bytes_per_session", "resident memory a session", "B"),
     ("pss_bytes_per_session", "proportional memory a session", "B"),
@@ -48,6 +48,11 @@ const NAMES: [(&str, &str, &str); 27] = [
     ("p99_ms", "latency, 99 %", "ms"),
     ("p999_ms", "latency, 99.9 %", "ms"),
     ("max_ms", "latency, longest", "ms"),
+    ("quiet_p50_ms", "before the broadcast, median", "ms"),
+    ("quiet_p99_ms", "before the broadcast, 99 %", "ms"),
+    ("quiet_p999_ms", "before the broadcast, 99.9 %", "ms"),
+    ("quiet_max_ms", "before the broadcast, longest", "ms"),
+    ("beside_targets_per_s", "accepted of the broadcast a second", ""),
     ("floor_sync_p50_ms", "floor: a sync of the disk, median", "ms"),
     ("floor_sync_p99_ms", "floor: a sync of the disk, 99 %", "ms"),
     ("last_device_ms", "until the last device has it", "ms"),

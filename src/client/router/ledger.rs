@@ -325,30 +325,36 @@ impl Ledger {
 
     fn mass(&mut self, mass: &MassOutcome) {
         let reason = u8::try_from(mass.reason).ok().and_then(Failure::from_number);
+        // Looked up once: it may be of 100,000 targets.
+        let mut entry = self.batches.get_mut(&key(&mass.app_key, &mass.batch_id));
         for (i, byte) in mass.ordinals.iter().enumerate() {
             for bit in (0..8).filter(|bit| byte & 1 << bit != 0) {
-                self.outcome(&mass.app_key, &mass.batch_id, (i * 8 + bit) as u32, reason);
+                outcome(entry.as_deref_mut(), &mut self.tally, (i * 8 + bit) as u32, reason);
             }
         }
     }
 
     /// `failure`: `None` is arrived.
     fn outcome(&mut self, app: &str, batch_id: &str, ordinal: u32, failure: Option<Failure>) {
-        let outcome = failure.map_or(ARRIVED, |f| ARRIVED + f as u8);
-        let entry = self.batches.get_mut(&key(app, batch_id));
-        let Some(known) = entry.and_then(|e| e.outcomes.get_mut(ordinal as usize)) else {
-            self.tally.foreign += 1;
-            return;
-        };
-        if *known != 0 {
-            self.tally.conflicts += u64::from(*known != outcome);
-            return;
-        }
-        *known = outcome;
-        match failure {
-            None => self.tally.arrived += 1,
-            Some(failure) => self.tally.failed[failure as usize - 1] += 1,
-        }
+        outcome(self.batches.get_mut(&key(app, batch_id)), &mut self.tally, ordinal, failure);
+    }
+}
+
+/// The outcome of one target of a batch, if that is this router's.
+fn outcome(entry: Option<&mut Entry>, tally: &mut Tally, ordinal: u32, failure: Option<Failure>) {
+    let outcome = failure.map_or(ARRIVED, |f| ARRIVED + f as u8);
+    let Some(known) = entry.and_then(|e| e.outcomes.get_mut(ordinal as usize)) else {
+        tally.foreign += 1;
+        return;
+    };
+    if *known != 0 {
+        tally.conflicts += u64::from(*known != outcome);
+        return;
+    }
+    *known = outcome;
+    match failure {
+        None => tally.arrived += 1,
+        Some(failure) => tally.failed[failure as usize - 1] += 1,
     }
 }
 
