@@ -12,8 +12,8 @@ use crate::store::{DeviceAck, SentAlone};
 use crate::telemetry::{self, Gauge, Transport};
 
 /// Bytes of a connection with its session: measured (`loadtest hold`), without its device, which is the index's.
-const TCP_BYTES: usize = 1_400;
-const TLS_BYTES: usize = 4_800;
+const TCP_BYTES: usize = 800;
+const TLS_BYTES: usize = 4_300;
 const QUIC_BYTES: usize = 29_000;
 /// Bytes of a handshake beside that, until the Hello.
 const HANDSHAKE_BYTES: usize = 8 * 1024;
