@@ -9,32 +9,26 @@
 //!
 //! # Measured
 //! On 27 November 2026, two virtual cores (AMD EPYC, 32 MB of third-level cache), Linux 6.18, rustc 1.95, glibc's allocator with the thresholds of `serve`. **Others
-//! built on both cores all the time**: bytes don't mind, CPU is an upper bound and says something in comparison only. Single runs, unless it says otherwise. Where two numbers stand
-//! together they are before and after a session's state was made smaller.
+//! built on both cores all the time**: bytes don't mind, CPU is an upper bound and says something in comparison only. Single runs. "Tasks": when each connection had a task of the runtime; a shard
+//! polls its sockets itself since.
 //!
-//! | | |
-//! |---|---|
-//! | bytes a session, from 250,000 over 500,000 to 1,000,000, everything that it brings: connection, task, directory, the store's rows | 1,066 |
-//! | the same from 50,000 to 200,000 | 1,305 and 982 |
-//! | the same from 15,000 to 60,000 (median of three, in turns) | 1,553 and 1,051 |
-//! | a delivery with its ack, 60,000 sessions, batches of 1,000 random targets (the same runs) | 5.1 (4.4 to 5.6) and 4.5 µs (3.0 to 4.6) |
-//! | the same, 1,000,000 sessions | 7.8 µs: hand-over 0.4, write 3.4, wake 0.8, read 3.2 |
-//! | the store beside that: accept, acks | 1.4, 5.4 µs |
-//! | to all 1,000,000, with 20,000 tasks woken at a time instead of 1,024 | 11.1 µs: 0.3, 3.3, 1.1, 6.4 |
+//! | | tasks | now |
+//! |---|---|---|
+//! | bytes a session, from 250,000 over 500,000 to 1,000,000, everything that it brings: connection, directory, the store's rows | 1,066 | 860 |
+//! | a delivery with its ack, 1,000,000 sessions, batches of 1,000 random targets | 7.8 µs | 3.9 µs: hand-over 0.4, write 2.1, news 0.1, read 1.3 |
+//! | the store beside that: accept, acks | 1.4, 5.4 µs | 1.1, 3.0 µs |
+//! | to all 1,000,000 | 11.1 µs, with 20,000 tasks woken at a time instead of 1,024 | 3.4 µs: 0.2, 1.9, 0.3, 1.0; the store 0.6, 2.5 |
 //!
 //! The bars are 700 bytes and 0.5 µs: both are missed.
 //!
 //! # What the bytes are
-//! A connection with its session is 320 (before: 200, and 248 in an allocation of its own), its task 128 (256: what tokio keeps of a task is aligned to 128
-//! bytes, and the future was 56 bytes too large for one unit; glibc loses some more by that alignment). At 1,000,000 the tables have just doubled, so an
-//! entry costs about twice its bytes: 86 in the directory (41), some 170 in the store's index (81). The rest, about 300, is the device's id, its cold row in
-//! the store, which is a cache, its place in the wheel, and what the allocator adds; jemalloc instead of glibc's makes 2 to 4 % of difference (1,044 at 250,000).
-//! Over TCP tokio keeps 256 more a socket, which is not here.
+//! A connection with its session is 288, in a table that has just doubled 302. At 1,000,000 the other tables have just doubled too, so an entry costs about twice its bytes: 86 in the directory (41), some 170 in the
+//! store's index (81). The device's attributes are 128 with what the allocator adds, its id 48, its cold row 90 and its place in the queue of those that may go 20; its place in the wheel 12. Before, the connection was 320, and
+//! its task 128; over TCP tokio kept 256 more a socket.
 //!
 //! # What the CPU is
-//! `perf record -g`, before: no function has more than 7 %. The first are those that first touch something which no cache has: `may_read`, `poll` (the connection),
-//! `LocalSet::tick` (its task), `fan_out` (the connection once more), `Index::pull` (the store's row), `device_with` and `who` (the same at the ack). Some 12 % were
-//! malloc and free: the vector of a single push in flight, and three for each Ack. So what helps is fewer and denser cache lines, and looking at several
+//! `perf record -g`, when there were tasks: no function has more than 7 %. The first are those that first touch something which no cache has: `may_read`, `poll` (the connection),
+//! `LocalSet::tick` (its task), `fan_out` (the connection once more), `Index::pull` (the store's row), `device_with` and `who` (the same at the ack). So what helps is fewer and denser cache lines, and looking at several
 //! sessions at a time; instructions are hardly what is paid for.
 #![allow(missing_docs)]
 
