@@ -27,7 +27,8 @@ impl Sockets {
             None => (Vec::new(), None),
         };
         let plain = match device.plain {
-            Some(address) => shard::bind(address, config.shards).map_err(failed("device.plain", address))?,
+            Some(address) => shard::bind(address, config.shards, &config.device)
+                .map_err(failed("device.plain", address))?,
             None => Vec::new(),
         };
         let endpoints = quic.as_ref().map_or(0, quic::Group::endpoints);
@@ -67,7 +68,8 @@ fn bind_both(
 ) -> Result<(Vec<TcpListener>, Option<quic::Group>), ServeError> {
     let mut attempts = if address.port() == 0 { ATTEMPTS } else { 1 };
     loop {
-        let tls = shard::bind(address, config.shards).map_err(failed("device.tls", address))?;
+        let tls =
+            shard::bind(address, config.shards, &config.device).map_err(failed("device.tls", address))?;
         if !config.device.quic {
             return Ok((tls, None));
         }

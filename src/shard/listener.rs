@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mio::net::TcpStream;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Listeners;
 use super::door::place;
@@ -25,7 +25,7 @@ const BACKLOG: i32 = 65_535;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// So many sockets that share one address; the kernel spreads connections over them. Port 0: they share whichever the first one got.
-pub fn bind(address: SocketAddr, sockets: usize) -> io::Result<Vec<TcpListener>> {
+pub fn bind(address: SocketAddr, sockets: usize, config: &config::Device) -> io::Result<Vec<TcpListener>> {
     let mut address = address;
     let mut bound = Vec::with_capacity(sockets);
     for _ in 0..sockets {
@@ -33,6 +33,8 @@ pub fn bind(address: SocketAddr, sockets: usize) -> io::Result<Vec<TcpListener>>
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
+        // Before anybody can come: what is accepted has what its listener had then.
+        tune(&socket, config)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from(socket);
@@ -94,11 +96,6 @@ fn take_in(
     tls: Option<&Arc<rustls::ServerConfig>>,
 ) -> io::Result<()> {
     let mut inner = shard.borrow_mut();
-    if let Err(error) = tune(&stream, &inner.context.config) {
-        // The peer has left already, as a rule.
-        tracing::debug!(%error, %peer, "socket options");
-        return Ok(());
-    }
     let tls = match tls.map(|config| Tls::new(config.clone())).transpose() {
         Ok(tls) => tls.map(Box::new),
         Err(error) => {
@@ -113,28 +110,36 @@ fn take_in(
     inner.watch(conn).inspect_err(|_| inner.remove(conn))
 }
 
-/// Small frames go out at once; what the kernel holds unsent is bounded; a peer that is gone is noticed while data is on its way.
-fn tune(stream: &TcpStream, config: &config::Device) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
+/// Small frames go out at once; what the kernel holds unsent is bounded; a peer that is gone is noticed while data is on its way. Asked for on each connection
+/// these are three system calls.
+fn tune(socket: &Socket, config: &config::Device) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
     socket.set_send_buffer_size(config.send_buffer_bytes)?;
     socket.set_tcp_user_timeout(Some(Duration::from_millis(config.user_timeout_ms.into())))
 }
 
 #[cfg(test)]
 mod tests {
+    use socket2::SockRef;
+
     use super::*;
 
+    /// From the first one on, which may come before the listener's shard has begun.
     #[tokio::test]
-    async fn the_kernel_gives_up_on_a_device_that_is_gone_after_the_configured_time() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    async fn what_is_accepted_has_what_its_listener_was_given() {
+        let config =
+            config::Device { user_timeout_ms: 7_000, send_buffer_bytes: 40_000, ..config::Device::default() };
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let listener = bind(any, 1, &config).expect("a port").remove(0);
         let address = listener.local_addr().expect("an address");
-        let (near, far) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
-        let stream = TcpStream::from_std(far.expect("accepted").0.into_std().expect("a socket"));
-        let config = config::Device { user_timeout_ms: 7_000, ..config::Device::default() };
-        tune(&stream, &config).expect("tuned");
-        let set = SockRef::from(&stream).tcp_user_timeout().expect("set");
-        assert_eq!(set, Some(Duration::from_secs(7)));
+        let near = std::net::TcpStream::connect(address).expect("connects");
+        let listener = Listener::new(listener).expect("waited for");
+        let (stream, _) = listener.accept().await.expect("accepted");
+        let socket = SockRef::from(&stream);
+        assert_eq!(socket.tcp_user_timeout().expect("set"), Some(Duration::from_secs(7)));
+        assert!(socket.tcp_nodelay().expect("set"));
+        // Linux doubles it, for what it keeps beside the bytes.
+        assert_eq!(socket.send_buffer_size().expect("set") % 40_000, 0);
         drop(near);
     }
 }

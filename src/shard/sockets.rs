@@ -250,7 +250,8 @@ mod tests {
             let (sockets, registry) = Sockets::taking(FEW).expect("a poller");
             shard.registry = Some(registry);
             let any = "127.0.0.1:0".parse().expect("an address");
-            let listener = bind(any, 1).expect("a port").pop().expect("a socket");
+            let listener =
+                bind(any, 1, &crate::config::Device::default()).expect("a port").pop().expect("a socket");
             let address = listener.local_addr().expect("an address");
             let listener = Listener::new(listener).expect("waited for");
             Self { shard: Rc::new(RefCell::new(shard)), sockets, listener, address }
