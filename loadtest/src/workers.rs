@@ -31,6 +31,7 @@ use mooring::clock::Clock;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::fleet::{Counts, Fleet, OnPush, Snapshot};
 use crate::process::Process;
@@ -40,6 +41,8 @@ use crate::target::{self, Target};
 const TELL_MS: u64 = 5;
 /// Messages told in one line.
 const CAME: usize = 1_000;
+/// How long a worker may take to take an order, to say what its clock says, or to leave with all its devices.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Times that the clock is asked for.
 const ASKED: usize = 20;
 
@@ -194,8 +197,10 @@ impl Workers {
         // Without orders they all leave at once.
         let children: Vec<_> = self.each.into_iter().map(|Worker { child, .. }| child).collect();
         for mut child in children {
-            // It has ended one way or the other.
-            child.wait().await.ok();
+            // It has ended one way or the other; if not, it is killed when it is dropped.
+            if timeout(PATIENCE, child.wait()).await.is_err() {
+                eprintln!("a worker doesn't end, and is killed");
+            }
         }
         while let Some(ended) = self.reading.join_next().await {
             if let Err(error) = ended {
@@ -226,7 +231,8 @@ impl Worker {
     }
 
     async fn order(&mut self, order: &str) -> Result<(), Failure> {
-        let written = self.orders.write_all(order.as_bytes()).await;
+        let written = timeout(PATIENCE, self.orders.write_all(order.as_bytes())).await;
+        let written = written.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
         written.map_err(|e| Failure::failed(format!("a worker takes no orders: {e}")))
     }
 
@@ -240,7 +246,9 @@ impl Worker {
         for _ in 0..ASKED {
             let asked = clock.micros();
             self.order("time\n").await?;
-            let line = lines.next_line().await.map_err(Failure::failed)?;
+            let line = timeout(PATIENCE, lines.next_line()).await;
+            let line =
+                line.map_err(|_| Failure::failed("a worker says nothing"))?.map_err(Failure::failed)?;
             let said = line.as_deref().and_then(|line| line.strip_prefix("time ")?.parse::<i64>().ok());
             let said = said.ok_or_else(|| Failure::failed("a worker has ended before it began"))?;
             let took = clock.micros() - asked;
