@@ -175,6 +175,7 @@ fn to_routers(c: &mut Criterion) {
     let name = router::BatchName::new("batch-0000000000000001", app().as_str());
     let answer = Accepted {
         seq: Seq(9),
+        first_seq: Seq(9),
         accepted: 1_000,
         refused: Vec::new(),
         repeated: false,

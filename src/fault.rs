@@ -98,6 +98,8 @@ pub enum Fault {
     HandOverEarly,
     /// Answers before the newest sequence is shown.
     AnswerBeforeHead,
+    /// Takes the parts of a batch for one.
+    OneKeyForParts,
 }
 
 #[cfg(any(test, feature = "sim"))]

@@ -6,11 +6,15 @@ use crate::ids::{AccountDigest, AppKey, BatchId, DeviceKey, MessageId, Seq};
 
 mod apps;
 mod counts;
+mod ordinals;
+mod part;
 mod reasons;
 mod receipt;
 
 pub use apps::{AppControl, RateChange, RateOverrides, Rates};
 pub use counts::Counts;
+pub use ordinals::Ordinals;
+pub use part::BatchPart;
 pub use reasons::{Failure, Refusal, Rejection, TargetState};
 pub use receipt::{Channel, MassOutcome, Receipt, ReceiptGap, ReceiptKind, StreamEvent, UNREADABLE};
 
@@ -113,8 +117,10 @@ pub struct NewBatch {
     pub body_digest: [u8; 16],
     /// Digest of everything the router said: the same id with another one is a conflict.
     pub digest: [u8; 16],
-    /// The devices; a target's position is its ordinal. 1 to `limits::BATCH_TARGETS`.
+    /// The devices. 1 to `limits::BATCH_TARGETS`.
     pub targets: Vec<DeviceKey>,
+    /// Which of the router's batch they are.
+    pub part: BatchPart,
     /// What to do for those who are not connected.
     pub offline_policy: OfflinePolicy,
     /// When the router made it, by its own clock, which may be a little ahead: what decides whether the id may have been forgotten.
@@ -129,15 +135,17 @@ pub struct NewBatch {
     pub priority: Priority,
     /// It takes the place of older messages with this key, unless that is empty.
     pub collapse_key: Box<str>,
-    /// By ordinal: the account that the target was resolved from, if any. Empty: none has one.
+    /// For each target: the account that it was resolved from, if any. Empty: none has one.
     pub accounts: Vec<Option<AccountDigest>>,
 }
 
 /// The answer to an accepted batch; a repeat gets the same.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Accepted {
-    /// Its place in the journal: the order of delivery.
+    /// Its place in the journal: the order of delivery. Of several parts, the last one's.
     pub seq: Seq,
+    /// Of several parts, the first one's.
+    pub first_seq: Seq,
     /// Targets accepted.
     pub accepted: u32,
     /// Refused ordinals, ascending, each with its reason.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use mooring::binding::ChangeError;
 use mooring::ids::{AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId};
-use mooring::push::{Acked, Attributes, Event, Failure, Millis, NewBatch, OfflinePolicy, Priority, Seen};
+use mooring::push::{
+    Acked, Attributes, BatchPart, Event, Failure, Millis, NewBatch, OfflinePolicy, Priority, Seen,
+};
 use mooring::store::{Batch, CommitSink, Confirm, DeviceAck};
 
 pub(crate) const NOW: Millis = 1_800_000_000_000;
@@ -70,6 +72,7 @@ pub(crate) fn batch(id: &str, message: u64, targets: &[DeviceKey]) -> Box<NewBat
         body_digest: [7; 16],
         digest: [7; 16],
         targets: targets.to_vec(),
+        part: BatchPart::default(),
         offline_policy: OfflinePolicy::Store,
         created_at: NOW,
         expires_at: NOW + 3_600_000,

@@ -13,7 +13,7 @@ use super::phone::Phone;
 use super::set_time;
 use crate::config;
 use crate::ids::{AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, ShardId};
-use crate::push::{Millis, NewBatch, OfflinePolicy, Priority, Reached};
+use crate::push::{BatchPart, Millis, NewBatch, OfflinePolicy, Priority, Reached};
 use crate::shard::DeviceContext;
 use crate::sim::{Plan, START, SimShard, SimTime, Wired};
 use crate::store::disk::sim::{Loss, SimDisk};
@@ -56,6 +56,7 @@ pub(super) fn plan(shards: usize) -> Plan {
         routers: Vec::new(),
         device: config::Device::default(),
         store,
+        part_targets: 1,
         events_a_read: 1,
     }
 }
@@ -284,6 +285,7 @@ fn batch(message: u64, now: Millis) -> NewBatch {
         body_digest: [message as u8; 16],
         digest: [message as u8; 16],
         targets: vec![device()],
+        part: BatchPart::default(),
         offline_policy: OfflinePolicy::Store,
         created_at: now,
         expires_at: now + HOUR_MS,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Attributes, Failure, Millis};
+use super::{Attributes, Failure, Millis, Ordinals};
 use crate::binding::{DeviceChange, DeviceEvent};
 use crate::ids::{AppKey, BatchId, MessageId, Seq};
 
@@ -114,9 +114,9 @@ pub struct MassOutcome {
     pub reason: Failure,
     /// When.
     pub event_time: Millis,
-    /// Bit `i % 8` of byte `i / 8` stands for ordinal `i`.
-    pub ordinals: Vec<u8>,
-    /// Bits set. More, with reason `storage`, where what told the ordinals is damaged.
+    /// Whose.
+    pub ordinals: Ordinals,
+    /// How many. More, with reason `storage`, where what told the ordinals is damaged.
     pub count: u32,
     /// The sender's label, or empty.
     pub job_key: Arc<str>,

@@ -21,7 +21,7 @@ use super::rights::Rights;
 use crate::binding::is_bindable;
 use crate::ids::{AccountDigest, AppKey, BatchId, DeviceKey, DigestKey, MessageId};
 use crate::limits;
-use crate::push::{Millis, NewBatch, OfflinePolicy, Priority, Rejection};
+use crate::push::{BatchPart, Millis, NewBatch, OfflinePolicy, Priority, Rejection};
 use crate::wire::pb::{device, router as pb};
 use crate::wire::router::{Deliver, Reject, Rejected};
 
@@ -75,6 +75,7 @@ pub fn admit(now: Millis, batch: &Deliver<'_>, rights: &Rights, rules: &Rules) -
         body_digest,
         digest,
         targets,
+        part: BatchPart::default(),
         offline_policy,
         created_at: times.created_at,
         expires_at: times.expires_at,
@@ -111,6 +112,11 @@ pub(super) fn rejected(why: Rejection) -> Rejected {
         }
     };
     Rejected { retry_after_ms, ..reject(code, field, text) }
+}
+
+/// The store takes no more at this moment.
+pub(super) fn queue_full() -> Rejected {
+    try_again(Reject::ResourceExhausted, "the queue to the journal is full", RETRY_SOON_MS)
 }
 
 /// A rejection with a delay.

@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::credit::Credit;
 use super::outbox::Outbox;
+use super::parts::{Rest, UnderWay};
 use super::{Phase, RouterContext, admission, reached};
 use crate::ids::{DeviceKey, Seq};
 use crate::limits;
@@ -19,6 +20,16 @@ use crate::wire::router::{self as wire, BatchName, LinkError, Reject, Rejected};
 /// Answers are gathered up to about this many bytes.
 const GATHER_BYTES: usize = 16 * 1024;
 
+/// Of the store, to a batch or a part.
+pub(super) type Answer = oneshot::Receiver<Result<Accepted, Rejection>>;
+
+/// The parts of a batch that go to the store once its first one is accepted.
+#[derive(Debug)]
+pub(super) struct Following {
+    pub(super) rest: Box<Rest>,
+    pub(super) _under_way: Option<UnderWay>,
+}
+
 /// Something submitted to the store.
 #[derive(Debug)]
 pub(super) enum Work {
@@ -29,7 +40,8 @@ pub(super) enum Work {
         bytes: u64,
         /// When its frame was read, [`crate::clock::Clock::micros`].
         read_at: u64,
-        reply: oneshot::Receiver<Result<Accepted, Rejection>>,
+        reply: Answer,
+        rest: Option<Following>,
     },
     /// A question.
     Query {
@@ -90,9 +102,15 @@ pub(super) async fn run(
 
 async fn answer(work: Work, context: &RouterContext, credit: &Credit) -> Vec<u8> {
     match work {
-        Work::Batch { name, targets, bytes, read_at, reply } => {
+        Work::Batch { name, targets, bytes, read_at, reply, rest } => {
             // A reply that is dropped: the store is going down.
-            let answer = reply.await.unwrap_or(Err(Rejection::Unavailable));
+            let first = reply.await.unwrap_or(Err(Rejection::Unavailable)).map_err(admission::rejected);
+            let answer = match (first, rest) {
+                (Ok(first), Some(Following { rest, _under_way })) => {
+                    rest.follow(first, &*context.store).await
+                }
+                (first, _) => first,
+            };
             credit.give(targets, bytes);
             match answer {
                 Ok(accepted) => {
@@ -100,7 +118,7 @@ async fn answer(work: Work, context: &RouterContext, credit: &Credit) -> Vec<u8>
                     count_accepted(&accepted, micros);
                     wire::accepted(&name, &accepted)
                 }
-                Err(why) => reject(&name, &admission::rejected(why)),
+                Err(why) => reject(&name, &why),
             }
         }
         Work::Query { request_id, asked, reply, room } => {

@@ -211,6 +211,7 @@ async fn run<R: AsyncRead + Unpin>(
         phase,
         outbox,
         credit: &credit,
+        collapsing: Arc::default(),
         streams: &opened.streams,
         work,
         queries: answers::query_room(),

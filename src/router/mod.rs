@@ -2,7 +2,7 @@
 //!
 //! One task a link, on the router thread's runtime, and within it a reader, the answers in flight, the streams and one writer as futures of one
 //! straight line (`link`): no part of a link outlives it, and none can be forgotten. The order of frames on a link is the order of submission
-//! to the store. Parsing and admitting a large batch happens off the runtime, so that links wait for each other only for small ones.
+//! to the store, of large batches that of their first parts ([`parts`]). Parsing and admitting a large batch happens off the runtime, so that links wait for each other only for small ones.
 //!
 //! What is bounded: links, frames, batches and queries in flight, credit, the outbox, stream batches unacknowledged; every wait on a peer has
 //! a deadline ([`Pace`]).
@@ -18,6 +18,7 @@ mod frames;
 mod grpc;
 mod link;
 mod outbox;
+mod parts;
 mod presence;
 mod reader;
 mod receipts;
@@ -80,6 +81,8 @@ pub struct RouterContext {
     pub credit_targets: u64,
     /// Bytes of batches in flight on one link; at least `limits::ROUTER_FRAME_BYTES`.
     pub credit_bytes: u64,
+    /// Targets that are taken to the store in one piece: `limits::PART_TARGETS`.
+    pub part_targets: usize,
     /// How long batch ids are remembered.
     pub batch_window_ms: u64,
     /// Whether the device has a session now.

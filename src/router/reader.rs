@@ -5,10 +5,11 @@ use std::sync::Arc;
 use tokio::io::AsyncRead;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::answers::{self, Asked, Work};
+use super::answers::{self, Answer, Asked, Following, Work};
 use super::credit::Credit;
 use super::frames::{Frame, FrameReader};
 use super::outbox::Outbox;
+use super::parts::{self, Collapsing, Rest};
 use super::receipts::Reading;
 use super::{LinkEnd, Phase, Rights, RouterContext, admission};
 use crate::budget::State;
@@ -29,14 +30,21 @@ pub(super) struct Reader<'a> {
     pub(super) phase: &'a watch::Receiver<Phase>,
     pub(super) outbox: &'a Outbox,
     pub(super) credit: &'a Credit,
+    pub(super) collapsing: Arc<Collapsing>,
     pub(super) streams: &'a [Arc<Reading>],
     pub(super) work: mpsc::Sender<Work>,
     pub(super) queries: Arc<Semaphore>,
 }
 
+/// A batch that passed admission: its first part, and those that follow.
+pub(super) struct Admitted {
+    pub(super) first: Box<NewBatch>,
+    pub(super) rest: Option<Box<Rest>>,
+}
+
 /// A frame after everything that can be done about it without the link.
 pub(super) enum Incoming {
-    Batch { name: BatchName, targets: u64, bytes: u64, admitted: Result<Box<NewBatch>, Rejected> },
+    Batch { name: BatchName, targets: u64, bytes: u64, admitted: Result<Box<Admitted>, Rejected> },
     Ack { stream: String, cursor: Seq },
     Query(wire::Query),
     Revoke { request_id: u64, of: Result<(AppKey, MessageId), Rejected> },
@@ -78,8 +86,10 @@ impl Reader<'_> {
         let is_batch = matches!(incoming, Incoming::Batch { .. });
         match incoming {
             Incoming::Batch { name, targets, bytes, admitted } => {
-                match admitted.and_then(|batch| self.submit(batch, targets, bytes)) {
-                    Ok(reply) => self.hand_over(Work::Batch { name, targets, bytes, read_at, reply }).await,
+                match self.admitted(admitted, targets, bytes).await {
+                    Ok((reply, rest)) => {
+                        self.hand_over(Work::Batch { name, targets, bytes, read_at, reply, rest }).await;
+                    }
                     Err(why) => self.outbox.send(answers::reject(&name, &why)).await,
                 }
             }
@@ -97,12 +107,27 @@ impl Reader<'_> {
         self.work.send(work).await.ok();
     }
 
-    pub(super) fn submit(
+    /// Takes a batch, or its first part, to the store.
+    async fn admitted(
         &self,
-        batch: Box<NewBatch>,
+        admitted: Result<Box<Admitted>, Rejected>,
         targets: u64,
         bytes: u64,
-    ) -> Result<oneshot::Receiver<Result<crate::push::Accepted, crate::push::Rejection>>, Rejected> {
+    ) -> Result<(Answer, Option<Following>), Rejected> {
+        let Admitted { first, rest } = *admitted?;
+        let collapses = !first.collapse_key.is_empty();
+        if collapses {
+            self.collapsing.none().await;
+        }
+        let answer = self.submit(first, targets, bytes)?;
+        let follow = |mut rest: Box<Rest>| {
+            rest.hold(self.context.room.waiting(rest.bytes()));
+            Following { rest, _under_way: collapses.then(|| self.collapsing.begin()) }
+        };
+        Ok((answer, rest.map(follow)))
+    }
+
+    pub(super) fn submit(&self, batch: Box<NewBatch>, targets: u64, bytes: u64) -> Result<Answer, Rejected> {
         if *self.phase.borrow() >= Phase::Leaving {
             return Err(admission::try_again(
                 Reject::Unavailable,
@@ -134,11 +159,7 @@ impl Reader<'_> {
         let (reply, answer) = oneshot::channel();
         self.context.store.submit(Command::Deliver { batch, reply }).map_err(|_refused| {
             self.credit.give(targets, bytes);
-            admission::try_again(
-                Reject::ResourceExhausted,
-                "the queue to the journal is full",
-                admission::RETRY_SOON_MS,
-            )
+            admission::queue_full()
         })?;
         Ok(answer)
     }
@@ -172,10 +193,8 @@ impl Reader<'_> {
         let Ok(room) = Arc::clone(&self.queries).acquire_owned().await else { return };
         let (reply, answer) = oneshot::channel();
         let asked = of.and_then(|(app, message)| {
-            self.context.store.submit(Command::Revoke { app, message, reply }).map_err(|_refused| {
-                let text = "the queue to the journal is full";
-                admission::try_again(Reject::ResourceExhausted, text, admission::RETRY_SOON_MS)
-            })
+            let revoke = Command::Revoke { app, message, reply };
+            self.context.store.submit(revoke).map_err(|_refused| admission::queue_full())
         });
         match asked {
             Ok(()) => self.hand_over(Work::Revoke { request_id, reply: answer, room }).await,
@@ -220,7 +239,10 @@ pub(super) fn examine(
             name: BatchName::new(&batch.fields.batch_id, &batch.fields.app_key),
             targets: batch.target_count as u64,
             bytes: batch.encoded_bytes(),
-            admitted: admission::admit(now, &batch, rights, &context.rules).map(Box::new),
+            admitted: admission::admit(now, &batch, rights, &context.rules).map(|batch| {
+                let (first, rest) = parts::split(batch, context.part_targets);
+                Box::new(Admitted { first, rest })
+            }),
         },
         FromRouter::StreamAck { stream, cursor } => Incoming::Ack { stream, cursor },
         FromRouter::Query(query) => Incoming::Query(query),

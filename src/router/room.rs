@@ -73,6 +73,11 @@ impl Room {
         self.hold(Part::Links, bytes)
     }
 
+    /// Targets that wait in a link.
+    pub(super) fn waiting(&self, bytes: usize) -> Held {
+        self.hold(Part::Admission, bytes)
+    }
+
     fn hold(&self, part: Part, bytes: usize) -> Held {
         let mut held = self.budget.hold(part);
         held.set(bytes);

@@ -52,6 +52,8 @@ pub struct Plan {
     pub device: config::Device,
     /// The store. Its streams and its digest key are the edge's.
     pub store: StoreOptions,
+    /// Targets that are taken to the store in one piece.
+    pub part_targets: usize,
     /// Events of one read of a stream.
     pub events_a_read: usize,
 }
@@ -138,6 +140,7 @@ impl Wired {
             routers: plan.routers.iter().map(|name| (name.clone(), Arc::new(all_rights()))).collect(),
             credit_targets: crate::limits::CREDIT_TARGETS,
             credit_bytes: crate::limits::CREDIT_BYTES,
+            part_targets: plan.part_targets,
             batch_window_ms: plan.store.batch_window_ms,
             is_connected: Box::new(move |device| connected.find(device).is_some()),
             presence,

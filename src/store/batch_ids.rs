@@ -12,6 +12,7 @@ use super::part::Spread;
 use super::part_memory::{map_bytes, tree_bytes};
 use super::push_record::digest;
 use super::record::take_refused;
+use crate::fault::{self, Fault};
 use crate::ids::{AppKey, BatchId, Seq};
 use crate::push::{Accepted, Millis};
 
@@ -39,6 +40,7 @@ impl Remembered {
     pub(super) fn answer(&self) -> Result<Accepted, Malformed> {
         Ok(Accepted {
             seq: self.seq,
+            first_seq: self.seq,
             accepted: self.accepted,
             refused: take_refused(&self.refused)?,
             accepted_at: self.accepted_at,
@@ -53,9 +55,16 @@ impl Remembered {
     }
 }
 
-/// The key of a batch id under its app.
-pub(super) fn id_key(app: &AppKey, id: &BatchId) -> u128 {
-    digest(b'b', app, id.as_str().as_bytes())
+/// The key of a batch id under its app; of a later part of a large batch, one of its own.
+pub(super) fn id_key(app: &AppKey, id: &BatchId, part: u32) -> u128 {
+    if part == 0 || fault::is(Fault::OneKeyForParts) {
+        return digest(b'b', app, id.as_str().as_bytes());
+    }
+    // No id has a slash.
+    let mut name = id.as_str().as_bytes().to_vec();
+    name.push(b'/');
+    name.extend_from_slice(&part.to_le_bytes());
+    digest(b'b', app, &name)
 }
 
 /// How long and how many.

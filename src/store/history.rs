@@ -10,7 +10,7 @@ use super::codec::Malformed;
 use super::disk::Disk;
 use super::journal::{JournalReader, ReadError, Record};
 use super::push_record::take_bitmap;
-use super::record::{self, BatchRecord, MassRecord, ReceiptRecord, has_ordinal, take_refused};
+use super::record::{self, BatchRecord, MassRecord, ReceiptRecord, take_refused};
 use super::{Happened, History, HistoryOf, What};
 use crate::clock::Clock;
 use crate::ids::Seq;
@@ -107,7 +107,7 @@ impl Scan<'_> {
             self.targets.insert((batch.seq, target.ordinal));
             self.note(happened(What::Accepted));
             // Its end stands in the same record.
-            if has_ordinal(batch.unbound, target.ordinal) {
+            if batch.unbound.contains(target.ordinal) {
                 self.note(happened(What::Failed(Failure::Unbound)));
             }
         }
@@ -145,7 +145,7 @@ impl Scan<'_> {
         let is_named = self
             .targets
             .iter()
-            .any(|(batch, ordinal)| *batch == record.batch && has_ordinal(&mass.ordinals, *ordinal));
+            .any(|(batch, ordinal)| *batch == record.batch && mass.ordinals.contains(*ordinal));
         let is_numbered = match self.of.number {
             Some(number) if !is_named => take_bitmap(&record.numbers)?.contains(number),
             _ => false,
@@ -170,20 +170,15 @@ mod tests {
     use crate::ids::{AppKey, BatchId, DeviceKey, MessageId};
     use crate::push::MassOutcome;
     use crate::store::push_record::bitmap_bytes;
-    use crate::store::record::set_ordinal;
 
     fn mass(reason: Failure, batch: u64, ordinals: &[u32], numbers: &[u32]) -> MassRecord {
-        let mut bits = Vec::new();
-        for &ordinal in ordinals {
-            set_ordinal(&mut bits, ordinal);
-        }
         let mass = MassOutcome {
             app: AppKey::parse("app").expect("valid"),
             message: MessageId(1),
             batch: BatchId::parse("b").expect("valid"),
             reason,
             event_time: 9,
-            ordinals: bits,
+            ordinals: ordinals.iter().copied().collect(),
             count: 1,
             job_key: "".into(),
         };

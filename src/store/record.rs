@@ -31,11 +31,12 @@
 use super::codec::{Malformed, Take, put_bytes, put_u32, put_u64, put_varint};
 use crate::credential::Revocation;
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
-use crate::push::{Failure, MassOutcome, Millis, Priority, Refusal};
+use crate::limits;
+use crate::push::{Failure, MassOutcome, Millis, Ordinals, Priority, Refusal};
 
 pub(super) use device::{BindingRecord, DeviceRecord, ForgottenRecord};
 pub(super) use lost::{put_lost, take_lost};
-pub(super) use receipt::{MassRecord, ReceiptRecord, app_of, has_ordinal, set_ordinal, stream_events};
+pub(super) use receipt::{MassRecord, ReceiptRecord, app_of, stream_events};
 pub(super) use refused::{Who, put_who, take_who};
 
 pub(super) mod device;
@@ -99,11 +100,12 @@ pub(super) struct BatchRecord<'a> {
     pub(super) collapse_key: &'a str,
     /// Who was refused, see [`put_who`].
     pub(super) refused_who: &'a [u8],
-    /// Bit by ordinal: the target was resolved from an account that is bound there.
-    pub(super) of_account: &'a [u8],
-    /// Bit by ordinal: from one that isn't. Its end, `unbound`, is part of this record: whatever part of a group a crash leaves, the phone's
-    /// user never sees it.
-    pub(super) unbound: &'a [u8],
+    /// Resolved from an account that is bound there.
+    pub(super) of_account: Ordinals,
+    /// From one that isn't. Its end, `unbound`, is part of this record: whatever part of a group a crash leaves, the phone's user never sees it.
+    pub(super) unbound: Ordinals,
+    /// Which part of the router's batch, see [`crate::push::BatchPart`].
+    pub(super) part: u32,
 }
 
 impl<'a> BatchRecord<'a> {
@@ -126,13 +128,21 @@ impl<'a> BatchRecord<'a> {
         out.push(self.priority as u8);
         put_bytes(out, self.collapse_key.as_bytes());
         put_bytes(out, self.refused_who);
-        put_bytes(out, self.of_account);
-        put_bytes(out, self.unbound);
+        let ((account_skip, of_account), (unbound_skip, unbound)) =
+            (self.of_account.parts(), self.unbound.parts());
+        put_bytes(out, of_account);
+        put_bytes(out, unbound);
+        // Nothing more of a batch in one part whose bits begin with its first targets.
+        if (self.part, account_skip, unbound_skip) != (0, 0, 0) {
+            put_varint(out, u64::from(self.part));
+            put_varint(out, u64::from(account_skip));
+            put_varint(out, u64::from(unbound_skip));
+        }
     }
 
     pub(super) fn decode(payload: &'a [u8]) -> Result<Self, Malformed> {
         let mut take = Take(payload);
-        let record = Self {
+        let mut record = Self {
             seq: Seq(take.u64()?),
             app: take.text()?,
             message: MessageId(take.u64()?),
@@ -151,9 +161,19 @@ impl<'a> BatchRecord<'a> {
             priority: take_priority(take.u8()?)?,
             collapse_key: take.text()?,
             refused_who: take.bytes()?,
-            of_account: take.bytes()?,
-            unbound: take.bytes()?,
+            of_account: Ordinals::default(),
+            unbound: Ordinals::default(),
+            part: 0,
         };
+        let (of_account, unbound) = (take.bytes()?, take.bytes()?);
+        let (mut account_skip, mut unbound_skip) = (0, 0);
+        if !take.0.is_empty() {
+            record.part = take.varint32()?;
+            account_skip = take_skip(&mut take)?;
+            unbound_skip = take_skip(&mut take)?;
+        }
+        record.of_account = Ordinals::from_parts(account_skip, of_account);
+        record.unbound = Ordinals::from_parts(unbound_skip, unbound);
         take.0.is_empty().then_some(record).ok_or(Malformed)
     }
 
@@ -168,12 +188,11 @@ impl<'a> BatchRecord<'a> {
         }
         let (keys, _) = keys.as_chunks::<16>();
         let (numbers, _) = left.as_chunks::<4>();
-        let dense = ordinals.0.is_empty();
         let mut next = 0;
         let mut targets = Vec::with_capacity(count);
         for (key, number) in keys.iter().zip(numbers) {
-            let ordinal =
-                if dense { next } else { ordinals.varint32()?.checked_add(next).ok_or(Malformed)? };
+            let gap = if ordinals.0.is_empty() { 0 } else { ordinals.varint32()? };
+            let ordinal = gap.checked_add(next).ok_or(Malformed)?;
             next = ordinal.checked_add(1).ok_or(Malformed)?;
             targets.push(Target { ordinal, key: DeviceKey(*key), number: u32::from_le_bytes(*number) });
         }
@@ -192,8 +211,8 @@ impl<'a> BatchRecord<'a> {
             batch,
             reason: Failure::Unbound,
             event_time: self.accepted_at,
-            ordinals: self.unbound.to_vec(),
-            count: self.unbound.iter().map(|bits| bits.count_ones()).sum(),
+            ordinals: self.unbound.clone(),
+            count: self.unbound.len(),
             job_key: self.job_key.into(),
         }))
     }
@@ -213,19 +232,25 @@ pub(super) fn take_priority(number: u8) -> Result<Priority, Malformed> {
     }
 }
 
-/// Targets ascending by ordinal: their count, the gaps between ordinals as varints (nothing at all if there is no gap), keys, numbers.
+/// Bytes of zeros before bits of ordinals: bounded, as they take memory where all bits are wanted.
+pub(super) fn take_skip(take: &mut Take<'_>) -> Result<u32, Malformed> {
+    take.varint32().ok().filter(|skip| *skip as usize <= limits::BATCH_TARGETS / 8).ok_or(Malformed)
+}
+
+/// Targets ascending by ordinal: their count, the gaps before each as varints up to the last one that isn't 0, keys, numbers.
 pub(super) fn put_targets(out: &mut Vec<u8>, targets: &[Target]) {
     put_varint(out, targets.len() as u64);
-    let dense = targets.last().is_none_or(|last| last.ordinal as usize + 1 == targets.len());
     let mut gaps = Vec::new();
-    if !dense {
-        let mut next = 0;
-        for target in targets {
-            put_varint(&mut gaps, u64::from(target.ordinal - next));
-            next = target.ordinal + 1;
+    let (mut next, mut gaps_end) = (0, 0);
+    for target in targets {
+        let gap = target.ordinal - next;
+        put_varint(&mut gaps, u64::from(gap));
+        next = target.ordinal + 1;
+        if gap > 0 {
+            gaps_end = gaps.len();
         }
     }
-    put_bytes(out, &gaps);
+    put_bytes(out, &gaps[..gaps_end]);
     out.reserve(targets.len() * 20);
     for target in targets {
         out.extend_from_slice(&target.key.0);
@@ -318,9 +343,14 @@ mod tests {
 
     #[test]
     fn a_batch_comes_back_with_its_gaps() {
-        for targets in
-            [vec![target(0), target(1), target(2)], vec![target(1), target(4), target(200)], vec![]]
-        {
+        let bits = |all: &[u32]| all.iter().copied().collect::<Ordinals>();
+        for (targets, of_account, unbound, part) in [
+            (vec![target(0), target(1), target(2)], bits(&[1, 2]), bits(&[0]), 0),
+            (vec![target(1), target(4), target(200)], bits(&[4]), bits(&[200]), 0),
+            (vec![target(198), target(199), target(200)], bits(&[]), bits(&[]), 1),
+            (vec![target(100), target(101), target(200)], bits(&[100]), bits(&[]), 99),
+            (vec![], bits(&[]), bits(&[]), 0),
+        ] {
             let (mut refused, mut encoded, mut out) = (Vec::new(), Vec::new(), Vec::new());
             let reasons = [(0, Refusal::DeviceUnknown), (3, Refusal::Duplicate), (199, Refusal::OverQuota)];
             put_refused(&mut refused, &reasons);
@@ -344,16 +374,28 @@ mod tests {
                 priority: Priority::High,
                 collapse_key: "weather",
                 refused_who: &[0, 1, 2, 3, 4],
-                of_account: &[6],
-                unbound: &[1],
+                of_account,
+                unbound,
+                part,
             };
             record.encode(&mut out);
             assert_eq!(BatchRecord::decode(&out).as_ref(), Ok(&record));
             assert_eq!(record.targets(), Ok(targets));
             assert_eq!(take_refused(&refused), Ok(reasons.to_vec()));
-            for cut in 0..out.len() {
-                assert!(BatchRecord::decode(&out[..cut]).is_err());
+            // Without what only parts and late bits have it is another batch; that a record is cut is for its checksum to tell.
+            for cut in (0..out.len()).filter(|cut| cut + 3 != out.len()) {
+                assert!(BatchRecord::decode(&out[..cut]).is_err(), "cut at {cut}");
             }
         }
+    }
+
+    #[test]
+    fn ordinals_in_one_piece_take_no_room() {
+        let bytes = |ordinals: std::ops::Range<u32>| {
+            let mut out = Vec::new();
+            put_targets(&mut out, &ordinals.map(target).collect::<Vec<_>>());
+            out.len()
+        };
+        assert_eq!(bytes(99_000..100_000), bytes(0..1_000) + 3);
     }
 }

@@ -5,7 +5,7 @@ use mooring::wire::pb::router as pb;
 use pb::from_router::Frame;
 use pb::{RejectCode, to_router};
 
-use super::support::{Edge, batch, deliver, encode, until};
+use super::support::{Edge, batch, deliver, until};
 
 #[tokio::test]
 async fn pipelined_batches_are_answered_as_they_become_ready() {
@@ -24,18 +24,6 @@ async fn pipelined_batches_are_answered_as_they_become_ready() {
         assert_eq!((accepted.batch_id.as_str(), accepted.app_key.as_str()), (id, "demo"));
         assert_eq!((accepted.accepted, accepted.repeated), (2, false));
     }
-}
-
-#[tokio::test]
-async fn a_huge_batch_keeps_its_place_before_the_small_one_behind_it() {
-    let edge = Edge::start().await;
-    let (mut router, _) = edge.open(vec![]).await;
-    let mut bytes = encode(deliver("huge", 100_000));
-    bytes.extend(encode(deliver("small", 1)));
-    router.say_bytes(&bytes).await;
-    assert_eq!(router.hear_accepted().await.accepted, 100_000);
-    assert_eq!(router.hear_accepted().await.batch_id, "small");
-    assert_eq!(edge.store.submitted_ids(), ["huge", "small"]);
 }
 
 #[tokio::test]

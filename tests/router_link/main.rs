@@ -4,6 +4,7 @@
 mod batches;
 mod carrier;
 mod leaving;
+mod parts;
 mod presence;
 mod refused;
 mod store;

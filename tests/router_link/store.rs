@@ -188,7 +188,7 @@ impl State {
         if let Some(why) = self.refuse {
             return Err(why);
         }
-        let name = format!("{} {}", batch.app, batch.id.as_str());
+        let name = format!("{} {} {}", batch.app, batch.id.as_str(), batch.part.number);
         if let Some((digest, before)) = self.answers.get(&name) {
             let same = *digest == batch.digest;
             return if same {
@@ -199,12 +199,13 @@ impl State {
         }
         self.seq += 1;
         let mut seen = std::collections::HashSet::new();
-        let twice = |(ordinal, key): (usize, &DeviceKey)| {
-            (!seen.insert(*key)).then_some((ordinal as u32, Refusal::Duplicate))
+        let twice = |(position, key): (usize, &DeviceKey)| {
+            (!seen.insert(*key)).then_some((batch.part.ordinal(position), Refusal::Duplicate))
         };
         let refused: Vec<_> = batch.targets.iter().enumerate().filter_map(twice).collect();
         let accepted = Accepted {
             seq: Seq(self.seq),
+            first_seq: Seq(self.seq),
             accepted: (batch.targets.len() - refused.len()) as u32,
             refused,
             accepted_at: batch.created_at,
@@ -328,7 +329,7 @@ impl Store for FakeStore {
 fn size(event: &StreamEvent) -> usize {
     match event {
         StreamEvent::Receipt(receipt) => 100 + receipt.attributes.0.len(),
-        StreamEvent::Mass(mass) => 100 + mass.ordinals.len(),
+        StreamEvent::Mass(mass) => 100 + mass.ordinals.to_bits().len(),
         StreamEvent::Gap(_) | StreamEvent::Device(_) => 100,
     }
 }

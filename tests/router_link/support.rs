@@ -7,6 +7,7 @@ use std::time::Duration;
 use mooring::apps::Apps;
 use mooring::clock::Clock;
 use mooring::ids::{AppKey, DigestKey};
+use mooring::limits;
 use mooring::presence::Presence;
 use mooring::router::{Allowed, FailureLines, Pace, Phase, Rights, Room, RouterContext, Rules};
 use mooring::wire::pb::{device, router as pb};
@@ -159,6 +160,7 @@ fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
         routers: [("r1".into(), Arc::new(r1)), ("r2".into(), Arc::new(r2))].into(),
         credit_targets: 1_000_000,
         credit_bytes: 64 * 1024 * 1024,
+        part_targets: limits::PART_TARGETS,
         batch_window_ms: 86_400_000,
         is_connected: Box::new(|key| key.0[0].is_multiple_of(2)),
         presence: Arc::new(Presence::new(Arc::default(), 0, 1, Box::new(|_, _| {}))),

@@ -8,6 +8,8 @@ mod calls;
 mod carrier;
 #[path = "../router_link/leaving.rs"]
 mod leaving;
+#[path = "../router_link/parts.rs"]
+mod parts;
 #[path = "../router_link/presence.rs"]
 mod presence;
 #[path = "../router_link/refused.rs"]

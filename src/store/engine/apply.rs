@@ -30,10 +30,42 @@ pub(super) struct Pointed {
     pub(super) sent_reported: bool,
 }
 
-/// Bytes of a mass record about so many targets, at most.
-pub(super) fn mass_bytes(targets: usize, highest: u32) -> usize {
-    // Names and numbers; the ordinals' bits; and a bitmap of numbers costs most where each has a container of its own.
-    320 + highest as usize / 8 + targets * 10
+/// Targets that end together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Together {
+    count: usize,
+    /// Of their ordinals.
+    lowest: u32,
+    highest: u32,
+}
+
+impl Together {
+    pub(super) fn add(&mut self, ordinal: u32) {
+        if self.count == 0 {
+            (self.lowest, self.highest) = (ordinal, ordinal);
+        }
+        self.count += 1;
+        self.lowest = self.lowest.min(ordinal);
+        self.highest = self.highest.max(ordinal);
+    }
+
+    pub(super) fn is_nobody(self) -> bool {
+        self.count == 0
+    }
+
+    /// Bytes of a mass record about them, at most.
+    pub(super) fn mass_bytes(self) -> usize {
+        // Names and numbers; the ordinals' bits; and a bitmap of numbers costs most where each has a container of its own.
+        320 + (self.highest / 8 - self.lowest / 8) as usize + self.count * 10
+    }
+}
+
+impl FromIterator<u32> for Together {
+    fn from_iter<I: IntoIterator<Item = u32>>(ordinals: I) -> Self {
+        let mut together = Self::default();
+        ordinals.into_iter().for_each(|ordinal| together.add(ordinal));
+        together
+    }
 }
 
 /// Which way a message went.
@@ -211,10 +243,7 @@ impl<D: Disk> Engine<D> {
         ended: &[record::Target],
         count: u32,
     ) -> Result<(), StoreFailure> {
-        let mut ordinals = Vec::new();
-        for target in ended {
-            record::set_ordinal(&mut ordinals, target.ordinal);
-        }
+        let ordinals = ended.iter().map(|target| target.ordinal).collect();
         let numbers: RoaringBitmap = ended.iter().map(|target| target.number).collect();
         let mass = crate::push::MassOutcome {
             app: batch.app.clone(),
@@ -261,11 +290,6 @@ impl<D: Disk> Engine<D> {
         drop(part);
         self.entries_ended(outcome);
         Ok(())
-    }
-
-    /// See [`mass_bytes`].
-    pub(super) fn mass_bytes(targets: usize, highest: u32) -> usize {
-        mass_bytes(targets, highest)
     }
 
     /// A live batch by its sequence.

@@ -6,21 +6,21 @@ use roaring::RoaringBitmap;
 
 use super::Engine;
 use super::acks::{Limiter, receipt_bytes};
-use super::apply::{channel, mass_bytes};
+use super::apply::{Together, channel};
 use super::deliver::batch_bytes;
 use super::ends::Cost;
 use super::expiry::Live;
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
 use crate::limits;
 use crate::push::{
-    Attributes, Channel, Failure, MassOutcome, NewBatch, OfflinePolicy, Priority, Receipt, ReceiptKind,
-    Refusal,
+    Attributes, BatchPart, Channel, Failure, MassOutcome, NewBatch, OfflinePolicy, Ordinals, Priority,
+    Receipt, ReceiptKind, Refusal,
 };
 use crate::store::disk::sim::SimDisk;
 use crate::store::journal::RECORD_OVERHEAD;
 use crate::store::push_record::bitmap_bytes;
 use crate::store::record::{
-    BatchRecord, MassRecord, ReceiptRecord, Target, Who, put_refused, put_targets, put_who, set_ordinal,
+    BatchRecord, MassRecord, ReceiptRecord, Target, Who, put_refused, put_targets, put_who,
 };
 
 fn longest_app() -> AppKey {
@@ -66,12 +66,10 @@ fn the_longest_receipt_takes_no_more_than_is_asked_for() {
 #[test]
 fn the_longest_mass_record_takes_no_more_than_is_asked_for() {
     for count in [0u32, 1, 8, 1_000] {
-        // Far apart, which costs most: by ordinal the last of the largest batch, by number a container each.
-        let highest = if count == 0 { 0 } else { limits::BATCH_TARGETS as u32 - 1 };
-        let mut ordinals = Vec::new();
-        if count > 0 {
-            set_ordinal(&mut ordinals, highest);
-        }
+        // Far apart, which costs most: by ordinal the first and the last of the largest batch, by number a container each.
+        let highest = if count < 2 { 0 } else { limits::BATCH_TARGETS as u32 - 1 };
+        let far = || [0, highest].into_iter().cycle().take(count as usize);
+        let ordinals = far().collect();
         let numbers: RoaringBitmap = (0..count).map(|n| n << 16).collect();
         let mass = MassOutcome {
             app: longest_app(),
@@ -85,7 +83,7 @@ fn the_longest_mass_record_takes_no_more_than_is_asked_for() {
         };
         let mut bytes = Vec::new();
         MassRecord { mass, batch: Seq(u64::MAX), numbers: bitmap_bytes(&numbers) }.encode(&mut bytes);
-        let asked = mass_bytes(count as usize, highest);
+        let asked = far().collect::<Together>().mass_bytes();
         assert!(bytes.len() <= asked, "{} bytes, {asked} asked for", bytes.len());
         assert!(asked < bytes.len() + 320, "{asked} is much more than {}", bytes.len());
     }
@@ -105,6 +103,7 @@ fn the_longest_batch_takes_no_more_than_is_asked_for() {
             body_digest: [7; 16],
             digest: [7; 16],
             targets: targets.iter().map(|n| DeviceKey(u128::from(*n).to_le_bytes())).collect(),
+            part: BatchPart::default(),
             offline_policy: OfflinePolicy::Store,
             created_at: u64::MAX,
             expires_at: u64::MAX,
@@ -115,7 +114,7 @@ fn the_longest_batch_takes_no_more_than_is_asked_for() {
             accounts: vec![None; targets.len()],
         };
         let (mut refused, mut refused_who, mut accepted) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut of_account, mut unbound) = (Vec::new(), Vec::new());
+        let (mut of_account, mut unbound) = (Ordinals::default(), Ordinals::default());
         if all_refused {
             let all: Vec<_> = targets.iter().map(|n| (*n, Refusal::DeviceUnknown)).collect();
             put_refused(&mut refused, &all);
@@ -130,8 +129,10 @@ fn the_longest_batch_takes_no_more_than_is_asked_for() {
             put_refused(&mut refused, &others);
             let who: Vec<_> = others.iter().map(|(n, _)| Who::of(&new.targets[*n as usize], None)).collect();
             put_who(&mut refused_who, &who);
-            set_ordinal(&mut of_account, count - 1);
-            set_ordinal(&mut unbound, count - 1);
+            for ordinal in [0, count - 1] {
+                of_account.insert(ordinal);
+                unbound.insert(ordinal);
+            }
         }
         let record = BatchRecord {
             seq: Seq(u64::MAX),
@@ -152,8 +153,9 @@ fn the_longest_batch_takes_no_more_than_is_asked_for() {
             priority: new.priority,
             collapse_key: &new.collapse_key,
             refused_who: &refused_who,
-            of_account: &of_account,
-            unbound: &unbound,
+            of_account,
+            unbound,
+            part: u32::MAX,
         };
         let mut bytes = Vec::new();
         record.encode(&mut bytes);
@@ -202,9 +204,10 @@ fn ends_cost_a_record_each_if_they_say_when_they_were_sent_and_one_together() {
         let Cost { records, bytes, largest } = Engine::<SimDisk>::cost_of(ended.iter(), apart);
         (records, bytes, largest)
     };
-    let together = mass_bytes(2, 800);
-    assert_eq!(cost(true), (3, 700 + together, together.max(400)));
-    assert_eq!(cost(false), (1, mass_bytes(4, 800), mass_bytes(4, 800)));
+    let mass_bytes = |ordinals: &[u32]| ordinals.iter().copied().collect::<Together>().mass_bytes();
+    let (two, four) = (mass_bytes(&[1, 800]), mass_bytes(&[1, 2, 800, 4]));
+    assert_eq!(cost(true), (3, 700 + two, two.max(400)));
+    assert_eq!(cost(false), (1, four, four));
     let written = Engine::<SimDisk>::cost_of(ended[1..2].iter(), true);
     assert_eq!((written.records, written.bytes), (1, 300), "nothing is left for a record of many");
 }

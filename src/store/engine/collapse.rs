@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::apply::Together;
 use super::ends::Cost;
 use super::expiry::Live;
 use super::quota::{Newcomer, make_way};
@@ -35,18 +36,16 @@ impl Displaced {
     /// What it takes if all of it goes: receipts of those that were written, and a record a batch and reason.
     fn cost(&self) -> Cost {
         let mut cost = Cost::default();
-        let mut together: HashMap<(Seq, Failure), (usize, u32)> = HashMap::new();
+        let mut together: HashMap<(Seq, Failure), Together> = HashMap::new();
         for older in self.0.values().flatten() {
             if older.live.receipt_bytes > 0 {
                 cost.add(older.live.receipt_bytes);
                 continue;
             }
-            let (count, highest) = together.entry((older.batch.seq, older.reason)).or_default();
-            *count += 1;
-            *highest = older.live.target.ordinal.max(*highest);
+            together.entry((older.batch.seq, older.reason)).or_default().add(older.live.target.ordinal);
         }
-        for (count, highest) in together.into_values() {
-            cost.add(super::apply::mass_bytes(count, highest));
+        for together in together.into_values() {
+            cost.add(together.mass_bytes());
         }
         cost
     }
@@ -124,7 +123,6 @@ impl<D: Disk> Engine<D> {
 mod tests {
     use super::*;
     use crate::ids::MessageId;
-    use crate::store::engine::apply::mass_bytes;
     use crate::store::record::Target;
 
     fn older(batch: &Arc<Batch>, ordinal: u32, receipt_bytes: usize, reason: Failure) -> Older {
@@ -146,9 +144,14 @@ mod tests {
         ];
         let by_device = (0..).map(|n| DeviceKey([n; 16])).zip(all);
         let cost = Displaced(by_device.collect()).cost();
-        let masses = [mass_bytes(2, 8), mass_bytes(1, 900), mass_bytes(1, 5)];
+        let mass_bytes = |ordinals: &[u32]| ordinals.iter().copied().collect::<Together>().mass_bytes();
+        let masses = [mass_bytes(&[3, 8]), mass_bytes(&[900]), mass_bytes(&[5])];
         assert_eq!((cost.records, cost.bytes), (4, 400 + masses.iter().sum::<usize>()));
-        assert_eq!(cost.largest, masses[1]);
+        assert_eq!(
+            (cost.largest, masses[1]),
+            (400, masses[2]),
+            "what is before the first ordinal takes no room"
+        );
         assert_eq!(Displaced::default().cost().records, 0);
     }
 }

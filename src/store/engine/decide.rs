@@ -16,12 +16,12 @@ use std::sync::Arc;
 use super::Engine;
 use super::quota::{Newcomer, make_way};
 use crate::ids::{AccountDigest, DeviceKey, Seq};
-use crate::push::{NewBatch, OfflinePolicy, Refusal};
+use crate::push::{NewBatch, OfflinePolicy, Ordinals, Refusal};
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
 use crate::store::part::{Entry, OF_ACCOUNT, Spread};
 use crate::store::push_record::MessageKey;
-use crate::store::record::{Target, Who, has_ordinal, set_ordinal};
+use crate::store::record::{Target, Who};
 
 /// What admission decided about the targets. The accepted ones are in their devices' lists.
 pub(super) struct Decided {
@@ -35,10 +35,8 @@ pub(super) struct Decided {
     pub(super) told: Vec<DeviceKey>,
     /// Accepted, but resolved from an account that isn't bound there: in no list.
     pub(super) unbound: Vec<Target>,
-    /// The same, a bit by ordinal.
-    pub(super) unbound_bits: Vec<u8>,
-    /// Bit by ordinal: resolved from an account that is bound there.
-    pub(super) of_account: Vec<u8>,
+    /// Resolved from an account that is bound there.
+    pub(super) of_account: Ordinals,
 }
 
 impl Decided {
@@ -47,12 +45,9 @@ impl Decided {
         if ordinals.is_empty() {
             return;
         }
-        let mut bits = Vec::new();
-        for ordinal in ordinals {
-            set_ordinal(&mut bits, *ordinal);
-        }
+        let withdrawn: Ordinals = ordinals.iter().copied().collect();
         let (gone, left): (Vec<Target>, Vec<Target>) =
-            self.accepted.drain(..).partition(|target| has_ordinal(&bits, target.ordinal));
+            self.accepted.drain(..).partition(|target| withdrawn.contains(target.ordinal));
         self.accepted = left;
         let mut refused: Vec<_> = self.refused.drain(..).zip(self.refused_who.drain(..)).collect();
         refused.extend(
@@ -90,8 +85,7 @@ impl<D: Disk> Engine<D> {
             offline: Vec::new(),
             told: Vec::with_capacity(new.targets.len()),
             unbound: Vec::new(),
-            unbound_bits: Vec::new(),
-            of_account: Vec::new(),
+            of_account: Ordinals::default(),
         };
         let newcomer = self.newcomer(new);
         let first = self.first_of(batch.home).min(batch.seq);
@@ -99,10 +93,11 @@ impl<D: Disk> Engine<D> {
         let mut settled: HashMap<DeviceKey, Option<Target>, Spread> = HashMap::default();
         // Ordinals of those that a better one came after.
         let mut withdrawn: Vec<u32> = Vec::new();
-        for (ordinal, key) in (0u32..).zip(&new.targets) {
+        for (position, key) in new.targets.iter().enumerate() {
+            let ordinal = new.part.ordinal(position);
             // Asked before the part is locked: the directory has locks of its own.
             let connected = !asks || (self.is_connected)(key);
-            let account = new.accounts.get(ordinal as usize).copied().flatten();
+            let account = new.accounts.get(position).copied().flatten();
             let before = if settled.is_empty() { None } else { settled.get(key).copied() };
             let mut verdict = if before == Some(None) {
                 Err(Refusal::Duplicate)
@@ -133,7 +128,7 @@ impl<D: Disk> Engine<D> {
                         continue;
                     }
                     if account.is_some() {
-                        set_ordinal(&mut decided.of_account, ordinal);
+                        decided.of_account.insert(ordinal);
                     }
                     if connected || !new.online_only {
                         decided.told.push(*key);
@@ -152,9 +147,6 @@ impl<D: Disk> Engine<D> {
         }
         decided.unbound = settled.into_values().flatten().collect();
         decided.unbound.sort_unstable_by_key(|target| target.ordinal);
-        for target in &decided.unbound {
-            set_ordinal(&mut decided.unbound_bits, target.ordinal);
-        }
         decided.withdraw(&withdrawn);
         decided
     }

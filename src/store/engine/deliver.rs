@@ -7,17 +7,18 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use roaring::RoaringBitmap;
 use tokio::sync::oneshot;
 
+use super::apply::Together;
 use super::collapse::Displaced;
 use super::decide::Decided;
 use super::{Effect, Engine, StoreFailure};
-use crate::push::{Accepted, Failure, Millis, NewBatch, Rejection};
+use crate::push::{Accepted, Failure, Millis, NewBatch, Ordinals, Rejection};
 use crate::store::batch::Batch;
 use crate::store::batch_ids::{IdBounds, Remembered, id_key};
 use crate::store::disk::Disk;
 use crate::store::options::StoreOptions;
 use crate::store::part_messages::{Acceptance, RecordBounds};
 use crate::store::push_record::{MessageKey, Numbers};
-use crate::store::record::{self, BatchRecord, Target, Who, has_ordinal, put_refused, put_targets, put_who};
+use crate::store::record::{self, BatchRecord, Target, Who, put_refused, put_targets, put_who};
 use crate::store::stats::StoreStats;
 
 /// Bytes of a batch record beside body, label and targets, at most.
@@ -43,6 +44,11 @@ pub(super) fn batch_bytes(batch: &NewBatch) -> usize {
     BATCH_HEAD_BYTES + batch.body.len() + batch.job_key.len() + batch.targets.len() * TARGET_BYTES
 }
 
+/// All of its targets.
+fn together(batch: &NewBatch) -> Together {
+    (0..batch.targets.len()).map(|position| batch.part.ordinal(position)).collect()
+}
+
 impl<D: Disk> Engine<D> {
     /// Accepts a batch, answers a repeat, or says why not.
     pub(super) fn deliver(
@@ -51,7 +57,7 @@ impl<D: Disk> Engine<D> {
         batch: NewBatch,
         reply: oneshot::Sender<Result<Accepted, Rejection>>,
     ) -> Result<(), StoreFailure> {
-        let key = id_key(&batch.app, &batch.id);
+        let key = id_key(&batch.app, &batch.id, batch.part.number);
         let home = MessageKey::of(&batch.app, batch.message);
         let verdict = if let Some(verdict) = self.answered_before(now, key, &batch) {
             verdict
@@ -90,7 +96,8 @@ impl<D: Disk> Engine<D> {
 
     /// Why the whole batch can't be taken, or what goes for it.
     fn admit(&self, now: Millis, home: MessageKey, batch: &NewBatch) -> Result<Displaced, Rejection> {
-        if batch.expires_at <= now {
+        // Of a batch whose first part was taken the rest ends as expired: it has one answer.
+        if batch.expires_at <= now && batch.part.number == 0 {
             // With retention 0 that time begins when it is taken in: it has waited here for too long, which says nothing of the next time.
             return Err(if batch.online_only { Rejection::Unavailable } else { Rejection::Expired });
         }
@@ -106,19 +113,21 @@ impl<D: Disk> Engine<D> {
                 _ => {}
             }
         }
-        if self.pending + batch.targets.len() as u64 > self.options.max_pending || self.is_behind() {
+        let (targets, to_come) = (batch.targets.len(), batch.part.to_come as usize);
+        if self.pending + (targets + to_come) as u64 > self.options.max_pending || self.is_behind() {
             return Err(Rejection::Exhausted);
         }
-        if self.controls.get(&batch.app).is_some_and(|control| control.suspended) {
+        let is_suspended = self.controls.get(&batch.app).is_some_and(|control| control.suspended);
+        if is_suspended && batch.part.number == 0 {
             return Err(Rejection::Suspended);
         }
         if self.shared.streams.is_full(self.options.stream_of(batch.app.as_str())) {
             return Err(Rejection::StreamFull);
         }
-        let (targets, mut bytes) = (batch.targets.len(), batch_bytes(batch));
+        let mut bytes = batch_bytes(batch);
         let revoked = self.is_revoked(now, home);
         if batch.online_only || revoked {
-            bytes += Self::mass_bytes(targets, targets as u32);
+            bytes += together(batch).mass_bytes();
         }
         let fits = self.journal.fits(bytes, false);
         StoreStats::set(&self.shared.stats.disk_full, u64::from(!fits));
@@ -161,11 +170,13 @@ impl<D: Disk> Engine<D> {
             body_bytes: new.body.len() as u32,
             revoked: AtomicBool::new(self.is_revoked(now, home)),
         });
-        let decided = self.decide(&new, &batch);
-        let refused = self.stage_batch(&new, &batch, &decided)?;
+        let mut decided = self.decide(&new, &batch);
+        let unbound: Ordinals = decided.unbound.iter().map(|target| target.ordinal).collect();
+        let refused = self.stage_batch(&new, &batch, &mut decided, unbound.clone())?;
         let accepted = decided.accepted.len() as u32;
         let answer = Accepted {
             seq,
+            first_seq: seq,
             accepted,
             refused: decided.refused,
             accepted_at: now,
@@ -195,7 +206,7 @@ impl<D: Disk> Engine<D> {
         }
         if batch.is_revoked() {
             let mut listed = decided.accepted;
-            listed.retain(|target| !has_ordinal(&decided.unbound_bits, target.ordinal));
+            listed.retain(|target| !unbound.contains(target.ordinal));
             return if listed.is_empty() {
                 Ok(())
             } else {
@@ -217,7 +228,8 @@ impl<D: Disk> Engine<D> {
         &mut self,
         new: &NewBatch,
         batch: &Arc<Batch>,
-        decided: &Decided,
+        decided: &mut Decided,
+        unbound: Ordinals,
     ) -> Result<Vec<u8>, StoreFailure> {
         let (mut refused, mut refused_who, mut targets) = (Vec::new(), Vec::new(), Vec::new());
         put_refused(&mut refused, &decided.refused);
@@ -242,8 +254,9 @@ impl<D: Disk> Engine<D> {
             priority: new.priority,
             collapse_key: &new.collapse_key,
             refused_who: &refused_who,
-            of_account: &decided.of_account,
-            unbound: &decided.unbound_bits,
+            of_account: std::mem::take(&mut decided.of_account),
+            unbound,
+            part: new.part.number,
         };
         self.scratch.clear();
         record.encode(&mut self.scratch);

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::apply::Together;
 use super::expiry::Live;
 use super::{Engine, StoreFailure};
 use crate::push::{Failure, Millis};
@@ -63,17 +64,16 @@ impl<D: Disk> Engine<D> {
     /// What the end of these entries of one batch for one reason takes.
     pub(super) fn cost_of<'a>(ended: impl Iterator<Item = &'a Live>, apart: bool) -> Cost {
         let mut cost = Cost::default();
-        let (mut together, mut highest) = (0, 0);
+        let mut together = Together::default();
         for live in ended {
             if apart && live.receipt_bytes > 0 {
                 cost.add(live.receipt_bytes);
             } else {
-                together += 1;
-                highest = highest.max(live.target.ordinal);
+                together.add(live.target.ordinal);
             }
         }
-        if together > 0 {
-            cost.add(Self::mass_bytes(together, highest));
+        if !together.is_nobody() {
+            cost.add(together.mass_bytes());
         }
         cost
     }
@@ -97,11 +97,11 @@ impl<D: Disk> Engine<D> {
         }
         let mut cost = Self::cost_of(live.iter(), true);
         // A second reason, and entries that no list has.
-        let highest = live.last().map_or(0, |last| last.target.ordinal);
-        cost.add(Self::mass_bytes(live.len(), highest));
-        cost.add(Self::mass_bytes(0, 0));
+        let together: Together = live.iter().map(|live| live.target.ordinal).collect();
+        cost.add(together.mass_bytes());
+        cost.add(Together::default().mass_bytes());
         let apart = self.has_room_for(cost);
-        if !apart && !self.has_room(3, Self::mass_bytes(live.len(), highest)) {
+        if !apart && !self.has_room(3, together.mass_bytes()) {
             return Ok(Got::NoRoom);
         }
         let missing = batch.live.load(Ordering::Relaxed).saturating_sub(live.len() as u32);

@@ -15,8 +15,9 @@ use crate::store::journal::ReadError;
 use crate::store::part::{Device, Entry};
 use crate::store::record::{BATCH, BatchRecord, COPY, Target};
 
-/// Targets looked at in one slice, whether anything of them is left or not. A single larger batch is a slice of its own: its end is one record.
-const SLICE_TARGETS: usize = 8_192;
+/// Targets looked at in one slice, whether anything of them is left or not: about a millisecond. A single larger batch is a slice of its own: its end
+/// is one record.
+const SLICE_TARGETS: usize = 1_024;
 /// Batches looked at in one slice.
 const SLICE_BATCHES: usize = 1_024;
 /// How long to wait for room on a full disk.

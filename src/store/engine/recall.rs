@@ -22,7 +22,7 @@ use crate::store::recalls::Recall;
 use crate::store::record::{self, RecallRecord};
 
 /// Targets looked at in one slice; a single larger batch is a slice of its own.
-const SLICE_TARGETS: usize = 8_192;
+const SLICE_TARGETS: usize = 1_024;
 /// Milliseconds that a recall is remembered at least, so that who is connected is told even of a message that has expired.
 const LEAST_MS: Millis = 10 * 60 * 1_000;
 /// Bytes of the record, at most.

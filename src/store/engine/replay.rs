@@ -12,7 +12,7 @@ use super::rows::device_with;
 use super::tables::part_with;
 use crate::fault::{self, Fault};
 use crate::ids::{AppKey, DeviceKey, Seq};
-use crate::push::{Failure, ReceiptKind};
+use crate::push::{Failure, Ordinals, ReceiptKind};
 use crate::store::attributes::digest;
 use crate::store::batch::Batch;
 use crate::store::batch_ids::{Remembered, id_key};
@@ -29,7 +29,7 @@ use crate::store::recalls::Recall;
 use crate::store::record::device::take_active;
 use crate::store::record::{
     self, BatchRecord, BindingRecord, DeviceRecord, ForgottenRecord, MassRecord, RecallRecord, ReceiptRecord,
-    Target, has_ordinal, take_epoch, take_refused, take_who,
+    Target, take_epoch, take_refused, take_who,
 };
 use crate::store::tables::{Tables, TablesError};
 use crate::sync::MutexGuard;
@@ -53,7 +53,7 @@ pub(super) struct Replay<'a> {
     /// What the checkpoint covers. Older records are replayed only for tables that lack them.
     pub(super) covers: Seq,
     /// Ordinals that ended together, by batch. They leave the lists at the end, in one pass: whose they were stands in records that may be gone.
-    pub(super) masses: HashMap<Seq, Vec<Vec<u8>>, Spread>,
+    pub(super) masses: HashMap<Seq, Vec<Ordinals>, Spread>,
     /// Records that couldn't be understood.
     pub(super) malformed: u64,
     /// What earlier starts found lost, and have said so.
@@ -129,7 +129,7 @@ impl Replay<'_> {
         let record = BatchRecord::decode(at.payload)?;
         let targets = record.targets()?;
         let (app, id) = record.names()?;
-        let (key, home) = (id_key(&app, &id), MessageKey::of(&app, record.message));
+        let (key, home) = (id_key(&app, &id, record.part), MessageKey::of(&app, record.message));
         let parts = self.loaded.index.len();
         let id_part = self.loaded.index.part_of_id(key);
         if self.is_new_at_home(id_part, at.seq) && !fault::is(Fault::ForgetBatchIds) {
@@ -153,7 +153,7 @@ impl Replay<'_> {
         } else {
             self.loaded.index.lock(home_part).batches.get(&at.seq).cloned()
         };
-        let unbound = targets.iter().filter(|target| has_ordinal(record.unbound, target.ordinal));
+        let unbound = targets.iter().filter(|target| record.unbound.contains(target.ordinal));
         let numbers: RoaringBitmap = unbound.map(|target| target.number).collect();
         if !numbers.is_empty() {
             let (count, outcome) = (numbers.len() as u32, Err(Failure::Unbound));
@@ -163,10 +163,10 @@ impl Replay<'_> {
         }
         // Not live at home: all its entries ended before the home's slice was cut, and their ends follow; or they ended at once.
         let Some(batch) = batch.filter(|batch| batch.is_live()) else { return Ok(()) };
-        let listed = targets.iter().filter(|target| !has_ordinal(record.unbound, target.ordinal));
+        let listed = targets.iter().filter(|target| !record.unbound.contains(target.ordinal));
         for target in listed {
             if self.is_new_at_device(&target.key, at.seq) {
-                let of_account = has_ordinal(record.of_account, target.ordinal);
+                let of_account = record.of_account.contains(target.ordinal);
                 let flags = if of_account { OF_ACCOUNT } else { 0 };
                 self.point(target.key, Entry::new(batch.clone(), target.ordinal, flags));
             }
@@ -437,7 +437,7 @@ impl Replay<'_> {
                 device.pending.retain(|entry| {
                     let ended = self.masses.get(&entry.batch.seq);
                     let ended =
-                        ended.is_some_and(|all| all.iter().any(|bits| has_ordinal(bits, entry.ordinal)));
+                        ended.is_some_and(|all| all.iter().any(|ordinals| ordinals.contains(entry.ordinal)));
                     entry.batch.is_live() && !ended
                 });
             }

@@ -13,12 +13,13 @@ use std::sync::atomic::Ordering;
 
 use roaring::RoaringBitmap;
 
+use super::apply::Together;
 use super::expiry::RETRY_MS;
 use super::replay::Replay;
 use super::tables::part_with;
 use super::{Engine, StoreFailure};
 use crate::ids::{BatchId, Seq};
-use crate::push::{Failure, MassOutcome, Millis};
+use crate::push::{Failure, MassOutcome, Millis, Ordinals};
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
 use crate::store::journal::Recovery;
@@ -169,7 +170,7 @@ impl<D: Disk> Engine<D> {
         let live = self.shared.index.lock(lost.next_part - 1).live_by_message();
         for _ in 0..SLICE_RECORDS {
             let Some(&key) = lost.keys.front() else { break };
-            if !self.has_room_for_lost(&mut lost, Self::mass_bytes(0, 0))? {
+            if !self.has_room_for_lost(&mut lost, Together::default().mass_bytes())? {
                 lost.retry_at = now + RETRY_MS;
                 break;
             }
@@ -214,7 +215,7 @@ impl<D: Disk> Engine<D> {
             if lost.missing.is_empty() {
                 break;
             }
-            if !self.has_room_for_lost(lost, Self::mass_bytes(0, 0))? {
+            if !self.has_room_for_lost(lost, Together::default().mass_bytes())? {
                 lost.retry_at = now + RETRY_MS;
                 break;
             }
@@ -247,7 +248,7 @@ impl<D: Disk> Engine<D> {
                 batch: BatchId::lost(),
                 reason: Failure::Storage,
                 event_time: now,
-                ordinals: Vec::new(),
+                ordinals: Ordinals::default(),
                 count: u32::try_from(count).unwrap_or(u32::MAX),
                 job_key: known.job_key.clone(),
             }
@@ -316,8 +317,8 @@ impl<D: Disk> Engine<D> {
                 let device = part.devices.get(&target.key);
                 device.is_some_and(|device| device.pending.iter().any(|entry| entry.batch.seq == seq))
             });
-            let highest = found.last().map_or(0, |last| last.ordinal);
-            if !self.has_room(2, Self::mass_bytes(found.len(), highest)) {
+            let together: Together = found.iter().map(|target| target.ordinal).collect();
+            if !self.has_room(2, together.mass_bytes()) {
                 // Not now: it is found again when it expires, or when somebody wants its body.
                 batch.damaged.store(false, Ordering::Relaxed);
                 let home = self.shared.index.part_of_message(batch.home) as u32;

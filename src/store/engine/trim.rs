@@ -14,6 +14,7 @@ use super::{Effect, Engine, StoreFailure};
 use crate::fault::{self, Fault};
 use crate::ids::Seq;
 use crate::push::Millis;
+use crate::push::Ordinals;
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
 use crate::store::journal::{Place, RECORD_OVERHEAD, Room, SegmentState};
@@ -217,7 +218,8 @@ impl<D: Disk> Engine<D> {
         let mut targets = Vec::new();
         put_targets(&mut targets, &left);
         // The answer to a repeat is kept apart, and what ended at once has ended: a copy needs neither.
-        let copy = BatchRecord { refused: &[], refused_who: &[], targets: &targets, unbound: &[], ..record };
+        let unbound = Ordinals::default();
+        let copy = BatchRecord { refused: &[], refused_who: &[], targets: &targets, unbound, ..record };
         self.scratch.clear();
         copy.encode(&mut self.scratch);
         if !self.journal.fits(self.scratch.len(), true) {

@@ -4,9 +4,11 @@
 use smallvec::smallvec;
 
 use super::device::{BindingRecord, DeviceRecord, Events, ForgottenRecord};
-use super::{BATCH, BINDING, BatchRecord, DEVICE, FORGOTTEN, LOST, MASS, RECEIPT, take_lost};
+use super::{BATCH, BINDING, BatchRecord, DEVICE, FORGOTTEN, LOST, MASS, RECEIPT, take_lost, take_skip};
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
-use crate::push::{Attributes, Channel, Failure, MassOutcome, Receipt, ReceiptGap, ReceiptKind, StreamEvent};
+use crate::push::{
+    Attributes, Channel, Failure, MassOutcome, Ordinals, Receipt, ReceiptGap, ReceiptKind, StreamEvent,
+};
 use crate::store::codec::{Malformed, Take, put_bytes, put_ip, put_u32, put_u64, put_varint};
 
 /// Kind 4: a receipt as the stream gives it, with what the index needs to apply it.
@@ -147,46 +149,36 @@ impl MassRecord {
         put_bytes(out, mass.batch.as_str().as_bytes());
         out.push(mass.reason as u8);
         put_u64(out, mass.event_time);
-        put_bytes(out, &mass.ordinals);
+        let (skip, bits) = mass.ordinals.parts();
+        put_bytes(out, bits);
         put_varint(out, u64::from(mass.count));
         put_bytes(out, mass.job_key.as_bytes());
         put_bytes(out, &self.numbers);
+        if skip > 0 {
+            put_varint(out, u64::from(skip));
+        }
     }
 
     pub(in crate::store) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
         let mut take = Take(payload);
         let app = AppKey::parse(take.text()?).ok_or(Malformed)?;
         let batch = Seq(take.u64()?);
-        let mass = MassOutcome {
-            app,
-            message: MessageId(take.u64()?),
-            batch: match take.text()? {
-                "" if batch == Seq(0) => BatchId::lost(),
-                id => BatchId::parse(id).ok_or(Malformed)?,
-            },
-            reason: Failure::from_number(take.u8()?).ok_or(Malformed)?,
-            event_time: take.u64()?,
-            ordinals: take.bytes()?.to_vec(),
-            count: take.varint32()?,
-            job_key: take.text()?.into(),
+        let message = MessageId(take.u64()?);
+        let id = match take.text()? {
+            "" if batch == Seq(0) => BatchId::lost(),
+            id => BatchId::parse(id).ok_or(Malformed)?,
         };
+        let reason = Failure::from_number(take.u8()?).ok_or(Malformed)?;
+        let event_time = take.u64()?;
+        let bits = take.bytes()?;
+        let count = take.varint32()?;
+        let job_key = take.text()?.into();
         let numbers = take.bytes()?.to_vec();
+        let skip = if take.0.is_empty() { 0 } else { take_skip(&mut take)? };
+        let ordinals = Ordinals::from_parts(skip, bits);
+        let mass = MassOutcome { app, message, batch: id, reason, event_time, ordinals, count, job_key };
         take.0.is_empty().then_some(Self { mass, batch, numbers }).ok_or(Malformed)
     }
-}
-
-/// Whether bit `ordinal` is set.
-pub(in crate::store) fn has_ordinal(bits: &[u8], ordinal: u32) -> bool {
-    bits.get(ordinal as usize / 8).is_some_and(|byte| byte >> (ordinal % 8) & 1 == 1)
-}
-
-/// Sets bit `ordinal`.
-pub(in crate::store) fn set_ordinal(bits: &mut Vec<u8>, ordinal: u32) {
-    let at = ordinal as usize / 8;
-    if bits.len() <= at {
-        bits.resize(at + 1, 0);
-    }
-    bits[at] |= 1 << (ordinal % 8);
 }
 
 /// The app of a record that belongs to a stream; `None`: it belongs to none.
@@ -258,14 +250,14 @@ mod tests {
 
     #[test]
     fn an_end_names_its_batch_unless_the_record_of_that_is_lost() {
-        let of = |batch: Seq, id: BatchId| {
+        let of = |batch: Seq, id: BatchId, ordinals: &[u32]| {
             let mass = MassOutcome {
                 app: AppKey::parse("app").expect("valid"),
                 message: MessageId(1),
                 batch: id,
                 reason: Failure::Storage,
                 event_time: 1,
-                ordinals: vec![1, 2],
+                ordinals: ordinals.iter().copied().collect(),
                 count: 2,
                 job_key: "job".into(),
             };
@@ -274,19 +266,15 @@ mod tests {
             record.encode(&mut out);
             (MassRecord::decode(&out), record)
         };
-        for (batch, id) in [(Seq(6), BatchId::parse("b").expect("valid")), (Seq(0), BatchId::lost())] {
-            let (decoded, record) = of(batch, id);
-            assert_eq!(decoded, Ok(record));
+        let known = (Seq(6), BatchId::parse("b").expect("valid"));
+        for (batch, id) in [known, (Seq(0), BatchId::lost())] {
+            for ordinals in [&[0, 9][..], &[99_000, 99_999], &[]] {
+                let (decoded, record) = of(batch, id.clone(), ordinals);
+                assert_eq!(decoded, Ok(record));
+            }
         }
-        assert_eq!(of(Seq(6), BatchId::lost()).0, Err(Malformed));
-    }
-
-    #[test]
-    fn ordinals_are_bits() {
-        let mut bits = Vec::new();
-        set_ordinal(&mut bits, 9);
-        set_ordinal(&mut bits, 0);
-        assert_eq!(bits, [1, 2]);
-        assert!(has_ordinal(&bits, 9) && !has_ordinal(&bits, 8) && !has_ordinal(&bits, 900));
+        assert_eq!(of(Seq(6), BatchId::lost(), &[]).0, Err(Malformed));
+        // What is no batch's ordinal would take memory.
+        assert_eq!(of(Seq(0), BatchId::lost(), &[8 * 12_501]).0, Err(Malformed));
     }
 }

@@ -5,7 +5,9 @@ use std::hint::black_box;
 use super::receipt::{MassRecord, ReceiptRecord};
 use super::{BatchRecord, DeviceRecord, Target, put_targets};
 use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
-use crate::push::{Attributes, Channel, Failure, MassOutcome, Millis, Priority, Receipt, ReceiptKind};
+use crate::push::{
+    Attributes, Channel, Failure, MassOutcome, Millis, Ordinals, Priority, Receipt, ReceiptKind,
+};
 
 const NOW: Millis = 1_800_000_000_000;
 /// Bytes of what a device says of itself.
@@ -101,7 +103,7 @@ fn mass(app: AppKey, batch: BatchId) -> MassRecord {
         batch,
         reason: Failure::Expired,
         event_time: NOW,
-        ordinals: vec![u8::MAX; 125],
+        ordinals: Ordinals::from_bits(&[u8::MAX; 125]),
         count: 1_000,
         job_key: "job".into(),
     };
@@ -147,8 +149,9 @@ fn put_batch(out: &mut Vec<u8>, targets: u32) {
         priority: Priority::Normal,
         collapse_key: "",
         refused_who: &[],
-        of_account: &[],
-        unbound: &[],
+        of_account: Ordinals::default(),
+        unbound: Ordinals::default(),
+        part: 0,
     };
     batch.encode(out);
 }

@@ -26,6 +26,7 @@ mod memory;
 mod missing_end;
 mod model;
 mod model_devices;
+mod parts;
 mod plan;
 mod read_errors;
 mod receipts;

@@ -170,11 +170,9 @@ fn outcomes(history: &History) -> Outcomes {
                 }
             }
             StreamEvent::Mass(mass) => {
-                for ordinal in 0..mass.ordinals.len() as u32 * 8 {
-                    if crate::store::record::has_ordinal(&mass.ordinals, ordinal) {
-                        let key = (mass.batch.as_str().to_owned(), ordinal);
-                        outcomes.entry(key).or_default().push(Err(mass.reason));
-                    }
+                for ordinal in mass.ordinals.iter() {
+                    let key = (mass.batch.as_str().to_owned(), ordinal);
+                    outcomes.entry(key).or_default().push(Err(mass.reason));
                 }
             }
             StreamEvent::Gap(gap) => unreachable!("below every bound: {gap:?}"),

@@ -9,8 +9,8 @@ use crate::ids::{
     AccountDigest, AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId,
 };
 use crate::push::{
-    Accepted, Acked, Attributes, Counts, Event, Failure, Millis, NewBatch, OfflinePolicy, Priority, Reached,
-    ReceiptGap, Rejection, Seen, StreamEvent,
+    Accepted, Acked, Attributes, BatchPart, Counts, Event, Failure, Millis, NewBatch, OfflinePolicy,
+    Priority, Reached, ReceiptGap, Rejection, Seen, StreamEvent,
 };
 use crate::store::disk::Disk;
 use crate::store::engine::{Engine, OpenError, OpenReport, StoreFailure};
@@ -132,6 +132,7 @@ pub(super) fn batch(id: &str, message: u64, targets: &[u32], now: Millis, keep_m
         body_digest: [message as u8; 16],
         digest: [id.len() as u8; 16],
         targets: targets.iter().map(|&n| device(n)).collect(),
+        part: BatchPart::default(),
         offline_policy: OfflinePolicy::Store,
         created_at: now,
         expires_at: now + keep_ms,

@@ -119,10 +119,11 @@ pub fn accepted(name: &BatchName, answer: &Accepted) -> Vec<u8> {
         repeated: answer.repeated,
         accepted_at: answer.accepted_at,
         expires_at: answer.expires_at,
+        first_sequence: if answer.first_seq == answer.seq { 0 } else { answer.first_seq.0 },
     }))
 }
 
-/// Nothing of the batch was taken.
+/// The batch was not taken, or not all of it.
 pub fn rejected(name: &BatchName, why: &Rejected) -> Vec<u8> {
     whole(Frame::Rejected(pb::BatchRejected {
         batch_id: name.batch_id.clone(),

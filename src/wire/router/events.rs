@@ -129,7 +129,7 @@ fn put_mass(out: &mut Vec<u8>, mass: &MassOutcome) {
     put_bytes(out, 3, mass.batch.as_str().as_bytes());
     put_number(out, 4, mass.reason as u64);
     put_number(out, 5, mass.event_time);
-    put_bytes(out, 6, &mass.ordinals);
+    put_bytes(out, 6, &mass.ordinals.to_bits());
     put_number(out, 7, u64::from(mass.count));
     put_bytes(out, 8, mass.job_key.as_bytes());
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::ids::{AppKey, BatchId};
 use crate::push::{
-    Accepted, Attributes, Channel, Failure, MassOutcome, Receipt, ReceiptGap, ReceiptKind, Refusal,
+    Accepted, Attributes, Channel, Failure, MassOutcome, Ordinals, Receipt, ReceiptGap, ReceiptKind, Refusal,
     StreamEvent,
 };
 use crate::store::StreamRead;
@@ -106,7 +106,7 @@ prop_compose! {
         count in any::<u32>(),
         job_key in ".{0,16}",
     ) -> MassOutcome {
-        MassOutcome { app, message: MessageId(message), batch, reason, event_time, ordinals, count, job_key: job_key.into() }
+        MassOutcome { app, message: MessageId(message), batch, reason, event_time, ordinals: Ordinals::from_bits(&ordinals), count, job_key: job_key.into() }
     }
 }
 
@@ -139,7 +139,7 @@ fn expected(seq: Seq, event: &StreamEvent) -> pb::StreamEvent {
             batch_id: mass.batch.as_str().into(),
             reason: reason(Some(mass.reason)),
             event_time: mass.event_time,
-            ordinals: mass.ordinals.clone(),
+            ordinals: mass.ordinals.to_bits(),
             count: mass.count,
             job_key: mass.job_key.to_string(),
         }),
@@ -289,12 +289,13 @@ proptest! {
         refused.sort_unstable();
         refused.dedup_by_key(|(ordinal, _)| *ordinal);
         let answer = Accepted {
-            seq: Seq(9), accepted: 7, refused: refused.clone(), accepted_at: 3, expires_at: 4, repeated: true,
+            seq: Seq(9), first_seq: Seq(8), accepted: 7, refused: refused.clone(), accepted_at: 3, expires_at: 4, repeated: true,
         };
         let pb::to_router::Frame::Accepted(back) = one(&accepted(&BatchName::new("b", "a"), &answer)) else {
             panic!("no answer")
         };
-        prop_assert_eq!((back.sequence, back.accepted, back.repeated, back.expires_at), (9, 7, true, 4));
+        let numbers = (back.sequence, back.first_sequence, back.accepted, back.repeated, back.expires_at);
+        prop_assert_eq!(numbers, (9, 8, 7, true, 4));
         let mut pairs = Vec::new();
         for group in &back.refused {
             prop_assert!(group.ordinals.is_sorted() && !group.ordinals.is_empty());

@@ -37,6 +37,8 @@ pub(crate) struct Chances {
     pub(crate) presence: SmallRng,
     /// When the edge leaves.
     pub(crate) leaving: SmallRng,
+    /// How many targets are taken in one piece.
+    pub(crate) parts: SmallRng,
 }
 
 impl Chances {
@@ -61,6 +63,7 @@ impl Chances {
             reads: stream(13),
             presence: stream(14),
             leaving: stream(15),
+            parts: stream(16),
         }
     }
 }

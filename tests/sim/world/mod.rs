@@ -171,6 +171,10 @@ impl World {
         let mut plan = plan(&mut chances.schedule);
         let damage = Damage::new(&mut chances.damage);
         let restore = Restore::new(&mut chances.restore, damage.happens);
+        // Which part of a batch lies where nothing can be read isn't told: what damage excuses would be too much.
+        if !damage.happens && chances.parts.random() {
+            plan.part_targets = chances.parts.random_range(1..4);
+        }
         // What is held against all that was said before has no place in a run that takes some of it back.
         let keeps_time = !restore.happens;
         if once_in(&mut chances.forgetting, 3) && keeps_time {

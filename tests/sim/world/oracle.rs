@@ -44,9 +44,12 @@ pub(crate) struct Sent {
 /// What the edge answered.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Answer {
+    /// Of its first part; without parts, the same as the next one.
+    pub(crate) first_sequence: u64,
     pub(crate) sequence: u64,
     pub(crate) accepted: u32,
     pub(crate) refused: BTreeMap<u32, i32>,
+    pub(crate) accepted_at: Millis,
     pub(crate) expires_at: Millis,
 }
 
@@ -157,9 +160,11 @@ impl Oracle {
             answer.accepted
         );
         let new = Answer {
+            first_sequence: if answer.first_sequence == 0 { answer.sequence } else { answer.first_sequence },
             sequence: answer.sequence,
             accepted: answer.accepted,
             refused,
+            accepted_at: answer.accepted_at,
             expires_at: answer.expires_at,
         };
         self.to_repeat.remove(id);
@@ -232,8 +237,10 @@ impl Oracle {
                 let key = (receipt.device_id.clone(), receipt.message_id, receipt.event);
                 self.receipts.insert(key.clone());
                 // A message that had ended may be sent to a device again: then another batch says so.
-                let of_before =
-                    self.answers.get(&receipt.batch_id).is_some_and(|answer| answer.sequence > sequence);
+                let of_before = self
+                    .answers
+                    .get(&receipt.batch_id)
+                    .is_some_and(|answer| answer.first_sequence > sequence);
                 if receipt.unmatched || of_before {
                     return Ok(());
                 }
@@ -283,7 +290,7 @@ impl Oracle {
             .get(ordinal as usize)
             .ok_or_else(|| format!("{key:?} ended as {end:?}: it has no such target"))?
             .clone();
-        if self.answers.get(batch).is_some_and(|answer| answer.sequence > sequence) {
+        if self.answers.get(batch).is_some_and(|answer| answer.first_sequence > sequence) {
             // Of the time before its record was lost.
             return Ok(());
         }
@@ -398,7 +405,9 @@ impl Oracle {
         for (id, answer) in &self.answers {
             accepted += u64::from(answer.accepted);
             let (sent, mut endless) = (&self.batches[id], 0);
-            if self.is_whole() {
+            let in_parts = answer.first_sequence != answer.sequence;
+            // As of which sequence each of several parts was decided isn't told.
+            if self.is_whole() && !in_parts {
                 self.known.check_answer(id, sent, answer)?;
             }
             for (ordinal, device) in (0u32..).zip(&sent.targets) {
@@ -412,7 +421,7 @@ impl Oracle {
                     );
                     continue;
                 }
-                if let Some(end) = end.filter(|_| self.is_whole()) {
+                if let Some(end) = end.filter(|_| self.is_whole() && !in_parts) {
                     self.known.check_end(device, answer.sequence, end)?;
                 }
                 match end {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mooring::config;
 use mooring::ids::{AppKey, DigestKey};
+use mooring::limits;
 use mooring::sim::Plan;
 use mooring::store::options::{Quota, StoreOptions};
 use mooring::store::tables::TableKind;
@@ -60,6 +61,7 @@ pub(super) fn plan(rng: &mut SmallRng) -> Plan {
         routers: (1..=routers).map(|number| format!("router-{number}")).collect(),
         device,
         store,
+        part_targets: limits::PART_TARGETS,
         events_a_read: rng.random_range(1..20),
     }
 }

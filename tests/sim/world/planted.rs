@@ -5,7 +5,7 @@ use mooring::fault::Fault;
 use super::{Options, run};
 
 /// Each must be found.
-pub(crate) const PLANTED: [Fault; 39] = [
+pub(crate) const PLANTED: [Fault; 40] = [
     Fault::TellBeforeCommit,
     Fault::EndUnsaid,
     Fault::ForgetPending,
@@ -45,6 +45,7 @@ pub(crate) const PLANTED: [Fault; 39] = [
     Fault::GoodbyeUnsaid,
     Fault::ExpireLate,
     Fault::ActivityUnsaid,
+    Fault::OneKeyForParts,
 ];
 
 /// Tries the mistake with so many seeds from `from` on: how many it took, and what was found.

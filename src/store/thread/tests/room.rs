@@ -6,7 +6,7 @@ use crate::binding::{Binding, Change};
 use crate::ids::{
     AccountDigest, AppKey, BatchId, DeviceKey, DigestKey, Generation, MessageId, Seq, SessionRef, ShardId,
 };
-use crate::push::{Acked, Attributes, Event, NewBatch, OfflinePolicy, Priority, Seen};
+use crate::push::{Acked, Attributes, BatchPart, Event, NewBatch, OfflinePolicy, Priority, Seen};
 use crate::store::{AppChange, DeviceAck, Query, SentAlone};
 
 const SESSION: SessionRef = SessionRef { generation: Generation(1), slot: 1, shard: ShardId(0) };
@@ -26,6 +26,7 @@ fn deliver(bytes: usize, targets: usize) -> Command {
         body_digest: [1; 16],
         digest: [1; 16],
         targets: vec![DEVICE; targets],
+        part: BatchPart::default(),
         offline_policy: OfflinePolicy::Store,
         created_at: 0,
         expires_at: 1,

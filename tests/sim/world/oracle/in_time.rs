@@ -62,7 +62,8 @@ impl Oracle {
         let Some(answer) = self.answers.get(batch).filter(|_| end == Err(Failure::Expired)) else {
             return Ok(());
         };
-        let due = answer.expires_at;
+        // A part that came after that ends as it is taken.
+        let due = answer.expires_at.max(answer.accepted_at);
         let Some(seen) = self.in_time.seen_by(due) else { return Ok(()) };
         let (step, told_by) = (self.step, self.in_time.told_by(at.max(due)));
         let seen = self.in_time.steps[seen];

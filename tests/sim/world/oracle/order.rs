@@ -13,7 +13,12 @@ impl Oracle {
             let sent = &self.batches[id];
             for (ordinal, device) in (0u32..).zip(&sent.targets) {
                 if !answer.refused.contains_key(&ordinal) {
-                    places.entry((device, sent.message)).or_default().push(answer.sequence);
+                    let places = places.entry((device, sent.message)).or_default();
+                    places.push(answer.sequence);
+                    if answer.first_sequence != answer.sequence {
+                        // Somewhere between.
+                        places.push(answer.first_sequence);
+                    }
                 }
             }
         }
