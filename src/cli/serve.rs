@@ -129,9 +129,11 @@ fn fit_descriptors(config: &mut Config) {
         }
     };
     let Some(usable) = usable else { return };
-    config.device.max_closing = config.device.max_closing.min(closing_within(usable, config.shards));
+    let shards = config.shards;
+    config.device.max_closing = config.device.max_closing.min(closing_within(usable, shards));
+    config.device.max_handshakes = config.device.max_handshakes.min(handshakes_within(usable, shards));
     let beside = config.device.max_handshakes + config.device.max_closing;
-    let sessions = sessions_within(usable, config.shards, beside);
+    let sessions = sessions_within(usable, shards, beside);
     if config.device.max_sessions > sessions {
         tracing::info!(
             descriptors = usable,
@@ -146,7 +148,13 @@ fn fit_descriptors(config: &mut Config) {
 pub fn sessions_of(descriptors: u64, shards: usize) -> usize {
     let device = Device::default();
     let closing = device.max_closing.min(closing_within(descriptors, shards));
-    sessions_within(descriptors, shards, device.max_handshakes + closing)
+    let handshakes = device.max_handshakes.min(handshakes_within(descriptors, shards));
+    sessions_within(descriptors, shards, handshakes + closing)
+}
+
+/// Connections of a shard that have not said Hello yet: where descriptors are few, no more of them than an eighth.
+fn handshakes_within(descriptors: u64, shards: usize) -> usize {
+    (descriptors as usize / 8 / shards.max(1)).max(1)
 }
 
 /// Connections of a shard that are over: where descriptors are few, no more of them than a thirty-second part, as they are worth less than sessions.
@@ -191,5 +199,10 @@ mod tests {
         assert_eq!(closing_within(20_000, 2), 312);
         assert_eq!(sessions_within(20_000, 2, 256 + 312), 20_000 - 1_024 - 1_136);
         assert!(closing_within(1_048_576, 4) > 4_096 && closing_within(16, 256) == 1);
+        assert_eq!(
+            (handshakes_within(20_000, 2), handshakes_within(1_024, 2), handshakes_within(4, 2)),
+            (1_250, 64, 1)
+        );
+        assert_eq!(sessions_of(20_000, 2), 20_000 - 1_024 - 2 * (1_024 + 312));
     }
 }

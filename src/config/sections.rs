@@ -83,7 +83,7 @@ sections! {
         /// Sessions of this process.
         max_sessions: usize = 2_000_000, 1..=20_000_000;
         /// Handshakes in flight on each shard; beyond, who waited longest at the most crowded address leaves, or accepting pauses.
-        max_handshakes: usize = 256, 1..=65_536;
+        max_handshakes: usize = 1_024, 1..=65_536;
         /// Bytes of frames that are begun and not ended, on each shard; beyond, the session whose frame is oldest ends.
         max_begun_bytes: usize = 64 * MIB as usize, 128 * 1024..=1_024 * MIB as usize * 64;
         /// From the beginning of a frame to its end, milliseconds.
