@@ -12,6 +12,8 @@ pub struct BatchPart {
     pub listed: Box<[u32]>,
     /// Targets of the batch that come in later parts.
     pub to_come: u32,
+    /// The part before was accepted just now, and not as a repeat: so this one can't have been accepted before.
+    pub follows: bool,
 }
 
 impl BatchPart {

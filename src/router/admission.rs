@@ -114,6 +114,15 @@ pub(super) fn rejected(why: Rejection) -> Rejected {
     Rejected { retry_after_ms, ..reject(code, field, text) }
 }
 
+/// A body of [`admit`] with another expiry.
+pub(super) fn expiring_at(body: &Arc<[u8]>, expires_at: Millis) -> Arc<[u8]> {
+    // It was encoded here.
+    device::Push::decode(&**body).map_or_else(
+        |_| body.clone(),
+        |push| device::Push { expires_milliseconds: expires_at, ..push }.encode_to_vec().into(),
+    )
+}
+
 /// The store takes no more at this moment.
 pub(super) fn queue_full() -> Rejected {
     try_again(Reject::ResourceExhausted, "the queue to the journal is full", RETRY_SOON_MS)

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::credit::Credit;
 use super::outbox::Outbox;
-use super::parts::{Rest, UnderWay};
+use super::parts::{Parts, Turn};
 use super::{Phase, RouterContext, admission, reached};
 use crate::ids::{DeviceKey, Seq};
 use crate::limits;
@@ -23,11 +23,33 @@ const GATHER_BYTES: usize = 16 * 1024;
 /// Of the store, to a batch or a part.
 pub(super) type Answer = oneshot::Receiver<Result<Accepted, Rejection>>;
 
-/// The parts of a batch that go to the store once its first one is accepted.
+/// A batch that is on its way to the store.
 #[derive(Debug)]
-pub(super) struct Following {
-    pub(super) rest: Box<Rest>,
-    pub(super) _under_way: Option<UnderWay>,
+pub(super) enum Taken {
+    /// All of it.
+    Whole(Answer),
+    /// Its first part, unless another batch goes first; then the others.
+    Parts { first: Option<Answer>, parts: Box<Parts>, turn: Option<Turn> },
+}
+
+impl Taken {
+    async fn answer(self, context: &RouterContext) -> Result<Accepted, Rejected> {
+        // A reply that is dropped: the store is going down.
+        let answered = async |answer: Answer| answer.await.unwrap_or(Err(Rejection::Unavailable));
+        match self {
+            Self::Whole(answer) => answered(answer).await.map_err(admission::rejected),
+            Self::Parts { first, parts, mut turn } => {
+                if let Some(turn) = &mut turn {
+                    turn.come().await;
+                }
+                let first = match first {
+                    Some(first) => Some(answered(first).await.map_err(admission::rejected)?),
+                    None => None,
+                };
+                parts.follow(first, context).await
+            }
+        }
+    }
 }
 
 /// Something submitted to the store.
@@ -40,8 +62,7 @@ pub(super) enum Work {
         bytes: u64,
         /// When its frame was read, [`crate::clock::Clock::micros`].
         read_at: u64,
-        reply: Answer,
-        rest: Option<Following>,
+        taken: Taken,
     },
     /// A question.
     Query {
@@ -102,15 +123,8 @@ pub(super) async fn run(
 
 async fn answer(work: Work, context: &RouterContext, credit: &Credit) -> Vec<u8> {
     match work {
-        Work::Batch { name, targets, bytes, read_at, reply, rest } => {
-            // A reply that is dropped: the store is going down.
-            let first = reply.await.unwrap_or(Err(Rejection::Unavailable)).map_err(admission::rejected);
-            let answer = match (first, rest) {
-                (Ok(first), Some(Following { rest, _under_way })) => {
-                    rest.follow(first, &*context.store).await
-                }
-                (first, _) => first,
-            };
+        Work::Batch { name, targets, bytes, read_at, taken } => {
+            let answer = taken.answer(context).await;
             credit.give(targets, bytes);
             match answer {
                 Ok(accepted) => {

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::credit::Credit;
 use super::frames::{Frame, FrameReader};
 use super::outbox::{self, Outbox};
+use super::parts::Collapsing;
 use super::reader::Reader;
 use super::receipts::{self, Reading};
 use super::transport::Transport;
@@ -211,7 +212,7 @@ async fn run<R: AsyncRead + Unpin>(
         phase,
         outbox,
         credit: &credit,
-        collapsing: Arc::default(),
+        collapsing: Collapsing::default(),
         streams: &opened.streams,
         work,
         queries: answers::query_room(),

@@ -6,62 +6,56 @@
 //! The first part goes in the order of the link's frames, and decides for the batch: whether it is a repeat, conflicts, comes too late, or doesn't
 //! fit. The others follow, one after the other, so that what else there is gets in between, and the router's answer is of all together.
 //!
-//! If the edge dies, or is full, before the last part, the batch has no answer, or one that says to try again: the router repeats it, the parts that
-//! were taken answer as they did, and the others are taken now.
+//! A part that finds the store's queue or a maximum full waits for a while. If the edge stays full, or dies, before the last part, the batch has an
+//! answer that says to try again, or none: the router repeats it, the parts that were taken answer as they did, and the others are taken now. An
+//! answer says how many targets it is of, and the next part begins behind them: so who took the first parts may have cut them otherwise.
 //!
 //! # Invariants
 //! - A device that stands twice in a batch stands in its first part only, so that admission sees both places at once.
-//! - On one link nothing with a collapse key overtakes a large batch with one: it would be replaced by what was sent before it.
+//! - On one link nothing overtakes a large batch with the same collapse key: it would be replaced by what was sent before it.
+//! - What is only for who is connected now has its window from when its part is taken to the store, not from when the batch came.
 //!
 //! Rejected: two parts at a time in the store's queue, which takes 620,000 targets a second instead of 520,000, and lets single messages wait half as long again
 //! (p99 beside 100,000 targets 11 ms instead of 7: `loadtest unicast --beside`). Parts within the store, under one sequence. Sessions go through their lists by sequence, so that an entry that comes later than others
 //! with higher ones is never seen; and a batch that is half decided would have to be decided anew whenever something else changed in between.
 
-use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
 
-use super::admission;
+use super::{RouterContext, admission};
 use crate::budget::Held;
-use crate::ids::{AccountDigest, BuildSpread, DeviceKey};
-use crate::push::{Accepted, BatchPart, NewBatch, Rejection};
-use crate::store::{Command, Store};
+use crate::ids::{AccountDigest, AppKey, BuildSpread, DeviceKey};
+use crate::push::{Accepted, BatchPart, Millis, NewBatch, Rejection};
+use crate::store::Command;
 use crate::wire::router::Rejected;
 
-/// The parts of a batch that come after the first one.
+/// How long a part waits for room in the store before the router is told to come again.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// From one try to the next, at first and at last.
+const TRY_AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// Bytes that a target takes in the index, about, once it is there.
+const TO_COME: usize = 40;
+
+/// A batch, part by part.
 #[derive(Debug)]
-pub(super) struct Rest {
+pub(super) struct Parts {
     whole: NewBatch,
     /// Positions in it, as they are taken; empty: one after the other.
     order: Vec<u32>,
-    /// The next part: where it begins, and its number.
+    /// Targets of the first part, and of each other.
+    first: usize,
+    each: usize,
+    /// The next part: how many targets are in those before, and its number.
     at: usize,
     number: u32,
-    each: usize,
-    /// In the budget, as long as they wait.
+    /// The part before was taken just now: so this one wasn't before.
+    follows: bool,
+    /// Its targets, in the budget, as long as they wait.
     held: Option<Held>,
-}
-
-/// The first part of a batch of which each takes so many targets, and the others; `None`: it is all.
-pub(super) fn split(whole: NewBatch, each: usize) -> (Box<NewBatch>, Option<Box<Rest>>) {
-    let all = whole.targets.len();
-    if all <= each {
-        return (Box::new(whole), None);
-    }
-    let repeated = repeated(&whole.targets);
-    let first = each.max(repeated.len());
-    let mut order = Vec::new();
-    if !repeated.is_empty() {
-        order.reserve_exact(all);
-        order.extend(&repeated);
-        order.extend((0..all as u32).filter(|position| !repeated.contains(position)));
-        order[..first].sort_unstable();
-    }
-    let mut rest = Rest { whole, order, at: 0, number: 0, each, held: None };
-    let part = Box::new(rest.part(first));
-    if rest.at < all { (part, Some(Box::new(rest))) } else { (part, None) }
 }
 
 /// Positions of devices that stand in it more than once.
@@ -74,42 +68,87 @@ fn repeated(targets: &[DeviceKey]) -> BTreeSet<u32> {
     (0..).zip(targets).filter(|(_, key)| twice.contains(key)).map(|(position, _)| position).collect()
 }
 
-impl Rest {
-    /// Bytes that wait, about.
-    pub(super) fn bytes(&self) -> usize {
-        let account = size_of::<Option<AccountDigest>>();
-        self.whole.targets.len() * size_of::<DeviceKey>()
-            + self.whole.accounts.len() * account
-            + self.order.len() * size_of::<u32>()
+impl Parts {
+    /// Of so many targets each, but where more than that belong into the first one.
+    pub(super) fn new(whole: NewBatch, each: usize) -> Self {
+        let all = whole.targets.len();
+        let (mut order, mut first) = (Vec::new(), each);
+        if all > each {
+            let repeated = repeated(&whole.targets);
+            first = each.max(repeated.len());
+            if !repeated.is_empty() {
+                order.reserve_exact(all);
+                order.extend(&repeated);
+                order.extend((0..all as u32).filter(|position| !repeated.contains(position)));
+            }
+        }
+        Self { whole, order, first, each, at: 0, number: 0, follows: false, held: None }
     }
 
-    /// They count from now on.
+    /// The batch.
+    pub(super) fn whole(&self) -> &NewBatch {
+        &self.whole
+    }
+
+    /// Whether there is more than one.
+    pub(super) fn is_many(&self) -> bool {
+        self.whole.targets.len() > self.first
+    }
+
+    /// The only part.
+    pub(super) fn into_whole(self) -> NewBatch {
+        self.whole
+    }
+
+    /// What waits counts from now on.
     pub(super) fn hold(&mut self, held: Held) {
         self.held = Some(held);
+        self.count();
     }
 
-    /// The next part, of so many targets.
-    fn part(&mut self, length: usize) -> NewBatch {
+    fn count(&mut self) {
+        let left = self.whole.targets.len() - self.at;
+        let here = size_of_val(&self.whole.targets[..])
+            + size_of::<Option<AccountDigest>>() * self.whole.accounts.len()
+            + size_of_val(&self.order[..]);
+        if let Some(held) = &mut self.held {
+            held.set(here + left * TO_COME);
+        }
+    }
+
+    /// The next part, as it is now.
+    pub(super) fn next(&self, now: Millis, context: &RouterContext) -> NewBatch {
+        let mut part = self.part();
+        if part.online_only && part.part.number > 0 {
+            part.expires_at = now + context.rules.online_window_ms;
+            part.body = admission::expiring_at(&part.body, part.expires_at);
+        }
+        part
+    }
+
+    fn part(&self) -> NewBatch {
         let all = self.whole.targets.len();
+        let length = if self.number == 0 { self.first } else { self.each };
         let range = self.at..(self.at + length).min(all);
         let mut part = BatchPart {
             number: self.number,
             first: range.start as u32,
             listed: Box::default(),
             to_come: (all - range.end) as u32,
+            follows: self.follows,
         };
         let (targets, accounts): (Vec<DeviceKey>, Vec<_>);
         if self.order.is_empty() {
             targets = self.whole.targets[range.clone()].to_vec();
-            accounts = self.whole.accounts.get(range.clone()).unwrap_or_default().to_vec();
+            accounts = self.whole.accounts.get(range).unwrap_or_default().to_vec();
         } else {
-            let listed = &self.order[range.clone()];
+            let mut listed = self.order[range].to_vec();
+            listed.sort_unstable();
             targets = listed.iter().map(|position| self.whole.targets[*position as usize]).collect();
             let account = |position: &u32| self.whole.accounts.get(*position as usize).copied();
             accounts = listed.iter().filter_map(account).collect();
             part.listed = listed.into();
         }
-        (self.at, self.number) = (range.end, self.number + 1);
         let whole = &self.whole;
         NewBatch {
             id: whole.id.clone(),
@@ -131,23 +170,60 @@ impl Rest {
         }
     }
 
-    fn next(&mut self) -> Option<Box<NewBatch>> {
-        (self.at < self.whole.targets.len()).then(|| Box::new(self.part(self.each)))
+    /// A part is taken: what it was answered says how much of the batch that was.
+    fn took(&mut self, answer: &Accepted) {
+        let targets = answer.accepted as usize + answer.refused.len();
+        self.at = (self.at + targets).min(self.whole.targets.len());
+        self.number += 1;
+        self.follows = !answer.repeated;
+        self.count();
     }
 
-    /// Takes them to the store. The answer to all parts, with what the first one was answered.
-    pub(super) async fn follow(mut self, first: Accepted, store: &dyn Store) -> Result<Accepted, Rejected> {
-        let mut all = first;
-        while let Some(batch) = self.next() {
-            let (reply, answer) = oneshot::channel();
-            store.submit(Command::Deliver { batch, reply }).map_err(|_refused| admission::queue_full())?;
-            // A reply that is dropped: the store is going down.
-            let answer: Result<Accepted, Rejection> = answer.await.unwrap_or(Err(Rejection::Unavailable));
-            add(&mut all, answer.map_err(admission::rejected)?);
+    /// Takes what is left to the store. The answer to all parts; `first`: to the first one, if that is taken.
+    pub(super) async fn follow(
+        mut self,
+        first: Option<Accepted>,
+        context: &RouterContext,
+    ) -> Result<Accepted, Rejected> {
+        let mut all = match first {
+            Some(first) => first,
+            None => self.take(context).await?,
+        };
+        self.took(&all);
+        while self.at < self.whole.targets.len() {
+            let part = self.take(context).await?;
+            self.took(&part);
+            add(&mut all, part);
         }
         // Where a device stands twice, the first part has ordinals of all.
         all.refused.sort_unstable_by_key(|(ordinal, _)| *ordinal);
         Ok(all)
+    }
+
+    /// Takes the next part to the store; waits for room.
+    async fn take(&self, context: &RouterContext) -> Result<Accepted, Rejected> {
+        let until = Instant::now() + PATIENCE;
+        let (mut wait, longest) = TRY_AGAIN;
+        loop {
+            let batch = Box::new(self.next(context.clock.now(), context));
+            let (reply, answer) = oneshot::channel();
+            let why = match context.store.submit(Command::Deliver { batch, reply }) {
+                // A reply that is dropped: the store is going down.
+                Ok(()) => match answer.await.unwrap_or(Err(Rejection::Unavailable)) {
+                    Ok(accepted) => return Ok(accepted),
+                    Err(why @ (Rejection::Exhausted | Rejection::StreamFull)) if self.number > 0 => {
+                        admission::rejected(why)
+                    }
+                    Err(why) => return Err(admission::rejected(why)),
+                },
+                Err(_refused) => admission::queue_full(),
+            };
+            if Instant::now() >= until {
+                return Err(why);
+            }
+            sleep(wait).await;
+            wait = (wait * 2).min(longest);
+        }
     }
 }
 
@@ -162,37 +238,48 @@ fn add(all: &mut Accepted, part: Accepted) {
     all.repeated &= part.repeated;
 }
 
-/// Large batches with a collapse key that are under way on a link.
+/// By app and collapse key: the end of the last one whose turn others have to wait for.
+type Lasts = HashMap<(AppKey, Box<str>), oneshot::Receiver<()>>;
+
+/// On a link, the large batches with a collapse key that are under way, and those that wait for them.
 #[derive(Debug, Default)]
-pub(super) struct Collapsing {
-    under_way: AtomicU32,
-    over: Notify,
-}
+pub(super) struct Collapsing(Mutex<Lasts>);
 
 impl Collapsing {
-    /// One more. Over when the guard goes.
-    pub(super) fn begin(self: &Arc<Self>) -> UnderWay {
-        self.under_way.fetch_add(1, Ordering::Relaxed);
-        UnderWay(Arc::clone(self))
-    }
-
-    /// Waits until none is.
-    pub(super) async fn none(&self) {
-        while self.under_way.load(Ordering::Relaxed) > 0 {
-            // A permit is kept for who comes late, and one reader waits.
-            self.over.notified().await;
+    /// A batch with a collapse key comes. `None`: it waits for nobody, and nobody has to wait for it.
+    pub(super) fn enter(&self, batch: &NewBatch, is_large: bool) -> Option<Turn> {
+        let mut lasts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lasts.retain(|_, last| matches!(last.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+        let key = (batch.app.clone(), batch.collapse_key.clone());
+        let after = lasts.remove(&key);
+        if after.is_none() && !is_large {
+            return None;
         }
+        let (over, last) = oneshot::channel();
+        lasts.insert(key, last);
+        Some(Turn { after, _over: over })
     }
 }
 
-/// A large batch with a collapse key is under way.
+/// A batch's turn among those with its collapse key; over when this is dropped.
 #[derive(Debug)]
-pub(super) struct UnderWay(Arc<Collapsing>);
+pub(super) struct Turn {
+    after: Option<oneshot::Receiver<()>>,
+    _over: oneshot::Sender<()>,
+}
 
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
-        self.0.over.notify_one();
+impl Turn {
+    /// Whether another one goes first.
+    pub(super) fn waits(&self) -> bool {
+        self.after.is_some()
+    }
+
+    /// Waits until that is over.
+    pub(super) async fn come(&mut self) {
+        if let Some(after) = self.after.take() {
+            // Dropped, never sent.
+            after.await.ok();
+        }
     }
 }
 

@@ -1,10 +1,13 @@
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::ids::{AppKey, BatchId, DigestKey, MessageId};
-use crate::push::{OfflinePolicy, Priority};
+use crate::budget::Budget;
+use crate::ids::{BatchId, DigestKey, MessageId, Seq};
+use crate::push::{OfflinePolicy, Priority, Refusal};
 
 fn key(n: u8) -> DeviceKey {
     DeviceKey([n; 16])
@@ -35,14 +38,28 @@ fn batch(targets: &[u8], with_accounts: bool) -> NewBatch {
     }
 }
 
-fn parts(targets: &[u8], with_accounts: bool, each: usize) -> Vec<NewBatch> {
-    let (first, rest) = split(batch(targets, with_accounts), each);
-    let mut parts = vec![*first];
-    if let Some(mut rest) = rest {
-        while let Some(part) = rest.next() {
-            parts.push(*part);
-        }
+/// So many targets are taken, and this is the answer.
+fn answer(targets: usize, repeated: bool) -> Accepted {
+    Accepted {
+        seq: Seq(1),
+        first_seq: Seq(1),
+        accepted: targets as u32,
+        refused: Vec::new(),
+        accepted_at: 1,
+        expires_at: 2,
+        repeated,
     }
+}
+
+fn parts(targets: &[u8], with_accounts: bool, each: usize) -> Vec<NewBatch> {
+    let mut all = Parts::new(batch(targets, with_accounts), each);
+    let mut parts = Vec::new();
+    while all.at < targets.len() {
+        let part = all.part();
+        all.took(&answer(part.targets.len(), false));
+        parts.push(part);
+    }
+    assert_eq!(parts.len() > 1, Parts::new(batch(targets, with_accounts), each).is_many());
     parts
 }
 
@@ -66,20 +83,53 @@ fn parts_follow_each_other() {
 }
 
 #[test]
-fn a_batch_with_a_key_is_over_when_its_guard_goes() {
-    let collapsing = Arc::new(Collapsing::default());
-    let is_over = || {
-        let mut none = std::pin::pin!(collapsing.none());
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        none.as_mut().poll(&mut cx).is_ready()
+fn the_next_part_begins_behind_what_the_answer_is_of() {
+    // An edge that took other sizes has answered for three, and for all.
+    let mut parts = Parts::new(batch(&[1, 2, 3, 4, 1], false), 2);
+    parts.took(&Accepted { accepted: 2, refused: vec![(9, Refusal::Duplicate)], ..answer(0, true) });
+    let next = parts.part();
+    assert_eq!((next.part.number, ordinals(&next), next.part.to_come), (1, vec![2, 3], 0));
+    assert!(!next.part.follows, "it may have been taken before as well");
+    parts.took(&answer(100_000, false));
+    assert_eq!((parts.at, parts.part().part.follows), (5, true));
+}
+
+#[test]
+fn what_waits_is_counted_as_long_as_it_waits() {
+    let budget = Arc::new(Budget::default());
+    let mut parts = Parts::new(batch(&[1, 2, 3], true), 1);
+    parts.hold(budget.hold(crate::budget::Part::Admission));
+    let used = || budget.part(crate::budget::Part::Admission);
+    let all = used();
+    assert!(all >= 3 * (16 + 8 + TO_COME));
+    parts.took(&answer(1, false));
+    assert_eq!(used(), all - TO_COME);
+    drop(parts);
+    assert_eq!(used(), 0);
+}
+
+#[test]
+fn batches_with_one_key_take_turns_and_no_others() {
+    let collapsing = Collapsing::default();
+    let keyed = |key: &str| NewBatch { collapse_key: key.into(), ..batch(&[1], false) };
+    let enter = |key: &str, is_large: bool| collapsing.enter(&keyed(key), is_large);
+    let comes = |turn: &mut Turn| {
+        let mut come = std::pin::pin!(turn.come());
+        come.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
     };
-    assert!(is_over());
-    let (one, two) = (collapsing.begin(), collapsing.begin());
-    assert!(!is_over());
-    drop(one);
-    assert!(!is_over(), "the other one isn't");
-    drop(two);
-    assert!(is_over());
+    assert!(enter("a", false).is_none(), "nobody is there, and nobody has to wait for it");
+    let large = enter("a", true).expect("others wait for it");
+    assert!(!large.waits() && enter("b", false).is_none());
+    let (mut second, mut third) = (enter("a", false).expect("waits"), enter("a", true).expect("waits"));
+    assert!(second.waits() && third.waits());
+    assert!(!comes(&mut second));
+    drop(large);
+    assert!(enter("b", false).is_none(), "who looks for another key forgets nobody who is under way");
+    let mut third_comes = std::pin::pin!(third.come());
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(third_comes.as_mut().poll(&mut cx).is_pending(), "the second is under way");
+    drop(second);
+    assert!(third_comes.as_mut().poll(&mut cx).is_ready());
 }
 
 proptest! {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tokio::io::AsyncRead;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::answers::{self, Answer, Asked, Following, Work};
+use super::answers::{self, Answer, Asked, Taken, Work};
 use super::credit::Credit;
 use super::frames::{Frame, FrameReader};
 use super::outbox::Outbox;
-use super::parts::{self, Collapsing, Rest};
+use super::parts::{Collapsing, Parts};
 use super::receipts::Reading;
 use super::{LinkEnd, Phase, Rights, RouterContext, admission};
 use crate::budget::State;
@@ -30,21 +30,15 @@ pub(super) struct Reader<'a> {
     pub(super) phase: &'a watch::Receiver<Phase>,
     pub(super) outbox: &'a Outbox,
     pub(super) credit: &'a Credit,
-    pub(super) collapsing: Arc<Collapsing>,
+    pub(super) collapsing: Collapsing,
     pub(super) streams: &'a [Arc<Reading>],
     pub(super) work: mpsc::Sender<Work>,
     pub(super) queries: Arc<Semaphore>,
 }
 
-/// A batch that passed admission: its first part, and those that follow.
-pub(super) struct Admitted {
-    pub(super) first: Box<NewBatch>,
-    pub(super) rest: Option<Box<Rest>>,
-}
-
 /// A frame after everything that can be done about it without the link.
 pub(super) enum Incoming {
-    Batch { name: BatchName, targets: u64, bytes: u64, admitted: Result<Box<Admitted>, Rejected> },
+    Batch { name: BatchName, targets: u64, bytes: u64, admitted: Result<Box<Parts>, Rejected> },
     Ack { stream: String, cursor: Seq },
     Query(wire::Query),
     Revoke { request_id: u64, of: Result<(AppKey, MessageId), Rejected> },
@@ -86,10 +80,8 @@ impl Reader<'_> {
         let is_batch = matches!(incoming, Incoming::Batch { .. });
         match incoming {
             Incoming::Batch { name, targets, bytes, admitted } => {
-                match self.admitted(admitted, targets, bytes).await {
-                    Ok((reply, rest)) => {
-                        self.hand_over(Work::Batch { name, targets, bytes, read_at, reply, rest }).await;
-                    }
+                match admitted.and_then(|parts| self.take(*parts, targets, bytes)) {
+                    Ok(taken) => self.hand_over(Work::Batch { name, targets, bytes, read_at, taken }).await,
                     Err(why) => self.outbox.send(answers::reject(&name, &why)).await,
                 }
             }
@@ -107,27 +99,27 @@ impl Reader<'_> {
         self.work.send(work).await.ok();
     }
 
-    /// Takes a batch, or its first part, to the store.
-    async fn admitted(
-        &self,
-        admitted: Result<Box<Admitted>, Rejected>,
-        targets: u64,
-        bytes: u64,
-    ) -> Result<(Answer, Option<Following>), Rejected> {
-        let Admitted { first, rest } = *admitted?;
-        let collapses = !first.collapse_key.is_empty();
-        if collapses {
-            self.collapsing.none().await;
+    /// Takes a batch, or its first part, to the store, unless it has to wait for another.
+    fn take(&self, mut parts: Parts, targets: u64, bytes: u64) -> Result<Taken, Rejected> {
+        self.may_come(&parts, targets, bytes)?;
+        let batch = parts.whole();
+        let mut turn = None;
+        if !batch.collapse_key.is_empty() {
+            turn = self.collapsing.enter(batch, parts.is_many());
         }
-        let answer = self.submit(first, targets, bytes)?;
-        let follow = |mut rest: Box<Rest>| {
-            rest.hold(self.context.room.waiting(rest.bytes()));
-            Following { rest, _under_way: collapses.then(|| self.collapsing.begin()) }
-        };
-        Ok((answer, rest.map(follow)))
+        if !parts.is_many() && turn.is_none() {
+            return self.submit(parts.into_whole(), targets, bytes).map(Taken::Whole);
+        }
+        let mut first = None;
+        if turn.as_ref().is_none_or(|turn| !turn.waits()) {
+            first = Some(self.submit(parts.next(self.context.clock.now(), self.context), targets, bytes)?);
+        }
+        parts.hold(self.context.room.waiting());
+        Ok(Taken::Parts { first, parts: Box::new(parts), turn })
     }
 
-    pub(super) fn submit(&self, batch: Box<NewBatch>, targets: u64, bytes: u64) -> Result<Answer, Rejected> {
+    /// Whether a batch may come in: then its credit is taken.
+    fn may_come(&self, parts: &Parts, targets: u64, bytes: u64) -> Result<(), Rejected> {
         if *self.phase.borrow() >= Phase::Leaving {
             return Err(admission::try_again(
                 Reject::Unavailable,
@@ -151,13 +143,17 @@ impl Reader<'_> {
             ));
         }
         let now = self.context.clock.now();
-        self.context.doors.batch(&batch.app, targets as u32, now).map_err(|limited| {
+        self.context.doors.batch(&parts.whole().app, targets as u32, now).map_err(|limited| {
             self.credit.give(targets, bytes);
             let text = "a rate of this app is reached";
             admission::try_again(Reject::ResourceExhausted, text, limited.retry_after_ms)
-        })?;
+        })
+    }
+
+    fn submit(&self, batch: NewBatch, targets: u64, bytes: u64) -> Result<Answer, Rejected> {
         let (reply, answer) = oneshot::channel();
-        self.context.store.submit(Command::Deliver { batch, reply }).map_err(|_refused| {
+        let deliver = Command::Deliver { batch: Box::new(batch), reply };
+        self.context.store.submit(deliver).map_err(|_refused| {
             self.credit.give(targets, bytes);
             admission::queue_full()
         })?;
@@ -239,10 +235,8 @@ pub(super) fn examine(
             name: BatchName::new(&batch.fields.batch_id, &batch.fields.app_key),
             targets: batch.target_count as u64,
             bytes: batch.encoded_bytes(),
-            admitted: admission::admit(now, &batch, rights, &context.rules).map(|batch| {
-                let (first, rest) = parts::split(batch, context.part_targets);
-                Box::new(Admitted { first, rest })
-            }),
+            admitted: admission::admit(now, &batch, rights, &context.rules)
+                .map(|batch| Box::new(Parts::new(batch, context.part_targets))),
         },
         FromRouter::StreamAck { stream, cursor } => Incoming::Ack { stream, cursor },
         FromRouter::Query(query) => Incoming::Query(query),

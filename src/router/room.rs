@@ -74,8 +74,8 @@ impl Room {
     }
 
     /// Targets that wait in a link.
-    pub(super) fn waiting(&self, bytes: usize) -> Held {
-        self.hold(Part::Admission, bytes)
+    pub(super) fn waiting(&self) -> Held {
+        self.budget.hold(Part::Admission)
     }
 
     fn hold(&self, part: Part, bytes: usize) -> Held {

@@ -64,7 +64,9 @@ pub(super) fn id_key(app: &AppKey, id: &BatchId, part: u32) -> u128 {
     let mut name = id.as_str().as_bytes().to_vec();
     name.push(b'/');
     name.extend_from_slice(&part.to_le_bytes());
-    digest(b'b', app, &name)
+    // All of one batch in one place of the index: what is forgotten there is forgotten of all of them.
+    let place = u128::from(u64::MAX) << 64;
+    id_key(app, id, 0) & place | digest(b'b', app, &name) & !place
 }
 
 /// How long and how many.

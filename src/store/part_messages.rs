@@ -24,6 +24,8 @@ pub(super) struct Acceptance<'a> {
     pub(super) accepted_at: Millis,
     pub(super) expires_at: Millis,
     pub(super) job_key: &'a Arc<str>,
+    /// Which part of a batch: the batch counts with the first one.
+    pub(super) part: u32,
     pub(super) named: u32,
     pub(super) refused: &'a [(u32, Refusal)],
     /// In the same order.
@@ -72,7 +74,8 @@ impl Part {
         let Some(record) = self.messages.get_mut(&key) else { return };
         let (named, accepted) = (u64::from(what.named), u64::from(what.accepted));
         record.expires_at = record.expires_at.max(what.expires_at);
-        record.batches += 1;
+        let first = u32::from(what.part == 0);
+        record.batches += first;
         record.named += named;
         record.accepted += accepted;
         record.pending += accepted;
@@ -89,7 +92,7 @@ impl Part {
         changed(record, key, ledger);
         ledger.count_pending(accepted, 0);
         ledger.count(what.app, what.accepted_at, |counts| {
-            counts.batches += 1;
+            counts.batches += u64::from(first);
             counts.targets += named;
             counts.accepted += accepted;
             for &(_, reason) in what.refused {
@@ -264,6 +267,7 @@ mod tests {
             accepted_at: message * DAY,
             expires_at: message * DAY + 1,
             job_key: &"job".into(),
+            part: 0,
             named: 2,
             refused: &[],
             refused_who: &[],

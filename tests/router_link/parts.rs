@@ -1,5 +1,6 @@
 //! Large batches, which go to the store part by part.
 
+use mooring::push::Rejection;
 use mooring::wire::pb::router as pb;
 use pb::from_router::Frame;
 use pb::{RefuseReason, RejectCode};
@@ -83,20 +84,41 @@ async fn a_batch_that_was_taken_in_part_is_taken_to_its_end_by_a_repeat() {
     let (edge, mut router) = in_twos().await;
     router.say(deliver("b", 7)).await;
     submitted(&edge, &["b"]).await;
-    // No room but for what is there already.
+    // The next one waits for room, as long as there may be some.
     edge.store.busy(true);
     edge.store.release("b");
-    let rejected = router.hear_rejected().await;
-    assert_eq!((rejected.code(), rejected.batch_id.as_str()), (RejectCode::ResourceExhausted, "b"));
-    assert!(rejected.retry_after_milliseconds > 0);
+    router.nothing_more_comes(1).await;
     edge.store.busy(false);
+    submitted(&edge, &["b", "b"]).await;
+    // What is no question of time is said at once.
+    edge.store.refuse(Some(Rejection::Unavailable));
+    edge.store.release("b");
+    let rejected = router.hear_rejected().await;
+    assert_eq!((rejected.code(), rejected.batch_id.as_str()), (RejectCode::Unavailable, "b"));
+    assert!(rejected.retry_after_milliseconds > 0);
+    edge.store.refuse(None);
     router.say(deliver("b", 7)).await;
-    for parts in 2..=5 {
+    for parts in 3..=6 {
         until(&edge.store.submitted, |count| *count == parts).await;
         edge.store.release("b");
     }
     let answer = router.hear_accepted().await;
     assert_eq!((answer.accepted, answer.repeated, answer.first_sequence), (7, false, 1));
+}
+
+#[tokio::test]
+async fn a_part_waits_while_a_maximum_is_reached() {
+    let (edge, mut router) = in_twos().await;
+    router.say(deliver("b", 3)).await;
+    submitted(&edge, &["b"]).await;
+    edge.store.release("b");
+    submitted(&edge, &["b", "b"]).await;
+    edge.store.refuse(Some(Rejection::Exhausted));
+    edge.store.release("b");
+    submitted(&edge, &["b", "b", "b"]).await;
+    edge.store.refuse(None);
+    edge.store.release("b");
+    assert_eq!(router.hear_accepted().await.accepted, 3);
 }
 
 #[tokio::test]
@@ -120,12 +142,15 @@ async fn a_router_that_leaves_takes_what_is_left_with_it_and_may_repeat_it() {
 #[tokio::test]
 async fn what_replaces_something_waits_for_what_it_may_replace() {
     let (edge, mut router) = in_twos().await;
-    let keyed = |id: &str, targets| {
-        Frame::Deliver(pb::DeliverBatch { collapse_key: "k".into(), ..batch(id, targets) })
+    let keyed = |id: &str, key: &str, targets| {
+        Frame::Deliver(pb::DeliverBatch { collapse_key: key.into(), ..batch(id, targets) })
     };
-    router.say(keyed("old", 3)).await;
-    router.say(deliver("other", 1)).await;
-    router.say(keyed("new", 1)).await;
+    router.say(keyed("old", "k", 3)).await;
+    router.say(keyed("other", "another", 1)).await;
+    router.say(keyed("new", "k", 1)).await;
+    router.say(keyed("newest", "k", 3)).await;
+    // What waits keeps nobody waiting but its key.
+    router.nothing_more_comes(1).await;
     submitted(&edge, &["old", "other"]).await;
     edge.store.release("old");
     submitted(&edge, &["old", "other", "old"]).await;
@@ -136,4 +161,9 @@ async fn what_replaces_something_waits_for_what_it_may_replace() {
     submitted(&edge, &["old", "other", "old", "new"]).await;
     edge.store.release("new");
     assert_eq!(router.hear_accepted().await.batch_id, "new");
+    submitted(&edge, &["old", "other", "old", "new", "newest"]).await;
+    edge.store.release("newest");
+    submitted(&edge, &["old", "other", "old", "new", "newest", "newest"]).await;
+    edge.store.release("newest");
+    assert_eq!(router.hear_accepted().await.accepted, 3);
 }

@@ -70,8 +70,8 @@ impl FakeStore {
         self.state.lock().expect("lock").busy = busy;
     }
 
-    pub(crate) fn refuse(&self, why: Rejection) {
-        self.state.lock().expect("lock").refuse = Some(why);
+    pub(crate) fn refuse(&self, why: impl Into<Option<Rejection>>) {
+        self.state.lock().expect("lock").refuse = why.into();
     }
 
     pub(crate) fn submitted_ids(&self) -> Vec<String> {

@@ -53,10 +53,15 @@ impl Together {
         self.count == 0
     }
 
+    /// Bytes of a bit for each ordinal, from the lowest to the highest.
+    pub(super) fn bit_bytes(self) -> usize {
+        (self.highest / 8 - self.lowest / 8) as usize + 1
+    }
+
     /// Bytes of a mass record about them, at most.
     pub(super) fn mass_bytes(self) -> usize {
         // Names and numbers; the ordinals' bits; and a bitmap of numbers costs most where each has a container of its own.
-        320 + (self.highest / 8 - self.lowest / 8) as usize + self.count * 10
+        319 + self.bit_bytes() + self.count * 10
     }
 }
 

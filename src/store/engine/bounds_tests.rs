@@ -92,9 +92,12 @@ fn the_longest_mass_record_takes_no_more_than_is_asked_for() {
 /// Of the largest batch there is, and of a small one: none of them takes more, and both little less.
 #[test]
 fn the_longest_batch_takes_no_more_than_is_asked_for() {
-    for (count, all_refused) in [(1_u32, false), (100_000, false), (100_000, true)] {
-        // Far apart by ordinal: every second one is left out.
+    let cases =
+        [(1_u32, 1, false), (100_000, 1, false), (100_000, 1, true), (1_000, 100, false), (1_000, 100, true)];
+    for (count, apart, all_refused) in cases {
+        // Far apart by ordinal: every second one is left out; and those of a part may be as far apart as it goes.
         let targets: Vec<u32> = (0..count).collect();
+        let ordinals: Vec<u32> = targets.iter().map(|n| n * apart).collect();
         let new = NewBatch {
             id: longest_batch(),
             app: longest_app(),
@@ -103,7 +106,7 @@ fn the_longest_batch_takes_no_more_than_is_asked_for() {
             body_digest: [7; 16],
             digest: [7; 16],
             targets: targets.iter().map(|n| DeviceKey(u128::from(*n).to_le_bytes())).collect(),
-            part: BatchPart::default(),
+            part: BatchPart { listed: ordinals.clone().into(), ..BatchPart::default() },
             offline_policy: OfflinePolicy::Store,
             created_at: u64::MAX,
             expires_at: u64::MAX,
@@ -116,20 +119,22 @@ fn the_longest_batch_takes_no_more_than_is_asked_for() {
         let (mut refused, mut refused_who, mut accepted) = (Vec::new(), Vec::new(), Vec::new());
         let (mut of_account, mut unbound) = (Ordinals::default(), Ordinals::default());
         if all_refused {
-            let all: Vec<_> = targets.iter().map(|n| (*n, Refusal::DeviceUnknown)).collect();
+            let all: Vec<_> = ordinals.iter().map(|ordinal| (*ordinal, Refusal::DeviceUnknown)).collect();
             put_refused(&mut refused, &all);
             let who: Vec<_> = new.targets.iter().map(|key| Who::of(key, None)).collect();
             put_who(&mut refused_who, &who);
         } else {
-            let target = |n: &u32| Target { ordinal: *n, key: new.targets[*n as usize], number: u32::MAX };
+            let target =
+                |n: &u32| Target { ordinal: n * apart, key: new.targets[*n as usize], number: u32::MAX };
             let all: Vec<_> = targets.iter().filter(|n| *n % 2 == 0).map(target).collect();
             put_targets(&mut accepted, &all);
             let others: Vec<_> =
-                targets.iter().filter(|n| *n % 2 == 1).map(|n| (*n, Refusal::Duplicate)).collect();
+                targets.iter().filter(|n| *n % 2 == 1).map(|n| (n * apart, Refusal::Duplicate)).collect();
             put_refused(&mut refused, &others);
-            let who: Vec<_> = others.iter().map(|(n, _)| Who::of(&new.targets[*n as usize], None)).collect();
+            let who: Vec<_> =
+                others.iter().map(|(n, _)| Who::of(&new.targets[(n / apart) as usize], None)).collect();
             put_who(&mut refused_who, &who);
-            for ordinal in [0, count - 1] {
+            for ordinal in [0, ordinals[ordinals.len() - 1]] {
                 of_account.insert(ordinal);
                 unbound.insert(ordinal);
             }

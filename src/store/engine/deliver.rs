@@ -23,7 +23,7 @@ use crate::store::stats::StoreStats;
 
 /// Bytes of a batch record beside body, label and targets, at most.
 const BATCH_HEAD_BYTES: usize = 320;
-/// Bytes of a target, at most: key, number, gap, and two bits; or of a refusal, which is less.
+/// Bytes of a target, at most: key, number, gap; or of a refusal, which is less.
 const TARGET_BYTES: usize = 25;
 
 /// The bounds of one part's share.
@@ -41,7 +41,10 @@ pub(super) fn record_bounds(options: &StoreOptions, parts: usize) -> RecordBound
 
 /// Bytes of a batch's record, at most.
 pub(super) fn batch_bytes(batch: &NewBatch) -> usize {
-    BATCH_HEAD_BYTES + batch.body.len() + batch.job_key.len() + batch.targets.len() * TARGET_BYTES
+    let fixed = BATCH_HEAD_BYTES + batch.body.len() + batch.job_key.len();
+    // Where ordinals are far apart, there are more bits than targets.
+    let bits = if batch.accounts.is_empty() { 0 } else { 2 * together(batch).bit_bytes() };
+    fixed + batch.targets.len() * TARGET_BYTES + bits
 }
 
 /// All of its targets.
@@ -69,7 +72,8 @@ impl<D: Disk> Engine<D> {
             }
         };
         let stats = &self.shared.stats;
-        StoreStats::add(if verdict.is_ok() { &stats.repeats } else { &stats.rejected }, 1);
+        let first = u64::from(batch.part.number == 0);
+        StoreStats::add(if verdict.is_ok() { &stats.repeats } else { &stats.rejected }, first);
         self.effects.push(Effect::Answer(reply, verdict));
         Ok(())
     }
@@ -85,7 +89,7 @@ impl<D: Disk> Engine<D> {
         let Some(known) = part.ids.get(key) else {
             let forgotten = batch.created_at <= part.ids.watermark();
             let old = batch.created_at.saturating_add(self.options.batch_window_ms) < now;
-            return (forgotten || old).then_some(Err(Rejection::TooOld));
+            return ((forgotten || old) && !batch.part.follows).then_some(Err(Rejection::TooOld));
         };
         if known.digest != batch.digest {
             return Some(Err(Rejection::BatchConflict));
@@ -96,7 +100,7 @@ impl<D: Disk> Engine<D> {
 
     /// Why the whole batch can't be taken, or what goes for it.
     fn admit(&self, now: Millis, home: MessageKey, batch: &NewBatch) -> Result<Displaced, Rejection> {
-        // Of a batch whose first part was taken the rest ends as expired: it has one answer.
+        // Of a batch whose first part was taken what comes too late ends as expired: it has one answer.
         if batch.expires_at <= now && batch.part.number == 0 {
             // With retention 0 that time begins when it is taken in: it has waited here for too long, which says nothing of the next time.
             return Err(if batch.online_only { Rejection::Unavailable } else { Rejection::Expired });
@@ -125,8 +129,8 @@ impl<D: Disk> Engine<D> {
             return Err(Rejection::StreamFull);
         }
         let mut bytes = batch_bytes(batch);
-        let revoked = self.is_revoked(now, home);
-        if batch.online_only || revoked {
+        let ends_at_once = self.is_revoked(now, home) || batch.expires_at <= now;
+        if batch.online_only || ends_at_once {
             bytes += together(batch).mass_bytes();
         }
         let fits = self.journal.fits(bytes, false);
@@ -134,7 +138,7 @@ impl<D: Disk> Engine<D> {
         if !fits {
             return Err(Rejection::Unavailable);
         }
-        if revoked { Ok(Displaced::default()) } else { self.displace(batch, bytes) }
+        if ends_at_once { Ok(Displaced::default()) } else { self.displace(batch, bytes) }
     }
 
     fn accept(
@@ -199,19 +203,21 @@ impl<D: Disk> Engine<D> {
             self.begin(&batch);
             self.shared.bodies.insert(&batch, new.body);
         }
-        StoreStats::add(&self.shared.stats.batches, 1);
+        StoreStats::add(&self.shared.stats.batches, u64::from(new.part.number == 0));
         self.effects.push(Effect::Answer(reply, Ok(answer)));
         if !decided.unbound.is_empty() {
             self.ended_unbound(now, &batch, &decided.unbound)?;
         }
-        if batch.is_revoked() {
+        let ends_at_once = match (batch.is_revoked(), batch.expires_at <= now) {
+            (true, _) => Some(Failure::Revoked),
+            (false, true) if batch.online_only => Some(Failure::Offline),
+            (false, true) => Some(Failure::Expired),
+            (false, false) => None,
+        };
+        if let Some(why) = ends_at_once {
             let mut listed = decided.accepted;
             listed.retain(|target| !unbound.contains(target.ordinal));
-            return if listed.is_empty() {
-                Ok(())
-            } else {
-                self.fail_many(now, &batch, Failure::Revoked, &listed)
-            };
+            return if listed.is_empty() { Ok(()) } else { self.fail_many(now, &batch, why, &listed) };
         }
         self.end_displaced(now, displaced, &decided.told)?;
         if !decided.told.is_empty() {
@@ -310,6 +316,7 @@ impl<D: Disk> Engine<D> {
             accepted_at: answer.accepted_at,
             expires_at: new.expires_at,
             job_key: &new.job_key,
+            part: new.part.number,
             named: new.targets.len() as u32,
             refused: &answer.refused,
             refused_who,

@@ -17,7 +17,7 @@ use crate::store::journal::RECORD_OVERHEAD;
 use crate::store::record::Target;
 
 /// Entries that end by receipts of their own in one slice.
-const SLICE_RECEIPTS: usize = 4_096;
+const SLICE_RECEIPTS: usize = 1_024;
 
 /// What records will take of the journal.
 #[derive(Clone, Copy, Default, Debug)]

@@ -216,6 +216,7 @@ impl Replay<'_> {
             accepted_at: record.accepted_at,
             expires_at: record.expires_at,
             job_key: &record.job_key.into(),
+            part: record.part,
             named: record.named,
             refused: &refused,
             refused_who: &refused_who,

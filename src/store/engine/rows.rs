@@ -8,7 +8,7 @@
 //! Admission, delivery, mass ends, presence and a router's questions about many devices need hot rows only. A cold one is read for the ack of a
 //! device that said no Hello since its row left memory (who says Hello brings it along, see [`super::super::index::Index::is_current`]), for a
 //! request of its session, when it is forgotten, and for `inspect`. The one case with many at a time: entries that were written to connections
-//! and end unacknowledged have receipts of their own, up to 4,096 in a slice, so 16 ms if none of these devices, who were all connected
+//! and end unacknowledged have receipts of their own, up to 1,024 in a slice, so 4 ms if none of these devices, who were all connected
 //! lately, is in memory.
 //!
 //! # Invariants

@@ -237,9 +237,9 @@ fn batch_ids_are_forgotten_oldest_first_and_never_accepted_twice() {
 
 #[test]
 fn a_slice_of_expiry_is_bounded_by_the_targets_it_looks_at_not_by_those_that_are_left() {
-    // Three batches of 5,000 targets each, of which one is left.
+    // Three batches of 600 targets each, of which one is left.
     let (_disk, mut harness) = opened(&StoreOptions { segment_bytes: 4 * 1024 * 1024, ..small() });
-    let targets: Vec<u32> = (0..5_000).collect();
+    let targets: Vec<u32> = (0..600).collect();
     for &n in &targets {
         harness.see(n);
     }
@@ -257,7 +257,7 @@ fn a_slice_of_expiry_is_bounded_by_the_targets_it_looks_at_not_by_those_that_are
         harness.commit().expect("the disk works");
         harness.engine.maintain(harness.now).expect("the disk works");
     }
-    assert_eq!(harness.figure("pending"), 1, "8,192 targets are a slice: two of the batches");
+    assert_eq!(harness.figure("pending"), 1, "1,024 targets are a slice: two of the batches");
     harness.settle().expect("the disk works");
     assert_eq!(harness.figure("pending"), 0);
 }

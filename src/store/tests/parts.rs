@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 /// Of a batch of 100,000 to nobody in particular, these.
 fn part(number: u32, first: u32, targets: &[u32], to_come: u32) -> NewBatch {
-    let part = BatchPart { number, first, listed: Box::default(), to_come };
+    let part = BatchPart { number, first, to_come, ..BatchPart::default() };
     NewBatch { part, ..batch("large", 1, targets, START, HOUR) }
 }
 
@@ -146,4 +146,48 @@ fn the_first_part_decides_for_all() {
     let late = NewBatch { expires_at: START, ..part(0, 0, &[0], 0) };
     let late = NewBatch { id: BatchId::parse("late").expect("valid"), ..late };
     assert_eq!(harness.deliver(late), Err(Rejection::Expired));
+}
+
+#[test]
+fn a_part_that_comes_too_late_takes_nobodys_place() {
+    let (_disk, mut harness) = opened(&small());
+    let keyed = |number, first, targets: &[u32]| NewBatch {
+        collapse_key: "weather".into(),
+        ..part(number, first, targets, 9)
+    };
+    harness.deliver(keyed(0, 0, &[0])).expect("accepted");
+    let other = NewBatch { collapse_key: "weather".into(), ..batch("other", 2, &[1, 2], START, 9 * HOUR) };
+    harness.deliver(other).expect("accepted");
+    harness.now = START + HOUR;
+    assert_eq!(harness.deliver(keyed(1, 1, &[1])).expect("accepted").accepted, 1);
+    let online = NewBatch { online_only: true, ..keyed(2, 2, &[2]) };
+    assert_eq!(harness.deliver(online).expect("accepted").accepted, 1);
+    harness.settle().expect("the disk works");
+    assert_eq!((messages(&harness, 1), messages(&harness, 2)), (vec![2], vec![2]));
+    let mut ends = mass_ends(&harness);
+    ends.sort_unstable_by_key(|(_, ordinals)| ordinals[0]);
+    let expired = |ordinal| (Failure::Expired, vec![ordinal]);
+    assert_eq!(ends, [expired(0), expired(1), (Failure::Offline, vec![2])]);
+    assert!(harness.totals().identity_holds());
+}
+
+#[test]
+fn all_parts_of_a_batch_are_forgotten_together_and_none_while_it_is_taken() {
+    // A place for one id in each part of the index.
+    let (_disk, mut harness) = opened(&StoreOptions { max_batch_ids: 4, ..small() });
+    let follows = |number| {
+        let mut part = part(number, number, &[number], 9 - number);
+        part.part.follows = number > 0;
+        part
+    };
+    for number in 0..4 {
+        assert_eq!(harness.deliver(follows(number)).expect("accepted").accepted, 1, "part {number}");
+    }
+    // Of those of a repeat nobody knows whether they were taken, but for the one that is remembered.
+    let again =
+        |number| NewBatch { part: BatchPart { follows: false, ..follows(number).part }, ..follows(number) };
+    let repeats: Vec<_> = (0..4).map(|number| harness.deliver(again(number))).collect();
+    assert_eq!(repeats.iter().filter(|answer| **answer == Err(Rejection::TooOld)).count(), 3, "{repeats:?}");
+    let state = harness.message(1, None).expect("known");
+    assert_eq!((state.counts.batches, state.counts.accepted), (1, 4), "one batch");
 }
