@@ -481,7 +481,9 @@ impl Part {
             about.device_id = says.device_id;
             about.attributes = says.attributes;
             about.client_ip = says.client_ip;
-            about.bindings = bound.unwrap_or_else(|| std::mem::replace(&mut about.bindings, Bound::InTable));
+            if let Some(bound) = bound {
+                about.set_bound(bound);
+            }
         })
     }
 

@@ -123,7 +123,7 @@ pub(super) fn device_with<'a>(
         }
         if let Some(about) = &mut device.about {
             about.touched = true;
-            if !bindings || about.bindings != Bound::InTable {
+            if !bindings || !about.is_bound_in_table() {
                 return Ok(part);
             }
         }
@@ -142,7 +142,7 @@ pub(super) fn device_with<'a>(
     let is_warm = part.about(key).is_some();
     match (row, is_warm) {
         (Some(row), true) => {
-            part.edit_about(key, &index.warmth, |about| about.bindings = bound(&row));
+            part.edit_about(key, &index.warmth, |about| about.set_bound(bound(&row)));
         }
         (Some(row), false) => {
             let attributes = index.attributes.of_bytes(row.attributes);
@@ -154,7 +154,7 @@ pub(super) fn device_with<'a>(
             tracing::error!(number, "the row of a device isn't in the tables as it was written");
             if !is_warm {
                 part.lose(key);
-            } else if part.change_about(key, &index.warmth, |about| about.bindings = Bound::Known(None)) {
+            } else if part.change_about(key, &index.warmth, |about| about.set_bound(Bound::Known(None))) {
                 // The rest of it came with a Hello.
                 ledger.changed_rows.push(*key);
             }
@@ -178,7 +178,7 @@ impl<D: Disk> Engine<D> {
         }
         let part = self.shared.index.of_device(key);
         let Some(device) = part.devices.get(key) else { return Ok(None) };
-        let (app, attributes) = (self.apps.key(device.app).clone(), Attributes(Arc::from([])));
+        let (app, attributes) = (self.apps.key(device.app).clone(), Attributes::whole(Arc::from([])));
         let (number, last_active) = (device.number, device.last_active());
         let device_id = "".into();
         Ok(Some(Who { key: *key, number, app, device_id, attributes, client_ip: None, last_active }))
@@ -187,10 +187,7 @@ impl<D: Disk> Engine<D> {
     /// What a known device is bound to.
     pub(super) fn bindings_of(&mut self, key: &DeviceKey) -> Result<Option<Arc<Bindings>>, StoreFailure> {
         let part = device_with(&self.shared.index, &*self.tables.tables, &mut self.ledger, key, true)?;
-        Ok(match part.about(key).map(|about| &about.bindings) {
-            Some(Bound::Known(bindings)) => bindings.clone(),
-            Some(Bound::InTable) | None => None,
-        })
+        Ok(part.about(key).and_then(|about| about.bindings().cloned()))
     }
 
     /// Whether a device's row is known to be unreadable.
