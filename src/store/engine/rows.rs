@@ -2,8 +2,9 @@
 //!
 //! # How it works
 //! A row that has changed is *dirty*, and stays in memory until the transaction that has it is durable. A clean one leaves memory when all of
-//! them take more than the configured bytes, by second chance, as push records do. Whoever needs one that isn't in memory reads it, about
-//! 4 µs, and it is warm from then on. Only the store's thread reads, and the start; never a shard's thread, and never while a part is locked.
+//! them take more than the configured bytes, by second chance: a hand walks around the hot rows, [`super::super::device_map`]. Whoever needs one
+//! that isn't in memory reads it, about 4 µs, and it is warm from then on. Only the store's thread reads, and the start; never a shard's thread, and
+//! never while a part is locked.
 //!
 //! Admission, delivery, mass ends, presence and a router's questions about many devices need hot rows only. A cold one is read for the ack of a
 //! device that said no Hello since its row left memory (who says Hello brings it along, see [`super::super::index::Index::is_current`]), for a
@@ -37,6 +38,7 @@
 //! A hot row is 64 bytes, 81 with its key in the map; the rest is places of the maps that are free, fewest with 1.8 million devices: 100 B.
 //!
 //! # Rejected
+//! A queue of those that are in memory, for second chance: 20 bytes each.
 //! Attributes in the map by their digest, for phones that say the same: an id of its own among them, as real ones have, makes each one different.
 //! Writing a row whenever its device comes from another address: receipts have the address of their ack, and nobody else asks.
 
@@ -56,7 +58,7 @@ use crate::store::part::{Device, Part};
 use crate::store::tables::{Table, Tables, TablesError, Writes, row_content};
 use crate::sync::MutexGuard;
 
-/// Rows looked at in one slice of making room, and of one part while it is locked.
+/// Devices looked at in one slice of making room, and of one part while it is locked.
 const LOOKED_AT: usize = 4_096;
 const LOOKED_AT_LOCKED: usize = 256;
 
@@ -247,7 +249,7 @@ impl<D: Disk> Engine<D> {
         let state = &mut self.tables.rows;
         if state.looks == 0 && index.warmth.is_full() && index.warmth.bytes() > state.begin_at {
             // Twice around: what was touched once is looked at again.
-            state.looks = 2 * index.warmth.rows();
+            state.looks = 2 * self.devices as usize;
         }
         if state.looks == 0 {
             return false;
@@ -277,7 +279,7 @@ impl<D: Disk> Engine<D> {
 /// How far making room for rows has come.
 #[derive(Debug, Default)]
 pub(super) struct Room {
-    /// Rows that are still looked at.
+    /// Devices that are still looked at.
     looks: usize,
     next_part: usize,
     /// Bytes at which it begins again.
