@@ -98,7 +98,7 @@ fn engine_on<D: Disk>(disk: Arc<D>, keys: &[DeviceKey]) -> Engine<D> {
     let opened = Engine::open(disk, &options(), Box::new(NoSink), Box::new(|_| true));
     let (mut engine, _) = opened.expect("opens");
     for n in 0..keys.len() as u64 {
-        let device = Box::new(Seen { attributes: Attributes([7; 150].as_slice().into()), ..seen(n) });
+        let device = Box::new(Seen { attributes: Attributes::whole([7; 150].as_slice().into()), ..seen(n) });
         engine.apply(NOW, Command::Seen { device, session: session() }).expect("no disk fails");
         if n.is_multiple_of(1_000) {
             engine.commit(NOW).expect("no disk fails");

@@ -29,7 +29,7 @@ const ACKS: usize = 100;
 fn phone(n: u64) -> Seen {
     let mut attributes = vec![7; 250];
     SmallRng::seed_from_u64(n).fill(&mut attributes[..60]);
-    Seen { attributes: Attributes(attributes.into()), ..seen(n) }
+    Seen { attributes: Attributes::whole(attributes.into()), ..seen(n) }
 }
 
 fn open(directory: &Path) -> Engine<RealDisk> {

@@ -9,6 +9,7 @@ use dashmap::{DashMap, Entry};
 
 use crate::fault::{self, Fault};
 use crate::ids::{BuildSpread, DeviceKey, Generation, SessionRef, ShardId};
+use crate::limits;
 use crate::push::Millis;
 use crate::sync::step;
 use crate::telemetry::Transport;
@@ -22,29 +23,47 @@ pub struct Way {
     pub transport: Transport,
 }
 
-/// A session and how it is connected: 24 bytes, where one behind the other takes 32.
+/// A session and how it is connected: 16 bytes, where one behind the other takes 32. In bits, from above: the generation (46: 22 years of 100,000 sessions
+/// a second), since when (42: until the year 2109), the slot (28), the shard (10), the transport (2).
 #[derive(Clone, Copy, Debug)]
-struct Held {
-    generation: Generation,
-    since: Millis,
-    slot: u32,
-    shard: ShardId,
-    transport: Transport,
+struct Held(u128);
+
+const TRANSPORT_BITS: u32 = 2;
+const SHARD_BITS: u32 = 10;
+const SLOT_BITS: u32 = 28;
+const SINCE_BITS: u32 = 42;
+
+const _: () = assert!(Transport::ALL.len() <= 1 << TRANSPORT_BITS && limits::SHARDS <= 1 << SHARD_BITS);
+
+/// The lowest bits of a number.
+fn lowest(number: u128, bits: u32) -> u128 {
+    number & ((1 << bits) - 1)
 }
 
 impl Held {
     fn new(session: SessionRef, way: Way) -> Self {
         let SessionRef { generation, slot, shard } = session;
-        let Way { since, transport } = way;
-        Self { generation, since, slot, shard, transport }
+        let mut packed = u128::from(generation.0);
+        packed = packed << SINCE_BITS | lowest(way.since.into(), SINCE_BITS);
+        // A slot that is too high for it, which nobody has the memory for, is found as another, whose generation tells that it isn't.
+        packed = packed << SLOT_BITS | lowest(slot.into(), SLOT_BITS);
+        packed = packed << SHARD_BITS | lowest(shard.0.into(), SHARD_BITS);
+        Self(packed << TRANSPORT_BITS | way.transport as u128)
     }
 
-    fn session(&self) -> SessionRef {
-        SessionRef { generation: self.generation, slot: self.slot, shard: self.shard }
+    fn generation(self) -> Generation {
+        Generation((self.0 >> (SINCE_BITS + SLOT_BITS + SHARD_BITS + TRANSPORT_BITS)) as u64)
     }
 
-    fn way(&self) -> Way {
-        Way { since: self.since, transport: self.transport }
+    fn session(self) -> SessionRef {
+        let slot = lowest(self.0 >> (SHARD_BITS + TRANSPORT_BITS), SLOT_BITS) as u32;
+        let shard = ShardId(lowest(self.0 >> TRANSPORT_BITS, SHARD_BITS) as u16);
+        SessionRef { generation: self.generation(), slot, shard }
+    }
+
+    fn way(self) -> Way {
+        let since = lowest(self.0 >> (SLOT_BITS + SHARD_BITS + TRANSPORT_BITS), SINCE_BITS) as Millis;
+        Way { since, transport: Transport::ALL[lowest(self.0, TRANSPORT_BITS) as usize] }
     }
 }
 
@@ -100,7 +119,9 @@ impl Directory {
     pub fn leave(&self, device: &DeviceKey, generation: Generation) -> bool {
         step();
         self.sessions
-            .remove_if(device, |_, held| held.generation == generation || fault::is(Fault::RemoveAnySession))
+            .remove_if(device, |_, held| {
+                held.generation() == generation || fault::is(Fault::RemoveAnySession)
+            })
             .is_some()
     }
 
@@ -148,6 +169,22 @@ mod tests {
         assert_eq!(directory.look(&device), Some((new, WAY)));
         assert!(directory.leave(&device, new.generation));
         assert!(directory.is_empty());
+    }
+
+    #[test]
+    fn an_entry_is_thirty_two_bytes_and_comes_back_whole() {
+        assert_eq!(size_of::<(DeviceKey, Held)>(), 32);
+        for &transport in Transport::ALL {
+            for (generation, slot, shard, since) in [
+                (0, 0, 0, 0),
+                (1 << 45, 1 << 27, 1 << 8, 1 << 41),
+                ((1 << 46) - 1, (1 << 28) - 1, 1_023, (1 << 42) - 1),
+            ] {
+                let session = SessionRef { generation: Generation(generation), slot, shard: ShardId(shard) };
+                let held = Held::new(session, Way { since, transport });
+                assert_eq!((held.session(), held.way()), (session, Way { since, transport }));
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::ids::{AccountDigest, AppKey, BatchId, DeviceKey, MessageId, Seq};
 
 mod apps;
+mod attributes;
 mod counts;
 mod ordinals;
 mod part;
@@ -12,6 +13,7 @@ mod reasons;
 mod receipt;
 
 pub use apps::{AppControl, RateChange, RateOverrides, Rates};
+pub use attributes::{Attributes, Common, Parts};
 pub use counts::Counts;
 pub use ordinals::Ordinals;
 pub use part::BatchPart;
@@ -166,10 +168,6 @@ pub struct Revoked {
     /// Entries that were pending, and ended.
     pub ended: u32,
 }
-
-/// The checked attributes of a device: an encoded `device.v1.Attributes` without request id and push state, within limits.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Attributes(pub Arc<[u8]>);
 
 /// A device that says Hello.
 #[derive(Clone, PartialEq, Eq, Debug)]

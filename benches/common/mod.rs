@@ -55,7 +55,7 @@ pub(crate) fn seen(n: u64) -> Seen {
         key: key(n),
         app: app(),
         device_id: device_id(n).into(),
-        attributes: Attributes(attributes.into()),
+        attributes: Attributes::whole(attributes.into()),
         push_on: None,
         client_ip: [127, 0, 0, 1].into(),
         state_lost: false,

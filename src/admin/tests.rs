@@ -78,7 +78,9 @@ impl FakeStore {
                             oldest_pending_at: Some(3),
                             number: 1,
                             // Field 5, `brand`.
-                            attributes: Some(Attributes([0x32, 4, b'v', b'i', b'v', b'o'].as_slice().into())),
+                            attributes: Some(Attributes::whole(
+                                [0x32, 4, b'v', b'i', b'v', b'o'].as_slice().into(),
+                            )),
                             bindings: Some(Arc::new(Bindings {
                                 account: Some("alice".into()),
                                 tags: vec!["vip".into()],

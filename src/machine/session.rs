@@ -33,19 +33,45 @@ pub trait Entry: Clone {
 #[derive(Clone, Debug)]
 struct InFlight<E> {
     entry: E,
-    first_sent: Millis,
-    /// Milliseconds from then until its acknowledgement is overdue.
-    patience: u32,
-    overdue: bool,
+    times: Times,
+}
+
+/// When an entry was first written, and until when its acknowledgement is waited for: 42 bits of milliseconds, which last until the year 2109, a flag,
+/// and 21 bits of milliseconds from then on, which are half an hour, where deadlines are ten minutes at most.
+#[derive(Clone, Copy, Debug)]
+struct Times(u64);
+
+const PATIENCE_BITS: u32 = 21;
+const OVERDUE: u64 = 1 << PATIENCE_BITS;
+const SENT_BITS: u32 = u64::BITS - PATIENCE_BITS - 1;
+
+impl Times {
+    fn new(first_sent: Millis, patience: u64) -> Self {
+        Self(first_sent.min((1 << SENT_BITS) - 1) << (PATIENCE_BITS + 1) | patience.min(OVERDUE - 1))
+    }
 }
 
 impl<E> InFlight<E> {
-    fn deadline(&self) -> Millis {
-        self.first_sent + u64::from(self.patience)
+    fn new(entry: E, first_sent: Millis, patience: u64) -> Self {
+        Self { entry, times: Times::new(first_sent, patience) }
     }
 
-    fn wait_until(&mut self, deadline: Millis) {
-        self.patience = u32::try_from(deadline.saturating_sub(self.first_sent)).unwrap_or(u32::MAX);
+    fn first_sent(&self) -> Millis {
+        self.times.0 >> (PATIENCE_BITS + 1)
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.times.0 & OVERDUE != 0
+    }
+
+    fn deadline(&self) -> Millis {
+        self.first_sent() + (self.times.0 & (OVERDUE - 1))
+    }
+
+    /// It is overdue, and is waited for until then.
+    fn wait_again(&mut self, deadline: Millis) {
+        let first_sent = self.first_sent();
+        self.times = Times(Times::new(first_sent, deadline.saturating_sub(first_sent)).0 | OVERDUE);
     }
 }
 
@@ -68,23 +94,23 @@ pub enum Overdue<E> {
     },
 }
 
-/// A session's state. An idle one owns no memory outside itself, nor does one with a single push in flight.
+/// A session's state: 64 bytes. An idle one owns no memory outside itself, nor does one with a single push in flight.
 #[derive(Debug)]
 pub struct Session<E> {
     in_flight: SmallVec<[InFlight<E>; 1]>,
     /// Everything up to here was pulled.
     cursor: Reached,
-    /// The newest Ack read; the next is one more.
-    acks_read: u64,
-    /// So many of the newest ones aren't durable.
-    unconfirmed: u32,
-    /// So many of the newest durable ones the device was not told of.
-    untold: u32,
-    /// All but so many of the newest ones are told as soon as they are durable. May be more, where these were told long ago.
-    unasked: u32,
     last_read: Millis,
-    heartbeat_s: u32,
-    in_window: u16,
+    /// The newest Ack read; the next is one more.
+    acks_read: u32,
+    /// So many of the newest ones aren't durable.
+    unconfirmed: u16,
+    /// So many of the newest durable ones the device was not told of.
+    untold: u16,
+    /// All but so many of the newest ones are told as soon as they are durable. May be more, where these were told long ago.
+    unasked: u16,
+    heartbeat_s: u16,
+    in_window: u8,
     /// There may be entries behind the cursor.
     newer: bool,
     /// What is in flight is unacknowledged for so long that the device may be gone.
@@ -102,7 +128,7 @@ impl<E: Entry> Session<E> {
             untold: 0,
             unasked: 0,
             last_read: now,
-            heartbeat_s,
+            heartbeat_s: u16::try_from(heartbeat_s).unwrap_or(u16::MAX),
             in_window: 0,
             newer: !fault::is(Fault::ForgetPending),
             suspect: false,
@@ -116,7 +142,7 @@ impl<E: Entry> Session<E> {
 
     /// The longest time between two signs of life that the device has promised, seconds.
     pub fn heartbeat_s(&self) -> u32 {
-        self.heartbeat_s
+        self.heartbeat_s.into()
     }
 
     /// When bytes last came.
@@ -127,7 +153,7 @@ impl<E: Entry> Session<E> {
     /// When the device becomes suspect: nothing came for so long since a push was written that is not acknowledged. `None`: nothing is in flight,
     /// or it is suspect already.
     pub fn suspect_at(&self, patience_ms: u64) -> Option<Millis> {
-        let oldest = self.in_flight.iter().map(|f| f.first_sent).min().filter(|_| !self.suspect)?;
+        let oldest = self.in_flight.iter().map(InFlight::first_sent).min().filter(|_| !self.suspect)?;
         Some(oldest.max(self.last_read) + patience_ms)
     }
 
@@ -173,9 +199,7 @@ impl<E: Entry> Session<E> {
         debug_assert!(usize::from(self.in_window) < limits::WINDOW, "the window is bounded");
         self.cursor.pass(entry.priority(), entry.seq());
         self.in_window += 1;
-        let mut in_flight = InFlight { entry, first_sent: now, patience: 0, overdue: false };
-        in_flight.wait_until(now + ack_deadline_ms);
-        self.in_flight.push(in_flight);
+        self.in_flight.push(InFlight::new(entry, now, ack_deadline_ms));
     }
 
     /// The entry is not for this session (it expired meanwhile, or the device has it already).
@@ -196,10 +220,12 @@ impl<E: Entry> Session<E> {
         events: impl AsRef<[(MessageId, Event, Millis)]>,
     ) -> Result<Vec<Acked>, DeviceError> {
         let events = events.as_ref();
-        if number != self.acks_read + 1 {
+        // At the end of the numbers a device has to come again: with one Ack a second that is in 136 years.
+        let next = self.acks_read.checked_add(1).filter(|next| u64::from(*next) == number);
+        let Some(next) = next else {
             return Err(DeviceError::Malformed("Acks are numbered from 1 without gaps"));
-        }
-        self.acks_read = number;
+        };
+        self.acks_read = next;
         self.unconfirmed += 1;
         self.unasked = self.unasked.saturating_add(1);
         let before =
@@ -222,7 +248,7 @@ impl<E: Entry> Session<E> {
         let of_event = |f: &&InFlight<E>| events.iter().any(|(message, ..)| *message == f.entry.message());
         let newest = self.in_flight.iter().filter(of_event).map(|f| f.entry.seq()).max();
         let before = self.in_flight.iter().filter(|f| Some(f.entry.seq()) < newest);
-        before.map(|f| (f.entry.message(), Event::Arrive, f.first_sent)).collect()
+        before.map(|f| (f.entry.message(), Event::Arrive, f.first_sent())).collect()
     }
 
     /// When a message that is in flight was accepted.
@@ -233,7 +259,7 @@ impl<E: Entry> Session<E> {
     /// An entry in flight, and when it was last written.
     pub fn last_sent(&self, seq: Seq, ack_deadline_ms: u64) -> Option<(&E, Millis)> {
         let f = self.in_flight.iter().find(|f| f.entry.seq() == seq)?;
-        let last = if f.overdue { f.deadline().saturating_sub(ack_deadline_ms) } else { f.first_sent };
+        let last = if f.is_overdue() { f.deadline().saturating_sub(ack_deadline_ms) } else { f.first_sent() };
         Some((&f.entry, last))
     }
 
@@ -241,17 +267,17 @@ impl<E: Entry> Session<E> {
     fn settle(&mut self, message: MessageId) -> Option<Millis> {
         let at = self.in_flight.iter().position(|f| f.entry.message() == message)?;
         let settled = self.in_flight.remove(at);
-        if !settled.overdue {
+        if !settled.is_overdue() {
             self.in_window -= 1;
         }
-        Some(settled.first_sent)
+        Some(settled.first_sent())
     }
 
     /// The entry ended without the device's doing.
     pub fn handle_ended(&mut self, seq: Seq) {
         if let Some(at) = self.in_flight.iter().position(|f| f.entry.seq() == seq) {
             let ended = self.in_flight.remove(at);
-            if !ended.overdue {
+            if !ended.is_overdue() {
                 self.in_window -= 1;
             }
             self.release();
@@ -268,10 +294,10 @@ impl<E: Entry> Session<E> {
     /// next says so too, [`Session::poll_confirm`].
     pub fn handle_confirmed(&mut self, number: u64) -> bool {
         let confirmed = self.acks_confirmed();
-        if number > confirmed && number <= self.acks_read {
+        if number > confirmed && number <= u64::from(self.acks_read) {
             // No more than were read and not confirmed.
-            self.untold += (number - confirmed) as u32;
-            self.unconfirmed -= (number - confirmed) as u32;
+            self.untold += (number - confirmed) as u16;
+            self.unconfirmed -= (number - confirmed) as u16;
         }
         let is_asked_for = self.untold > 0 && self.unasked < self.unconfirmed + self.untold;
         is_asked_for || u64::from(self.untold) >= limits::UNTOLD_ACKS
@@ -290,7 +316,7 @@ impl<E: Entry> Session<E> {
 
     /// The newest durable Ack.
     fn acks_confirmed(&self) -> u64 {
-        self.acks_read - u64::from(self.unconfirmed)
+        u64::from(self.acks_read) - u64::from(self.unconfirmed)
     }
 
     /// Whether so many Acks wait for their confirmation that reading has to pause.
@@ -310,7 +336,7 @@ impl<E: Entry> Session<E> {
 
     /// The entry that [`Session::poll_overdue`] would say to send again.
     pub fn peek_again(&self, now: Millis) -> Option<&E> {
-        let next = self.in_flight.iter().find(|f| f.deadline() <= now && !f.overdue)?;
+        let next = self.in_flight.iter().find(|f| f.deadline() <= now && !f.is_overdue())?;
         (!next.entry.online_only() && next.entry.expires_at() > now).then_some(&next.entry)
     }
 
@@ -318,7 +344,7 @@ impl<E: Entry> Session<E> {
     pub fn poll_overdue(&mut self, now: Millis, ack_deadline_ms: u64) -> Option<Overdue<E>> {
         loop {
             let at = self.in_flight.iter().position(|f| f.deadline() <= now)?;
-            if self.in_flight[at].overdue {
+            if self.in_flight[at].is_overdue() {
                 // Sent twice on this session: the rest is the next one's.
                 self.in_flight.remove(at);
                 self.release();
@@ -327,14 +353,13 @@ impl<E: Entry> Session<E> {
             self.in_window -= 1;
             let overdue = self.in_flight.len() - usize::from(self.in_window) - 1;
             let f = &mut self.in_flight[at];
-            let (entry, first_sent) = (f.entry.clone(), f.first_sent);
+            let (entry, first_sent) = (f.entry.clone(), f.first_sent());
             if entry.online_only() || entry.expires_at() <= now || overdue >= limits::OVERDUE {
                 self.in_flight.remove(at);
                 self.release();
                 return Some(Overdue::Report { entry, first_sent });
             }
-            f.overdue = true;
-            f.wait_until(now + ack_deadline_ms);
+            f.wait_again(now + ack_deadline_ms);
             return Some(Overdue::SendAgain { entry, first_sent });
         }
     }
@@ -343,9 +368,9 @@ impl<E: Entry> Session<E> {
     pub fn handle_end(&mut self) -> impl Iterator<Item = (E, Millis, Millis)> {
         self.in_window = 0;
         let left = std::mem::take(&mut self.in_flight).into_iter();
-        left.filter(|f| !f.overdue).map(|f| {
-            let deadline = f.deadline();
-            (f.entry, f.first_sent, deadline)
+        left.filter(|f| !f.is_overdue()).map(|f| {
+            let (first_sent, deadline) = (f.first_sent(), f.deadline());
+            (f.entry, first_sent, deadline)
         })
     }
 
@@ -357,12 +382,12 @@ impl<E: Entry> Session<E> {
     /// What must hold after every call.
     #[cfg(test)]
     fn check(&self) {
-        let in_window = self.in_flight.iter().filter(|f| !f.overdue).count();
+        let in_window = self.in_flight.iter().filter(|f| !f.is_overdue()).count();
         assert_eq!(in_window, usize::from(self.in_window));
         assert!(in_window <= limits::WINDOW);
         assert!(self.in_flight.len() - in_window <= limits::OVERDUE + 1);
-        assert!(u64::from(self.unconfirmed) + u64::from(self.untold) <= self.acks_read);
-        assert!(u64::from(self.unasked) <= self.acks_read);
+        assert!(u64::from(self.unconfirmed) + u64::from(self.untold) <= u64::from(self.acks_read));
+        assert!(u32::from(self.unasked) <= self.acks_read);
     }
 }
 

@@ -29,7 +29,8 @@ impl Shard {
     pub(super) fn count_begun(&mut self, conn: ConnRef) {
         let now = self.now();
         let Some(connection) = self.connection(conn) else { return };
-        let bytes = connection.partial.len() + connection.retained.len();
+        let retained = connection.tls.as_ref().map_or(0, |tls| tls.retained.len());
+        let bytes = connection.partial.len() + retained;
         let anew = std::mem::take(&mut connection.flags.frame_ended);
         if bytes == 0 && !connection.flags.begun {
             return;

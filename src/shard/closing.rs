@@ -55,11 +55,13 @@ impl Shard {
             connection.flags.broken = true;
         } else if let Some(tls) = &mut connection.tls {
             cipher.clear();
-            tls.close(&mut connection.retained, &mut cipher);
+            tls.close(&mut cipher);
             connection.write(&self.tally, now, &cipher);
         }
         // Nothing is decrypted any more.
-        connection.retained.take();
+        if let Some(tls) = &mut connection.tls {
+            tls.retained.take();
+        }
         self.wake(conn);
         self.count_begun(conn);
         self.keepalive.insert(now + LINGER_MS, conn);

@@ -104,7 +104,7 @@ impl Shard {
             Phase::Registering(_) => (false, false),
             Phase::Live(live) => {
                 let is_behind = live.session.is_behind_on_acks();
-                (!full && !is_behind && live.replies.len() < limits::SESSION_REQUESTS, is_behind)
+                (!full && !is_behind && live.seldom.replies().len() < limits::SESSION_REQUESTS, is_behind)
             }
         };
         let has_room = connection.outbox.len() < limits::OUTBOX_BYTES;
@@ -154,7 +154,7 @@ impl Shard {
         scratch: &mut Scratch,
     ) -> Poll<Result<usize, DeviceError>> {
         let Some(connection) = self.connection(conn) else { return Poll::Ready(Ok(0)) };
-        let left = if connection.tls.is_some() { &connection.retained } else { &connection.partial };
+        let left = connection.tls.as_ref().map_or(&connection.partial, |tls| &tls.retained);
         let kept = left.len();
         if kept > LEFT_BYTES {
             return Poll::Ready(Err(DeviceError::FrameTooLarge));
@@ -209,8 +209,8 @@ impl Shard {
     fn decrypt(&mut self, conn: ConnRef, total: usize, scratch: &mut Scratch) -> Result<bool, DeviceError> {
         let now = self.now();
         let Some(connection) = get(&mut self.connections, conn) else { return Ok(false) };
-        connection.retained.take();
         let Some(tls) = &mut connection.tls else { return Ok(false) };
+        tls.retained.take();
         scratch.plain.clear();
         scratch.plain.append(&mut connection.partial.take());
         scratch.cipher.clear();
@@ -218,7 +218,7 @@ impl Shard {
         if let Ok(received) = &result
             && received.consumed < total
         {
-            connection.retained.set(scratch.net[received.consumed..total].to_vec());
+            tls.retained.set(scratch.net[received.consumed..total].to_vec());
         }
         let peer = connection.peer;
         let is_answered = !scratch.cipher.is_empty() && matches!(connection.phase, Phase::Greeting { .. });
@@ -267,7 +267,8 @@ impl Shard {
         {
             connection.flags.frame_ended = true;
             live.session.handle_read(now);
-            let settles = connection.outbox.is_empty() && live.told.handle_said(now);
+            let settles = connection.outbox.is_empty()
+                && live.seldom.edit(|parts| parts.told.handle_said(now)).unwrap_or_default();
             self.no_longer_suspect(conn);
             if settles {
                 self.report_active(conn);

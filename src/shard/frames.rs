@@ -141,7 +141,8 @@ impl Shard {
             store.submit(command).map_err(|_refused| ErrorCode::ResourceExhausted)
         });
         // What is not on its way to the journal still waits for those before it.
-        live.replies.push(Waiting { request_id, answer: submitted.err().map(Err) });
+        let waiting = Waiting { request_id, answer: submitted.err().map(Err) };
+        live.seldom.put(|parts| parts.replies.push(waiting));
         live.put_replies(out);
     }
 
@@ -149,12 +150,16 @@ impl Shard {
     pub(super) fn changed(&mut self, conn: ConnRef, result: Result<(), ChangeError>, out: &mut Vec<u8>) {
         if let Some(connection) = self.connection(conn)
             && let Phase::Live(live) = &mut connection.phase
-            && let Some(oldest) = live.replies.iter_mut().find(|waiting| waiting.answer.is_none())
         {
-            oldest.answer = Some(result.map_err(|error| match error {
-                ChangeError::TooMany(_) => ErrorCode::Invalid,
-                ChangeError::Exhausted => ErrorCode::ResourceExhausted,
-            }));
+            live.seldom.edit(|parts| {
+                let oldest = parts.replies.iter_mut().find(|waiting| waiting.answer.is_none());
+                if let Some(oldest) = oldest {
+                    oldest.answer = Some(result.map_err(|error| match error {
+                        ChangeError::TooMany(_) => ErrorCode::Invalid,
+                        ChangeError::Exhausted => ErrorCode::ResourceExhausted,
+                    }));
+                }
+            });
             live.put_replies(out);
         }
     }
@@ -163,11 +168,11 @@ impl Shard {
 impl Live {
     /// The replies that are next and known.
     fn put_replies(&mut self, out: &mut Vec<u8>) {
-        while let Some(&Waiting { request_id, answer: Some(answer) }) = self.replies.first() {
+        while let Some(&Waiting { request_id, answer: Some(answer) }) = self.seldom.replies().first() {
             if request_id != 0 {
                 wire::put_reply(out, request_id, answer);
             }
-            self.replies.pop_first();
+            self.seldom.edit(|parts| parts.replies.remove(0));
         }
     }
 }

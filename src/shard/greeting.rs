@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
-use super::few::Few;
 use super::identify::{Grant, Identified, identify};
+use super::seldom::Seldom;
 use super::state::{ConnRef, Live, Phase, Received, Registering, Shard};
 use crate::config;
 use crate::directory::Way;
@@ -12,7 +12,6 @@ use crate::error::DeviceError;
 use crate::fault::{self, Fault};
 use crate::ids::{DeviceKey, SessionRef};
 use crate::machine::session::Session;
-use crate::machine::told::Told;
 use crate::presence::State;
 use crate::push::{Acked, Event, Millis, Reached, Seen};
 use crate::store::{Command, DeviceAck};
@@ -51,10 +50,7 @@ impl Shard {
             app: app.clone(),
             device_id: device_id.clone(),
             epoch,
-            received: Received::of(hello.received).map(Box::new),
-            unwritten: Few::default(),
-            told: Told::Settled,
-            replies: Few::default(),
+            seldom: Seldom::of(Received::of(hello.received)),
         };
         context.take_place(&app, &device, now)?;
         let seen = Seen {
@@ -121,10 +117,12 @@ impl Shard {
         out: &mut Vec<u8>,
     ) -> Result<(), DeviceError> {
         let context = self.context.clone();
-        if let Some(received) = &mut live.received {
-            // What is durable by now is in its list, and goes with the Hello's acks.
-            received.until = *context.store.head().borrow();
-        }
+        live.seldom.edit(|parts| {
+            if let Some(received) = &mut parts.received {
+                // What is durable by now is in its list, and goes with the Hello's acks.
+                received.until = *context.store.head().borrow();
+            }
+        });
         let now = self.now();
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard: self.id };
         let (device, heartbeat_s, epoch) = (live.device, live.session.heartbeat_s(), live.epoch);
@@ -236,7 +234,7 @@ fn heartbeat_bounds(config: &config::Device, transport: telemetry::Transport) ->
 /// The ids of Hello as one Ack that needs no confirmation.
 fn received_acks(live: &Live, session: SessionRef, client_ip: IpAddr, now: Millis) -> Option<DeviceAck> {
     let arrive = |message| Acked { message, event: Event::Arrive, time: now, sent_at: None };
-    let events = live.received.as_ref()?.ids.iter().copied().map(arrive).collect();
+    let events = live.seldom.received()?.ids.iter().copied().map(arrive).collect();
     let client_ip = Some(client_ip);
     Some(DeviceAck { device: live.device, session, number: 0, client_ip, events })
 }

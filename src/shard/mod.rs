@@ -23,6 +23,7 @@ mod presence;
 mod pump;
 pub mod quic;
 mod recalls;
+mod seldom;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod sockets;

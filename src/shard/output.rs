@@ -52,7 +52,7 @@ impl Shard {
         traffic.frames_out += count_frames(frames);
         if let Some(tls) = &mut connection.tls {
             cipher.clear();
-            if let Err(error) = tls.send(&mut connection.retained, frames, cipher) {
+            if let Err(error) = tls.send(frames, cipher) {
                 tracing::debug!(peer = %connection.peer, %error, "nothing can be sent before the handshake");
                 return;
             }
@@ -136,7 +136,6 @@ mod tests {
                 since: 0,
                 tls: None,
                 phase: Phase::Closing { deadline: 10 },
-                retained: Few::default(),
                 partial: Few::default(),
                 outbox: Outbox::default(),
                 flags: Flags { broken, ..Flags::default() },

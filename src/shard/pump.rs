@@ -19,7 +19,8 @@ impl Live {
         into.clear();
         // What was pulled isn't pulled again, though it wasn't written.
         let mut after = self.session.cursor();
-        let mut unwritten = self.unwritten.take();
+        let mut unwritten =
+            self.seldom.edit(|parts| std::mem::take(&mut parts.unwritten)).unwrap_or_default();
         for entry in &unwritten {
             after.pass(entry.batch.priority, entry.batch.seq);
         }
@@ -97,7 +98,7 @@ impl Shard {
             {
                 let Pulled { batch, ordinal, redelivered } = entry;
                 let is_over = batch.expires_at <= now || batch.is_revoked();
-                let has = live.received.as_ref().is_some_and(|has| has.covers(batch.seq, batch.message));
+                let has = live.seldom.received().is_some_and(|has| has.covers(batch.seq, batch.message));
                 if is_over || has {
                     live.session.handle_skipped(&InList(batch));
                     continue;
@@ -112,7 +113,8 @@ impl Shard {
                         continue;
                     }
                     missing = Some(batch.clone());
-                    live.unwritten.push(Pulled { batch, ordinal, redelivered });
+                    let entry = Pulled { batch, ordinal, redelivered };
+                    live.seldom.put(|parts| parts.unwritten.push(entry));
                     break;
                 };
                 wire::put_push(out, body, redelivered);
@@ -121,12 +123,12 @@ impl Shard {
                 pushes += 1;
                 room -= 1;
             }
-            live.unwritten.extend(entries);
-            if !live.unwritten.is_empty() {
+            live.seldom.put_unwritten(entries);
+            if live.seldom.has_unwritten() {
                 live.session.handle_newer();
             }
             if drained && missing.is_none() {
-                live.received = None;
+                live.seldom.edit(|parts| parts.received = None);
             }
         }
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard };

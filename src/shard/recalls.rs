@@ -90,7 +90,7 @@ impl Shard {
         if let Some(connection) = self.connection(conn) {
             connection.flags.behind_on_recalls = true;
             if let Phase::Live(live) = &mut connection.phase {
-                live.told = Told::owing();
+                live.seldom.put(|parts| parts.told = Told::owing());
             }
             self.recalls.began.push_back(Reading { conn, after: Seq(0), since });
         }
@@ -171,7 +171,7 @@ impl Shard {
         } else if let Some(connection) = self.connection(reading.conn) {
             connection.flags.behind_on_recalls = false;
             if let Phase::Live(live) = &mut connection.phase {
-                live.told.handle_written(now);
+                live.seldom.edit(|parts| parts.told.handle_written(now));
             }
         }
         looks
@@ -219,7 +219,7 @@ impl Shard {
                 (entry.0.is_revoked() || is_unwanted) && connection.outbox.may_hold(at)
             });
         live.session.handle_ended(batch);
-        live.unwritten.retain(|entry| entry.batch.seq != batch);
+        live.seldom.edit(|parts| parts.unwritten.retain(|entry| entry.batch.seq != batch));
         if unsent {
             return self.fail(conn, DeviceError::Stalled);
         }

@@ -19,8 +19,8 @@ use crate::machine::session::Session;
 use crate::machine::told;
 use crate::presence::Presence;
 use crate::push::{Reached, Seen};
-use crate::shard::few::Few;
 use crate::shard::identify::Grant;
+use crate::shard::seldom::Seldom;
 use crate::shard::sockets::Socket;
 use crate::shard::state::Live;
 use crate::shard::stream::Stream;
@@ -136,10 +136,7 @@ pub(in crate::shard) async fn begins(shard: &mut Shard) -> (ConnRef, TcpStream) 
         app: app(),
         device_id: "d".into(),
         epoch: 1,
-        received: None,
-        unwritten: Few::default(),
-        told: Told::Settled,
-        replies: Few::default(),
+        seldom: Seldom::default(),
     };
     let last_active = context.store.last_active(&DEVICE);
     shard.attach(conn, live, last_active, Grant::default(), &mut Vec::new()).expect("welcome");
@@ -204,5 +201,5 @@ async fn a_device_whose_session_breaks_early_is_told_again_on_its_next_one() {
     assert!(!shard.tell_recalls());
     let connection = shard.connection(conn).expect("there");
     let Phase::Live(live) = &connection.phase else { panic!("a session") };
-    assert!(live.told == Told::Settled && !connection.flags.behind_on_recalls);
+    assert!(live.seldom.told() == Told::Settled && !connection.flags.behind_on_recalls);
 }

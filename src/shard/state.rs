@@ -17,6 +17,7 @@ use super::identify::Grant;
 use super::memory::{Memory, Tally};
 use super::outbox::Outbox;
 use super::recalls::Recalls;
+use super::seldom::Seldom;
 use super::stream::{Peer, Stream};
 use super::tls::Tls;
 use super::traffic::Traffic;
@@ -24,7 +25,6 @@ use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, Shar
 use crate::machine::begun::Begun;
 use crate::machine::door::Door;
 use crate::machine::session::{Entry, Session};
-use crate::machine::told::Told;
 use crate::machine::wheel::Wheel;
 use crate::presence::SliceRequest;
 use crate::push::{Millis, Priority};
@@ -143,9 +143,7 @@ pub(super) struct Connection {
     /// `None`: plain TCP, or QUIC, which has its own.
     pub tls: Option<Box<Tls>>,
     pub phase: Phase,
-    /// Received and not yet a whole record or (plain) frame.
-    pub retained: Few<u8>,
-    /// TLS: decrypted and not yet a whole frame.
+    /// Received (over TLS: and decrypted) and not yet a whole frame.
     pub partial: Few<u8>,
     /// To be written when the socket takes it.
     pub outbox: Outbox,
@@ -218,15 +216,8 @@ pub(super) struct Live {
     pub device_id: Arc<str>,
     /// Of the newest credential that the device has.
     pub epoch: u32,
-    /// Ids of Hello that are not to be sent, until the list was drained once.
-    pub received: Option<Box<Received>>,
-    /// Pulled, which counts as written, and not written: the first one waits for its body. Asked for again, they would come as redelivered,
-    /// and those of retention 0 not at all.
-    pub unwritten: Few<Pulled>,
-    /// Of messages that were taken back while it was away.
-    pub told: Told,
-    /// Requests that wait until they are durable, oldest first; at most `limits::SESSION_REQUESTS`.
-    pub replies: Few<Waiting>,
+    /// What almost none has.
+    pub seldom: Seldom,
 }
 
 /// Messages that the device had when it said Hello: their entries end without being sent once more.
@@ -358,7 +349,6 @@ impl Shard {
             since: self.now,
             tls,
             phase: Phase::Greeting { deadline },
-            retained: Few::default(),
             partial: Few::default(),
             outbox: Outbox::default(),
             flags: Flags::default(),
@@ -476,7 +466,7 @@ impl Shard {
 impl Live {
     /// When the device was last active, if that may be reported.
     pub(super) fn last_active(&self) -> Option<(DeviceKey, Millis)> {
-        self.told.active(self.session.last_read()).map(|at| (self.device, at))
+        self.seldom.told().active(self.session.last_read()).map(|at| (self.device, at))
     }
 }
 
@@ -500,6 +490,18 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// There are a million of them: each eight bytes are eight megabytes. A stream is 16 bytes, and more only where mio checks how it is used.
+    #[test]
+    fn a_connection_takes_224_bytes_of_which_136_are_its_session() {
+        assert_eq!((size_of::<Session<InList>>(), size_of::<Live>()), (64, 136));
+        assert_eq!(size_of::<Connection>() - size_of::<Stream>(), 224 - 16);
+        assert_eq!(
+            size_of::<Option<Connection>>(),
+            size_of::<Connection>(),
+            "its place in the slab costs nothing"
+        );
+    }
 
     #[test]
     fn a_message_that_is_sent_again_after_the_hello_that_named_it_is_sent() {

@@ -7,12 +7,16 @@ use rustls::ServerConfig;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 
+use super::few::Few;
+
 /// TLS of one connection.
 ///
 /// rustls remembers where in the received bytes the pieces of an unfinished handshake message lie, and panics when it is asked
 /// without them: so it always gets what is retained, and is never asked again once that is gone.
 pub(super) struct Tls {
     inner: UnbufferedServerConnection,
+    /// Received and not yet a whole record.
+    pub(super) retained: Few<u8>,
     /// Broken, or goodbye was said.
     over: bool,
 }
@@ -35,7 +39,8 @@ pub(super) struct TlsError(#[from] rustls::Error);
 
 impl Tls {
     pub(super) fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        Ok(Self { inner: UnbufferedServerConnection::new(config)?, over: false })
+        let inner = UnbufferedServerConnection::new(config)?;
+        Ok(Self { inner, retained: Few::default(), over: false })
     }
 
     /// Works on `incoming`, appends plaintext to `plain`, and what has to be sent to `out`. What is not consumed comes again, with more behind it.
@@ -93,18 +98,13 @@ impl Tls {
         }
     }
 
-    /// Appends `plain`, encrypted. `retained` is what was received and not consumed.
-    pub(super) fn send(
-        &mut self,
-        retained: &mut [u8],
-        plain: &[u8],
-        out: &mut Vec<u8>,
-    ) -> Result<(), TlsError> {
+    /// Appends `plain`, encrypted.
+    pub(super) fn send(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
         if self.over {
             return Err(TlsError(rustls::Error::General("TLS has ended".into())));
         }
         loop {
-            match self.inner.process_tls_records(retained).state? {
+            match self.inner.process_tls_records(&mut self.retained).state? {
                 // A key update that goes before.
                 ConnectionState::EncodeTlsData(mut data) => encode(&mut data, out),
                 ConnectionState::TransmitTlsData(data) => data.done(),
@@ -123,10 +123,10 @@ impl Tls {
     }
 
     /// Appends a `close_notify`, if the handshake got that far. Nothing is sent or received after it.
-    pub(super) fn close(&mut self, retained: &mut [u8], out: &mut Vec<u8>) {
+    pub(super) fn close(&mut self, out: &mut Vec<u8>) {
         if !std::mem::replace(&mut self.over, true)
             && let Ok(ConnectionState::WriteTraffic(mut traffic)) =
-                self.inner.process_tls_records(retained).state
+                self.inner.process_tls_records(&mut self.retained).state
         {
             append(out, 32, |room| match traffic.queue_close_notify(room) {
                 Ok(written) => Ok(Some(written)),
@@ -199,25 +199,24 @@ mod tests {
             static CONFIG: std::sync::OnceLock<Arc<ServerConfig>> = std::sync::OnceLock::new();
             let mut tls = Tls::new(CONFIG.get_or_init(config).clone()).expect("TLS");
             let bytes = records.concat();
-            let (mut retained, mut plain, mut out) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut plain, mut out) = (Vec::new(), Vec::new());
             let (mut rest, mut cuts) = (&bytes[..], cuts.iter().cycle());
             while !rest.is_empty() {
                 let cut = rest.len().min(*cuts.next().expect("a cycle"));
-                retained.extend_from_slice(&rest[..cut]);
+                let mut incoming = tls.retained.take();
+                incoming.extend_from_slice(&rest[..cut]);
                 rest = &rest[cut..];
-                let Ok(received) = tls.receive(&mut retained, &mut plain, &mut out) else {
-                    retained = Vec::new();
-                    break;
-                };
-                retained.drain(..received.consumed);
+                let Ok(received) = tls.receive(&mut incoming, &mut plain, &mut out) else { break };
+                tls.retained.set(incoming.split_off(received.consumed));
                 if sends {
-                    prop_assert!(tls.send(&mut retained, b"early", &mut out).is_err());
+                    prop_assert!(tls.send(b"early", &mut out).is_err());
                 }
             }
-            tls.close(&mut retained, &mut out);
+            tls.close(&mut out);
             let before = out.len();
-            tls.close(&mut [], &mut out);
-            prop_assert!(tls.send(&mut [], b"late", &mut out).is_err());
+            tls.retained.take();
+            tls.close(&mut out);
+            prop_assert!(tls.send(b"late", &mut out).is_err());
             prop_assert_eq!((before, plain.len()), (out.len(), 0));
         }
     }

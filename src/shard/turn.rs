@@ -198,7 +198,7 @@ impl Shard {
         let Some(conn) = self.session(session) else { return };
         let Some(connection) = self.connection(conn) else { return };
         let Phase::Live(live) = &connection.phase else { return };
-        let was_full = live.replies.len() >= limits::SESSION_REQUESTS;
+        let was_full = live.seldom.replies().len() >= limits::SESSION_REQUESTS;
         self.with_frames(conn, |shard, out| {
             shard.changed(conn, result, out);
             Ok(())

@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::push::Attributes;
+
 /// The bytes pass their checksum but aren't what they claim to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the bytes are no record of this version")]
@@ -29,6 +31,12 @@ pub(super) fn put_u64(out: &mut Vec<u8>, value: u64) {
 pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
+}
+
+/// As [`put_bytes`] puts them, however they are kept.
+pub(super) fn put_attributes(out: &mut Vec<u8>, attributes: &Attributes) {
+    put_varint(out, attributes.len() as u64);
+    attributes.parts().iter().for_each(|part| out.extend_from_slice(part));
 }
 
 pub(super) fn put_ip(out: &mut Vec<u8>, ip: Option<IpAddr>) {

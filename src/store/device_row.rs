@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::codec::{Malformed, Take, put_bytes, put_ip, put_varint};
+use super::codec::{Malformed, Take, put_attributes, put_bytes, put_ip, put_varint};
 use super::record::device::{put_binding, take_binding};
 use super::tables::new_row;
 use crate::binding::{Binding, Bindings, Step};
@@ -31,14 +31,16 @@ pub(super) enum Bound {
     InTable,
 }
 
-/// A cold row in memory.
+/// A cold row in memory: 80 bytes.
 #[derive(Clone, Debug)]
 pub(super) struct About {
     pub(super) device_id: Arc<str>,
     pub(super) attributes: Attributes,
     /// Where it came from last; changes of it alone aren't written.
     pub(super) client_ip: Option<IpAddr>,
-    pub(super) bindings: Bound,
+    /// `None`: it is bound to nothing, or the row in the table has it.
+    bindings: Option<Arc<Bindings>>,
+    bound_in_table: bool,
     /// It has changed since it was written, and stays in memory until it is.
     pub(super) dirty: bool,
     /// It was used since it was last looked at by whoever makes room.
@@ -56,48 +58,80 @@ pub(super) struct Says {
 }
 
 impl About {
-    pub(super) fn new(says: Says, bindings: Bound) -> Self {
+    pub(super) fn new(says: Says, bound: Bound) -> Self {
         let Says { device_id, attributes, client_ip } = says;
-        Self { device_id, attributes, client_ip, bindings, dirty: false, touched: true, bytes: 0 }
+        let (bindings, bound_in_table) = (None, false);
+        let (dirty, touched, bytes) = (false, true, 0);
+        let mut about =
+            Self { device_id, attributes, client_ip, bindings, bound_in_table, dirty, touched, bytes };
+        about.set_bound(bound);
+        about
     }
 
-    /// Bytes that it takes, about. Attributes that are shared count for each.
+    /// What it is bound to.
+    pub(super) fn bound(&self) -> Bound {
+        if self.bound_in_table { Bound::InTable } else { Bound::Known(self.bindings.clone()) }
+    }
+
+    /// It is bound to this.
+    pub(super) fn set_bound(&mut self, bound: Bound) {
+        self.bound_in_table = bound == Bound::InTable;
+        self.bindings = match bound {
+            Bound::Known(bindings) => bindings,
+            Bound::InTable => None,
+        };
+    }
+
+    /// Whether the row in the table has what it is bound to.
+    pub(super) fn is_bound_in_table(&self) -> bool {
+        self.bound_in_table
+    }
+
+    /// What it is bound to, as far as that is in memory.
+    pub(super) fn bindings(&self) -> Option<&Arc<Bindings>> {
+        self.bindings.as_ref()
+    }
+
+    /// Bytes that it takes, about. Of attributes that are shared only what is its own counts.
     fn measure(&self) -> usize {
         let texts = |texts: &[Arc<str>]| texts.iter().map(|text| 16 + ALLOCATION + text.len()).sum::<usize>();
         let bindings = match &self.bindings {
-            Bound::Known(Some(all)) => {
+            Some(all) => {
                 let one = all.account.as_slice().iter().chain(all.phone.as_slice());
                 let one = one.map(|text| ALLOCATION + text.len()).sum::<usize>();
                 size_of::<Bindings>() + ALLOCATION + one + texts(&all.aliases) + texts(&all.tags)
             }
-            Bound::Known(None) | Bound::InTable => 0,
+            None => 0,
         };
-        // With its place in the queue.
-        let own = size_of::<Self>() + size_of::<DeviceKey>() + 3 * ALLOCATION;
-        own + self.device_id.len() + self.attributes.0.len() + bindings
+        let own = size_of::<Self>() + 2 * ALLOCATION;
+        own + self.device_id.len() + self.attributes.beside() + bindings
     }
 
     /// Takes a step; what it is bound to must be known.
     pub(super) fn apply_step(&mut self, step: &Step) {
-        let Bound::Known(bindings) = &mut self.bindings else { return };
-        let all = Arc::make_mut(bindings.get_or_insert_default());
+        if self.bound_in_table {
+            return;
+        }
+        let all = Arc::make_mut(self.bindings.get_or_insert_default());
         all.apply(step);
         if all.is_empty() {
-            *bindings = None;
+            self.bindings = None;
         }
     }
 
     /// The row as the table has it. `None`: what it is bound to isn't known.
     pub(super) fn row(&self, key: DeviceKey, app: &AppKey) -> Option<Vec<u8>> {
-        let Bound::Known(bindings) = &self.bindings else { return None };
+        if self.bound_in_table {
+            return None;
+        }
         let mut out = new_row();
-        out.reserve(64 + self.device_id.len() + self.attributes.0.len());
+        out.reserve(64 + self.device_id.len() + self.attributes.len());
         out.extend_from_slice(&key.0);
         put_bytes(&mut out, app.as_str().as_bytes());
         put_bytes(&mut out, self.device_id.as_bytes());
-        put_bytes(&mut out, &self.attributes.0);
+        put_attributes(&mut out, &self.attributes);
         put_ip(&mut out, self.client_ip);
-        put_bindings(&mut out, bindings.as_deref());
+        put_bindings(&mut out, self.bindings.as_deref());
         Some(out)
     }
 }
@@ -224,7 +258,7 @@ mod tests {
             aliases: vec!["x".into(), "a".into()],
             tags: vec!["t".into()],
         };
-        let attributes = Attributes(b"attributes".as_slice().into());
+        let attributes = Attributes::whole(b"attributes".as_slice().into());
         let says = Says { device_id: "d".into(), attributes, client_ip: Some(IpAddr::from([7; 16])) };
         About::new(says, Bound::Known(Some(Arc::new(bindings))))
     }
@@ -237,15 +271,21 @@ mod tests {
 
     #[test]
     fn a_row_comes_back_whole() {
-        for about in [about(), About { client_ip: None, bindings: Bound::Known(None), ..about() }] {
+        for about in [about(), About { client_ip: None, bindings: None, ..about() }] {
             let bytes = encoded(&about).expect("known");
             let row = Row::decode(&bytes).expect("a row");
             assert_eq!((row.key, row.app, row.device_id), (DeviceKey([3; 16]), "app", "d"));
             assert_eq!((row.attributes, row.client_ip), (&b"attributes"[..], about.client_ip));
-            assert_eq!(Bound::Known(row.bindings.map(Arc::new)), about.bindings);
+            assert_eq!(Bound::Known(row.bindings.map(Arc::new)), about.bound());
         }
-        let unknown = About { bindings: Bound::InTable, ..about() };
+        let mut unknown = about();
+        unknown.set_bound(Bound::InTable);
         assert_eq!(encoded(&unknown), None, "half a row is never written");
+    }
+
+    #[test]
+    fn it_takes_eighty_bytes() {
+        assert_eq!(size_of::<About>(), 80);
     }
 
     #[test]
@@ -271,7 +311,7 @@ mod tests {
         let of_tags = |tags: usize| {
             let all =
                 Bindings { tags: (0..tags).map(|n| format!("t{n}").into()).collect(), ..Bindings::default() };
-            encoded(&About { bindings: Bound::Known(Some(Arc::new(all))), ..about() }).expect("known")
+            encoded(&About { bindings: Some(Arc::new(all)), ..about() }).expect("known")
         };
         let most = 2 + limits::ALIASES + limits::TAGS;
         assert_eq!(
@@ -279,7 +319,7 @@ mod tests {
             Ok(Some(most))
         );
         assert_eq!(Row::decode(&of_tags(most + 1)), Err(Malformed));
-        let mut many = encoded(&About { bindings: Bound::Known(None), ..about() }).expect("known");
+        let mut many = encoded(&About { bindings: None, ..about() }).expect("known");
         many.pop();
         put_varint(&mut many, u64::MAX);
         assert_eq!(Row::decode(&many), Err(Malformed));

@@ -167,10 +167,10 @@ impl Index {
         if seen.state_lost {
             return false;
         }
-        let attributes = digest(&seen.attributes.0);
+        let attributes = digest(&seen.attributes);
         let mut part = self.of_device(&seen.key);
         let Some(device) = part.devices.get_mut(&seen.key) else { return false };
-        let current = device.has_attributes(attributes, seen.attributes.0.len())
+        let current = device.has_attributes(attributes, seen.attributes.len())
             && !device.is_lost()
             && seen.push_on.is_none_or(|push_on| push_on == device.push_on);
         if current {
@@ -180,7 +180,7 @@ impl Index {
                 about.client_ip = Some(seen.client_ip);
                 about.touched = true;
             } else if !self.warmth.is_overfull() {
-                let attributes = self.attributes.share(attributes, seen.attributes.clone());
+                let attributes = self.attributes.share(&seen.attributes);
                 let (device_id, client_ip) = (seen.device_id.clone(), Some(seen.client_ip));
                 let says = Says { device_id, attributes, client_ip };
                 let about = About::new(says, device.bound_in_table());

@@ -31,6 +31,7 @@ mod body_cache;
 pub mod checkpoint;
 mod codec;
 mod counts;
+mod device_map;
 mod device_row;
 pub mod disk;
 pub mod embedded;

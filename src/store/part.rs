@@ -16,11 +16,11 @@ use smallvec::SmallVec;
 
 use super::batch::Batch;
 use super::batch_ids::BatchIds;
+use super::device_map::Devices;
 use super::device_row::{About, Bound, Says, Warmth};
 use super::push_record::{MessageKey, PushRecord};
 use super::recalls::Recall;
 use super::record::ReceiptRecord;
-use super::second_chance::{Look, SecondChance};
 use crate::binding::{Binding, Step};
 use crate::credential::Revocation;
 use crate::fault::{self, Fault};
@@ -354,9 +354,7 @@ impl Cold {
 /// One part.
 #[derive(Debug, Default)]
 pub(super) struct Part {
-    pub(super) devices: HashMap<DeviceKey, Device, Spread>,
-    /// Those whose cold row is in memory, the longest there first.
-    warm_keys: SecondChance<DeviceKey>,
+    pub(super) devices: Devices,
     /// Devices of which credentials were revoked. Apart from `devices`: they are few, and a device that is forgotten stays revoked.
     pub(super) revocations: HashMap<DeviceKey, Revocation, Spread>,
     /// Push records in memory: what has changed, and what was touched lately.
@@ -388,7 +386,7 @@ impl Part {
             let pending = before.map(|before| before.pending).unwrap_or_default();
             self.devices.insert(key, Device { pending, ..Device::new(described) });
         }
-        let device = self.devices.entry(key).or_insert_with(|| Device::new(described));
+        let device = self.devices.get_or_insert_with(key, || Device::new(described));
         device.describe(described);
     }
 
@@ -424,8 +422,6 @@ impl Part {
         let mut about = Box::new(about);
         if let Some(before) = &device.about {
             warmth.left(before);
-        } else {
-            self.warm_keys.push(*key);
         }
         warmth.came(&mut about);
         device.about = Some(about);
@@ -481,36 +477,34 @@ impl Part {
             about.device_id = says.device_id;
             about.attributes = says.attributes;
             about.client_ip = says.client_ip;
-            about.bindings = bound.unwrap_or_else(|| std::mem::replace(&mut about.bindings, Bound::InTable));
+            if let Some(bound) = bound {
+                about.set_bound(bound);
+            }
         })
     }
 
     fn cool(&mut self, key: &DeviceKey, warmth: &Warmth) {
         if let Some(about) = self.devices.get_mut(key).and_then(|device| device.about.take()) {
             warmth.left(&about);
-            self.warm_keys.remove(key);
         }
     }
 
-    /// Cold rows that nobody used lately leave memory, as far as it is too full; only those that are in the table as they are. How many were
-    /// looked at, at most `looks`.
+    /// Cold rows that nobody used lately leave memory, as far as it is too full; only those that are in the table as they are. It goes on with the
+    /// device at which it stopped. How many were looked at, at most `looks`.
     pub(super) fn make_room(&mut self, looks: usize, warmth: &Warmth) -> usize {
-        let Self { devices, warm_keys, .. } = self;
         let mut looked_at = 0;
-        warm_keys.look(looks, |key| {
-            if !warmth.is_full() {
-                return Look::Enough;
+        self.devices.walk(|device| {
+            if looked_at == looks || !warmth.is_full() {
+                return false;
             }
             looked_at += 1;
-            let Some(device) = devices.get_mut(&key) else { return Look::Gone };
-            let Some(about) = &mut device.about else { return Look::Gone };
+            let Some(about) = &mut device.about else { return true };
             let changed = about.dirty && !fault::is(Fault::ForgetChangedRows);
-            if std::mem::take(&mut about.touched) || changed {
-                return Look::Stays;
+            if !std::mem::take(&mut about.touched) && !changed {
+                warmth.left(about);
+                device.about = None;
             }
-            warmth.left(about);
-            device.about = None;
-            Look::Gone
+            true
         });
         looked_at
     }

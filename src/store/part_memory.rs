@@ -52,7 +52,9 @@ fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V, Spread>) {
 impl Part {
     /// Measures it, after it gave back what it has far too much of.
     pub(super) fn measure(&mut self) -> PartMemory {
-        shrink(&mut self.devices);
+        if self.devices.capacity() > 4 * self.devices.len() + LEAST_ROOM {
+            self.devices.shrink_to(2 * self.devices.len());
+        }
         shrink(&mut self.messages);
         shrink(&mut self.cold);
         shrink(&mut self.batches);

@@ -27,7 +27,7 @@ impl<K> Default for SecondChance<K> {
     }
 }
 
-impl<K: Copy + PartialEq> SecondChance<K> {
+impl<K: Copy> SecondChance<K> {
     /// It came into memory.
     pub(super) fn push(&mut self, key: K) {
         self.0.push_back(key);
@@ -36,11 +36,6 @@ impl<K: Copy + PartialEq> SecondChance<K> {
     /// How many are in memory; some may have gone.
     pub(super) fn len(&self) -> usize {
         self.0.len()
-    }
-
-    /// It has gone without being looked at.
-    pub(super) fn remove(&mut self, key: &K) {
-        self.0.retain(|other| other != key);
     }
 
     /// Shows at most `looks` keys, each at most once. `false`: there is room enough.
@@ -89,7 +84,5 @@ mod tests {
         assert!(!queue.look(9, |key| look(key, 3)));
         assert_eq!(gone, [1, 3, 0]);
         assert_eq!(queue.len(), 1);
-        queue.remove(&2);
-        assert_eq!(queue.len(), 0);
     }
 }

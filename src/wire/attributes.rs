@@ -9,7 +9,7 @@ use crate::wire::pb::device as pb;
 /// secrets of the app.
 pub fn named(attributes: &Attributes) -> Vec<(&'static str, String)> {
     // What the edge stored was valid; if it isn't any more, then nothing is known.
-    let Ok(a) = pb::Attributes::decode(&*attributes.0) else { return Vec::new() };
+    let Ok(a) = pb::Attributes::decode(&*attributes.bytes()) else { return Vec::new() };
     let device_type = match a.device_type() {
         pb::DeviceType::Android => "ANDROID",
         pb::DeviceType::Ios => "IOS",
@@ -56,9 +56,9 @@ mod tests {
             }),
             ..Default::default()
         };
-        let named = named(&Attributes(encoded.encode_to_vec().into()));
+        let named = named(&Attributes::whole(encoded.encode_to_vec().into()));
         let expected = [("device_type", "ANDROID"), ("brand", "vivo"), ("vendor", "vivo")];
         assert_eq!(named, expected.map(|(name, value)| (name, value.to_owned())));
-        assert!(super::named(&Attributes([0xff, 0xff].as_slice().into())).is_empty());
+        assert!(super::named(&Attributes::whole([0xff, 0xff].as_slice().into())).is_empty());
     }
 }

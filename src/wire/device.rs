@@ -185,7 +185,7 @@ fn parse_attributes(mut attributes: pb::Attributes) -> Result<Attributes, Device
     {
         return Err(DeviceError::Malformed("attributes too long"));
     }
-    Ok(Attributes(attributes.encode_to_vec().into()))
+    Ok(Attributes::whole(attributes.encode_to_vec().into()))
 }
 
 fn parse_ack(ack: &pb::Ack) -> Result<ToEdge, DeviceError> {

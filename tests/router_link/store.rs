@@ -178,7 +178,7 @@ fn known(key: DeviceKey) -> Option<DeviceState> {
         pending: 1,
         oldest_pending_at: Some(1),
         number: 0,
-        attributes: Some(Attributes(Arc::from([]))),
+        attributes: Some(Attributes::whole(Arc::from([]))),
         bindings: None,
     })
 }
@@ -328,7 +328,7 @@ impl Store for FakeStore {
 
 fn size(event: &StreamEvent) -> usize {
     match event {
-        StreamEvent::Receipt(receipt) => 100 + receipt.attributes.0.len(),
+        StreamEvent::Receipt(receipt) => 100 + receipt.attributes.len(),
         StreamEvent::Mass(mass) => 100 + mass.ordinals.to_bits().len(),
         StreamEvent::Gap(_) | StreamEvent::Device(_) => 100,
     }
@@ -350,7 +350,7 @@ pub(crate) fn receipt(message: u64, bytes: usize) -> StreamEvent {
         channel: Channel::Online,
         last_active: 1,
         client_ip: None,
-        attributes: Attributes(attributes.into()),
+        attributes: Attributes::whole(attributes.into()),
         job_key: "".into(),
         after: None,
         late: false,

@@ -238,3 +238,20 @@ fn a_list_may_have_something_newer_until_it_is_drained() {
     session.handle_newer();
     assert_eq!(pulls(&session), (true, true));
 }
+
+#[test]
+fn times_of_an_entry_in_flight_stand_in_one_word() {
+    assert_eq!(size_of::<InFlight<Box<u8>>>(), 16);
+    let last = (1 << SENT_BITS) - 1;
+    for first_sent in [0, 1_800_000_000_000, last] {
+        let mut in_flight = InFlight::new((), first_sent, 600_000);
+        assert_eq!((in_flight.first_sent(), in_flight.deadline()), (first_sent, first_sent + 600_000));
+        assert!(!in_flight.is_overdue());
+        in_flight.wait_again(first_sent + 1_200_000);
+        assert_eq!((in_flight.first_sent(), in_flight.deadline()), (first_sent, first_sent + 1_200_000));
+        assert!(in_flight.is_overdue());
+        // A clock that leaps: it is overdue sooner than it need be.
+        in_flight.wait_again(u64::MAX);
+        assert_eq!((in_flight.first_sent(), in_flight.deadline() - first_sent), (first_sent, OVERDUE - 1));
+    }
+}

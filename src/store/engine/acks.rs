@@ -105,7 +105,7 @@ impl<D: Disk> Engine<D> {
 
     /// An event makes two records at most: a click with the arrive that it implies.
     fn fits(&self, ack: &DeviceAck, who: &Who) -> bool {
-        self.has_room_beside_ends(ack.events.len() * 2, receipt_bytes(who.attributes.0.len()))
+        self.has_room_beside_ends(ack.events.len() * 2, receipt_bytes(who.attributes.len()))
     }
 
     fn acked(&mut self, now: Millis, who: &Who, acked: &Acked) -> Result<(), StoreFailure> {
@@ -234,7 +234,7 @@ impl<D: Disk> Engine<D> {
                     sent_reported: false,
                 }
             };
-            if !self.has_room_beside_ends(1, receipt_bytes(who.attributes.0.len())) {
+            if !self.has_room_beside_ends(1, receipt_bytes(who.attributes.len())) {
                 continue;
             }
             let accepted_at = pointed.batch.accepted_at;

@@ -10,7 +10,7 @@ use super::{Engine, StoreFailure};
 use crate::binding::{Binding, ChangeError, Step, Unbind};
 use crate::fault::{self, Fault};
 use crate::push::{Failure, Millis};
-use crate::store::device_row::Bound;
+use crate::store::device_row::{About, Bound};
 use crate::store::disk::Disk;
 use crate::store::part::Entry;
 use crate::store::record::{self, BindingRecord};
@@ -54,7 +54,7 @@ impl<D: Disk> Engine<D> {
         } else {
             Vec::new()
         };
-        let bytes = receipt_bytes(who.attributes.0.len()).max(BindingRecord::BYTES);
+        let bytes = receipt_bytes(who.attributes.len()).max(BindingRecord::BYTES);
         let fits = !self.is_behind() && self.has_room_beside_ends(steps.len() + ended.len(), bytes);
         if !steps.is_empty() && !fits {
             return Ok(Err(ChangeError::Exhausted));
@@ -78,7 +78,7 @@ impl<D: Disk> Engine<D> {
         self.stage_event(record::BINDING, who.app.as_str())?;
         self.change_row(&key, |about| about.apply_step(&record.step));
         let mut part = self.shared.index.of_device(&key);
-        let left = part.about(&key).map(|about| about.bindings.clone());
+        let left = part.about(&key).map(About::bound);
         if let Some(device) = part.devices.get_mut(&key) {
             device.apply_step(&record.step, &who.app, &self.options.digest_key);
             device.set_may_be_bound(left != Some(Bound::Known(None)));

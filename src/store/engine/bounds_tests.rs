@@ -47,7 +47,7 @@ fn the_longest_receipt_takes_no_more_than_is_asked_for() {
             channel: Channel::Offline,
             last_active: u64::MAX,
             client_ip: Some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
-            attributes: Attributes(vec![1; attributes].into()),
+            attributes: Attributes::whole(vec![1; attributes].into()),
             job_key: "j".repeat(limits::LABEL_BYTES).into(),
             after: Some(Failure::Expired),
             late: true,

@@ -336,7 +336,7 @@ impl Part {
             put_bytes(out, known.key(*app).as_str().as_bytes());
         }
         put_varint(out, self.devices.len() as u64);
-        for (key, device) in &self.devices {
+        for (key, device) in self.devices.iter() {
             let described = device.described();
             let (digest, len) = described.attributes;
             out.extend_from_slice(&key.0);

@@ -46,8 +46,7 @@ impl<D: Disk> Engine<D> {
 
     /// What a Hello changes; `None`: there is no room for another device. A Hello says who it is, so that nothing has to be read.
     fn greeted(&mut self, now: Millis, seen: &Seen) -> Option<Update> {
-        let attributes =
-            self.shared.index.attributes.share(digest(&seen.attributes.0), seen.attributes.clone());
+        let attributes = self.shared.index.attributes.share(&seen.attributes);
         let known = {
             let part = self.shared.index.of_device(&seen.key);
             part.devices.get(&seen.key).map(|device| (device.described(), device.is_lost()))
@@ -105,12 +104,12 @@ impl<D: Disk> Engine<D> {
             let part = self.shared.index.of_device(&who.key);
             let device = part.devices.get(&who.key);
             let has = |said: &Attributes| {
-                device.is_some_and(|device| device.has_attributes(digest(&said.0), said.0.len()))
+                device.is_some_and(|device| device.has_attributes(digest(said), said.len()))
             };
             (device.is_none_or(|device| device.push_on), attributes.filter(|said| !has(said)))
         };
         if let Some(attributes) = is_new {
-            who.attributes = self.shared.index.attributes.of_bytes(&attributes.0);
+            who.attributes = self.shared.index.attributes.share(attributes);
             changed |= ATTRIBUTES;
         }
         who.last_active = now.max(who.last_active);
@@ -132,7 +131,7 @@ impl<D: Disk> Engine<D> {
     /// Stages the ends, the record and its effect. `false`: there is no room, and nothing has changed.
     fn update(&mut self, now: Millis, update: &Update) -> Result<bool, StoreFailure> {
         let Update { who, push_on, changed, ended, reason, .. } = update;
-        let bytes = receipt_bytes(who.attributes.0.len()).max(BindingRecord::BYTES);
+        let bytes = receipt_bytes(who.attributes.len()).max(BindingRecord::BYTES);
         if self.is_behind() || !self.has_room_beside_ends(2 + ended.len(), bytes) {
             return Ok(false);
         }
@@ -149,7 +148,7 @@ impl<D: Disk> Engine<D> {
             number: who.number,
             push_on: *push_on,
             device_id: &who.device_id,
-            attributes: &who.attributes.0,
+            attributes: &who.attributes.bytes(),
             client_ip: who.client_ip,
             last_active: who.last_active,
             changed: *changed,
@@ -180,7 +179,7 @@ impl<D: Disk> Engine<D> {
             number: who.number,
             app: self.apps.id(&who.app),
             push_on: *push_on,
-            attributes: (digest(&who.attributes.0), who.attributes.0.len() as u16),
+            attributes: (digest(&who.attributes), who.attributes.len() as u16),
             last_active: who.last_active,
         };
         let mut part = index.of_device(&who.key);

@@ -6,7 +6,6 @@ use super::{Engine, StoreFailure};
 use crate::ids::{AppKey, DeviceKey, MessageId};
 use crate::limits;
 use crate::push::{Counts, Millis};
-use crate::store::device_row::Bound;
 use crate::store::disk::Disk;
 use crate::store::push_record::MessageKey;
 use crate::store::{DeviceState, MessageState, OnDevice, Query, QueryAnswer};
@@ -74,10 +73,7 @@ impl<D: Disk> Engine<D> {
             oldest_pending_at: device.pending.iter().map(|entry| entry.batch.accepted_at).min(),
             number: device.number,
             attributes: about.map(|about| about.attributes.clone()),
-            bindings: about.and_then(|about| match &about.bindings {
-                Bound::Known(bindings) => bindings.clone(),
-                Bound::InTable => None,
-            }),
+            bindings: about.and_then(|about| about.bindings().cloned()),
         }))
     }
 

@@ -13,7 +13,7 @@ use super::tables::part_with;
 use crate::fault::{self, Fault};
 use crate::ids::{AppKey, DeviceKey, Seq};
 use crate::push::{Failure, Ordinals, ReceiptKind};
-use crate::store::attributes::digest;
+use crate::store::attributes::digest_of;
 use crate::store::batch::Batch;
 use crate::store::batch_ids::{Remembered, id_key};
 use crate::store::body_cache::BodyCache;
@@ -284,7 +284,7 @@ impl Replay<'_> {
                 app,
                 push_on: record.push_on,
                 attributes: (
-                    digest(record.attributes),
+                    digest_of([record.attributes]),
                     u16::try_from(record.attributes.len()).map_err(|_| Malformed)?,
                 ),
                 last_active: record.last_active,

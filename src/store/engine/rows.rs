@@ -2,8 +2,9 @@
 //!
 //! # How it works
 //! A row that has changed is *dirty*, and stays in memory until the transaction that has it is durable. A clean one leaves memory when all of
-//! them take more than the configured bytes, by second chance, as push records do. Whoever needs one that isn't in memory reads it, about
-//! 4 µs, and it is warm from then on. Only the store's thread reads, and the start; never a shard's thread, and never while a part is locked.
+//! them take more than the configured bytes, by second chance: a hand walks around the hot rows, [`super::super::device_map`]. Whoever needs one
+//! that isn't in memory reads it, about 4 µs, and it is warm from then on. Only the store's thread reads, and the start; never a shard's thread, and
+//! never while a part is locked.
 //!
 //! Admission, delivery, mass ends, presence and a router's questions about many devices need hot rows only. A cold one is read for the ack of a
 //! device that said no Hello since its row left memory (who says Hello brings it along, see [`super::super::index::Index::is_current`]), for a
@@ -37,6 +38,7 @@
 //! A hot row is 64 bytes, 81 with its key in the map; the rest is places of the maps that are free, fewest with 1.8 million devices: 100 B.
 //!
 //! # Rejected
+//! A queue of those that are in memory, for second chance: 20 bytes each.
 //! Attributes in the map by their digest, for phones that say the same: an id of its own among them, as real ones have, makes each one different.
 //! Writing a row whenever its device comes from another address: receipts have the address of their ack, and nobody else asks.
 
@@ -56,7 +58,7 @@ use crate::store::part::{Device, Part};
 use crate::store::tables::{Table, Tables, TablesError, Writes, row_content};
 use crate::sync::MutexGuard;
 
-/// Rows looked at in one slice of making room, and of one part while it is locked.
+/// Devices looked at in one slice of making room, and of one part while it is locked.
 const LOOKED_AT: usize = 4_096;
 const LOOKED_AT_LOCKED: usize = 256;
 
@@ -123,7 +125,7 @@ pub(super) fn device_with<'a>(
         }
         if let Some(about) = &mut device.about {
             about.touched = true;
-            if !bindings || about.bindings != Bound::InTable {
+            if !bindings || !about.is_bound_in_table() {
                 return Ok(part);
             }
         }
@@ -142,7 +144,7 @@ pub(super) fn device_with<'a>(
     let is_warm = part.about(key).is_some();
     match (row, is_warm) {
         (Some(row), true) => {
-            part.edit_about(key, &index.warmth, |about| about.bindings = bound(&row));
+            part.edit_about(key, &index.warmth, |about| about.set_bound(bound(&row)));
         }
         (Some(row), false) => {
             let attributes = index.attributes.of_bytes(row.attributes);
@@ -154,7 +156,7 @@ pub(super) fn device_with<'a>(
             tracing::error!(number, "the row of a device isn't in the tables as it was written");
             if !is_warm {
                 part.lose(key);
-            } else if part.change_about(key, &index.warmth, |about| about.bindings = Bound::Known(None)) {
+            } else if part.change_about(key, &index.warmth, |about| about.set_bound(Bound::Known(None))) {
                 // The rest of it came with a Hello.
                 ledger.changed_rows.push(*key);
             }
@@ -178,7 +180,7 @@ impl<D: Disk> Engine<D> {
         }
         let part = self.shared.index.of_device(key);
         let Some(device) = part.devices.get(key) else { return Ok(None) };
-        let (app, attributes) = (self.apps.key(device.app).clone(), Attributes(Arc::from([])));
+        let (app, attributes) = (self.apps.key(device.app).clone(), Attributes::whole(Arc::from([])));
         let (number, last_active) = (device.number, device.last_active());
         let device_id = "".into();
         Ok(Some(Who { key: *key, number, app, device_id, attributes, client_ip: None, last_active }))
@@ -187,10 +189,7 @@ impl<D: Disk> Engine<D> {
     /// What a known device is bound to.
     pub(super) fn bindings_of(&mut self, key: &DeviceKey) -> Result<Option<Arc<Bindings>>, StoreFailure> {
         let part = device_with(&self.shared.index, &*self.tables.tables, &mut self.ledger, key, true)?;
-        Ok(match part.about(key).map(|about| &about.bindings) {
-            Some(Bound::Known(bindings)) => bindings.clone(),
-            Some(Bound::InTable) | None => None,
-        })
+        Ok(part.about(key).and_then(|about| about.bindings().cloned()))
     }
 
     /// Whether a device's row is known to be unreadable.
@@ -250,7 +249,7 @@ impl<D: Disk> Engine<D> {
         let state = &mut self.tables.rows;
         if state.looks == 0 && index.warmth.is_full() && index.warmth.bytes() > state.begin_at {
             // Twice around: what was touched once is looked at again.
-            state.looks = 2 * index.warmth.rows();
+            state.looks = 2 * self.devices as usize;
         }
         if state.looks == 0 {
             return false;
@@ -280,7 +279,7 @@ impl<D: Disk> Engine<D> {
 /// How far making room for rows has come.
 #[derive(Debug, Default)]
 pub(super) struct Room {
-    /// Rows that are still looked at.
+    /// Devices that are still looked at.
     looks: usize,
     next_part: usize,
     /// Bytes at which it begins again.

@@ -298,7 +298,7 @@ impl<D: Disk> Engine<D> {
         let Some(sweep) = self.damaged.front_mut() else { return Ok(false) };
         if sweep.next_part < self.shared.index.len() {
             let part = self.shared.index.lock(sweep.next_part);
-            for (key, device) in &part.devices {
+            for (key, device) in part.devices.iter() {
                 for entry in &device.pending {
                     if let Some((_, found)) = sweep.batches.get_mut(&entry.batch.seq) {
                         found.push(Target { ordinal: entry.ordinal, key: *key, number: device.number });

@@ -185,7 +185,7 @@ fn receipt(payload: &[u8], personal: bool, devices: &mut Vec<DeviceKey>) -> Resu
         value["ordinal"] = (*ordinal).into();
     }
     if personal {
-        value["attributes"] = BASE64.encode(&receipt.attributes.0).into();
+        value["attributes"] = BASE64.encode(&receipt.attributes.bytes()).into();
         value["client_ip"] = receipt.client_ip.map(|ip| ip.to_string()).into();
     }
     Ok(value)

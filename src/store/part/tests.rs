@@ -86,7 +86,8 @@ fn who_was_active_returns_no_more() {
     part.devices.insert(key, device);
     assert_eq!(part.was_active(&key, 9_000), Some(5_000));
     assert_eq!(part.was_active(&key, 8_000), Some(9_000), "what is known is the latest");
-    assert_eq!((part.devices[&key].last_active(), part.devices[&key].is_returning()), (9_000, false));
+    let device = part.devices.get(&key).expect("known");
+    assert_eq!((device.last_active(), device.is_returning()), (9_000, false));
 }
 
 #[test]
@@ -142,7 +143,7 @@ fn what_is_forgotten_takes_no_room_and_another_device_of_its_name_has_only_its_l
     let (mut part, warmth, key) = (Part::default(), Warmth::new(usize::MAX), DeviceKey([1; 16]));
     let described = |number| Described { number, ..device().described() };
     let about = || {
-        let attributes = crate::push::Attributes(b"attributes".as_slice().into());
+        let attributes = crate::push::Attributes::whole(b"attributes".as_slice().into());
         About::new(Says { device_id: "d".into(), attributes, client_ip: None }, Bound::Known(None))
     };
     part.know(key, &described(7), &warmth);
@@ -151,11 +152,12 @@ fn what_is_forgotten_takes_no_room_and_another_device_of_its_name_has_only_its_l
     known.push(entry(1, 11, Priority::Normal));
     known.set_may_be_bound(true);
     part.know(key, &described(7), &warmth);
-    assert!(part.about(&key).is_some() && part.devices[&key].may_be_bound(), "it is the same one");
+    let known = part.devices.get(&key).expect("known");
+    assert!(part.about(&key).is_some() && known.may_be_bound(), "it is the same one");
     assert_eq!(warmth.rows(), 1);
     // The record of its end was lost: what waits is all that is left.
     part.know(key, &described(8), &warmth);
-    let now = &part.devices[&key];
+    let now = part.devices.get(&key).expect("known");
     assert_eq!((now.number, now.pending.len(), now.may_be_bound()), (8, 1, false));
     assert_eq!((part.about(&key).is_none(), warmth.rows(), warmth.bytes()), (true, 0, 0));
     part.warm(&key, about(), &warmth);
@@ -169,7 +171,7 @@ fn rows_leave_memory_only_when_they_are_written_and_nobody_used_them_lately() {
     let keys: Vec<DeviceKey> = (0..4).map(|n| DeviceKey([n; 16])).collect();
     for (number, key) in (0..).zip(&keys) {
         part.know(*key, &Described { number, ..device().described() }, &warmth);
-        let attributes = crate::push::Attributes(b"attributes".as_slice().into());
+        let attributes = crate::push::Attributes::whole(b"attributes".as_slice().into());
         let says = Says { device_id: "d".into(), attributes, client_ip: None };
         part.warm(key, About::new(says, Bound::Known(None)), &warmth);
     }

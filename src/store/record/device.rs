@@ -71,7 +71,7 @@ impl<'a> DeviceRecord<'a> {
     }
 
     pub(super) fn events(&self) -> Result<Events, Malformed> {
-        let attributes = || Attributes(self.attributes.into());
+        let attributes = || Attributes::whole(self.attributes.into());
         let mut changes: SmallVec<[DeviceChange; 2]> = SmallVec::new();
         if self.changed & NEW != 0 {
             changes.push(DeviceChange::Registered(attributes()));
@@ -263,7 +263,7 @@ mod tests {
             last_active: 9,
             changed: 0,
         };
-        let attributes = || Attributes(b"a".as_slice().into());
+        let attributes = || Attributes::whole(b"a".as_slice().into());
         let all = [
             (0, vec![]),
             (STATE_LOST, vec![]),

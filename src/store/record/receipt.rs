@@ -9,7 +9,7 @@ use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
 use crate::push::{
     Attributes, Channel, Failure, MassOutcome, Ordinals, Receipt, ReceiptGap, ReceiptKind, StreamEvent,
 };
-use crate::store::codec::{Malformed, Take, put_bytes, put_ip, put_u32, put_u64, put_varint};
+use crate::store::codec::{Malformed, Take, put_attributes, put_bytes, put_ip, put_u32, put_u64, put_varint};
 
 /// Kind 4: a receipt as the stream gives it, with what the index needs to apply it.
 #[derive(Clone, PartialEq, Debug)]
@@ -58,7 +58,7 @@ impl ReceiptRecord {
         put_u64(out, receipt.sent_at);
         put_u64(out, receipt.last_active);
         put_ip(out, receipt.client_ip);
-        put_bytes(out, &receipt.attributes.0);
+        put_attributes(out, &receipt.attributes);
         put_bytes(out, receipt.job_key.as_bytes());
     }
 
@@ -99,7 +99,7 @@ impl ReceiptRecord {
             channel,
             last_active: take.u64()?,
             client_ip: take.ip()?,
-            attributes: Attributes(take.bytes()?.into()),
+            attributes: Attributes::whole(take.bytes()?.into()),
             job_key: take.text()?.into(),
             after,
             late: flags & LATE != 0,
@@ -234,7 +234,7 @@ mod tests {
             channel: Channel::Offline,
             last_active: 4,
             client_ip: Some(IpAddr::from([127, 0, 0, 9])),
-            attributes: Attributes((*b"attributes").into()),
+            attributes: Attributes::whole((*b"attributes").into()),
             job_key: "job".into(),
             after: Some(Failure::Expired),
             late: true,

@@ -83,7 +83,7 @@ fn receipt(app: AppKey, id: BatchId) -> ReceiptRecord {
             channel: Channel::Online,
             last_active: NOW,
             client_ip: Some([127, 0, 0, 1].into()),
-            attributes: Attributes([7; ATTRIBUTES].as_slice().into()),
+            attributes: Attributes::whole([7; ATTRIBUTES].as_slice().into()),
             job_key: "job".into(),
             after: None,
             late: false,

@@ -49,7 +49,7 @@ fn unbound(binding: Binding) -> DeviceChange {
 }
 
 fn attributes(text: &str) -> Attributes {
-    Attributes(text.as_bytes().into())
+    Attributes::whole(text.as_bytes().into())
 }
 
 fn registered() -> DeviceChange {

@@ -6,7 +6,7 @@ use super::common::{HOUR, opened};
 use super::plan::START;
 use super::support::{Harness, Told, ack, batch, device, seen, session, small};
 use crate::ids::Seq;
-use crate::push::{Event, Failure, Refusal, Rejection, StreamEvent};
+use crate::push::{Attributes, Event, Failure, Refusal, Rejection, StreamEvent};
 use crate::store::Command;
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
@@ -179,7 +179,7 @@ fn one_device_too_many_is_refused() {
         harness.see(n);
     }
     let mut known = seen(0);
-    known.attributes.0 = b"others".as_slice().into();
+    known.attributes = Attributes::whole(b"others".as_slice().into());
     harness.apply(Command::Seen { device: Box::new(known), session: session(0) }).expect("the disk works");
     harness.commit().expect("the disk works");
     assert_eq!(

@@ -30,7 +30,7 @@ fn options(reserve_segments: u32) -> StoreOptions {
 type Asked = (&'static str, fn(&mut Harness<SimDisk>));
 
 fn large() -> Attributes {
-    Attributes(vec![7; 2_000].into())
+    Attributes::whole(vec![7; 2_000].into())
 }
 
 fn apply(harness: &mut Harness<SimDisk>, command: Command) {

@@ -326,10 +326,11 @@ fn what_a_device_says_is_unread_where_it_is_an_event() {
         let number = seen.key;
         harness.apply(Command::Seen { device: Box::new(seen), session: session(1) }).expect("the disk works");
         harness.commit().expect("the disk works");
-        assert!(harness.engine.shared().index.of_device(&number).devices.contains_key(&number));
+        assert!(harness.engine.shared().index.of_device(&number).devices.get(&number).is_some());
         harness.stream_state("main").expect("known").unread
     };
-    let with = |n: u32, attributes: &[u8]| Seen { attributes: Attributes(attributes.into()), ..seen(n) };
+    let with =
+        |n: u32, attributes: &[u8]| Seen { attributes: Attributes::whole(attributes.into()), ..seen(n) };
     assert!(says(&mut harness, seen(7)), "a new one");
     assert!(says(&mut harness, with(7, b"others")), "other attributes");
     assert!(says(&mut harness, Seen { push_on: Some(false), ..with(7, b"others") }), "the switch");

@@ -40,7 +40,7 @@ const FORGET_AFTER_MS: Millis = 400_000;
 fn attributes(version: u32) -> Attributes {
     let said =
         pb::Attributes { brand: "vivo".into(), app_version: version.to_string(), ..Default::default() };
-    Attributes(said.encode_to_vec().into())
+    Attributes::whole(said.encode_to_vec().into())
 }
 
 fn hello(n: u32, version: u32) -> Command {
@@ -123,7 +123,7 @@ impl Life {
     fn fill(&mut self, bytes: usize) {
         for round in 0..bytes / 1_000 {
             let said = pb::Attributes { brand: format!("{round} {}", "x".repeat(900)), ..Default::default() };
-            let device = Seen { attributes: Attributes(said.encode_to_vec().into()), ..seen(3) };
+            let device = Seen { attributes: Attributes::whole(said.encode_to_vec().into()), ..seen(3) };
             self.apply(Command::Seen { device: Box::new(device), session: session(3) });
             if round % 10 == 9 {
                 self.read_main();

@@ -10,7 +10,7 @@ use super::stream_damage::{flip, places};
 use super::streams::{device_records, event, opened, other, other_device};
 use super::support::{Harness, ack, app, of_messages, seen, session, small};
 use crate::ids::Seq;
-use crate::push::{Event, ReceiptGap, StreamEvent};
+use crate::push::{Attributes, Event, ReceiptGap, StreamEvent};
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
 use crate::store::{Command, RetireError, Retired, record};
@@ -101,7 +101,7 @@ fn a_range_without_events_of_the_stream_is_no_loss() {
         for _ in 0..count {
             let mut reinstalled = seen(1);
             (reinstalled.app, reinstalled.key) = (other(), other_device(1));
-            reinstalled.attributes.0 = vec![7; 1_000].into();
+            reinstalled.attributes = Attributes::whole(vec![7; 1_000].into());
             reinstalled.state_lost = true;
             let seen = Command::Seen { device: Box::new(reinstalled), session: session(1) };
             harness.apply(seen).expect("the disk works");
@@ -138,7 +138,7 @@ fn large(events: u64) -> (Arc<SimDisk>, Harness<SimDisk>) {
     let (disk, mut harness) = opened(&options);
     harness.ack_stream(harness.head());
     let mut device = seen(0);
-    device.attributes.0 = vec![7; 4_000].into();
+    device.attributes = Attributes::whole(vec![7; 4_000].into());
     harness.apply(Command::Seen { device: Box::new(device), session: session(0) }).expect("the disk works");
     for n in 0..events {
         harness.acks(vec![ack(0, 0, &[(700_000 + n, Event::Click)], START)]);
@@ -236,7 +236,7 @@ fn device_records_until_rolled(harness: &mut Harness<SimDisk>) {
             return;
         }
         let mut device = seen(1);
-        device.attributes.0 = vec![n as u8; 4_000].into();
+        device.attributes = Attributes::whole(vec![n as u8; 4_000].into());
         harness
             .apply(Command::Seen { device: Box::new(device), session: session(1) })
             .expect("the disk works");

@@ -115,7 +115,7 @@ const ACCOUNTS: [&str; 2] = ["alice", "bob"];
 const ATTRIBUTES: u8 = 2;
 
 fn attributes(which: u8) -> Attributes {
-    Attributes(format!("attributes {which}").into_bytes().into())
+    Attributes::whole(format!("attributes {which}").into_bytes().into())
 }
 
 fn change(rng: &mut SmallRng) -> Change {

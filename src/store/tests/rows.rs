@@ -22,7 +22,7 @@ fn hello(n: u32) -> Seen {
 }
 
 fn own(n: u32) -> Attributes {
-    Attributes(format!("attributes of device {n}").into_bytes().into())
+    Attributes::whole(format!("attributes of device {n}").into_bytes().into())
 }
 
 fn say(harness: &mut Harness<SimDisk>, hello: Seen, n: u32) {
@@ -123,7 +123,7 @@ fn who_comes_back_brings_its_row_along_and_nothing_is_read_for_its_acks() {
     harness = crash(&disk, harness, &small(), true);
     for n in 0..DEVICES {
         assert!(harness.is_current(&hello(n)));
-        let other = Attributes(b"others".as_slice().into());
+        let other = Attributes::whole(b"others".as_slice().into());
         assert!(!harness.is_current(&Seen { attributes: other, ..seen(n) }));
     }
     for n in 0..DEVICES {

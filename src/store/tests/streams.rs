@@ -7,7 +7,7 @@ use std::task::{Context, Wake, Waker};
 use super::plan::START;
 use super::support::{Harness, ack, app, batch, of_messages, seen, session, small};
 use crate::ids::{AppKey, DeviceKey, DigestKey, Seq};
-use crate::push::{Event, NewBatch, ReceiptGap, Rejection, StreamEvent};
+use crate::push::{Attributes, Event, NewBatch, ReceiptGap, Rejection, StreamEvent};
 use crate::store::disk::Disk;
 use crate::store::disk::sim::SimDisk;
 use crate::store::engine::{Shared, StoreFailure};
@@ -79,7 +79,7 @@ pub(super) fn other_event(harness: &mut Harness<SimDisk>, message: u64) {
 pub(super) fn device_records(harness: &mut Harness<SimDisk>, bytes: usize) {
     for _ in 0..bytes / 1_000 {
         let mut device = seen(1);
-        device.attributes.0 = vec![7; 1_000].into();
+        device.attributes = Attributes::whole(vec![7; 1_000].into());
         device.state_lost = true;
         harness
             .apply(Command::Seen { device: Box::new(device), session: session(1) })

@@ -116,7 +116,7 @@ pub(super) fn seen(n: u32) -> Seen {
         key: device(n),
         app: app(),
         device_id: format!("device-{n}").into(),
-        attributes: Attributes(b"attributes".as_slice().into()),
+        attributes: Attributes::whole(b"attributes".as_slice().into()),
         push_on: None,
         client_ip: IpAddr::from([127, 0, 0, 1]),
         state_lost: false,

@@ -12,9 +12,9 @@ pub(super) fn weight(command: &Command) -> usize {
             Command::Deliver { batch, .. } => {
                 batch.body.len() + batch.targets.len() * 16 + batch.accounts.len() * 8 + FIXED
             }
-            Command::Seen { device, .. } => device.attributes.0.len() + FIXED,
+            Command::Seen { device, .. } => device.attributes.len() + FIXED,
             Command::Change { change, .. } => match &**change {
-                Change::Attributes { attributes, .. } => attributes.0.len(),
+                Change::Attributes { attributes, .. } => attributes.len(),
                 Change::Push(_) | Change::Moved(_) | Change::Bind(_) | Change::Unbind(_) => {
                     limits::BINDING_BYTES
                 }

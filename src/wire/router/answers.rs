@@ -286,6 +286,9 @@ fn device_state(device_id: String, known: Option<&DeviceState>, connected: bool)
         last_active_time: known.last_active,
         pending: u64::from(known.pending),
         // They were encoded by this program; if they can't be read the rest of the answer is still good.
-        attributes: known.attributes.as_ref().and_then(|known| device::Attributes::decode(&*known.0).ok()),
+        attributes: known
+            .attributes
+            .as_ref()
+            .and_then(|known| device::Attributes::decode(&*known.bytes()).ok()),
     }
 }

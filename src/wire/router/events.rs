@@ -8,7 +8,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 
 use crate::binding::{Binding, DeviceChange, DeviceEvent};
 use crate::ids::Seq;
-use crate::push::{Failure, MassOutcome, Receipt, ReceiptGap, StreamEvent};
+use crate::push::{Attributes, Failure, MassOutcome, Receipt, ReceiptGap, StreamEvent};
 use crate::store::StreamRead;
 
 const TO_ROUTER_STREAM: u32 = 4;
@@ -115,7 +115,9 @@ fn put_receipt(out: &mut Vec<u8>, receipt: &Receipt) {
     if let Some(ip) = receipt.client_ip {
         put_bytes(out, 14, ip.to_string().as_bytes());
     }
-    put_bytes(out, 15, &receipt.attributes.0);
+    if !receipt.attributes.is_empty() {
+        put_attributes(out, 15, &receipt.attributes);
+    }
     put_bytes(out, 16, receipt.job_key.as_bytes());
     put_number(out, 17, number(receipt.after));
     put_number(out, 18, u64::from(receipt.late));
@@ -155,10 +157,12 @@ fn put_device(out: &mut Vec<u8>, event: &DeviceEvent) {
     let mut inner = Vec::new();
     match &event.change {
         DeviceChange::Registered(attributes) => {
-            put_bytes(&mut inner, 1, &attributes.0);
+            if !attributes.is_empty() {
+                put_attributes(&mut inner, 1, attributes);
+            }
             put_message(out, 4, &inner);
         }
-        DeviceChange::Attributes(attributes) => put_message(out, 5, &attributes.0),
+        DeviceChange::Attributes(attributes) => put_attributes(out, 5, attributes),
         DeviceChange::Switch(on) => put_number(out, 6, if *on { 1 } else { 2 }),
         DeviceChange::Bound(binding) => {
             put_binding(&mut inner, binding);
@@ -202,6 +206,13 @@ fn put_bytes(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
     if !bytes.is_empty() {
         put_message(out, tag, bytes);
     }
+}
+
+/// A device's attributes, put together where they are kept in parts.
+fn put_attributes(out: &mut Vec<u8>, tag: u32, attributes: &Attributes) {
+    encode_key(tag, WireType::LengthDelimited, out);
+    encode_varint(attributes.len() as u64, out);
+    attributes.parts().iter().for_each(|part| out.extend_from_slice(part));
 }
 
 /// A message field: present even if empty.

@@ -85,7 +85,7 @@ prop_compose! {
             channel,
             last_active: times[3],
             client_ip,
-            attributes: Attributes(attributes.into()),
+            attributes: Attributes::whole(attributes.into()),
             job_key: job_key.into(),
             after,
             late: flags[0],
@@ -178,7 +178,7 @@ fn expected_receipt(receipt: &Receipt) -> pb::Receipt {
         Channel::Online => pb::Channel::Online,
         Channel::Offline => pb::Channel::Offline,
     };
-    let attributes = &*receipt.attributes.0;
+    let attributes = &*receipt.attributes.bytes();
     pb::Receipt {
         event: event.into(),
         outcome: outcome.into(),
@@ -423,7 +423,7 @@ fn an_answer_over_the_frame_limit_is_an_error() {
         pending: 2,
         oldest_pending_at: None,
         number: 0,
-        attributes: Some(Attributes(attributes)),
+        attributes: Some(Attributes::whole(attributes)),
         bindings: None,
     };
     let devices = |count| {

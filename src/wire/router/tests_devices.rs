@@ -25,7 +25,7 @@ prop_compose! {
         kind in 0..6usize,
     ) -> DeviceEvent {
         let attributes = device::Attributes { brand, ..Default::default() }.encode_to_vec();
-        let attributes = Attributes(attributes.into());
+        let attributes = Attributes::whole(attributes.into());
         let change = match kind {
             0 => DeviceChange::Registered(attributes),
             1 => DeviceChange::Attributes(attributes),
@@ -40,7 +40,7 @@ prop_compose! {
 
 pub(super) fn expected_device(event: &DeviceEvent) -> pb::DeviceEvent {
     use pb::device_event::Change;
-    let attributes = |all: &Attributes| device::Attributes::decode(&*all.0).expect("encoded above");
+    let attributes = |all: &Attributes| device::Attributes::decode(&*all.bytes()).expect("encoded above");
     let binding = |binding: &Binding| {
         let text = binding.text().to_string();
         let binding = match binding {
@@ -53,7 +53,7 @@ pub(super) fn expected_device(event: &DeviceEvent) -> pb::DeviceEvent {
     };
     let change = match &event.change {
         DeviceChange::Registered(all) => {
-            let none = all.0.is_empty();
+            let none = all.is_empty();
             Change::Registered(pb::Registered { attributes: (!none).then(|| attributes(all)) })
         }
         DeviceChange::Attributes(all) => Change::Attributes(attributes(all)),

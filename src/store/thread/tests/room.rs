@@ -61,7 +61,7 @@ fn sees(attributes: usize) -> Command {
         key: DEVICE,
         app: app(),
         device_id: "d".into(),
-        attributes: Attributes(vec![7; attributes].into()),
+        attributes: Attributes::whole(vec![7; attributes].into()),
         push_on: None,
         client_ip: [127, 0, 0, 1].into(),
         state_lost: false,
@@ -79,7 +79,8 @@ fn query(query: Query) -> Command {
 
 #[test]
 fn a_command_weighs_what_it_holds_and_little_more() {
-    let attributes = Change::Attributes { attributes: Attributes(vec![7; 5_000].into()), push_on: None };
+    let attributes =
+        Change::Attributes { attributes: Attributes::whole(vec![7; 5_000].into()), push_on: None };
     let sent = SentAlone { device: DEVICE, batch: Seq(1), sent_at: 0 };
     let weighed = [
         (deliver(10_000, 0), 10_000),
