@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::Disk;
-use super::journal::{JournalReader, Place, ReadError, SegmentState};
+use super::journal::{JournalReader, Position, ReadError, SegmentState};
 use super::record::{LOST, app_of, stream_events};
 use super::{StreamBounds, StreamError, StreamRead, StreamState};
 use crate::fault::{self, Fault};
@@ -59,7 +59,7 @@ struct Stream {
     unread_since: AtomicU64,
     full: AtomicBool,
     /// Where the read that ended at this sequence left off.
-    hint: Mutex<Option<(Seq, Place)>>,
+    hint: Mutex<Option<(Seq, Position)>>,
 }
 
 /// All streams: those of the configuration first, in its order, then those that wait to be retired.
