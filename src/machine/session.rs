@@ -194,7 +194,7 @@ impl<E: Entry> Session<E> {
         &mut self,
         number: u64,
         events: impl AsRef<[(MessageId, Event, Millis)]>,
-    ) -> Result<Vec<Acked>, DeviceError> {
+    ) -> Result<SmallVec<[Acked; 1]>, DeviceError> {
         let events = events.as_ref();
         if number != self.acks_read + 1 {
             return Err(DeviceError::Malformed("Acks are numbered from 1 without gaps"));

@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tokio::sync::{oneshot, watch};
 
 use crate::binding::{Bindings, Change, ChangeError};
@@ -167,8 +168,8 @@ pub struct DeviceAck {
     pub number: u64,
     /// Where it came from; `None`: from where the device is known to be.
     pub client_ip: Option<IpAddr>,
-    /// Its events.
-    pub events: Vec<Acked>,
+    /// Its events; most have one.
+    pub events: SmallVec<[Acked; 1]>,
 }
 
 /// An Ack that is durable now.
