@@ -1,5 +1,6 @@
 //! Names of things: apps, devices, messages, batches, sessions, and places in the journal's one sequence.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::num::NonZeroU64;
@@ -19,6 +20,13 @@ impl AppKey {
 
     /// The key as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// So that maps by key are asked with a text that isn't one's own.
+impl Borrow<str> for AppKey {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

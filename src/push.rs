@@ -18,7 +18,9 @@ pub use counts::Counts;
 pub use ordinals::Ordinals;
 pub use part::BatchPart;
 pub use reasons::{Failure, Refusal, Rejection, TargetState};
-pub use receipt::{Channel, MassOutcome, Receipt, ReceiptGap, ReceiptKind, StreamEvent, UNREADABLE};
+pub use receipt::{
+    Channel, MassOutcome, Receipt, ReceiptGap, ReceiptKind, ReceiptRef, StreamEvent, UNREADABLE,
+};
 
 /// Milliseconds since 1970-01-01 UTC in edge time, which never goes back.
 pub type Millis = u64;

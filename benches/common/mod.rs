@@ -10,6 +10,7 @@ use mooring::push::{
     Acked, Attributes, BatchPart, Event, Failure, Millis, NewBatch, OfflinePolicy, Priority, Seen,
 };
 use mooring::store::{Batch, CommitSink, Confirm, DeviceAck};
+use smallvec::smallvec;
 
 pub(crate) const NOW: Millis = 1_800_000_000_000;
 pub(crate) const DIGEST_KEY: DigestKey = DigestKey([7; 32]);
@@ -87,7 +88,7 @@ pub(crate) fn batch(id: &str, message: u64, targets: &[DeviceKey]) -> Box<NewBat
 /// The message arrived.
 pub(crate) fn ack(device: DeviceKey, message: u64) -> DeviceAck {
     let event = Acked { message: MessageId(message), event: Event::Arrive, time: NOW, sent_at: Some(NOW) };
-    DeviceAck { device, session: session(), number: 1, client_ip: None, events: vec![event] }
+    DeviceAck { device, session: session(), number: 1, client_ip: None, events: smallvec![event] }
 }
 
 /// Bytes of this process in memory.

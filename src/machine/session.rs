@@ -218,7 +218,7 @@ impl<E: Entry> Session<E> {
         &mut self,
         number: u64,
         events: impl AsRef<[(MessageId, Event, Millis)]>,
-    ) -> Result<Vec<Acked>, DeviceError> {
+    ) -> Result<SmallVec<[Acked; 1]>, DeviceError> {
         let events = events.as_ref();
         // At the end of the numbers a device has to come again: with one Ack a second that is in 136 years.
         let next = self.acks_read.checked_add(1).filter(|next| u64::from(*next) == number);

@@ -89,7 +89,102 @@ pub struct Receipt {
     pub implied: bool,
 }
 
+/// A receipt whose parts stand elsewhere: in its record, or in the index.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct ReceiptRef<'a> {
+    /// [`Receipt::kind`].
+    pub kind: ReceiptKind,
+    /// [`Receipt::outcome`].
+    pub outcome: Option<Result<(), Failure>>,
+    /// [`Receipt::app`].
+    pub app: &'a str,
+    /// [`Receipt::message`].
+    pub message: MessageId,
+    /// [`Receipt::target`].
+    pub target: Option<(&'a str, u32)>,
+    /// [`Receipt::device_id`].
+    pub device_id: &'a str,
+    /// [`Receipt::event_time`].
+    pub event_time: Millis,
+    /// [`Receipt::raw_event_time`].
+    pub raw_event_time: Millis,
+    /// [`Receipt::sent_at`].
+    pub sent_at: Millis,
+    /// [`Receipt::channel`].
+    pub channel: Channel,
+    /// [`Receipt::last_active`].
+    pub last_active: Millis,
+    /// [`Receipt::client_ip`].
+    pub client_ip: Option<std::net::IpAddr>,
+    /// [`Receipt::attributes`], see [`Attributes::parts`].
+    pub attributes: [&'a [u8]; 3],
+    /// [`Receipt::job_key`].
+    pub job_key: &'a str,
+    /// [`Receipt::after`].
+    pub after: Option<Failure>,
+    /// [`Receipt::late`].
+    pub late: bool,
+    /// [`Receipt::unmatched`].
+    pub unmatched: bool,
+    /// [`Receipt::implied`].
+    pub implied: bool,
+}
+
+impl ReceiptRef<'_> {
+    /// The same on its own. `None`: its names are none.
+    pub fn to_receipt(&self) -> Option<Receipt> {
+        let target = match self.target {
+            Some((batch, ordinal)) => Some((BatchId::parse(batch)?, ordinal)),
+            None => None,
+        };
+        Some(Receipt {
+            kind: self.kind,
+            outcome: self.outcome,
+            app: AppKey::parse(self.app)?,
+            message: self.message,
+            target,
+            device_id: self.device_id.into(),
+            event_time: self.event_time,
+            raw_event_time: self.raw_event_time,
+            sent_at: self.sent_at,
+            channel: self.channel,
+            last_active: self.last_active,
+            client_ip: self.client_ip,
+            attributes: Attributes::whole(self.attributes.concat().into()),
+            job_key: self.job_key.into(),
+            after: self.after,
+            late: self.late,
+            unmatched: self.unmatched,
+            implied: self.implied,
+        })
+    }
+}
+
 impl Receipt {
+    /// Its parts where they are.
+    pub fn borrowed(&self) -> ReceiptRef<'_> {
+        ReceiptRef {
+            kind: self.kind,
+            outcome: self.outcome,
+            app: self.app.as_str(),
+            message: self.message,
+            target: self.target.as_ref().map(|(batch, ordinal)| (batch.as_str(), *ordinal)),
+            device_id: &self.device_id,
+            event_time: self.event_time,
+            raw_event_time: self.raw_event_time,
+            sent_at: self.sent_at,
+            channel: self.channel,
+            last_active: self.last_active,
+            client_ip: self.client_ip,
+            attributes: self.attributes.parts(),
+            job_key: &self.job_key,
+            after: self.after,
+            late: self.late,
+            unmatched: self.unmatched,
+            implied: self.implied,
+        }
+    }
+
     /// Whether it stands for `sent` too: what arrived was sent, also when a crash made the edge forget the time; and an end that says when the
     /// message was written says that it was.
     pub fn says_sent(&self) -> bool {

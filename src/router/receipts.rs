@@ -226,7 +226,7 @@ async fn follow(
         let before = at.read;
         // Also if all of it was read before it was told: what else came with it, as the stream's end, is known only now.
         if looked.replace(seen) != Some(seen) || seen > before {
-            // The events as they are read, and their frames until they are in the outbox.
+            // The frames as they grow, and until they are in the outbox.
             let _held = context.room.outgoing(READ_BYTES);
             match read(reading, context, before).await {
                 Ok((frames, cursor)) => {
@@ -290,8 +290,9 @@ async fn read(reading: &Reading, context: &RouterContext, after: Seq) -> Result<
     let (epoch, events) = (reading.epoch(), context.events_a_read);
     let work = move || {
         let bytes = limits::STREAM_BATCH_BYTES;
-        let read = store.read_stream(&stream, after, events, bytes)?;
-        Ok((wire::stream_batches(&stream, epoch, &read, bytes), read.cursor))
+        let mut frames = wire::StreamFrames::new(&stream, epoch, bytes);
+        let cursor = store.pass_stream(&stream, after, events, bytes, &mut frames)?;
+        Ok((frames.finish(cursor), cursor))
     };
     match context.aside.run(work).await {
         Ok(read) => read,

@@ -5,8 +5,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::push::Attributes;
-
 /// The bytes pass their checksum but aren't what they claim to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the bytes are no record of this version")]
@@ -34,9 +32,11 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// As [`put_bytes`] puts them, however they are kept.
-pub(super) fn put_attributes(out: &mut Vec<u8>, attributes: &Attributes) {
-    put_varint(out, attributes.len() as u64);
-    attributes.parts().iter().for_each(|part| out.extend_from_slice(part));
+pub(super) fn put_attributes(out: &mut Vec<u8>, parts: [&[u8]; 3]) {
+    put_varint(out, parts.iter().map(|part| part.len() as u64).sum());
+    for part in parts {
+        out.extend_from_slice(part);
+    }
 }
 
 pub(super) fn put_ip(out: &mut Vec<u8>, ip: Option<IpAddr>) {

@@ -129,7 +129,7 @@ impl About {
         out.extend_from_slice(&key.0);
         put_bytes(&mut out, app.as_str().as_bytes());
         put_bytes(&mut out, self.device_id.as_bytes());
-        put_attributes(&mut out, &self.attributes);
+        put_attributes(&mut out, self.attributes.parts());
         put_ip(&mut out, self.client_ip);
         put_bindings(&mut out, self.bindings.as_deref());
         Some(out)

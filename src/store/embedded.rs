@@ -13,8 +13,8 @@ use super::options::StoreOptions;
 use super::stats::StoreStats;
 use super::thread::{self, Inbox, Wanted};
 use super::{
-    BodySink, Busy, Command, CommitSink, History, HistoryOf, Pulled, Recall, Refused, Store, StreamBounds,
-    StreamError, StreamRead, StreamState,
+    BodySink, Busy, Command, CommitSink, EventSink, History, HistoryOf, Pulled, Recall, Refused, Store,
+    StreamBounds, StreamError, StreamRead, StreamState,
 };
 use crate::clock::Clock;
 use crate::credential::Revocation;
@@ -284,7 +284,21 @@ impl<D: Disk> Store for EmbeddedStore<D> {
         max_events: usize,
         max_bytes: usize,
     ) -> Result<StreamRead, StreamError> {
-        let read = self.shared.streams.read(&self.shared.reader, stream, after, max_events, max_bytes);
+        let mut events = Vec::new();
+        let cursor = self.pass_stream(stream, after, max_events, max_bytes, &mut events)?;
+        Ok(StreamRead { events, cursor })
+    }
+
+    fn pass_stream(
+        &self,
+        stream: &str,
+        after: Seq,
+        max_events: usize,
+        max_bytes: usize,
+        into: &mut dyn EventSink,
+    ) -> Result<Seq, StreamError> {
+        let bounds = (max_events, max_bytes);
+        let read = self.shared.streams.read(&self.shared.reader, stream, after, bounds, into);
         StoreStats::add(&self.shared.stats.damaged, self.shared.reader.unreported());
         read
     }

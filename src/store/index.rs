@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Pulled;
 use super::attributes::{SharedAttributes, digest};
@@ -38,6 +38,8 @@ pub(super) struct Index {
     parts: Box<[Mutex<Part>]>,
     /// Everything up to here is durable.
     committed: AtomicU64,
+    /// Arrivals are being taken: out of their lists already, and perhaps not yet in their push records.
+    arriving: AtomicBool,
     /// Devices of the group being staged: what is new of them isn't durable.
     staged: Mutex<HashSet<DeviceKey, Spread>>,
     /// Of the devices' cold rows.
@@ -51,6 +53,7 @@ impl Index {
         Self {
             parts: (0..parts.max(1)).map(|_| Mutex::default()).collect(),
             committed: AtomicU64::new(0),
+            arriving: AtomicBool::new(false),
             staged: Mutex::default(),
             warmth: Warmth::new(device_cache_bytes),
             attributes: SharedAttributes::default(),
@@ -152,8 +155,23 @@ impl Index {
             }
             device.number
         };
-        let part = self.of_message(recall.home);
-        part.messages.get(&recall.home).is_some_and(|record| record.may_be_on(number, opened_at))
+        let is_known = || {
+            let part = self.of_message(recall.home);
+            part.messages.get(&recall.home).is_some_and(|record| record.may_be_on(number, opened_at))
+        };
+        // What is neither here nor there is on its way; or it has come just now.
+        is_known() || self.is_arriving() || is_known()
+    }
+
+    /// Arrivals are taken from here on, or no more.
+    pub(super) fn set_arriving(&self, arriving: bool) {
+        step();
+        self.arriving.store(arriving, Ordering::Release);
+    }
+
+    fn is_arriving(&self) -> bool {
+        step();
+        self.arriving.load(Ordering::Acquire)
     }
 
     /// See [`super::Store::last_active`].
@@ -227,6 +245,10 @@ mod tests {
             assert_eq!(may_have(), recovered || written);
             index.of_device(&key).devices.get_mut(&key).expect("known").take(Seq(1)).expect("there");
         }
+        assert!(!may_have());
+        index.set_arriving(true);
+        assert!(may_have(), "it may be on its way from the list to the push record");
+        index.set_arriving(false);
         assert!(!may_have());
     }
 }

@@ -180,6 +180,31 @@ impl Ledger {
         row.dirty = true;
     }
 
+    /// Counts something at each of these times; most are on the same day.
+    pub(super) fn count_times(
+        &mut self,
+        app: &AppKey,
+        times: impl Iterator<Item = Millis>,
+        change: impl Fn(&mut Counts, u64),
+    ) {
+        let zone_minutes = self.zone_minutes;
+        let mut count = |at: Millis, times: u64| {
+            if times > 0 {
+                self.count(app, at, |counts| change(counts, times));
+            }
+        };
+        let (mut day, mut begun, mut so_far) = (0, 0, 0);
+        for at in times {
+            let of = day_of(at, zone_minutes);
+            if of != day {
+                count(begun, so_far);
+                (day, begun, so_far) = (of, at, 0);
+            }
+            so_far += 1;
+        }
+        count(begun, so_far);
+    }
+
     /// Entries that are pending, or no longer.
     pub(super) fn count_pending(&mut self, more: u64, less: u64) {
         self.totals_dirty = true;
@@ -200,23 +225,30 @@ impl Ledger {
 
     /// A device did something. Earlier than yesterday is no news.
     pub(super) fn active(&mut self, app: &AppKey, number: u32, at: Millis) {
-        let day = day_of(at, self.zone_minutes);
-        if day + 1 < self.today {
-            return;
-        }
-        if let Some(known) = self.active.get_mut(&(app.clone(), day)) {
-            if !known.devices.insert(number) {
-                return;
+        self.active_all(app, [(number, at)].into_iter());
+    }
+
+    /// Devices of an app did something, most of them on the same day.
+    pub(super) fn active_all(&mut self, app: &AppKey, devices: impl Iterator<Item = (u32, Millis)>) {
+        let zone_minutes = self.zone_minutes;
+        let mut devices = devices.map(|(number, at)| (number, day_of(at, zone_minutes))).peekable();
+        while let Some((_, day)) = devices.peek().copied() {
+            let same = std::iter::from_fn(|| devices.next_if(|(_, of)| *of == day));
+            if day + 1 < self.today {
+                same.for_each(drop);
+                continue;
+            }
+            let known = self.active.entry((app.clone(), day)).or_default();
+            let new = same.filter(|(number, _)| known.devices.insert(*number)).count();
+            if new == 0 {
+                continue;
             }
             known.dirty = true;
-        } else {
-            let devices = RoaringBitmap::from_iter([number]);
-            self.active.insert((app.clone(), day), Active { devices, dirty: true });
+            let place = self.place(app, day);
+            self.rows[place].active += new as u64;
+            self.rows[place].dirty = true;
+            self.active_dirty = true;
         }
-        let place = self.place(app, day);
-        self.rows[place].active += 1;
-        self.rows[place].dirty = true;
-        self.active_dirty = true;
     }
 
     /// Statistics of the newest days, the newest first.
@@ -361,6 +393,28 @@ mod tests {
         assert_eq!((ledger.totals.accepted, ledger.totals.arrived), (2, 1));
         let other = AppKey::parse("other").expect("valid");
         assert_eq!(ledger.days(&other, 1, NOON)[0].counts, Counts::default());
+    }
+
+    #[test]
+    fn many_count_each_on_its_day() {
+        let yesterday = NOON - 24 * HOUR;
+        let times = [NOON, NOON + HOUR, yesterday, NOON, yesterday - 24 * HOUR, NOON];
+        let (mut apart, mut together) = (Ledger::new(0), Ledger::new(0));
+        apart.count(&app(), NOON, |counts| counts.accepted += 1);
+        apart.age(NOON);
+        together.count(&app(), NOON, |counts| counts.accepted += 1);
+        together.age(NOON);
+        for (number, at) in (0..).zip(times) {
+            apart.count(&app(), at, |counts| counts.sent += 1);
+            apart.active(&app(), number / 2, at);
+        }
+        together.count_times(&app(), times.into_iter(), |counts, times| counts.sent += times);
+        together.active_all(&app(), (0..).zip(times).map(|(number, at)| (number / 2, at)));
+        assert_eq!(together.days(&app(), 5, NOON), apart.days(&app(), 5, NOON));
+        let figures: Vec<_> =
+            together.days(&app(), 3, NOON).iter().map(|day| (day.counts.sent, day.active)).collect();
+        assert_eq!(figures, [(4, 3), (1, 1), (1, 0)]);
+        assert_eq!(together.totals, apart.totals);
     }
 
     #[test]

@@ -7,14 +7,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tokio::sync::{oneshot, watch};
 
 use crate::binding::{Bindings, Change, ChangeError};
 use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, HistoryId, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
-    Accepted, Acked, AppControl, Attributes, Counts, Failure, Millis, NewBatch, Reached, Refusal, Rejection,
-    Revoked, Seen, StreamEvent, TargetState,
+    Accepted, Acked, AppControl, Attributes, Counts, Failure, Millis, NewBatch, Reached, ReceiptRef, Refusal,
+    Rejection, Revoked, Seen, StreamEvent, TargetState,
 };
 
 /// A committed batch as sessions see it: immutable, shared by all entries that point to it.
@@ -168,8 +169,8 @@ pub struct DeviceAck {
     pub number: u64,
     /// Where it came from; `None`: from where the device is known to be.
     pub client_ip: Option<IpAddr>,
-    /// Its events.
-    pub events: Vec<Acked>,
+    /// Its events; most have one.
+    pub events: SmallVec<[Acked; 1]>,
 }
 
 /// An Ack that is durable now.
@@ -466,7 +467,52 @@ pub struct StreamRead {
     pub cursor: Seq,
 }
 
-/// What shards and router links may ask of the store. All of it is quick, but for [`Store::read_stream`] and [`Store::stream_bounds`].
+/// An event of a stream as a read finds it.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// A receipt, its parts where the journal has them.
+    Receipt(ReceiptRef<'a>),
+    /// Any event.
+    Event(StreamEvent),
+}
+
+impl Found<'_> {
+    /// Bytes that it takes in a frame beyond those in the journal: there all ordinals of a batch have their bit.
+    fn spread(&self) -> usize {
+        match self {
+            Self::Event(StreamEvent::Mass(mass)) => mass.ordinals.parts().0 as usize,
+            Self::Event(_) | Self::Receipt(_) => 0,
+        }
+    }
+
+    /// The event on its own. `None`: the names of its receipt are none.
+    pub fn into_event(self) -> Option<StreamEvent> {
+        match self {
+            Self::Receipt(receipt) => Some(StreamEvent::Receipt(Box::new(receipt.to_receipt()?))),
+            Self::Event(event) => Some(event),
+        }
+    }
+}
+
+/// Takes what a read of a stream finds.
+pub trait EventSink {
+    /// One more, in journal order.
+    fn event(&mut self, seq: Seq, event: Found<'_>);
+    /// The read begins again: what it found so far doesn't count.
+    fn again(&mut self);
+}
+
+impl EventSink for Vec<(Seq, StreamEvent)> {
+    fn event(&mut self, seq: Seq, event: Found<'_>) {
+        self.extend(event.into_event().map(|event| (seq, event)));
+    }
+
+    fn again(&mut self) {
+        self.clear();
+    }
+}
+
+/// What shards and router links may ask of the store. All of it is quick, but for [`Store::read_stream`], [`Store::pass_stream`] and [`Store::stream_bounds`].
 pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Hands over a command. Never waits.
     fn submit(&self, command: Command) -> Result<(), Refused>;
@@ -543,6 +589,23 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         max_events: usize,
         max_bytes: usize,
     ) -> Result<StreamRead, StreamError>;
+
+    /// The same; each event goes to `into` as it is found, and the answer is the cursor: up to here everything was looked at. After an error what `into`
+    /// has counts for nothing.
+    fn pass_stream(
+        &self,
+        stream: &str,
+        after: Seq,
+        max_events: usize,
+        max_bytes: usize,
+        into: &mut dyn EventSink,
+    ) -> Result<Seq, StreamError> {
+        let read = self.read_stream(stream, after, max_events, max_bytes)?;
+        for (seq, event) in read.events {
+            into.event(seq, Found::Event(event));
+        }
+        Ok(read.cursor)
+    }
 
     /// What happened to a device, read from the journal within bounds. Reads files: never call it on a shard's thread, nor on the store's. A store
     /// that keeps no journal knows of nothing.

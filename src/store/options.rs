@@ -139,8 +139,8 @@ impl StoreOptions {
 
     /// The position of an app's stream among [`StoreOptions::streams`].
     pub(super) fn stream_of(&self, app: &str) -> usize {
-        AppKey::parse(app)
-            .and_then(|app| self.app_streams.get(&app))
+        self.app_streams
+            .get(app)
             .and_then(|name| self.streams.iter().position(|stream| stream == name))
             .unwrap_or(0)
     }

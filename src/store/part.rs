@@ -114,6 +114,16 @@ impl Entry {
 /// A device's list: high priority before normal, each oldest first.
 pub(super) type Pending = SmallVec<[Entry; 1]>;
 
+/// Takes the entry at this place out.
+pub(super) fn take_at(pending: &mut Pending, at: usize) -> Entry {
+    let entry = pending.remove(at);
+    if pending.spilled() && pending.len() <= 1 {
+        // A list that grew long is rare: the room goes back.
+        pending.shrink_to_fit();
+    }
+    entry
+}
+
 /// An app, by its place among those that are known.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct AppId(pub(super) u32);
@@ -277,12 +287,7 @@ impl Device {
     /// Takes the entry of this batch out.
     pub(super) fn take(&mut self, batch: Seq) -> Option<Entry> {
         let at = self.pending.iter().position(|entry| entry.batch.seq == batch)?;
-        let entry = self.pending.remove(at);
-        if self.pending.spilled() && self.pending.len() <= 1 {
-            // A list that grew long is rare: the room goes back.
-            self.pending.shrink_to_fit();
-        }
-        Some(entry)
+        Some(take_at(&mut self.pending, at))
     }
 
     /// What a receipt about it changes here: its entry ends, or is marked.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::batch::Batch;
 use super::ledger::Ledger;
-use super::part::Part;
+use super::part::{Entry, Part};
 use super::push_record::{MessageKey, Numbers, PushRecord};
 use super::record::Who;
 use crate::ids::{AppKey, MessageId, Seq};
@@ -48,6 +48,17 @@ pub(super) struct End<'a> {
     pub(super) outcome: Result<(), Failure>,
     pub(super) count: u32,
     pub(super) numbers: Numbers<'a>,
+}
+
+/// An entry that is gone from its device's list: it arrived, as its record says.
+pub(super) struct Arrival {
+    pub(super) entry: Entry,
+    /// Of that record.
+    pub(super) seq: Seq,
+    pub(super) number: u32,
+    pub(super) event_time: Millis,
+    /// As the record has it: 0 if it isn't known, or was reported before.
+    pub(super) sent_at: Millis,
 }
 
 impl Part {
@@ -179,6 +190,28 @@ impl Part {
         });
     }
 
+    /// What [`Self::count_receipt`], [`Self::end`] and [`Self::count_end`] do, for arrivals of one batch at once. What is left of it.
+    pub(super) fn arrived(&mut self, batch: &Batch, arrivals: &[Arrival], ledger: &mut Ledger) -> Ended {
+        let ended = self.end(batch.seq, arrivals.len() as u32);
+        let Some(record) = self.messages.get_mut(&batch.home) else { return ended };
+        let sent = arrivals.iter().filter(|one| record.sent_to.insert(one.number));
+        let times = sent.map(|one| if one.sent_at == 0 { one.event_time } else { one.sent_at });
+        ledger.count_times(&batch.app, times, |counts, times| counts.sent += times);
+        // Fewer only if the journal was damaged.
+        let arrivals = &arrivals[..ended.count().unwrap_or(0) as usize];
+        for one in arrivals {
+            record.arrived_on.insert(one.number);
+        }
+        let count = (arrivals.len() as u64).min(record.pending);
+        record.pending -= count;
+        record.arrived += count;
+        changed(record, batch.home, ledger);
+        ledger.count_pending(0, count);
+        let times = arrivals[..count as usize].iter().map(|one| one.event_time);
+        ledger.count_times(&batch.app, times, |counts, times| counts.arrived += times);
+        ended
+    }
+
     /// A receipt's effect beside the end of its entry.
     pub(super) fn count_receipt(
         &mut self,
@@ -244,6 +277,7 @@ impl Ended {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::push::{Attributes, Channel};
     use roaring::RoaringBitmap;
 
     const DAY: Millis = 86_400_000;
@@ -283,6 +317,68 @@ mod tests {
         let numbers = Numbers::One(1);
         let end = End { app: &app(), at: message * DAY, outcome: Ok(()), count: 2, numbers };
         part.count_end(key(message), &end, ledger);
+    }
+
+    fn arrive(arrival: &Arrival) -> Receipt {
+        Receipt {
+            kind: ReceiptKind::Arrive,
+            outcome: Some(Ok(())),
+            app: app(),
+            message: MessageId(1),
+            target: None,
+            device_id: "d".into(),
+            event_time: arrival.event_time,
+            raw_event_time: arrival.event_time,
+            sent_at: arrival.sent_at,
+            channel: Channel::Online,
+            last_active: 0,
+            client_ip: None,
+            attributes: Attributes::whole([].as_slice().into()),
+            job_key: "job".into(),
+            after: None,
+            late: false,
+            unmatched: false,
+            implied: false,
+        }
+    }
+
+    /// Two devices acknowledge, on two days. `live`: entries that the batch has; one is missing only if the journal was damaged.
+    #[test]
+    fn arrivals_change_the_same_at_once_as_one_by_one() {
+        for (live, left) in [(3, true), (2, false), (1, false)] {
+            let batch = Arc::new(Batch::of_test(Seq(1), MessageId(1), DAY));
+            let made = || {
+                let (mut part, mut ledger) = (Part::default(), Ledger::new(0));
+                accept(&mut part, &mut ledger, 1, 9);
+                batch.count_live(live);
+                part.batches.insert(Seq(1), batch.clone());
+                (part, ledger)
+            };
+            let arrival = |number: u32, event_time: Millis, sent_at: Millis| Arrival {
+                entry: Entry::new(batch.clone(), number, 0),
+                seq: Seq(9),
+                number,
+                event_time,
+                sent_at,
+            };
+            let arrivals = [arrival(1, DAY + 5, 0), arrival(2, 2 * DAY, DAY + 7)];
+            let (mut apart, mut ledger_apart) = made();
+            for one in &arrivals {
+                apart.count_receipt(key(1), &arrive(one), one.number, &mut ledger_apart);
+                if let Some(count) = apart.end(Seq(1), 1).count() {
+                    let numbers = Numbers::One(one.number);
+                    let end = End { app: &app(), at: one.event_time, outcome: Ok(()), count, numbers };
+                    apart.count_end(key(1), &end, &mut ledger_apart);
+                }
+            }
+            let (mut together, mut ledger) = made();
+            together.arrived(&batch, &arrivals, &mut ledger);
+            assert_eq!(together.messages, apart.messages);
+            assert_eq!(together.batches.contains_key(&Seq(1)), left);
+            assert_eq!(batch.live.load(Ordering::Relaxed), live.saturating_sub(2));
+            assert_eq!(ledger.totals, ledger_apart.totals);
+            assert_eq!(ledger.days(&app(), 3, 3 * DAY), ledger_apart.days(&app(), 3, 3 * DAY));
+        }
     }
 
     fn known(part: &Part) -> Vec<u64> {

@@ -36,7 +36,7 @@ use crate::push::{Failure, MassOutcome, Millis, Ordinals, Priority, Refusal};
 
 pub(super) use device::{BindingRecord, DeviceRecord, ForgottenRecord};
 pub(super) use lost::{put_lost, take_lost};
-pub(super) use receipt::{MassRecord, ReceiptRecord, app_of, stream_events};
+pub(super) use receipt::{MassRecord, ReceiptParts, ReceiptRecord, app_of, stream_events};
 pub(super) use refused::{Who, put_who, take_who};
 
 pub(super) mod device;

@@ -21,10 +21,12 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use smallvec::SmallVec;
+
 use super::disk::Disk;
-use super::journal::{JournalReader, Place, ReadError, SegmentState};
-use super::record::{LOST, app_of, stream_events};
-use super::{StreamBounds, StreamError, StreamRead, StreamState};
+use super::journal::{JournalReader, Position, ReadError, Record, SegmentState};
+use super::record::{LOST, RECEIPT, ReceiptParts, app_of, stream_events};
+use super::{EventSink, Found, StreamBounds, StreamError, StreamState};
 use crate::fault::{self, Fault};
 use crate::ids::{HistoryId, Seq};
 use crate::push::{Millis, ReceiptGap, StreamEvent};
@@ -59,7 +61,7 @@ struct Stream {
     unread_since: AtomicU64,
     full: AtomicBool,
     /// Where the read that ended at this sequence left off.
-    hint: Mutex<Option<(Seq, Place)>>,
+    hint: Mutex<Option<(Seq, Position)>>,
 }
 
 /// All streams: those of the configuration first, in its order, then those that wait to be retired.
@@ -298,25 +300,25 @@ impl Streams {
         Ok(self.all[stream].bounds(reader))
     }
 
-    /// See [`super::Store::read_stream`].
+    /// See [`super::Store::pass_stream`].
     pub(super) fn read<D: Disk>(
         &self,
         reader: &JournalReader<D>,
         name: &str,
         after: Seq,
-        max_events: usize,
-        max_bytes: usize,
-    ) -> Result<StreamRead, StreamError> {
+        bounds: (usize, usize),
+        into: &mut dyn EventSink,
+    ) -> Result<Seq, StreamError> {
         let at = self.position(name).ok_or(StreamError::Unknown)?;
         let stream = &self.all[at];
         let mut oldest = Seq(0);
         for _ in 0..RETRIES {
             // In this order: a gap is there before its segments go.
-            let bounds = stream.bounds(reader);
-            if after > bounds.head {
-                return Err(StreamError::Beyond { asked: after, head: bounds.head });
+            let there = stream.bounds(reader);
+            if after > there.head {
+                return Err(StreamError::Beyond { asked: after, head: there.head });
             }
-            oldest = bounds.oldest;
+            oldest = there.oldest;
             if after < oldest {
                 break;
             }
@@ -324,29 +326,29 @@ impl Streams {
             let gap = lock(&stream.gaps).behind(after).cloned();
             // Before what is kept, only gaps are the stream's.
             let from = after.max(kept);
-            let read = match gap {
-                Some(gap) if gap.first.0 <= from.0 + 1 => Ok(Some(StreamRead {
-                    cursor: gap.last,
-                    events: if gap.events == 0 {
-                        Vec::new()
-                    } else {
-                        vec![(gap.last, StreamEvent::Gap(Box::new(gap)))]
-                    },
-                })),
+            let cursor = match gap {
+                Some(gap) if gap.first.0 <= from.0 + 1 => {
+                    let cursor = gap.last;
+                    if gap.events > 0 {
+                        into.event(cursor, Found::Event(StreamEvent::Gap(Box::new(gap))));
+                    }
+                    Ok(Some(cursor))
+                }
                 gap => {
                     let until = gap.map_or(Seq(u64::MAX), |gap| Seq(gap.first.0 - 1));
-                    self.scan(reader, at, from, until.min(bounds.head), (max_events, max_bytes))
+                    self.scan(reader, at, from, until.min(there.head), bounds, into)
                 }
             }?;
-            if let Some(read) = read {
-                stream.read_to.fetch_max(read.cursor.0, Ordering::AcqRel);
-                return Ok(read);
+            if let Some(cursor) = cursor {
+                stream.read_to.fetch_max(cursor.0, Ordering::AcqRel);
+                return Ok(cursor);
             }
+            into.again();
         }
         Err(StreamError::Gone { asked: after, oldest })
     }
 
-    /// Events of records in (after, until]. `None`: segments went meanwhile.
+    /// Events of records in (after, until], and the cursor behind them. `None`: segments went meanwhile.
     fn scan<D: Disk>(
         &self,
         reader: &JournalReader<D>,
@@ -354,45 +356,50 @@ impl Streams {
         after: Seq,
         until: Seq,
         (max_events, max_bytes): (usize, usize),
-    ) -> Result<Option<StreamRead>, StreamError> {
-        let mut read = StreamRead { events: Vec::new(), cursor: after };
+        into: &mut dyn EventSink,
+    ) -> Result<Option<Seq>, StreamError> {
         let hint = *lock(&self.all[stream].hint);
         let mut position = hint.filter(|&(seq, _)| seq == after).map(|(_, place)| place);
-        let (mut bytes, mut looked_at, mut stopped) = (0, 0, false);
-        let mut next = Seq(after.0 + 1);
+        let mut cursor = after;
+        let (mut events, mut bytes, mut looked_at, mut stopped) = (0, 0, 0, false);
+        let (mut next, mut owner) = (Seq(after.0 + 1), Owner::default());
         let unreadable = |next: Seq, behind: Seq| {
             let gap = ReceiptGap::unreadable(next, Seq(behind.0 - 1));
-            (gap.last, StreamEvent::Gap(Box::new(gap)))
+            (gap.last, Found::Event(StreamEvent::Gap(Box::new(gap))))
         };
         let scanned = reader.scan(after, &mut position, &mut |record| {
             if record.seq > until {
                 return ControlFlow::Break(());
             }
             if record.seq > next {
-                read.events.push(unreadable(next, record.seq));
+                let (seq, gap) = unreadable(next, record.seq);
+                into.event(seq, gap);
+                events += 1;
             }
             next = Seq(record.seq.0 + 1);
             looked_at += record.payload.len();
-            // A record that passes its checksum and isn't understood was written by a newer program: not ours to forward.
-            let ours = record.kind == LOST
-                || matches!(app_of(record.kind, record.payload), Ok(Some(app))
-                    if self.owns(stream, app, record.seq));
-            if ours && let Ok(events) = stream_events(record.kind, record.payload) {
-                bytes += record.payload.len();
-                read.events.extend(events.into_iter().map(|event| (record.seq, event)));
+            cursor = record.seq;
+            let found = self.found(stream, &record, &mut owner);
+            if !found.is_empty() {
+                bytes += record.payload.len() + found.iter().map(Found::spread).sum::<usize>();
+                events += found.len();
             }
-            read.cursor = record.seq;
-            stopped = read.events.len() >= max_events
+            stopped = events >= max_events
                 || bytes >= max_bytes
                 || looked_at >= max_bytes.saturating_mul(LOOKED_AT);
+            let told = found.len() - usize::from(stopped && fault::is(Fault::SkipEvent)).min(found.len());
+            for event in found.into_iter().take(told) {
+                into.event(record.seq, event);
+            }
             if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         match scanned {
             Ok(()) if !stopped => {
                 if next <= until {
-                    read.events.push(unreadable(next, Seq(until.0 + 1)));
+                    let (seq, gap) = unreadable(next, Seq(until.0 + 1));
+                    into.event(seq, gap);
                 }
-                read.cursor = read.cursor.max(until);
+                cursor = cursor.max(until);
             }
             Ok(()) => {}
             Err(ReadError::Gone) => return Ok(None),
@@ -401,11 +408,44 @@ impl Streams {
                 return Err(std::io::Error::other(format!("damaged record at {place:?}")).into());
             }
         }
-        if stopped && fault::is(Fault::SkipEvent) {
-            read.events.pop();
+        *lock(&self.all[stream].hint) = position.map(|place| (cursor, place));
+        Ok(Some(cursor))
+    }
+
+    /// The stream's events in a record. One that passes its checksum and isn't understood was written by a newer program: not ours to forward.
+    fn found<'a>(&self, stream: usize, record: &Record<'a>, owner: &mut Owner) -> SmallVec<[Found<'a>; 1]> {
+        let mut owns = |app: &str| owner.of(&self.routes, app, record.seq) == Some(self.all[stream].id);
+        let ours =
+            record.kind == LOST || matches!(app_of(record.kind, record.payload), Ok(Some(app)) if owns(app));
+        if !ours {
+            return SmallVec::new();
         }
-        *lock(&self.all[stream].hint) = position.map(|place| (read.cursor, place));
-        Ok(Some(read))
+        if record.kind == RECEIPT {
+            let parts = ReceiptParts::decode(record.payload);
+            return parts.map(|parts| Found::Receipt(parts.receipt)).into_iter().collect();
+        }
+        let events = stream_events(record.kind, record.payload).unwrap_or_default();
+        events.into_iter().map(Found::Event).collect()
+    }
+}
+
+/// Whose the records of the app are that was asked about last: most are of the same app as the one before.
+#[derive(Debug, Default)]
+struct Owner {
+    app: String,
+    id: Option<StreamId>,
+    /// From the record that was asked about up to here.
+    until: Seq,
+}
+
+impl Owner {
+    /// Of a record of this app; they are asked about in the order of the journal.
+    fn of(&mut self, routes: &Routes, app: &str, seq: Seq) -> Option<StreamId> {
+        if self.app != app || seq > self.until {
+            (self.id, self.until) = routes.of_until(app, seq);
+            app.clone_into(&mut self.app);
+        }
+        self.id
     }
 }
 

@@ -17,7 +17,7 @@ pub use answers::{
     AnswerTooLarge, BatchName, OpenedStream, Welcome, accepted, devices_answer, failed_answer, go_away,
     link_error, message_answer, opened, pong, presence, rejected, revoked, stream_closed,
 };
-pub use events::{empty_stream_batch, stream_batches};
+pub use events::{StreamFrames, empty_stream_batch, stream_batches};
 
 use super::pb::router as pb;
 use crate::ids::{HistoryId, MessageId, Seq};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mooring::ids::Seq;
 use mooring::store::disk::sim::SimDisk;
 use mooring::store::disk::{Disk, DiskFile};
-use mooring::store::journal::{Journal, JournalOptions, JournalReader, Place, ReadError};
+use mooring::store::journal::{Journal, JournalOptions, JournalReader, Position, ReadError};
 
 const SEGMENT: u32 = 4096;
 const FIRST: &str = "journal-0000000001.seg";
@@ -22,7 +22,7 @@ fn journal_on(disk: &SimDisk, segment_bytes: u32) -> Journal<SimDisk> {
 }
 
 /// All sequences behind `after` that a scan hands over.
-fn scanned(reader: &JournalReader<SimDisk>, after: u64, mut position: Option<Place>) -> Vec<u64> {
+fn scanned(reader: &JournalReader<SimDisk>, after: u64, mut position: Option<Position>) -> Vec<u64> {
     let mut seen = Vec::new();
     let all = reader.scan(Seq(after), &mut position, &mut |record| {
         seen.push(record.seq.0);
@@ -123,6 +123,39 @@ fn a_position_of_another_scan_hides_nothing() {
             let seen = scanned(&reader, after, position);
             assert_eq!(seen, (after + 1..=7).collect::<Vec<_>>(), "after {after}, {position:?}");
         }
+    }
+}
+
+/// Small records, and some that are larger than what is read at once.
+#[test]
+fn a_scan_that_stops_within_a_group_goes_on_there() {
+    for damaged in [None, Some(1), Some(2), Some(5)] {
+        let disk = SimDisk::new();
+        let mut journal = journal_on(&disk, 1024 * 1024);
+        let staged: Vec<_> = [10, 300_000, 20, 290_000, 30]
+            .map(|bytes| journal.stage(1, &vec![7; bytes]).expect("there is room"))
+            .into();
+        journal.commit(1).expect("the disk works");
+        write(&mut journal, 40);
+        for (_, place) in staged.iter().filter(|(seq, _)| Some(seq.0) == damaged) {
+            disk.flip(FIRST, u64::from(place.offset) + 20, 1).expect("there");
+        }
+        let reader = journal.reader();
+        let whole: Vec<u64> = (1..=6).filter(|seq| Some(*seq) != damaged).collect();
+        for records in 1..=6 {
+            let (mut position, mut seen) = (None, vec![0]);
+            while seen.last() != Some(&6) {
+                let (after, mut left) = (seen[seen.len() - 1], records);
+                let scanned = reader.scan(Seq(after), &mut position, &mut |record| {
+                    seen.push(record.seq.0);
+                    left -= 1;
+                    if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                });
+                scanned.expect("readable");
+            }
+            assert_eq!(seen[1..], whole, "{records} at a time, {damaged:?} is damaged");
+        }
+        assert_eq!(reader.damaged(), u64::from(damaged.is_some()));
     }
 }
 

@@ -1,14 +1,21 @@
 //! What devices acknowledge: the end of an entry, a receipt, or nothing new.
+//!
+//! Nearly all of it is an arrive of a pending entry by a device whose cold row is in memory. That has a quick way: the device is looked up once, its record is
+//! made of parts where they are, and the entry goes. What it changes at its message's part waits until the command is through, or something else has
+//! to be decided: then all arrivals of a batch are counted at once. Everything else takes one event after the other.
 
 use super::apply::{Pointed, channel, receipt_of};
 use super::rows::Who;
 use super::tables::part_with;
 use super::{Effect, Engine, StoreFailure};
+use crate::fault::{self, Fault};
 use crate::ids::{MessageId, Seq, ShardId};
-use crate::push::{Acked, Event, Failure, Millis, Receipt, ReceiptKind};
+use crate::push::{Acked, Event, Failure, Millis, Receipt, ReceiptKind, ReceiptRef};
 use crate::store::disk::Disk;
+use crate::store::part::{Device, take_at};
+use crate::store::part_messages::Arrival;
 use crate::store::push_record::MessageKey;
-use crate::store::record::ReceiptRecord;
+use crate::store::record::{self, ReceiptParts, ReceiptRecord};
 use crate::store::stats::StoreStats;
 use crate::store::{Confirm, DeviceAck, SentAlone};
 
@@ -60,8 +67,7 @@ pub(super) fn receipt_bytes(attributes: usize) -> usize {
 }
 
 impl<D: Disk> Engine<D> {
-    /// All acks of one turn of a shard. What doesn't fit into the reserve's share for it, and finds no room though a segment is
-    /// emptied for it, isn't confirmed: the device keeps it.
+    /// All acks of one turn of a shard.
     pub(super) fn acks(
         &mut self,
         now: Millis,
@@ -69,33 +75,21 @@ impl<D: Disk> Engine<D> {
         acks: &[DeviceAck],
     ) -> Result<(), StoreFailure> {
         let mut confirms = Vec::with_capacity(acks.len());
+        let mut arrivals = Vec::with_capacity(acks.len());
         let mut made_room = false;
+        self.shared.index.set_arriving(true);
         for ack in acks {
-            let who = self.who(&ack.device)?;
-            if who.is_none() && !self.is_lost(&ack.device) {
-                // Sessions exist for known devices only; one that isn't has nothing to lose.
+            let taken = self.arrived_quickly(now, ack, &mut arrivals)?;
+            let (is_through, events) = (taken > 0 && taken == ack.events.len(), &ack.events[taken..]);
+            if !is_through {
+                self.count_arrivals(&mut arrivals)?;
+            }
+            if is_through || self.ack(now, ack, events, &mut made_room)? {
                 confirms.push(Confirm { session: ack.session, number: ack.number });
-                continue;
             }
-            if who.as_ref().is_some_and(|who| !self.fits(ack, who))
-                && !std::mem::replace(&mut made_room, true)
-            {
-                self.make_room_for_acks(now)?;
-            }
-            // Of whom nobody knows what to say in a receipt has to say Hello first.
-            let Some(who) = who.filter(|who| self.fits(ack, who)) else {
-                StoreStats::add(&self.shared.stats.acks_dropped, 1);
-                // Told before any confirmation of this or a later commit, which would cover it. The ids of Hello too: on this session their messages
-                // would not be sent, and would stay pending, as if the device had said nothing.
-                self.effects.push(Effect::AckRefused(ack.session));
-                continue;
-            };
-            let who = Who { client_ip: ack.client_ip.or(who.client_ip), ..who };
-            for event in &ack.events {
-                self.acked(now, &who, event)?;
-            }
-            confirms.push(Confirm { session: ack.session, number: ack.number });
         }
+        self.count_arrivals(&mut arrivals)?;
+        self.shared.index.set_arriving(false);
         confirms.retain(|confirm| confirm.number != 0);
         if !confirms.is_empty() {
             self.effects.push(Effect::Confirmed(shard, confirms));
@@ -103,9 +97,115 @@ impl<D: Disk> Engine<D> {
         Ok(())
     }
 
+    /// These events of an ack, one after the other. Whether it may be confirmed: what doesn't fit into the reserve's share for it, and finds no room though a
+    /// segment is emptied for it, isn't, and the device keeps it.
+    fn ack(
+        &mut self,
+        now: Millis,
+        ack: &DeviceAck,
+        events: &[Acked],
+        made_room: &mut bool,
+    ) -> Result<bool, StoreFailure> {
+        let who = self.who(&ack.device)?;
+        if who.is_none() && !self.is_lost(&ack.device) {
+            // Sessions exist for known devices only; one that isn't has nothing to lose.
+            return Ok(true);
+        }
+        let fits = |engine: &Self, who: &Who| engine.fits(events.len(), who.attributes.len());
+        if who.as_ref().is_some_and(|who| !fits(self, who)) && !std::mem::replace(made_room, true) {
+            self.make_room_for_acks(now)?;
+        }
+        // Of whom nobody knows what to say in a receipt has to say Hello first.
+        let Some(who) = who.filter(|who| fits(self, who)) else {
+            StoreStats::add(&self.shared.stats.acks_dropped, 1);
+            // Told before any confirmation of this or a later commit, which would cover it. The ids of Hello too: on this session their messages
+            // would not be sent, and would stay pending, as if the device had said nothing.
+            self.effects.push(Effect::AckRefused(ack.session));
+            return Ok(false);
+        };
+        let who = Who { client_ip: ack.client_ip.or(who.client_ip), ..who };
+        for event in events {
+            self.acked(now, &who, event)?;
+        }
+        Ok(true)
+    }
+
     /// An event makes two records at most: a click with the arrive that it implies.
-    fn fits(&self, ack: &DeviceAck, who: &Who) -> bool {
-        self.has_room_beside_ends(ack.events.len() * 2, receipt_bytes(who.attributes.len()))
+    fn fits(&self, events: usize, attributes: usize) -> bool {
+        self.has_room_beside_ends(events * 2, receipt_bytes(attributes))
+    }
+
+    /// Takes the first events of an ack, as many as are arrives of pending entries: how many. Their records are staged, and the entries are gone from the
+    /// device's list; [`Self::count_arrivals`] does the rest.
+    fn arrived_quickly(
+        &mut self,
+        now: Millis,
+        ack: &DeviceAck,
+        arrivals: &mut Vec<Arrival>,
+    ) -> Result<usize, StoreFailure> {
+        let mut part = self.shared.index.of_device(&ack.device);
+        let Some(device) = part.devices.get_mut(&ack.device) else { return Ok(0) };
+        let (number, last_active) = (device.number, device.last_active());
+        let Device { pending, about: Some(about), app, .. } = device else { return Ok(0) };
+        if !self.fits(ack.events.len(), about.attributes.len()) {
+            return Ok(0);
+        }
+        about.touched = true;
+        for (n, acked) in ack.events.iter().enumerate() {
+            let entry = pending.iter().position(|entry| entry.batch.message == acked.message);
+            let Some(at) = entry.filter(|_| acked.event == Event::Arrive) else { return Ok(n) };
+            let entry = &pending[at];
+            let batch = &*entry.batch;
+            let sent_at = acked.sent_at.or(entry.written_at());
+            let receipt = ReceiptRef {
+                kind: ReceiptKind::Arrive,
+                outcome: Some(Ok(())),
+                app: self.apps.key(*app).as_str(),
+                message: batch.message,
+                target: Some((batch.id.as_str(), entry.ordinal)),
+                device_id: &about.device_id,
+                event_time: acked.time.clamp(batch.accepted_at.min(now), now),
+                raw_event_time: acked.time,
+                sent_at: if entry.sent_reported() { 0 } else { sent_at.unwrap_or(0) },
+                channel: channel(batch.accepted_at, sent_at),
+                last_active,
+                client_ip: ack.client_ip.or(about.client_ip),
+                attributes: about.attributes.parts(),
+                job_key: &batch.job_key,
+                after: None,
+                late: false,
+                unmatched: false,
+                implied: false,
+            };
+            let (event_time, sent_at) = (receipt.event_time, receipt.sent_at);
+            self.scratch.clear();
+            ReceiptParts { receipt, key: ack.device, number, batch: batch.seq }.encode(&mut self.scratch);
+            let seq = if fault::is(Fault::EndUnsaid) {
+                Seq(self.journal.next_seq().0 - 1)
+            } else {
+                self.journal.stage(record::RECEIPT, &self.scratch)?.0
+            };
+            let entry = take_at(pending, at);
+            arrivals.push(Arrival { entry, seq, number, event_time, sent_at });
+        }
+        Ok(ack.events.len())
+    }
+
+    /// What arrivals change beside their devices' lists. In the order of their batches, each of which is looked up once.
+    fn count_arrivals(&mut self, arrivals: &mut Vec<Arrival>) -> Result<(), StoreFailure> {
+        arrivals.sort_by_key(|arrival| arrival.entry.batch.seq);
+        for arrivals in arrivals.chunk_by(|a, b| a.entry.batch.seq == b.entry.batch.seq) {
+            let (batch, newest) = (&*arrivals[0].entry.batch, arrivals[arrivals.len() - 1].seq);
+            self.shared.streams.note_event(self.options.stream_of(batch.app.as_str()), newest);
+            self.ledger.active_all(&batch.app, arrivals.iter().map(|one| (one.number, one.event_time)));
+            let (index, tables) = (&self.shared.index, &*self.tables.tables);
+            let mut part = part_with(index, tables, &mut self.ledger, batch.home)?;
+            let ended = part.arrived(batch, arrivals, &mut self.ledger);
+            drop(part);
+            self.entries_ended(ended);
+        }
+        arrivals.clear();
+        Ok(())
     }
 
     fn acked(&mut self, now: Millis, who: &Who, acked: &Acked) -> Result<(), StoreFailure> {

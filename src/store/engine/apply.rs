@@ -193,7 +193,7 @@ impl<D: Disk> Engine<D> {
         Ok(())
     }
 
-    fn entries_ended(&mut self, ended: Ended) {
+    pub(super) fn entries_ended(&mut self, ended: Ended) {
         match ended {
             Ended::Unknown => {}
             Ended::Some(count) => self.pending -= u64::from(count),

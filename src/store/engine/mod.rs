@@ -332,7 +332,9 @@ impl<D: Disk> Engine<D> {
         max_events: usize,
         max_bytes: usize,
     ) -> Result<StreamRead, StreamError> {
-        self.shared.streams.read(&self.shared.reader, stream, after, max_events, max_bytes)
+        let (bounds, mut events) = ((max_events, max_bytes), Vec::new());
+        let cursor = self.shared.streams.read(&self.shared.reader, stream, after, bounds, &mut events)?;
+        Ok(StreamRead { events, cursor })
     }
 
     /// The store's figures.

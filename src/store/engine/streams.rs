@@ -11,7 +11,7 @@ use super::{Effect, Engine, OpenError, StoreFailure};
 use crate::ids::Seq;
 use crate::push::{Millis, ReceiptGap, UNREADABLE};
 use crate::store::disk::Disk;
-use crate::store::journal::Place;
+use crate::store::journal::Position;
 use crate::store::record::{self, app_of, put_cursor, stream_events};
 use crate::store::stats::StoreStats;
 use crate::store::stream::gaps::joined;
@@ -34,7 +34,7 @@ pub(super) struct GapScan {
     /// What was looked at of it so far.
     gap: ReceiptGap,
     after: Seq,
-    position: Option<Place>,
+    position: Option<Position>,
     /// An operator waits for it.
     reply: Option<Reply>,
 }

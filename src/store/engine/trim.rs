@@ -17,7 +17,7 @@ use crate::push::Millis;
 use crate::push::Ordinals;
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
-use crate::store::journal::{Place, RECORD_OVERHEAD, Room, SegmentState};
+use crate::store::journal::{Place, Position, RECORD_OVERHEAD, Room, SegmentState};
 use crate::store::push_record::MessageKey;
 use crate::store::record::{self, BatchRecord, Target, put_targets};
 use crate::store::stats::StoreStats;
@@ -40,7 +40,7 @@ struct Scan {
     after: Seq,
     /// The segment's last.
     last: Seq,
-    position: Option<Place>,
+    position: Option<Position>,
 }
 
 /// What a copy of what is live in the oldest segment costs, and what for. All in bytes.

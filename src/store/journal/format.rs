@@ -170,14 +170,17 @@ impl GroupHeader {
 
 /// Appends a record to a group's bytes.
 pub(super) fn encode_record(out: &mut Vec<u8>, seq: Seq, kind: u8, payload: &[u8], salt: Salt) {
-    let length = (payload.len() as u32).to_le_bytes();
-    let (seq, kind) = (seq.0.to_le_bytes(), [kind]);
-    let crc = salt.crc(&[], &[&length, &seq, &kind, payload]);
-    out.extend_from_slice(&length);
-    out.extend_from_slice(&crc.to_le_bytes());
-    out.extend_from_slice(&seq);
-    out.extend_from_slice(&kind);
+    let start = out.len();
+    let mut header = [0; RECORD_HEADER as usize];
+    header[..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    header[8..16].copy_from_slice(&seq.0.to_le_bytes());
+    header[16] = kind;
+    out.reserve(header.len() + payload.len());
+    out.extend_from_slice(&header);
     out.extend_from_slice(payload);
+    let record = &mut out[start..];
+    let crc = salt.crc(&[], &[&record[..4], &record[8..]]);
+    record[4..8].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// A record in the bytes of a segment.

@@ -32,7 +32,7 @@ use super::disk::{Disk, DiskFile, SyncPoint};
 use format::{GROUP_HEADER, GroupHeader, RECORD_HEADER, SEGMENT_HEADER, Salt, SegmentHeader};
 use segments::{Segment, Shared};
 
-pub use reader::JournalReader;
+pub use reader::{JournalReader, Position};
 pub use segments::name as segment_name;
 pub use types::{
     Damage, GROUP_OVERHEAD, JournalError, JournalOptions, Place, RECORD_OVERHEAD, ReadError, Record,

@@ -17,6 +17,15 @@ const WINDOW: u32 = 256 * 1024;
 /// Bytes that a single read begins with: most records fit.
 const FIRST_READ: u32 = 4 * 1024;
 
+/// Where a scan ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Position {
+    /// The group that it ended in, or where the next one will be.
+    group: Place,
+    /// Within that, where its next record is, and which.
+    inside: Option<(u32, Seq)>,
+}
+
 /// Reads durable records, on any thread.
 #[derive(Debug)]
 pub struct JournalReader<D: Disk> {
@@ -93,41 +102,64 @@ impl<D: Disk> JournalReader<D> {
     pub fn scan(
         &self,
         after: Seq,
-        position: &mut Option<Place>,
+        position: &mut Option<Position>,
         f: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
         if after >= self.head() {
             return Ok(());
         }
-        let (mut segment, mut at) = match position.and_then(|place| self.resume(after, place)) {
-            Some(start) => start,
-            None => (self.shared.holding(Seq(after.0 + 1)).ok_or(ReadError::Gone)?, SEGMENT_HEADER),
-        };
+        let (mut segment, mut at, mut inside) =
+            match position.and_then(|position| self.resume(after, position)) {
+                Some(start) => start,
+                None => (self.shared.holding(Seq(after.0 + 1)).ok_or(ReadError::Gone)?, SEGMENT_HEADER, None),
+            };
+        let mut buffer = self.shared.take_buffer();
         loop {
-            let mut window = Window::new(&self.shared, &segment);
+            let mut window = Window::new(&self.shared, &segment, buffer);
             let mut stopped = false;
             while !stopped && at < window.end {
-                let Some(group) = window.group(at, after)? else {
-                    at = window.end;
-                    break;
+                let Some(header) = window.header(at, after)? else {
+                    self.shared.count_damage(Place { segment: segment.id, offset: at });
+                    (at, inside) = (window.next_group(at)?, None);
+                    continue;
                 };
-                at = group.at;
-                stopped = group.bytes.len() > GROUP_HEADER as usize
-                    && self.hand_over(&group, segment.id, after, f).is_break();
+                let begin = inside.take().unwrap_or((at + GROUP_HEADER, header.first));
+                let passed = if header.last() > after {
+                    window.pass(at, &header, begin, after, f)?
+                } else {
+                    Passed::All
+                };
+                stopped = match passed {
+                    Passed::All => false,
+                    Passed::Stopped(next) => {
+                        inside = Some(next);
+                        true
+                    }
+                    Passed::Bad(next) => {
+                        let group = window.load(at, header.length)?.group_at(at);
+                        let after = after.max(Seq(next.0.saturating_sub(1)));
+                        group.is_some_and(|group| self.hand_over(&group, segment.id, after, f).is_break())
+                    }
+                };
                 if !stopped {
-                    at = group.end();
+                    at += header.length;
                 }
             }
-            *position = Some(Place { segment: segment.id, offset: at });
+            *position = Some(Position { group: Place { segment: segment.id, offset: at }, inside });
+            let seen = window.end;
+            buffer = window.buffer;
             if stopped {
+                self.shared.keep_buffer(buffer);
                 return Ok(());
             }
-            let (next, seen) = (self.shared.following(segment.id)?, window.end);
-            match next {
+            match self.shared.following(segment.id)? {
                 // What was committed here before the next segment began, while `f` had its time.
                 Some(_) if segment.end() > seen => {}
                 Some(next) => (segment, at) = (next, SEGMENT_HEADER),
-                None => return Ok(()),
+                None => {
+                    self.shared.keep_buffer(buffer);
+                    return Ok(());
+                }
             }
         }
     }
@@ -157,22 +189,36 @@ impl<D: Disk> JournalReader<D> {
     }
 
     /// Where an earlier scan ended, if everything after `after` is there or behind.
-    fn resume(&self, after: Seq, place: Place) -> Option<(Arc<Segment<D>>, u32)> {
+    fn resume(&self, after: Seq, position: Position) -> Option<Start<D>> {
+        let Position { group: place, inside } = position;
         let segment = self.shared.find(place.segment)?;
         let end = segment.end();
         if place.offset >= end {
-            return (place.offset == end && segment.last() <= after).then_some((segment, place.offset));
+            return (place.offset == end && segment.last() <= after).then_some((segment, place.offset, None));
         }
         let mut bytes = [0; GROUP_HEADER as usize];
         read_exact(&segment, &mut bytes, place.offset).ok()?;
         let header = GroupHeader::decode(&bytes, segment.id, place.offset, self.shared.salt)?;
-        (header.first.0 <= after.0 + 1).then_some((segment, place.offset))
+        let inside = inside.filter(|(_, next)| next.0 <= after.0 + 1);
+        (header.first.0 <= after.0 + 1).then_some((segment, place.offset, inside))
     }
 }
 
 fn read_exact<D: Disk>(segment: &Segment<D>, buffer: &mut [u8], offset: u32) -> io::Result<()> {
     let read = segment.file.read_at(buffer, u64::from(offset))?;
     if read < buffer.len() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+}
+
+/// Where a scan begins: in which segment, at which group, and at which record of that.
+type Start<D> = (Arc<Segment<D>>, u32, Option<(u32, Seq)>);
+
+/// How far a group was read.
+enum Passed {
+    All,
+    /// Somebody has enough; behind what he has, where the next record is, and which.
+    Stopped((u32, Seq)),
+    /// This one isn't whole.
+    Bad(Seq),
 }
 
 /// A part of a segment in memory.
@@ -182,40 +228,79 @@ struct Window<'a, D: Disk> {
     /// Where its durable bytes end.
     end: u32,
     base: u32,
-    bytes: Vec<u8>,
+    /// So many bytes of the buffer are the segment's; the rest is of no meaning.
+    loaded: usize,
+    buffer: Vec<u8>,
 }
 
 impl<'a, D: Disk> Window<'a, D> {
-    fn new(shared: &'a Shared<D>, segment: &'a Segment<D>) -> Self {
-        Self { shared, segment, end: segment.end(), base: 0, bytes: Vec::new() }
+    fn new(shared: &'a Shared<D>, segment: &'a Segment<D>, buffer: Vec<u8>) -> Self {
+        Self { shared, segment, end: segment.end(), base: 0, loaded: 0, buffer }
     }
 
-    /// Has the bytes from `at` on in memory, `length` of them at least, as far as there are so many. It only goes forward.
+    /// Has the bytes from `at` on in memory, `length` of them at least, as far as there are so many. It goes forward, but for a group
+    /// that has to be looked at once more as a whole.
     fn load(&mut self, at: u32, length: u32) -> io::Result<Stretch<'_>> {
         let wanted_end = self.end.min(at.saturating_add(length));
-        let loaded_end = self.base + self.bytes.len() as u32;
-        if wanted_end > loaded_end {
+        let loaded_end = self.base + self.loaded as u32;
+        if wanted_end > loaded_end || at < self.base {
             let end = self.end.min(at.saturating_add(length.max(WINDOW)));
-            self.bytes.clear();
-            self.bytes.resize((end - at) as usize, 0);
-            self.base = at;
-            read_exact(self.segment, &mut self.bytes, at)?;
+            let length = (end - at) as usize;
+            if self.buffer.len() < length {
+                self.buffer.resize(length, 0);
+            }
+            self.loaded = 0;
+            read_exact(self.segment, &mut self.buffer[..length], at)?;
+            (self.base, self.loaded) = (at, length);
         }
-        let bytes = &self.bytes[(at - self.base) as usize..];
+        let bytes = &self.buffer[(at - self.base) as usize..self.loaded];
         Ok(Stretch { segment: self.segment.id, base: at, bytes, salt: self.shared.salt })
     }
 
-    /// The group at `at`, or behind damage the next one. Of one with nothing after `after` only the header is sure to be read.
-    fn group(&mut self, at: u32, after: Seq) -> io::Result<Option<Group<'_>>> {
-        let (segment, salt) = (self.segment.id, self.shared.salt);
-        let start = self.load(at, GROUP_HEADER)?;
-        match GroupHeader::decode(start.bytes, segment, at, salt) {
-            Some(header) if header.last() <= after => Ok(Some(Group::passed(at, header, salt))),
-            Some(header) if header.length <= self.end - at => Ok(self.load(at, header.length)?.group_at(at)),
-            _ => {
-                self.shared.count_damage(Place { segment, offset: at });
-                Ok(self.load(at, self.end - at)?.find_group(at + 8))
+    /// The header of the group at `at`, if there is one.
+    fn header(&mut self, at: u32, after: Seq) -> io::Result<Option<GroupHeader>> {
+        let (segment, salt, left) = (self.segment.id, self.shared.salt, self.end - at);
+        let header = GroupHeader::decode(self.load(at, GROUP_HEADER)?.bytes, segment, at, salt);
+        Ok(header.filter(|header| header.last() <= after || header.length <= left))
+    }
+
+    /// Where the next group begins behind a damaged header, or else where the segment ends.
+    fn next_group(&mut self, at: u32) -> io::Result<u32> {
+        let end = self.end;
+        Ok(self.load(at, end - at)?.find_group(at + 8).map_or(end, |group| group.at))
+    }
+
+    /// Hands over the records of a group behind `after`, from one of them on, until one is bad. Of a large group not more is in memory than has to be.
+    fn pass(
+        &mut self,
+        at: u32,
+        header: &GroupHeader,
+        (mut offset, mut next): (u32, Seq),
+        after: Seq,
+        f: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
+    ) -> io::Result<Passed> {
+        let (segment, end, salt) = (self.segment.id, at + header.length, self.shared.salt);
+        while next <= header.last() {
+            let left = end.saturating_sub(offset);
+            if left < RECORD_HEADER {
+                return Ok(Passed::Bad(next));
+            }
+            let length = record_length(self.load(offset, RECORD_HEADER)?.bytes);
+            let Some(length) = length.filter(|length| *length <= left as usize) else {
+                return Ok(Passed::Bad(next));
+            };
+            let bytes = self.load(offset, length as u32)?.bytes;
+            let Some(raw) = RawRecord::decode(bytes, salt).filter(|raw| raw.seq == next) else {
+                return Ok(Passed::Bad(next));
+            };
+            let place = Place { segment, offset };
+            (offset, next) = (offset + raw.length(), Seq(next.0 + 1));
+            let RawRecord { seq, kind, payload } = raw;
+            let record = Record { seq, kind, payload, place, group_time: header.time };
+            if seq > after && f(record).is_break() {
+                return Ok(Passed::Stopped((offset, next)));
             }
         }
+        Ok(Passed::All)
     }
 }

@@ -12,6 +12,8 @@ use super::{Disk, Place, ReadError, SegmentState};
 
 /// Damaged places that are remembered so that no pass counts one again; beyond them the oldest segment's are forgotten first.
 const DAMAGED_PLACES: usize = 4_096;
+/// Bytes of a buffer that is kept.
+const KEPT_BYTES: usize = 1024 * 1024;
 
 /// The file name of a segment.
 pub fn name(id: u32) -> String {
@@ -65,6 +67,8 @@ pub(super) struct Shared<D: Disk> {
     places: Mutex<BTreeSet<Place>>,
     /// How many were asked for by [`super::JournalReader::unreported`].
     pub(super) reported: AtomicU64,
+    /// What a scan reads into, for the next one: memory that is new costs more than what is read into it.
+    buffer: Mutex<Vec<u8>>,
 }
 
 impl<D: Disk> Shared<D> {
@@ -77,7 +81,19 @@ impl<D: Disk> Shared<D> {
     ) -> Self {
         let (segments, places) = (RwLock::new(segments), Mutex::new(damaged.take(DAMAGED_PLACES).collect()));
         let (head, damaged, reported) = (AtomicU64::new(head.0), AtomicU64::new(0), AtomicU64::new(0));
-        Self { salt, segments, head, damaged, places, reported }
+        Self { salt, segments, head, damaged, places, reported, buffer: Mutex::default() }
+    }
+
+    /// A buffer to read into; what is in it has no meaning.
+    pub(super) fn take_buffer(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.buffer.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// It is needed no more, and kept unless it is large.
+    pub(super) fn keep_buffer(&self, buffer: Vec<u8>) {
+        if buffer.capacity() <= KEPT_BYTES {
+            *self.buffer.lock().unwrap_or_else(PoisonError::into_inner) = buffer;
+        }
     }
 
     /// A scan has passed damage: what stood there is missing from what it hands over. Counted once, however many scans pass it.

@@ -53,11 +53,6 @@ pub(super) struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// A group whose records nobody wants.
-    pub(super) fn passed(at: u32, header: GroupHeader, salt: Salt) -> Self {
-        Self { at, header, bytes: &[], salt }
-    }
-
     /// Where the next group begins.
     pub(super) fn end(&self) -> u32 {
         self.at + self.header.length

@@ -5,9 +5,10 @@ use smallvec::smallvec;
 
 use super::device::{BindingRecord, DeviceRecord, Events, ForgottenRecord};
 use super::{BATCH, BINDING, BatchRecord, DEVICE, FORGOTTEN, LOST, MASS, RECEIPT, take_lost, take_skip};
-use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq};
+use crate::ids::{AppKey, BatchId, DeviceKey, MessageId, Seq, is_name};
+use crate::limits;
 use crate::push::{
-    Attributes, Channel, Failure, MassOutcome, Ordinals, Receipt, ReceiptGap, ReceiptKind, StreamEvent,
+    Channel, Failure, MassOutcome, Ordinals, Receipt, ReceiptGap, ReceiptKind, ReceiptRef, StreamEvent,
 };
 use crate::store::codec::{Malformed, Take, put_attributes, put_bytes, put_ip, put_u32, put_u64, put_varint};
 
@@ -26,30 +27,49 @@ const UNMATCHED: u8 = 2;
 const IMPLIED: u8 = 4;
 const WITH_TARGET: u8 = 8;
 
+/// The same, its receipt's parts where they are.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(in crate::store) struct ReceiptParts<'a> {
+    pub(in crate::store) receipt: ReceiptRef<'a>,
+    pub(in crate::store) key: DeviceKey,
+    pub(in crate::store) number: u32,
+    pub(in crate::store) batch: Seq,
+}
+
 impl ReceiptRecord {
     pub(in crate::store) fn encode(&self, out: &mut Vec<u8>) {
+        let Self { receipt, key, number, batch } = self;
+        ReceiptParts { receipt: receipt.borrowed(), key: *key, number: *number, batch: *batch }.encode(out);
+    }
+
+    pub(in crate::store) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let ReceiptParts { receipt, key, number, batch } = ReceiptParts::decode(payload)?;
+        Ok(Self { receipt: receipt.to_receipt().ok_or(Malformed)?, key, number, batch })
+    }
+}
+
+impl<'a> ReceiptParts<'a> {
+    pub(in crate::store) fn encode(&self, out: &mut Vec<u8>) {
         let receipt = &self.receipt;
-        put_bytes(out, receipt.app.as_str().as_bytes());
+        put_bytes(out, receipt.app.as_bytes());
         out.extend_from_slice(&self.key.0);
         put_u32(out, self.number);
         put_u64(out, self.batch.0);
-        out.push(receipt.kind as u8);
-        out.push(match receipt.outcome {
-            None => 0,
-            Some(Ok(())) => u8::MAX,
-            Some(Err(reason)) => reason as u8,
-        });
-        out.push(receipt.channel as u8);
-        out.push(receipt.after.map_or(0, |reason| reason as u8));
         let mut flags = 0;
         flags |= if receipt.late { LATE } else { 0 };
         flags |= if receipt.unmatched { UNMATCHED } else { 0 };
         flags |= if receipt.implied { IMPLIED } else { 0 };
         flags |= if receipt.target.is_some() { WITH_TARGET } else { 0 };
-        out.push(flags);
+        let outcome = match receipt.outcome {
+            None => 0,
+            Some(Ok(())) => u8::MAX,
+            Some(Err(reason)) => reason as u8,
+        };
+        let after = receipt.after.map_or(0, |reason| reason as u8);
+        out.extend_from_slice(&[receipt.kind as u8, outcome, receipt.channel as u8, after, flags]);
         put_u64(out, receipt.message.0);
         if let Some((id, ordinal)) = &receipt.target {
-            put_bytes(out, id.as_str().as_bytes());
+            put_bytes(out, id.as_bytes());
             put_varint(out, u64::from(*ordinal));
         }
         put_bytes(out, receipt.device_id.as_bytes());
@@ -58,13 +78,13 @@ impl ReceiptRecord {
         put_u64(out, receipt.sent_at);
         put_u64(out, receipt.last_active);
         put_ip(out, receipt.client_ip);
-        put_attributes(out, &receipt.attributes);
+        put_attributes(out, receipt.attributes);
         put_bytes(out, receipt.job_key.as_bytes());
     }
 
-    pub(in crate::store) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+    pub(in crate::store) fn decode(payload: &'a [u8]) -> Result<Self, Malformed> {
         let mut take = Take(payload);
-        let app = AppKey::parse(take.text()?).ok_or(Malformed)?;
+        let app = take_name(&mut take, limits::APP_KEY_BYTES)?;
         let key = DeviceKey(take.array()?);
         let number = take.u32()?;
         let batch = Seq(take.u64()?);
@@ -84,23 +104,23 @@ impl ReceiptRecord {
         let target = if flags & WITH_TARGET == 0 {
             None
         } else {
-            Some((BatchId::parse(take.text()?).ok_or(Malformed)?, take.varint32()?))
+            Some((take_name(&mut take, limits::BATCH_ID_BYTES)?, take.varint32()?))
         };
-        let receipt = Receipt {
+        let receipt = ReceiptRef {
             kind,
             outcome,
             app,
             message,
             target,
-            device_id: take.text()?.into(),
+            device_id: take.text()?,
             event_time: take.u64()?,
             raw_event_time: take.u64()?,
             sent_at: take.u64()?,
             channel,
             last_active: take.u64()?,
             client_ip: take.ip()?,
-            attributes: Attributes::whole(take.bytes()?.into()),
-            job_key: take.text()?.into(),
+            attributes: [take.bytes()?, &[], &[]],
+            job_key: take.text()?,
             after,
             late: flags & LATE != 0,
             unmatched: flags & UNMATCHED != 0,
@@ -108,6 +128,10 @@ impl ReceiptRecord {
         };
         take.0.is_empty().then_some(Self { receipt, key, number, batch }).ok_or(Malformed)
     }
+}
+
+fn take_name<'a>(take: &mut Take<'a>, max: usize) -> Result<&'a str, Malformed> {
+    take.text().and_then(|text| if is_name(text, max) { Ok(text) } else { Err(Malformed) })
 }
 
 fn take_kind(number: u8) -> Result<ReceiptKind, Malformed> {
@@ -218,6 +242,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::push::Attributes;
 
     #[test]
     fn a_receipt_comes_back_whole() {

@@ -65,6 +65,16 @@ impl Routes {
         at(app).or_else(|| at(""))
     }
 
+    /// The same, and up to which sequence that holds.
+    pub(in crate::store) fn of_until(&self, app: &str, seq: Seq) -> (Option<StreamId>, Seq) {
+        let next = |app| {
+            let later = self.0.get(app).into_iter().flatten().map(|(from, _)| *from);
+            later.filter(|from| *from > seq).min()
+        };
+        let changes = next(app).into_iter().chain(next("")).min();
+        (self.of(app, seq), changes.map_or(Seq(u64::MAX), |from| Seq(from.0 - 1)))
+    }
+
     fn newest(&self, app: &str) -> Option<StreamId> {
         self.0.get(app)?.last().map(|(_, stream)| *stream)
     }
@@ -363,6 +373,13 @@ mod tests {
             (Some(0), Some(1), Some(0), Some(0), Some(0))
         );
         assert_eq!((of("c", 11), of("a", 2), of("a", 1)), (Some(1), Some(0), None));
+        for app in ["a", "b", "c"] {
+            for seq in 0..20 {
+                let (stream, until) = saved.routes.of_until(app, Seq(seq));
+                assert!((seq..until.0.min(20)).all(|seq| of(app, seq) == stream), "{app} from {seq}");
+            }
+        }
+        assert_eq!(saved.routes.of_until("c", Seq(5)), (Some(0), Seq(10)));
         assert!(saved.configure(&moved, Seq(1), Seq(20), None).is_empty(), "the same again changes nothing");
 
         let mut bytes = Vec::new();

@@ -22,6 +22,7 @@ mod gap_slices;
 mod given_up;
 mod history;
 mod lost;
+mod many_acks;
 mod memory;
 mod missing_end;
 mod model;

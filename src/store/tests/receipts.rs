@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::smallvec;
+
 use super::plan::START;
 use super::support::{Harness, ack, app, batch, device, seen, session, small};
 use crate::ids::{MessageId, Seq};
@@ -29,7 +31,7 @@ fn acked(harness: &mut Harness<SimDisk>, event: Event, time: Millis, sent_at: Op
         session: session(1),
         number: 1,
         client_ip: None,
-        events: vec![event],
+        events: smallvec![event],
     }]);
     harness.commit().expect("the disk works");
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::smallvec;
+
 use super::plan::START;
 use super::support::{Harness, Told, ack, batch, device, seen, session, small};
 use crate::binding::{Binding, Bindings, Change, ChangeError, Unbind};
@@ -378,7 +380,7 @@ fn an_ack_reads_the_row_of_a_device_that_left_memory() {
     let now = harness.now;
     let event = Acked { message: crate::ids::MessageId(1), event: Event::Arrive, time: now, sent_at: None };
     harness.acks(
-        (1..7).map(|n| crate::store::DeviceAck { events: vec![event], ..ack(n, 1, &[], now) }).collect(),
+        (1..7).map(|n| crate::store::DeviceAck { events: smallvec![event], ..ack(n, 1, &[], now) }).collect(),
     );
     harness.settle().expect("the disk works");
     assert!((4..=6).contains(&(harness.figure("device_row_reads") - before)));

@@ -1,5 +1,7 @@
 //! What may wait, and what it is taken to hold while it does.
 
+use smallvec::smallvec;
+
 use super::super::command::{is_urgent, to_come, weight};
 use super::*;
 use crate::binding::{Binding, Change};
@@ -47,7 +49,7 @@ fn acks(frames: usize, events: usize) -> Command {
         session: SESSION,
         number: 1,
         client_ip: None,
-        events: vec![event; events],
+        events: smallvec![event; events],
     };
     Command::Acks { shard: ShardId(0), acks: vec![ack; frames] }
 }
