@@ -2,7 +2,7 @@
 //!
 //! One task a link, on the router thread's runtime, and within it a reader, the answers in flight, the streams and one writer as futures of one
 //! straight line (`link`): no part of a link outlives it, and none can be forgotten. The order of frames on a link is the order of submission
-//! to the store, of large batches that of their first parts ([`parts`]). Parsing and admitting a large batch happens off the runtime, so that links wait for each other only for small ones.
+//! to the store, of large batches that of their first parts (`parts`). Parsing and admitting a large batch happens off the runtime, so that links wait for each other only for small ones.
 //!
 //! What is bounded: links, frames, batches and queries in flight, credit, the outbox, stream batches unacknowledged; every wait on a peer has
 //! a deadline ([`Pace`]).
