@@ -37,7 +37,11 @@ impl Taken {
         // A reply that is dropped: the store is going down.
         let answered = async |answer: Answer| answer.await.unwrap_or(Err(Rejection::Unavailable));
         match self {
-            Self::Whole(answer) => answered(answer).await.map_err(admission::rejected),
+            Self::Whole(answer) => {
+                let answer = answered(answer).await.map_err(admission::rejected)?;
+                count_targets(&answer);
+                Ok(answer)
+            }
             Self::Parts { first, parts, mut turn } => {
                 if let Some(turn) = &mut turn {
                     turn.come().await;
@@ -164,6 +168,13 @@ fn count_accepted(accepted: &Accepted, micros: u64) {
         return;
     }
     telemetry::add(Counter::Batches(BatchResult::Accepted), 1);
+}
+
+/// Targets of a batch or a part, unless they were counted before.
+pub(super) fn count_targets(accepted: &Accepted) {
+    if accepted.repeated {
+        return;
+    }
     telemetry::add(Counter::Targets(TargetResult::Accepted), u64::from(accepted.accepted));
     for (_, why) in &accepted.refused {
         telemetry::add(Counter::Targets((*why).into()), 1);

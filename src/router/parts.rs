@@ -26,6 +26,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
+use super::answers::count_targets;
 use super::{RouterContext, admission};
 use crate::budget::Held;
 use crate::ids::{AccountDigest, AppKey, BuildSpread, DeviceKey};
@@ -179,6 +180,15 @@ impl Parts {
         self.count();
     }
 
+    /// All parts expire when the first one does: of a batch that is repeated, by a router whose clock is ahead, that was said before.
+    fn expires_with(&mut self, first: &Accepted) {
+        let whole = &mut self.whole;
+        if !whole.online_only && whole.expires_at != first.expires_at {
+            whole.expires_at = first.expires_at;
+            whole.body = admission::expiring_at(&whole.body, first.expires_at);
+        }
+    }
+
     /// Takes what is left to the store. The answer to all parts; `first`: to the first one, if that is taken.
     pub(super) async fn follow(
         mut self,
@@ -190,9 +200,12 @@ impl Parts {
             None => self.take(context).await?,
         };
         self.took(&all);
+        self.expires_with(&all);
+        count_targets(&all);
         while self.at < self.whole.targets.len() {
             let part = self.take(context).await?;
             self.took(&part);
+            count_targets(&part);
             add(&mut all, part);
         }
         // Where a device stands twice, the first part has ordinals of all.
@@ -227,7 +240,7 @@ impl Parts {
     }
 }
 
-/// The answer to both.
+/// The answer to both. Whether it is a repeat the first part says: one that goes on beside another may take parts that the other has not come to.
 fn add(all: &mut Accepted, part: Accepted) {
     all.seq = all.seq.max(part.seq);
     all.first_seq = all.first_seq.min(part.first_seq);
@@ -235,7 +248,6 @@ fn add(all: &mut Accepted, part: Accepted) {
     all.refused.extend(part.refused);
     all.accepted_at = all.accepted_at.max(part.accepted_at);
     all.expires_at = all.expires_at.max(part.expires_at);
-    all.repeated &= part.repeated;
 }
 
 /// By app and collapse key: the end of the last one whose turn others have to wait for.

@@ -95,6 +95,26 @@ fn the_next_part_begins_behind_what_the_answer_is_of() {
 }
 
 #[test]
+fn all_parts_expire_when_the_first_one_does() {
+    let whole = |online_only| {
+        let body =
+            crate::wire::pb::device::Push { message_id: 1, expires_milliseconds: 2, ..Default::default() };
+        NewBatch { online_only, body: prost::Message::encode_to_vec(&body).into(), ..batch(&[1, 2], false) }
+    };
+    let after = |online_only| {
+        let mut parts = Parts::new(whole(online_only), 1);
+        let first = Accepted { expires_at: 300, ..answer(1, true) };
+        parts.took(&first);
+        parts.expires_with(&first);
+        let part = parts.part();
+        let body = <crate::wire::pb::device::Push as prost::Message>::decode(&*part.body).expect("a push");
+        assert_eq!((body.message_id, body.expires_milliseconds), (1, part.expires_at));
+        part.expires_at
+    };
+    assert_eq!((after(false), after(true)), (300, 2), "what is only for now has its own window");
+}
+
+#[test]
 fn what_waits_is_counted_as_long_as_it_waits() {
     let budget = Arc::new(Budget::default());
     let mut parts = Parts::new(batch(&[1, 2, 3], true), 1);

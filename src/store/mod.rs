@@ -14,12 +14,13 @@ use crate::binding::{Bindings, Change, ChangeError};
 use crate::credential::Revocation;
 use crate::ids::{AppKey, DeviceKey, HistoryId, MessageId, Seq, SessionRef, ShardId};
 use crate::push::{
-    Accepted, Acked, AppControl, Attributes, Counts, Failure, Millis, NewBatch, Reached, ReceiptRef, Refusal,
-    Rejection, Revoked, Seen, StreamEvent, TargetState,
+    Accepted, Acked, AppControl, Attributes, Counts, Failure, Millis, NewBatch, Reached, Refusal, Rejection,
+    Revoked, Seen, StreamEvent, TargetState,
 };
 
 /// A committed batch as sessions see it: immutable, shared by all entries that point to it.
 pub use self::batch::Batch;
+pub use self::found::{EventSink, Found};
 pub use self::operator::{AppChange, RetireError, Retired, StreamState};
 pub use self::recalls::Recall;
 #[cfg(feature = "sim")]
@@ -37,6 +38,7 @@ mod device_row;
 pub mod disk;
 pub mod embedded;
 pub mod engine;
+mod found;
 mod history;
 mod index;
 pub mod journal;
@@ -465,51 +467,6 @@ pub struct StreamRead {
     pub events: Vec<(Seq, StreamEvent)>,
     /// Everything up to here, inclusive, was looked at.
     pub cursor: Seq,
-}
-
-/// An event of a stream as a read finds it.
-#[derive(Debug)]
-pub enum Found<'a> {
-    /// A receipt, its parts where the journal has them.
-    Receipt(ReceiptRef<'a>),
-    /// Any event.
-    Event(StreamEvent),
-}
-
-impl Found<'_> {
-    /// Bytes that it takes in a frame beyond those in the journal: there all ordinals of a batch have their bit.
-    fn spread(&self) -> usize {
-        match self {
-            Self::Event(StreamEvent::Mass(mass)) => mass.ordinals.parts().0 as usize,
-            Self::Event(_) | Self::Receipt(_) => 0,
-        }
-    }
-
-    /// The event on its own. `None`: the names of its receipt are none.
-    pub fn into_event(self) -> Option<StreamEvent> {
-        match self {
-            Self::Receipt(receipt) => Some(StreamEvent::Receipt(Box::new(receipt.to_receipt()?))),
-            Self::Event(event) => Some(event),
-        }
-    }
-}
-
-/// Takes what a read of a stream finds.
-pub trait EventSink {
-    /// One more, in journal order.
-    fn event(&mut self, seq: Seq, event: Found<'_>);
-    /// The read begins again: what it found so far doesn't count.
-    fn again(&mut self);
-}
-
-impl EventSink for Vec<(Seq, StreamEvent)> {
-    fn event(&mut self, seq: Seq, event: Found<'_>) {
-        self.extend(event.into_event().map(|event| (seq, event)));
-    }
-
-    fn again(&mut self) {
-        self.clear();
-    }
 }
 
 /// What shards and router links may ask of the store. All of it is quick, but for [`Store::read_stream`], [`Store::pass_stream`] and [`Store::stream_bounds`].

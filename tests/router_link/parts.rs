@@ -103,7 +103,7 @@ async fn a_batch_that_was_taken_in_part_is_taken_to_its_end_by_a_repeat() {
         edge.store.release("b");
     }
     let answer = router.hear_accepted().await;
-    assert_eq!((answer.accepted, answer.repeated, answer.first_sequence), (7, false, 1));
+    assert_eq!((answer.accepted, answer.repeated, answer.first_sequence), (7, true, 1));
 }
 
 #[tokio::test]
