@@ -32,7 +32,9 @@ impl Stored {
 
     /// Everything behind this sequence is as if it had never been.
     pub(crate) fn restored(&mut self, head: u64) {
-        self.events.retain(|sequence, _| *sequence <= head);
+        // A gap may have been made since the copy, and what was missing is there again.
+        let is_gap = |event: &pb::StreamEvent| matches!(event.event, Some(pb::stream_event::Event::Gap(_)));
+        self.events.retain(|sequence, events| *sequence <= head && !events.iter().any(is_gap));
         self.is_lost = self.cursor > head;
     }
 
