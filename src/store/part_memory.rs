@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use super::batch::Batch;
-use super::part::{Cold, Device, Part, Spread};
+use super::part::{Cold, Part, Spread};
 use super::push_record::{MessageKey, PushRecord};
 use crate::credential::Revocation;
 use crate::ids::{DeviceKey, Seq};
@@ -16,7 +16,7 @@ const BESIDE_BATCH: usize = 112;
 /// Bytes of a message that was taken back, about.
 const RECALL_BYTES: usize = 256;
 /// Room that a map keeps though it is empty.
-const LEAST_ROOM: usize = 64;
+pub(super) const LEAST_ROOM: usize = 64;
 
 /// Bytes of a part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -52,16 +52,14 @@ fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V, Spread>) {
 impl Part {
     /// Measures it, after it gave back what it has far too much of.
     pub(super) fn measure(&mut self) -> PartMemory {
-        if self.devices.capacity() > 4 * self.devices.len() + LEAST_ROOM {
-            self.devices.shrink_to(2 * self.devices.len());
-        }
+        self.devices.shrink();
         shrink(&mut self.messages);
         shrink(&mut self.cold);
         shrink(&mut self.batches);
         if self.message_order.capacity() > 4 * self.message_order.len() + LEAST_ROOM {
             self.message_order.shrink_to(2 * self.message_order.len());
         }
-        let devices = map_bytes(self.devices.capacity(), size_of::<(DeviceKey, Device)>());
+        let devices = self.devices.bytes();
         let revoked = map_bytes(self.revocations.capacity(), size_of::<(DeviceKey, Revocation)>());
         let cold = map_bytes(self.cold.capacity(), size_of::<(MessageKey, Cold)>());
         let order = self.message_order.capacity() * size_of::<MessageKey>();
