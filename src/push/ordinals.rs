@@ -10,11 +10,6 @@ pub struct Ordinals {
 }
 
 impl Ordinals {
-    /// From bits that begin with ordinal 0.
-    pub fn from_bits(bits: &[u8]) -> Self {
-        Self::from_parts(0, bits)
-    }
-
     /// From what [`Ordinals::parts`] gave.
     pub fn from_parts(skipped: u32, bits: &[u8]) -> Self {
         let zeros = bits.iter().take_while(|byte| **byte == 0).count();
@@ -29,13 +24,6 @@ impl Ordinals {
     /// Bytes of zeros at the beginning, and what comes then.
     pub fn parts(&self) -> (u32, &[u8]) {
         (self.skipped, &self.bits)
-    }
-
-    /// All bits, from ordinal 0.
-    pub fn to_bits(&self) -> Vec<u8> {
-        let mut bits = vec![0; self.skipped as usize];
-        bits.extend_from_slice(&self.bits);
-        bits
     }
 
     /// Puts one in.
@@ -102,13 +90,13 @@ mod tests {
     #[test]
     fn what_is_before_the_first_takes_no_room() {
         let mut ordinals = Ordinals::default();
-        assert!(ordinals.is_empty() && ordinals.to_bits().is_empty());
+        assert!(ordinals.is_empty() && ordinals.parts() == (0, &[]));
         ordinals.insert(99_001);
         assert_eq!(ordinals.parts(), (12_375, &[0b10][..]));
         ordinals.insert(98_999);
         assert_eq!(ordinals.parts(), (12_374, &[0b1000_0000, 0b10][..]));
         assert_eq!(Ordinals::from_parts(7, &[0, 0, 1]).parts(), (9, &[1][..]));
-        assert_eq!(Ordinals::from_bits(&[0, 0]), Ordinals::default());
+        assert_eq!(Ordinals::from_parts(7, &[0, 0]), Ordinals::default());
     }
 
     proptest! {
@@ -119,7 +107,6 @@ mod tests {
             prop_assert!(ordinals.iter().eq(set.iter().copied()));
             prop_assert_eq!((ordinals.len() as usize, ordinals.is_empty()), (set.len(), set.is_empty()));
             prop_assert!((0..320).all(|one| ordinals.contains(one) == set.contains(&one)));
-            prop_assert_eq!(&Ordinals::from_bits(&ordinals.to_bits()), &ordinals);
             let (skipped, bits) = ordinals.parts();
             prop_assert_eq!(&Ordinals::from_parts(skipped, bits), &ordinals);
         }

@@ -23,6 +23,7 @@ use super::pb::router as pb;
 use crate::ids::{HistoryId, MessageId, Seq};
 use crate::limits;
 use crate::presence::Point;
+use crate::push::Ordinals;
 
 /// What ends a link with an Error frame: the router did something that the protocol or its certificate doesn't allow.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -413,6 +414,13 @@ fn delimited<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (taken, behind) = rest.split_at_checked(length)?;
     *rest = behind;
     Some(taken)
+}
+
+impl pb::MassOutcome {
+    /// Whose end it is.
+    pub fn targets(&self) -> Ordinals {
+        Ordinals::from_parts(self.first_ordinal / 8, &self.ordinals)
+    }
 }
 
 #[cfg(test)]

@@ -262,12 +262,9 @@ impl Router {
                 self.receipts.push(receipt);
             }
             stream_event::Event::MassOutcome(mass) => {
-                let bits = mass.ordinals.iter().enumerate().flat_map(|(byte, bits)| {
-                    (0..8).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| byte as u32 * 8 + bit)
-                });
-                let ordinals: Vec<u32> = bits.collect();
-                assert_eq!(ordinals.len(), mass.count as usize);
-                for ordinal in ordinals {
+                let ordinals = mass.targets();
+                assert_eq!(ordinals.len(), mass.count);
+                for ordinal in ordinals.iter() {
                     let key = (mass.batch_id.clone(), ordinal);
                     self.ends.entry(key).or_default().push(End::Failed(mass.reason()));
                 }

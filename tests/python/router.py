@@ -98,9 +98,9 @@ class Link:
                     self._end_of(event.receipt)
                 case "mass_outcome":
                     mass = event.mass_outcome
-                    for ordinal in range(8 * len(mass.ordinals)):
-                        if mass.ordinals[ordinal // 8] >> (ordinal % 8) & 1:
-                            self.ends[mass.batch_id, ordinal] = reason(mass.reason)
+                    for bit in range(8 * len(mass.ordinals)):
+                        if mass.ordinals[bit // 8] >> (bit % 8) & 1:
+                            self.ends[mass.batch_id, mass.first_ordinal + bit] = reason(mass.reason)
         # A real router has stored the events durably by now.
         self.say(stream_ack=router_pb2.StreamAck(stream=batch.stream, cursor=batch.cursor))
 

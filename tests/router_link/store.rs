@@ -329,7 +329,7 @@ impl Store for FakeStore {
 fn size(event: &StreamEvent) -> usize {
     match event {
         StreamEvent::Receipt(receipt) => 100 + receipt.attributes.len(),
-        StreamEvent::Mass(mass) => 100 + mass.ordinals.to_bits().len(),
+        StreamEvent::Mass(mass) => 100 + mass.ordinals.parts().1.len(),
         StreamEvent::Gap(_) | StreamEvent::Device(_) => 100,
     }
 }

@@ -196,7 +196,7 @@ impl RouterLog {
                 }
                 Some(stream_event::Event::MassOutcome(mass)) => {
                     let failure = u8::try_from(mass.reason).ok().and_then(Failure::from_number);
-                    for ordinal in bits(&mass.ordinals) {
+                    for ordinal in mass.targets().iter() {
                         self.ended(&mass.batch_id, ordinal, End { failure, told: at, sent: 0 });
                     }
                 }
@@ -248,14 +248,6 @@ impl RouterLog {
         let accepted = self.batches.iter().filter_map(|b| Some((b.message, b.accepted?.0)));
         accepted.collect()
     }
-}
-
-fn bits(bytes: &[u8]) -> impl Iterator<Item = u32> {
-    let of = |(at, byte): (usize, &u8)| {
-        let byte = *byte;
-        (0..8).filter(move |bit| byte & 1 << bit != 0).map(move |bit| at as u32 * 8 + bit)
-    };
-    bytes.iter().enumerate().flat_map(of)
 }
 
 #[cfg(test)]

@@ -131,9 +131,7 @@ fn ended(account: &mut Account, event: &stream_event::Event, at: u64) {
         }
         stream_event::Event::MassOutcome(mass) => {
             let Some(outcome) = failed(mass.reason) else { return };
-            let bits = (0..mass.ordinals.len() as u32 * 8)
-                .filter(|i| mass.ordinals.get((i / 8) as usize).is_some_and(|byte| byte & 1 << (i % 8) != 0));
-            for ordinal in bits {
+            for ordinal in mass.targets().iter() {
                 account.ended(mass.message_id, Which::Ordinal(ordinal), outcome, at);
             }
         }

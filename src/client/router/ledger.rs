@@ -327,10 +327,8 @@ impl Ledger {
         let reason = u8::try_from(mass.reason).ok().and_then(Failure::from_number);
         // Looked up once: it may be of 100,000 targets.
         let mut entry = self.batches.get_mut(&key(&mass.app_key, &mass.batch_id));
-        for (i, byte) in mass.ordinals.iter().enumerate() {
-            for bit in (0..8).filter(|bit| byte & 1 << bit != 0) {
-                outcome(entry.as_deref_mut(), &mut self.tally, (i * 8 + bit) as u32, reason);
-            }
+        for ordinal in mass.targets().iter() {
+            outcome(entry.as_deref_mut(), &mut self.tally, ordinal, reason);
         }
     }
 

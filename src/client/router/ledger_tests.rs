@@ -167,12 +167,16 @@ fn a_mass_outcome_ends_the_targets_of_its_bits() {
         app_key: "demo".into(),
         batch_id: "a".into(),
         reason: FailReason::Expired.into(),
-        ordinals: vec![0b1111_1110, 0b11],
-        count: 9,
+        ordinals: vec![0b1111_1110],
+        count: 7,
         ..MassOutcome::default()
     };
-    let event = StreamEvent { sequence: 1, event: Some(stream_event::Event::MassOutcome(mass)) };
-    ledger.handle_stream(&StreamBatch { events: vec![event], ..StreamBatch::default() });
+    // Of a later part.
+    let other = MassOutcome { first_ordinal: 8, ordinals: vec![0b11], count: 2, ..mass.clone() };
+    for (sequence, mass) in [(1, mass), (2, other)] {
+        let event = StreamEvent { sequence, event: Some(stream_event::Event::MassOutcome(mass)) };
+        ledger.handle_stream(&StreamBatch { events: vec![event], ..StreamBatch::default() });
+    }
     let tally = ledger.tally();
     assert!(tally.is_settled());
     assert_eq!(tally.failures().collect::<Vec<_>>(), [("expired", 9)]);

@@ -103,7 +103,7 @@ fn mass(app: AppKey, batch: BatchId) -> MassRecord {
         batch,
         reason: Failure::Expired,
         event_time: NOW,
-        ordinals: Ordinals::from_bits(&[u8::MAX; 125]),
+        ordinals: Ordinals::from_parts(0, &[u8::MAX; 125]),
         count: 1_000,
         job_key: "job".into(),
     };

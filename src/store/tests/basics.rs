@@ -173,7 +173,7 @@ fn acks_end_entries_once_and_late_ones_are_marked() {
                 assert_eq!(receipt.late, receipt.after == Some(Failure::Expired));
                 format!("{:?} {}", receipt.kind, marks.join(" "))
             }
-            StreamEvent::Mass(mass) => format!("Mass {:?} {:?}", mass.reason, mass.ordinals.to_bits()),
+            StreamEvent::Mass(mass) => format!("Mass {:?} {:?}", mass.reason, mass.ordinals.parts().1),
             StreamEvent::Gap(gap) => panic!("{gap:?}"),
             StreamEvent::Device(_) => unreachable!("left out"),
         })

@@ -236,7 +236,7 @@ fn a_target_of_an_account_that_is_not_bound_there_ends_at_once() {
     }
     let masses: Vec<_> = harness.stream(Seq(0));
     let [(_, StreamEvent::Mass(mass))] = &masses[..] else { panic!("{masses:?}") };
-    assert_eq!((mass.reason, mass.count, &mass.ordinals.to_bits()[..]), (Failure::Unbound, 2, &[0b101][..]));
+    assert_eq!((mass.reason, mass.count, mass.ordinals.parts()), (Failure::Unbound, 2, (0, &[0b101][..])));
     assert_eq!(masses[0].0, answer.seq, "the batch's record says so itself");
     // Who stands twice is a duplicate, bound or not; and if nobody is left the batch is done.
     let again = harness.deliver(of_account("a", to(2, &[0, 0]))).expect("accepted");

@@ -200,9 +200,11 @@ fn put_mass(out: &mut Vec<u8>, mass: &MassOutcome) {
     put_bytes(out, 3, mass.batch.as_str().as_bytes());
     put_number(out, 4, mass.reason as u64);
     put_number(out, 5, mass.event_time);
-    put_bytes(out, 6, &mass.ordinals.to_bits());
+    let (skipped, bits) = mass.ordinals.parts();
+    put_bytes(out, 6, bits);
     put_number(out, 7, u64::from(mass.count));
     put_bytes(out, 8, mass.job_key.as_bytes());
+    put_number(out, 9, u64::from(skipped) * 8);
 }
 
 fn put_gap(out: &mut Vec<u8>, gap: &ReceiptGap) {

@@ -102,11 +102,12 @@ prop_compose! {
         batch in batch_id(),
         reason in failure(),
         event_time in any::<u64>(),
+        skipped in prop_oneof![Just(0), 0..12_500_u32],
         ordinals in vec(any::<u8>(), 0..64),
         count in any::<u32>(),
         job_key in ".{0,16}",
     ) -> MassOutcome {
-        MassOutcome { app, message: MessageId(message), batch, reason, event_time, ordinals: Ordinals::from_bits(&ordinals), count, job_key: job_key.into() }
+        MassOutcome { app, message: MessageId(message), batch, reason, event_time, ordinals: Ordinals::from_parts(skipped, &ordinals), count, job_key: job_key.into() }
     }
 }
 
@@ -139,9 +140,10 @@ fn expected(seq: Seq, event: &StreamEvent) -> pb::StreamEvent {
             batch_id: mass.batch.as_str().into(),
             reason: reason(Some(mass.reason)),
             event_time: mass.event_time,
-            ordinals: mass.ordinals.to_bits(),
+            ordinals: mass.ordinals.parts().1.to_vec(),
             count: mass.count,
             job_key: mass.job_key.to_string(),
+            first_ordinal: mass.ordinals.parts().0 * 8,
         }),
         StreamEvent::Gap(gap) => pb::stream_event::Event::Gap(pb::ReceiptGap {
             first: gap.first.0,

@@ -259,10 +259,8 @@ impl Oracle {
                     self.damaged.mass(mass)?;
                 }
                 self.check_in_time(&mass.batch_id, Err(why), mass.event_time)?;
-                for (i, byte) in mass.ordinals.iter().enumerate() {
-                    for bit in (0..8).filter(|bit| byte & 1 << bit != 0) {
-                        self.ended(&mass.batch_id, (i * 8 + bit) as u32, Err(why), sequence)?;
-                    }
+                for ordinal in mass.targets().iter() {
+                    self.ended(&mass.batch_id, ordinal, Err(why), sequence)?;
                 }
             }
             Some(pb::stream_event::Event::Gap(gap)) => {

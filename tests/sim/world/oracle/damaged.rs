@@ -40,7 +40,7 @@ impl Damaged {
 
     /// Ends that nobody can name.
     pub(super) fn mass(&mut self, mass: &pb::MassOutcome) -> Result<(), String> {
-        let named: u32 = mass.ordinals.iter().map(|byte| byte.count_ones()).sum();
+        let named = mass.targets().len();
         ensure!(named <= mass.count, "more ordinals than it counts: {mass:?}");
         let unnamed = u64::from(mass.count - named);
         if mass.batch_id.is_empty() {
