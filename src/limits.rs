@@ -37,7 +37,7 @@ pub const PUSH_ENCODED_BYTES: usize = 8_192;
 pub const ROUTER_FRAME_BYTES: usize = 16 * 1024 * 1024;
 /// Targets of one batch.
 pub const BATCH_TARGETS: usize = 100_000;
-/// Targets that the store takes in one piece: about a millisecond of its thread's time. A larger batch comes in parts.
+/// Targets that the store takes in one piece, if the configuration doesn't say: a fraction of a millisecond of its thread's time. A larger batch comes in parts.
 pub const PART_TARGETS: usize = 1_000;
 /// Ids in `Hello.received`.
 pub const HELLO_RECEIVED: usize = 256;

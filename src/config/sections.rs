@@ -112,6 +112,8 @@ sections! {
         credit_targets: u64 = limits::CREDIT_TARGETS, limits::BATCH_TARGETS as u64..=100_000_000;
         /// Bytes of batches in flight on one link, unanswered.
         credit_bytes: u64 = limits::CREDIT_BYTES, limits::ROUTER_FRAME_BYTES as u64..=4_096 * MIB;
+        /// Targets of a batch that the store takes in one piece.
+        part_targets: usize = limits::PART_TARGETS, 1..=limits::BATCH_TARGETS;
         /// `TCP_USER_TIMEOUT`: how long the kernel waits for an acknowledgement of what it sent, milliseconds.
         user_timeout_ms: u32 = 30_000, 1_000..=600_000;
         /// How far a router's clock may be ahead of the edge's, milliseconds.

@@ -81,7 +81,7 @@ pub struct RouterContext {
     pub credit_targets: u64,
     /// Bytes of batches in flight on one link; at least `limits::ROUTER_FRAME_BYTES`.
     pub credit_bytes: u64,
-    /// Targets that are taken to the store in one piece: `limits::PART_TARGETS`.
+    /// Targets that are taken to the store in one piece.
     pub part_targets: usize,
     /// How long batch ids are remembered.
     pub batch_window_ms: u64,

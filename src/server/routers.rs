@@ -50,7 +50,7 @@ impl Routers {
             routers: config.routers.iter().map(|r| (r.name.clone(), Arc::new(rights(r)))).collect(),
             credit_targets: config.credit_targets,
             credit_bytes: config.credit_bytes,
-            part_targets: crate::limits::PART_TARGETS,
+            part_targets: config.part_targets,
             batch_window_ms: base.config.store.batch_window_s * 1_000,
             is_connected: Box::new(move |device| directory.find(device).is_some()),
             presence,
