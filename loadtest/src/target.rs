@@ -135,6 +135,12 @@ impl Args {
     fn check(&self) -> Result<(), Failure> {
         let edge = &self.edge;
         let wrong = match self.target {
+            Kind::Mooring if !edge.settings.is_empty() && edge.is_given() => {
+                "--set is for an edge that is started here; one that runs has its own configuration"
+            }
+            Kind::Mqtt if !edge.settings.is_empty() => {
+                "--set is for an edge; a broker is started with its own file"
+            }
             Kind::Mooring if self.start.is_some() => {
                 "--start starts a broker: with --target mqtt (an edge is started by itself; --program says which)"
             }
@@ -160,6 +166,9 @@ pub(crate) struct EdgeArgs {
     /// Its shards; 0: one a core
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "An edge of our own")]
     shards: usize,
+    /// A key of its configuration, as `router.part_targets=500`; more than once for more
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting, help_heading = "An edge of our own")]
+    settings: Vec<(String, String)>,
     /// An edge that runs already by `serve --dev` on this data directory
     #[arg(long, value_name = "DATA_DIR", help_heading = "An edge that runs already")]
     dev: Option<PathBuf>,
@@ -360,7 +369,8 @@ impl Target {
         };
         let scratch = Scratch::new(None).map_err(Failure::failed)?;
         let usual = [("leave.drain_lead_ms", "0"), ("leave.window_ms", "200"), ("log.filter", "warn")];
-        let settings = [&usual[..], settings].concat();
+        let asked: Vec<_> = args.settings.iter().map(|(key, value)| (&**key, &**value)).collect();
+        let settings = [&usual[..], settings, &asked].concat();
         let edge = LocalEdge::prepare(&program, scratch.dir(), args.shards, &settings);
         let mut edge = edge.map_err(Failure::failed)?;
         edge.start().await.map_err(|e| Failure::failed(format!("{}: {e}", program.display())))?;
@@ -496,6 +506,12 @@ impl Target {
         own.alive()?;
         own.kill().await
     }
+}
+
+/// Of the form KEY=VALUE.
+fn setting(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("KEY=VALUE is expected")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Sessions over all transports, in the text of /metrics.
