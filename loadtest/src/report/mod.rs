@@ -1,5 +1,5 @@
-//! `--report DIR`: one page of HTML that needs nothing beside it, and the same figures and points as JSON. A later run of the same scenario, target
-//! and transport takes its place.
+//! `--report DIR`: one page of HTML that needs nothing beside it, the same figures and points as JSON, and each plot as SVG. A later run of the same
+//! scenario, target and transport takes their place.
 
 mod plot;
 mod recorder;
@@ -26,8 +26,7 @@ h1{font-size:1.5rem;line-height:1.25;margin:.5rem 0}h2{font-size:1.1rem;margin:0
 .bad{border-color:#b3261e;background:#fdf1f0}.bad b{color:#b3261e}\
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}\
 figure{margin:0;border:1px solid #d9dee5;border-radius:.5rem;padding:.75rem}\
-svg{display:block;width:100%;height:auto}svg text{font:15px system-ui,sans-serif;fill:#56606d}\
-.grid{stroke:#e6eaef;fill:none}.line{fill:none;stroke-width:2.5;stroke-linejoin:round}\
+svg{display:block;width:100%;height:auto}\
 .legend{margin:0 0 .25rem;font-size:.9rem}.legend i{display:inline-block;width:.8rem;height:.8rem;border-radius:.2rem;margin:0 .35rem 0 .5rem}\
 details{margin-top:1rem}code,pre{font:13px/1.5 ui-monospace,monospace}pre{overflow-x:auto;background:#f5f7f9;border-radius:.5rem;padding:.75rem}";
 
@@ -67,7 +66,7 @@ const NAMES: [(&str, &str, &str); 32] = [
     ("seconds", "it took", "s"),
 ];
 
-/// Writes both files into this directory, which is made if it isn't there.
+/// Writes all files into this directory, which is made if it isn't there.
 pub(crate) fn write(dir: &Path, figures: &Figures, plots: &[Plot]) -> Result<(), Failure> {
     let failed = |path: &Path| {
         let path = path.display().to_string();
@@ -83,6 +82,11 @@ pub(crate) fn write(dir: &Path, figures: &Figures, plots: &[Plot]) -> Result<(),
     value["plots"] = json!(plots);
     value["command"] = json!(command);
     std::fs::write(&data, format!("{value:#}\n")).map_err(failed(&data))?;
+    for plot in plots {
+        let Some(picture) = plot.picture() else { continue };
+        let path = dir.join(format!("{name}-{}.svg", plot.title.to_lowercase().replace(' ', "-")));
+        std::fs::write(&path, picture).map_err(failed(&path))?;
+    }
     note(&format!("{}", page.display()));
     Ok(())
 }
@@ -110,9 +114,10 @@ fn html(figures: &Value, plots: &[Plot], command: &str, about: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{title}</title>\
-         <style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n<p class=\"sub\">{}<br><code>{}</code></p>\n\
+         <style>{STYLE}{}</style></head>\n<body><h1>{title}</h1>\n<p class=\"sub\">{}<br><code>{}</code></p>\n\
          <div class=\"tiles\">{tiles}</div>\n<div class=\"plots\">{plots}</div>\n\
          <details><summary>All figures as JSON</summary><pre>{}</pre></details></body></html>\n",
+        plot::STYLE,
         escaped(about),
         escaped(command),
         escaped(&format!("{figures:#}")),
@@ -128,8 +133,7 @@ fn tile(figures: &Value, (name, what, unit): &(&str, &str, &str)) -> Option<Stri
 
 fn figure(plot: &Plot) -> Option<String> {
     let svg = plot.svg()?;
-    let unit = if plot.y.title.is_empty() { String::new() } else { format!(", {}", plot.y.title) };
-    Some(format!("<figure><h2>{}{unit}</h2>{}{svg}</figure>\n", plot.title, plot.legend()))
+    Some(format!("<figure><h2>{}</h2>{}{svg}</figure>\n", plot.name_and_unit(), plot.legend()))
 }
 
 fn escaped(text: &str) -> String {

@@ -12,6 +12,11 @@ const LEFT: f64 = 56.0;
 const RIGHT: f64 = 430.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 216.0;
+/// How it looks.
+pub(crate) const STYLE: &str = "svg text,text{font:15px system-ui,sans-serif;fill:#56606d}\
+    .grid{stroke:#e6eaef;fill:none}.line{fill:none;stroke-width:2.5;stroke-linejoin:round}";
+/// Room above it for its title and its legend, where it stands alone.
+const HEADER: f64 = 46.0;
 /// Ticks of an axis, about.
 const TICKS: f64 = 5.0;
 /// And at most.
@@ -67,22 +72,59 @@ impl Plot {
         Self { title, x: axis(x), y: axis(y), lines }
     }
 
-    /// Its picture; nothing if there is no point.
+    /// Its picture within a page that has [`STYLE`]; nothing if there is no point.
     pub(crate) fn svg(&self) -> Option<String> {
-        let points = || self.lines.iter().flat_map(|line| &line.points);
-        let x = Range::of(self.x.scale, points().map(|p| p.0))?;
-        let y = Range::of(self.y.scale, points().map(|p| p.1))?;
         let mut svg = format!(
             "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\"><title>{0}</title>\n",
             self.title
         );
-        // Writing to a string can't fail.
-        self.draw(&mut svg, &x, &y).ok();
-        svg.push_str("</svg>");
+        self.draw(&mut svg)?;
         Some(svg)
     }
 
-    fn draw(&self, svg: &mut String, x: &Range, y: &Range) -> std::fmt::Result {
+    /// The same as a file of its own, with title and legend.
+    pub(crate) fn picture(&self) -> Option<String> {
+        let mut svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 {} {WIDTH} {}\" width=\"{}\" role=\"img\"><title>{title}</title>\n\
+             <style>{STYLE}.title{{font-weight:600;fill:#1c2430}}</style>\n\
+             <rect y=\"{0}\" width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
+             <text class=\"title\" x=\"8\" y=\"{}\">{title}</text>\n",
+            -HEADER,
+            HEIGHT + HEADER,
+            WIDTH * 1.5,
+            18.0 - HEADER,
+            title = self.name_and_unit(),
+        );
+        if self.lines.len() > 1 {
+            let entry = |(line, colour): (&Line, &&str)| {
+                format!("<tspan style=\"fill:{colour}\">■ {}</tspan>", line.name)
+            };
+            let entries: Vec<_> = self.lines.iter().zip(COLOURS.iter().cycle()).map(entry).collect();
+            svg.extend(["<text x=\"8\" y=\"-6\">", &entries.join("&#160; "), "</text>\n"]);
+        }
+        self.draw(&mut svg)?;
+        svg.push('\n');
+        Some(svg)
+    }
+
+    /// What it shows, and in what unit.
+    pub(crate) fn name_and_unit(&self) -> String {
+        let unit = if self.y.title.is_empty() { String::new() } else { format!(", {}", self.y.title) };
+        format!("{}{unit}", self.title)
+    }
+
+    /// Axes and lines, and the picture's end.
+    fn draw(&self, svg: &mut String) -> Option<()> {
+        let points = || self.lines.iter().flat_map(|line| &line.points);
+        let x = Range::of(self.x.scale, points().map(|p| p.0))?;
+        let y = Range::of(self.y.scale, points().map(|p| p.1))?;
+        // Writing to a string can't fail.
+        self.draw_over(svg, &x, &y).ok();
+        svg.push_str("</svg>");
+        Some(())
+    }
+
+    fn draw_over(&self, svg: &mut String, x: &Range, y: &Range) -> std::fmt::Result {
         let across = |value: f64| LEFT + x.share(value) * (RIGHT - LEFT);
         let up = |value: f64| BOTTOM - y.share(value) * (BOTTOM - TOP);
         for (value, label) in y.ticks() {
@@ -254,6 +296,16 @@ mod tests {
         let nines = plot(vec![(0.5, 0.2), (0.999, 3.0), (1.0, 9.0)], Scale::Nines, Scale::Log);
         let nines = nines.svg().expect("points");
         assert!(nines.contains(">99.9 %</text>") && nines.contains(">0.1</text>"), "{nines}");
+    }
+
+    #[test]
+    fn a_picture_stands_alone() {
+        let line = |name| Line { name, points: vec![(1.0, 2.0), (3.0, 4.0)] };
+        let (x, y) = (("sessions", Scale::Linear), ("MiB", Scale::Linear));
+        let picture = Plot::new("Memory", x, y, vec![line("RSS"), line("PSS")]).picture().expect("points");
+        assert!(picture.starts_with("<svg xmlns=") && picture.ends_with("</svg>\n"), "{picture}");
+        assert!(picture.contains("Memory, MiB") && picture.contains("■ PSS"), "{picture}");
+        assert!(Plot::new("Memory", x, y, Vec::new()).picture().is_none());
     }
 
     #[test]
