@@ -30,6 +30,9 @@ pub enum DeviceError {
     /// A maximum of the edge is reached.
     #[error("at a limit; come back later")]
     Exhausted,
+    /// So many sessions over TCP as the edge has descriptors for.
+    #[error("no descriptor for another session over TCP (LimitNOFILE); come back later")]
+    NoDescriptor,
     /// The memory of the edge is used up.
     #[error("the memory of this edge is used up; come back later")]
     NoMemory,
@@ -85,7 +88,7 @@ impl DeviceError {
             Self::RegistrationClosed => (ErrorCode::RegistrationClosed, 0),
             Self::Deadline | Self::Unfinished => (ErrorCode::Deadline, 0),
             Self::Evicted | Self::Crowded => (ErrorCode::ResourceExhausted, 1_000),
-            Self::Exhausted | Self::NoMemory => (ErrorCode::ResourceExhausted, 5_000),
+            Self::Exhausted | Self::NoDescriptor | Self::NoMemory => (ErrorCode::ResourceExhausted, 5_000),
             Self::Limited { retry_after_ms } => (ErrorCode::ResourceExhausted, retry_after_ms),
             Self::Unavailable => (ErrorCode::Unavailable, 2_000),
             Self::Unimplemented => (ErrorCode::Unimplemented, 0),

@@ -13,7 +13,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -29,7 +29,7 @@ use crate::ids::{DigestKey, ShardId};
 use crate::pki::{self, PkiError};
 use crate::presence::Presence;
 use crate::router;
-use crate::shard::{self, DeviceContext, Handover, Loaded, Mailbox, ShardFigures, quic};
+use crate::shard::{self, DeviceContext, Handover, Loaded, Mailbox, Places, ShardFigures, quic};
 use crate::store::disk::Disk;
 use crate::store::disk::format::Format;
 use crate::store::embedded::{EmbeddedStore, Opened};
@@ -365,7 +365,7 @@ fn device_context(
         tls,
         quic,
         mailboxes: base.mailboxes.clone(),
-        sessions: AtomicUsize::new(0),
+        places: Places::default(),
         figures: base.figures.clone(),
     }))
 }

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mooring::apps::Apps;
 use mooring::binding::ChangeError;
@@ -17,7 +17,7 @@ use mooring::directory::Directory;
 use mooring::ids::{DeviceKey, Seq, SessionRef, ShardId};
 use mooring::presence::Presence;
 use mooring::push::{Failure, NewBatch, Rates};
-use mooring::shard::{DeviceContext, Gates, Handover, Loaded, Mailbox, ShardFigures};
+use mooring::shard::{DeviceContext, Gates, Handover, Loaded, Mailbox, Places, ShardFigures};
 use mooring::sim::{Accepted, LocalShard, Sink};
 use mooring::store::disk::real::RealDisk;
 use mooring::store::embedded::{EmbeddedStore, Hands};
@@ -176,7 +176,7 @@ impl Edge {
             tls: None,
             quic: None,
             mailboxes,
-            sessions: AtomicUsize::new(0),
+            places: Places::default(),
             figures: [ShardFigures::default()].into(),
         });
         let device = |n| Device {

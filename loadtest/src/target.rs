@@ -291,6 +291,8 @@ impl Target {
     /// So many devices are in this process.
     async fn with(args: &Args, here: u32) -> Result<Self, Failure> {
         args.check()?;
+        // Those over QUIC share sockets.
+        let here = if args.transport == Way::Quic { 0 } else { here };
         let target = if args.target == Kind::Mqtt {
             Self::broker(args, here).await?
         } else {
@@ -351,7 +353,7 @@ impl Target {
         })
     }
 
-    /// Likewise, for devices that come in these ways; an edge of our own has these settings beside its usual ones.
+    /// Likewise, for devices that come in these ways, of which so many need a descriptor; an edge of our own has these settings beside its usual ones.
     pub(crate) async fn over(
         args: &EdgeArgs,
         ways: &[Way],

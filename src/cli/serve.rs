@@ -113,10 +113,11 @@ fn serve(mut config: Config, dev: Option<&DevSet>) -> Result<(), Box<dyn std::er
     served
 }
 
-/// Descriptors that are no sessions: the store's files, listeners, router links, and connections that are closing.
+/// Descriptors that are no sessions: the store's files, listeners, and router links.
 const OTHER_DESCRIPTORS: u64 = 1_024;
 
-/// A session is a descriptor: as many as the hard limit allows, and no more sessions than leave enough for the journal.
+/// A session over TCP is a descriptor: as many as the hard limit allows, and no more sessions than leave enough for the journal. Those over QUIC share
+/// a socket, and may be more.
 fn fit_descriptors(config: &mut Config) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -134,17 +135,19 @@ fn fit_descriptors(config: &mut Config) {
     config.device.max_handshakes = config.device.max_handshakes.min(handshakes_within(usable, shards));
     let beside = config.device.max_handshakes + config.device.max_closing;
     let sessions = sessions_within(usable, shards, beside);
-    if config.device.max_sessions > sessions {
+    if config.device.max_sessions.min(config.device.max_tcp_sessions) > sessions {
         tracing::info!(
             descriptors = usable,
             sessions,
-            "sessions are limited by descriptors; see LimitNOFILE"
+            handshakes_a_shard = config.device.max_handshakes,
+            closing_a_shard = config.device.max_closing,
+            "sessions over TCP and TLS are limited by descriptors, those over QUIC are not; see LimitNOFILE"
         );
-        config.device.max_sessions = sessions;
+        config.device.max_tcp_sessions = sessions;
     }
 }
 
-/// Sessions of an edge with so many descriptors and shards, whose other settings are the usual ones.
+/// Sessions over TCP of an edge with so many descriptors and shards, whose other settings are the usual ones.
 pub fn sessions_of(descriptors: u64, shards: usize) -> usize {
     let device = Device::default();
     let closing = device.max_closing.min(closing_within(descriptors, shards));
@@ -152,7 +155,8 @@ pub fn sessions_of(descriptors: u64, shards: usize) -> usize {
     sessions_within(descriptors, shards, handshakes + closing)
 }
 
-/// Connections of a shard that have not said Hello yet: where descriptors are few, no more of them than an eighth.
+/// Connections of a shard that have not said Hello yet: where descriptors are few, no more of them than an eighth. Whatever they come over: there is one
+/// door, and neither kind should wait longer at it than the other.
 fn handshakes_within(descriptors: u64, shards: usize) -> usize {
     (descriptors as usize / 8 / shards.max(1)).max(1)
 }
@@ -162,7 +166,7 @@ fn closing_within(descriptors: u64, shards: usize) -> usize {
     (descriptors as usize / 32 / shards.max(1)).max(1)
 }
 
-/// Sessions that leave descriptors for connections that are none yet or no more, so many a shard, and for everything else; at least one.
+/// Sessions over TCP that leave descriptors for connections that are none yet or no more, so many a shard, and for everything else; at least one.
 fn sessions_within(descriptors: u64, shards: usize, beside_a_shard: usize) -> usize {
     let beside = ((shards * beside_a_shard) as u64).min(descriptors / 4);
     descriptors.saturating_sub(OTHER_DESCRIPTORS + beside).max(1) as usize

@@ -82,6 +82,8 @@ sections! {
         stall_deadline_ms: u64 = 30_000, 100..=600_000;
         /// Sessions of this process.
         max_sessions: usize = 2_000_000, 1..=20_000_000;
+        /// Of these over TCP and TLS; no more than descriptors allow, which those over QUIC don't need.
+        max_tcp_sessions: usize = 20_000_000, 1..=20_000_000;
         /// Handshakes in flight on each shard; beyond, who waited longest at the most crowded address leaves, or accepting pauses.
         max_handshakes: usize = 1_024, 1..=65_536;
         /// Bytes of frames that are begun and not ended, on each shard; beyond, the session whose frame is oldest ends.

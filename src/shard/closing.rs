@@ -77,9 +77,9 @@ impl Shard {
                 return self.end_handshake(conn);
             }
         };
-        self.context.give_place(&live.app);
+        let Some(transport) = self.connection(conn).map(|c| c.transport()) else { return };
+        self.context.give_place(&live.app, transport);
         if was_live {
-            let transport = self.connection(conn).map(|c| c.transport());
             tracing::debug!(app = %live.app, device = %live.device_id, %error, "session ends");
             let is_gone = self.context.directory.leave(&live.device, live.generation);
             if is_gone && !fault::is(Fault::GoodbyeUnsaid) {
@@ -96,9 +96,7 @@ impl Shard {
                 }
             }
             telemetry::add(Counter::SessionEnds(session_end(error)), 1);
-            if let Some(transport) = transport {
-                telemetry::adjust(Gauge::Sessions(transport), -1);
-            }
+            telemetry::adjust(Gauge::Sessions(transport), -1);
             telemetry::adjust(Gauge::ShardSessions(self.id), -1);
             self.context.figures(self.id).sessions.fetch_sub(1, Ordering::Relaxed);
             self.work.notify_one();
@@ -153,6 +151,7 @@ fn handshake_result(error: DeviceError) -> HandshakeResult {
         | DeviceError::NoMemory
         | DeviceError::Limited { .. }
         | DeviceError::Crowded => HandshakeResult::Exhausted,
+        DeviceError::NoDescriptor => HandshakeResult::Descriptors,
         DeviceError::Unavailable | DeviceError::Leaving => HandshakeResult::Unavailable,
         DeviceError::Unimplemented => HandshakeResult::Unimplemented,
         DeviceError::Tls => HandshakeResult::Tls,

@@ -52,7 +52,7 @@ impl Shard {
             epoch,
             seldom: Seldom::of(Received::of(hello.received)),
         };
-        context.take_place(&app, &device, now)?;
+        context.take_place(&app, &device, transport, now)?;
         let seen = Seen {
             key: device,
             app: app.clone(),
@@ -65,15 +65,15 @@ impl Shard {
         // Asked for before the Hello itself counts.
         let last_active = context.store.last_active(&device);
         if context.store.is_current(&seen) {
-            return self.attach(conn, live, last_active, grant, out);
+            return self.attach(conn, transport, live, last_active, grant, out);
         }
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard: self.id };
         if context.store.submit(Command::Seen { device: Box::new(seen), session }).is_err() {
-            context.give_place(&app);
+            context.give_place(&app, transport);
             return Err(DeviceError::Unavailable);
         }
         if fault::is(Fault::WelcomeEarly) {
-            return self.attach(conn, live, last_active, grant, out);
+            return self.attach(conn, transport, live, last_active, grant, out);
         }
         let deadline = now + REGISTER_MS;
         self.stays_at_door(conn);
@@ -92,11 +92,12 @@ impl Shard {
         out: &mut Vec<u8>,
     ) -> Result<(), DeviceError> {
         let Some(connection) = self.connection(conn) else { return Ok(()) };
+        let transport = connection.transport();
         let closing = Phase::Greeting { deadline: 0 };
         match std::mem::replace(&mut connection.phase, closing) {
             Phase::Registering(registering) if taken => {
                 let Registering { live, last_active, grant, .. } = *registering;
-                self.attach(conn, live, last_active, grant, out)
+                self.attach(conn, transport, live, last_active, grant, out)
             }
             other => {
                 let is_live = matches!(other, Phase::Live(_));
@@ -111,6 +112,7 @@ impl Shard {
     pub(super) fn attach(
         &mut self,
         conn: ConnRef,
+        transport: telemetry::Transport,
         mut live: Live,
         last_active: Option<Millis>,
         grant: Grant,
@@ -127,16 +129,15 @@ impl Shard {
         let session = SessionRef { generation: live.generation, slot: conn.slot, shard: self.id };
         let (device, heartbeat_s, epoch) = (live.device, live.session.heartbeat_s(), live.epoch);
         let Some(connection) = self.connection(conn) else {
-            context.give_place(&live.app);
+            context.give_place(&live.app, transport);
             return Ok(());
         };
         let received = received_acks(&live, session, connection.client_ip(), now);
         // Read late, a connection that was cut after its Hello would be newer than the one that took its place.
         if connection.stream.is_ended() {
-            context.give_place(&live.app);
+            context.give_place(&live.app, transport);
             return Err(DeviceError::Closed);
         }
-        let transport = connection.transport();
         connection.phase = Phase::Live(live);
         let looked_early = fault::is(Fault::LookBeforeEntering) && self.has_nothing(&device);
         match context.directory.enter(device, session, Way { since: now, transport }) {

@@ -130,9 +130,9 @@ mod tests {
             others.set(percent * 10_000);
             budget.look();
             assert_eq!(shard.outbox_bytes(), outbox);
-            assert_eq!(context.take_place(&app, &known, 0), Ok(()), "at {percent} percent");
+            assert_eq!(context.take_place(&app, &known, Transport::Tcp, 0), Ok(()), "at {percent} percent");
             let refused = if gets_in { Ok(()) } else { Err(DeviceError::NoMemory) };
-            assert_eq!(context.take_place(&app, &other, 0), refused, "at {percent} percent");
+            assert_eq!(context.take_place(&app, &other, Transport::Tcp, 0), refused, "at {percent} percent");
         }
     }
 }

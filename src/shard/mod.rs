@@ -19,6 +19,7 @@ pub mod mailbox;
 mod memory;
 mod outbox;
 mod output;
+mod places;
 mod presence;
 mod pump;
 pub mod quic;
@@ -39,26 +40,26 @@ use std::collections::HashMap;
 use std::net::{TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use crate::apps::Apps;
 use crate::binding::ChangeError;
-use crate::budget::{Budget, State};
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config;
 use crate::directory::Directory;
-use crate::error::DeviceError;
 use crate::fault::{self, Fault};
 use crate::ids::{AppKey, DeviceKey, DigestKey, Seq, SessionRef, ShardId};
 use crate::machine::fanout::ByShard;
 use crate::presence::Presence;
-use crate::push::{Failure, Millis};
+use crate::push::Failure;
 use crate::store::{Batch, BodySink, CommitSink, Confirm, Store};
-use crate::telemetry::{self, Counter, MemoryRefusal, Timer};
+use crate::telemetry::{self, Counter, Timer};
 
 pub use identify::Gates;
 pub use listener::bind;
 pub use mailbox::Mailbox;
+pub use places::Places;
 
 /// What all shards share.
 #[derive(Debug)]
@@ -89,8 +90,8 @@ pub struct DeviceContext {
     pub quic: Option<quic::Settings>,
     /// One a shard.
     pub mailboxes: Arc<[Mailbox]>,
-    /// Sessions of all shards, for the maximum.
-    pub sessions: AtomicUsize,
+    /// Sessions of all shards, for the maxima.
+    pub places: Places,
     /// Figures a shard.
     pub figures: Arc<[ShardFigures]>,
 }
@@ -257,31 +258,5 @@ impl BodySink for Loaded {
 impl DeviceContext {
     fn figures(&self, shard: ShardId) -> &ShardFigures {
         &self.figures[usize::from(shard.0)]
-    }
-
-    /// Takes a place among the sessions of this edge and of the app, if there is one. A device whose older session still counts always gets in: that
-    /// one, dead perhaps, leaves by it, so that there is one more for a moment only. An app's rate of sessions holds for all: whoever it sends
-    /// away gets in a little later.
-    fn take_place(&self, app: &AppKey, device: &DeviceKey, now: Millis) -> Result<(), DeviceError> {
-        let follows = self.directory.find(device).is_some();
-        if !follows && self.budget.state() == State::Over {
-            telemetry::add(Counter::MemoryRefused(MemoryRefusal::Sessions), 1);
-            return Err(DeviceError::NoMemory);
-        }
-        let max = self.config.max_sessions;
-        let count = |n| (n < max || follows).then_some(n + 1);
-        self.sessions
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, count)
-            .map_err(|_| DeviceError::Exhausted)?;
-        self.doors.enter(app, follows, now).map_err(|limited| {
-            self.sessions.fetch_sub(1, Ordering::Relaxed);
-            DeviceError::Limited { retry_after_ms: limited.retry_after_ms }
-        })
-    }
-
-    /// Gives it back.
-    fn give_place(&self, app: &AppKey) {
-        self.sessions.fetch_sub(1, Ordering::Relaxed);
-        self.doors.leave(app);
     }
 }

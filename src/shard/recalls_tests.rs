@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
 
 use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
@@ -24,8 +23,9 @@ use crate::shard::seldom::Seldom;
 use crate::shard::sockets::Socket;
 use crate::shard::state::Live;
 use crate::shard::stream::Stream;
-use crate::shard::{DeviceContext, Gates, Mailbox, ShardFigures};
+use crate::shard::{DeviceContext, Gates, Mailbox, Places, ShardFigures};
 use crate::store::{Batch, Busy, Command, Pulled, Refused, Store, StreamBounds, StreamError, StreamRead};
+use crate::telemetry::Transport;
 use crate::wire::frame::{device_frame, put_device_frame};
 use crate::wire::pb::device::{Ping, ToDevice, ToEdge, to_device, to_edge};
 
@@ -113,8 +113,7 @@ pub(in crate::shard) fn shard() -> (Shard, Arc<OneRecall>) {
         tls: None,
         quic: None,
         mailboxes: Arc::from([Mailbox::default()]),
-        // Those that are attached here and took no place before.
-        sessions: AtomicUsize::new(100),
+        places: Places::default(),
         figures: Arc::from([ShardFigures::default()]),
     };
     (Shard::new(ShardId(0), Arc::new(context)), store)
@@ -129,6 +128,7 @@ pub(in crate::shard) async fn begins(shard: &mut Shard) -> (ConnRef, TcpStream) 
     near.writable().await.expect("connected");
     let conn = shard.add(Stream::Tcp(Socket::of(near)), peer, None);
     let context = shard.context.clone();
+    context.take_place(&app(), &DEVICE, Transport::Tcp, shard.now()).expect("a place");
     let live = Live {
         device: DEVICE,
         generation: context.directory.next_generation(),
@@ -139,7 +139,9 @@ pub(in crate::shard) async fn begins(shard: &mut Shard) -> (ConnRef, TcpStream) 
         seldom: Seldom::default(),
     };
     let last_active = context.store.last_active(&DEVICE);
-    shard.attach(conn, live, last_active, Grant::default(), &mut Vec::new()).expect("welcome");
+    shard
+        .attach(conn, Transport::Tcp, live, last_active, Grant::default(), &mut Vec::new())
+        .expect("welcome");
     (conn, far.expect("connected"))
 }
 

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 
 use rustls::server::ResolvesServerCertUsingSni;
@@ -22,7 +22,7 @@ use crate::push::{Counts, Millis, Rates};
 use crate::router::{
     Allowed, Aside, FailureLines, Pace, Phase, Rights, Room, RouterContext, Rules, StreamRegistry,
 };
-use crate::shard::{DeviceContext, Gates, Handover, Loaded, Mailbox, ShardFigures};
+use crate::shard::{DeviceContext, Gates, Handover, Loaded, Mailbox, Places, ShardFigures};
 use crate::store::disk::sim::SimDisk;
 use crate::store::embedded::{EmbeddedStore, Hands};
 use crate::store::engine::{OpenError, OpenReport, StoreFailure};
@@ -122,7 +122,7 @@ impl Wired {
             tls: None,
             quic: None,
             mailboxes,
-            sessions: AtomicUsize::new(0),
+            places: Places::default(),
             figures: (0..plan.shards).map(|_| ShardFigures::default()).collect(),
         });
         let connected = directory.clone();

@@ -84,6 +84,8 @@ labels! {
         Unauthenticated = "unauthenticated",
         /// A maximum was reached.
         Exhausted = "exhausted",
+        /// Over TCP or TLS: so many sessions as the edge has descriptors for (`device.max_tcp_sessions`, `LimitNOFILE`).
+        Descriptors = "descriptors",
         /// The store takes nothing now, or the edge is leaving.
         Unavailable = "unavailable",
         /// The device went away.

@@ -81,6 +81,8 @@ pub(crate) struct Edge {
     device_tls: Arc<ClientConfig>,
     router_tls: Arc<ClientConfig>,
     child: Option<Child>,
+    /// That it may have; `None`: as many as this process.
+    descriptors: Option<u32>,
 }
 
 impl Edge {
@@ -92,6 +94,13 @@ impl Edge {
     /// A running edge with these keys of the configuration (`device.hello_deadline_ms`, `300`).
     pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
         let mut edge = Self::prepare(settings);
+        edge.run().await;
+        edge
+    }
+
+    /// A running edge that may have so many descriptors and no more.
+    pub(crate) async fn start_with_descriptors(descriptors: u32) -> Self {
+        let mut edge = Self { descriptors: Some(descriptors), ..Self::prepare(&[]) };
         edge.run().await;
         edge
     }
@@ -109,6 +118,7 @@ impl Edge {
                 .expect("TLS"),
             ports: Ports::default(),
             child: None,
+            descriptors: None,
             dev,
             dir,
         }
@@ -116,7 +126,11 @@ impl Edge {
 
     /// `mooring serve` with this edge's configuration.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mooring"));
+        let program = env!("CARGO_BIN_EXE_mooring");
+        let mut command = Command::new(if self.descriptors.is_some() { "sh" } else { program });
+        if let Some(most) = self.descriptors {
+            command.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), program]);
+        }
         for (name, _) in
             std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MOORING_"))
         {

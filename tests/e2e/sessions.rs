@@ -240,6 +240,43 @@ async fn a_session_over_the_maximum_is_told_to_come_back_later() {
 }
 
 #[tokio::test]
+async fn descriptors_bound_sessions_over_tcp_and_none_over_quic() {
+    // 1,024 are the edge's own, and 190 are for handshakes and what is over.
+    let edge = Edge::start_with_descriptors(1_216).await;
+    assert!(edge.log().contains("limited by descriptors"), "{}", edge.log());
+    let mut over_quic = Vec::new();
+    for n in 0..8 {
+        over_quic.push(edge.device(Way::Quic, &format!("q-{n}")).await);
+    }
+    let mut one = edge.device(Way::Tls, "d-1").await;
+    let _two = edge.device(Way::Plain, "d-2").await;
+    let mut refused = 0.0;
+    // A device that has a session over QUIC has no descriptor that it could take.
+    for (id, way) in [("d-3", Way::Tls), ("d-3", Way::Plain), ("q-0", Way::Tls)] {
+        let mut link = edge.connect(way).await;
+        link.send(to_edge::Frame::Hello(hello_of(&edge, id))).await.expect("sent");
+        let error = is_refused(&mut link, ErrorCode::ResourceExhausted).await;
+        assert_eq!(error.retry_after_milliseconds, 5_000);
+        refused += 1.0;
+        edge.counted("mooring_handshakes_total{result=\"descriptors\"}", refused).await;
+    }
+    over_quic[0].has_nothing().await;
+    // One over TCP has.
+    let mut newer = edge.device(Way::Plain, "d-1").await;
+    assert_eq!(one.goes_away().await, GoAwayReason::Replaced);
+    newer.has_nothing().await;
+    // Over to QUIC, and its place is free for whoever comes over TCP.
+    over_quic.push(edge.device(Way::Quic, "d-1").await);
+    assert_eq!(newer.goes_away().await, GoAwayReason::Replaced);
+    let mut other = edge.device(Way::Tls, "q-0").await;
+    other.has_nothing().await;
+    assert_eq!(over_quic.remove(0).goes_away().await, GoAwayReason::Replaced);
+    for device in &mut over_quic {
+        device.has_nothing().await;
+    }
+}
+
+#[tokio::test]
 async fn an_ack_out_of_number_ends_the_session_and_loses_nothing() {
     let edge = Edge::start().await;
     let mut router = edge.router().await;
