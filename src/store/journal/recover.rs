@@ -15,11 +15,14 @@ use crate::ids::Seq;
 
 use super::format::{FoundHeader, RECORD_HEADER, SEGMENT_HEADER, Salt, SegmentHeader};
 use super::segments::{self, Segment, Shared};
-use super::walk::{Group, Stretch};
+use super::walk::{Group, Stretch, is_zero};
 use super::{
     Active, Damage, Disk, DiskFile, Journal, JournalError, JournalOptions, Place, Record, Recovery,
     SyncPoint, spares,
 };
+
+/// Bytes that are read at a time.
+const PIECE: usize = 256 * 1024;
 
 /// A segment file at the start.
 struct Found<D: Disk> {
@@ -143,9 +146,22 @@ impl<D: Disk> Found<D> {
     /// Its bytes behind the header, up to `end`.
     fn read(&self, end: u32) -> Result<Vec<u8>, JournalError> {
         let end = self.size.min(u64::from(end)).max(u64::from(SEGMENT_HEADER));
+        let doing = || JournalError::io(format!("reading {}", segments::name(self.id)));
         let mut bytes = vec![0; (end - u64::from(SEGMENT_HEADER)) as usize];
-        let read = self.file.read_at(&mut bytes, u64::from(SEGMENT_HEADER));
-        let read = read.map_err(JournalError::io(format!("reading {}", segments::name(self.id))))?;
+        let (mut piece, mut read) = (vec![0; PIECE.min(bytes.len())], 0);
+        while read < bytes.len() {
+            let wanted = (bytes.len() - read).min(PIECE);
+            let got = self.file.read_at(&mut piece[..wanted], u64::from(SEGMENT_HEADER) + read as u64);
+            let got = &piece[..got.map_err(doing())?];
+            // Zeros that nobody writes to take no memory.
+            if !is_zero(got) {
+                bytes[read..read + got.len()].copy_from_slice(got);
+            }
+            read += got.len();
+            if got.len() < wanted {
+                break;
+            }
+        }
         bytes.truncate(read);
         Ok(bytes)
     }

@@ -4,6 +4,9 @@ use crate::ids::Seq;
 
 use super::format::{GROUP_HEADER, GroupHeader, RawRecord, Salt, record_length, record_seq};
 
+/// Zeros that are passed at once.
+const ZEROS: usize = 4_096;
+
 /// Bytes of a segment from `base` on.
 #[derive(Clone, Copy)]
 pub(super) struct Stretch<'a> {
@@ -14,11 +17,6 @@ pub(super) struct Stretch<'a> {
 }
 
 impl<'a> Stretch<'a> {
-    /// Where they end.
-    pub(super) fn end(&self) -> u32 {
-        self.base + self.bytes.len() as u32
-    }
-
     /// The group whose header is at `at`, if it is valid and lies within these bytes.
     pub(super) fn group_at(&self, at: u32) -> Option<Group<'a>> {
         let bytes = self.bytes.get((at - self.base) as usize..)?;
@@ -27,9 +25,10 @@ impl<'a> Stretch<'a> {
         Some(Group { at, header, bytes, salt: self.salt })
     }
 
-    /// The first group at or behind `from`; headers are aligned to 8 bytes.
+    /// The first group at or behind `from`; headers are aligned to 8 bytes, and none begins with zeros.
     pub(super) fn find_group(&self, from: u32) -> Option<Group<'a>> {
-        (from.next_multiple_of(8)..self.end()).step_by(8).find_map(|at| self.group_at(at))
+        let end = from + self.written_behind(from) as u32;
+        (from.next_multiple_of(8)..end).step_by(8).find_map(|at| self.group_at(at))
     }
 
     /// The group at `at`, or else the next one behind it.
@@ -37,11 +36,18 @@ impl<'a> Stretch<'a> {
         self.group_at(at).or_else(|| self.find_group(at.checked_add(8)?))
     }
 
-    /// Bytes from `from` up to the last one that isn't 0.
+    /// Bytes from `from` up to the last one that isn't 0. Nearly all of a young segment are zeros, and a start looks at each of them some times.
     pub(super) fn written_behind(&self, from: u32) -> u64 {
         let rest = self.bytes.get((from - self.base) as usize..).unwrap_or_default();
-        rest.iter().rposition(|&byte| byte != 0).map_or(0, |last| last as u64 + 1)
+        let zeros: usize = rest.rchunks(ZEROS).take_while(|block| is_zero(block)).map(<[u8]>::len).sum();
+        let written = &rest[..rest.len() - zeros];
+        written.iter().rposition(|&byte| byte != 0).map_or(0, |last| last as u64 + 1)
     }
+}
+
+/// Whether there is nothing but zeros.
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |any, byte| any | byte) == 0
 }
 
 /// A group with a valid header; its records may be damaged.
@@ -121,6 +127,28 @@ impl<'a> Iterator for Records<'a> {
                 self.next = claimed.unwrap_or(Seq(self.last.0 + 1));
                 Some(Err((at, first, Seq(self.next.0 - 1))))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_ends_with_the_last_byte_that_is_no_zero(
+            written in proptest::collection::vec(any::<u8>(), 0..3 * ZEROS),
+            zeros in 0..3 * ZEROS,
+            from in 0..4 * ZEROS,
+        ) {
+            let bytes = [written, vec![0; zeros]].concat();
+            let stretch = Stretch { segment: 1, base: 64, bytes: &bytes, salt: Salt(0) };
+            let rest = bytes.get(from..).unwrap_or_default();
+            let last = rest.iter().rposition(|&byte| byte != 0);
+            prop_assert_eq!(stretch.written_behind(64 + from as u32), last.map_or(0, |last| last as u64 + 1));
         }
     }
 }
