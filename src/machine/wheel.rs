@@ -15,11 +15,15 @@ use crate::push::Millis;
 const TICK_MS: u64 = 100;
 /// Ticks of one turn; a longer deadline is looked at once a turn.
 const TICKS: usize = 8_192;
+/// Slots of which one word tells whether anything is in them.
+const WORD: usize = u64::BITS as usize;
 
 /// Entries of type `T`, each with a deadline.
 #[derive(Debug)]
 pub struct Wheel<T> {
     slots: Box<[Vec<T>]>,
+    /// A bit a slot: whether anything is in it.
+    filled: Box<[u64]>,
     /// The next tick to fire.
     tick: u64,
     entries: usize,
@@ -28,15 +32,36 @@ pub struct Wheel<T> {
 impl<T> Wheel<T> {
     /// An empty wheel that starts at `now`.
     pub fn new(now: Millis) -> Self {
-        Self { slots: (0..TICKS).map(|_| Vec::new()).collect(), tick: now / TICK_MS, entries: 0 }
+        let slots = (0..TICKS).map(|_| Vec::new()).collect();
+        Self { slots, filled: vec![0; TICKS / WORD].into(), tick: now / TICK_MS, entries: 0 }
     }
 
     /// Puts in an entry that fires at `deadline`, or as soon as possible if that has passed.
     /// A deadline farther away than one turn fires early: lazy timers look again.
     pub fn insert(&mut self, deadline: Millis, entry: T) {
         let tick = deadline.div_ceil(TICK_MS).clamp(self.tick, self.tick + TICKS as u64 - 1);
-        self.slots[(tick % TICKS as u64) as usize].push(entry);
+        let slot = (tick % TICKS as u64) as usize;
+        self.slots[slot].push(entry);
+        self.filled[slot / WORD] |= 1 << (slot % WORD);
         self.entries += 1;
+    }
+
+    /// When the next entry fires, if there is one.
+    pub fn next(&self) -> Option<Millis> {
+        if self.entries == 0 {
+            return None;
+        }
+        let first = (self.tick % TICKS as u64) as usize;
+        // From the slot of the next tick on, and in the end what lies before it in its word.
+        let words = (0..=self.filled.len()).map(|n| (first / WORD + n) % self.filled.len());
+        let slot = words.enumerate().find_map(|(n, word)| {
+            let before = (1 << (first % WORD)) - 1;
+            let wanted = if n == 0 { !before } else { u64::MAX };
+            let filled = self.filled[word] & wanted;
+            (filled != 0).then(|| word * WORD + filled.trailing_zeros() as usize)
+        })?;
+        let ahead = (slot + TICKS - first) % TICKS;
+        Some((self.tick + ahead as u64) * TICK_MS)
     }
 
     /// Moves what is due at `now` to `due`.
@@ -47,14 +72,17 @@ impl<T> Wheel<T> {
             for slot in &mut self.slots {
                 due.append(&mut mem::take(slot));
             }
+            self.filled.fill(0);
             self.entries = 0;
             self.tick = until + 1;
             return;
         }
         while self.tick <= until {
-            let slot = &mut self.slots[(self.tick % TICKS as u64) as usize];
-            self.entries -= slot.len();
-            due.append(&mut mem::take(slot));
+            let slot = (self.tick % TICKS as u64) as usize;
+            let fired = &mut self.slots[slot];
+            self.entries -= fired.len();
+            due.append(&mut mem::take(fired));
+            self.filled[slot / WORD] &= !(1 << (slot % WORD));
             self.tick += 1;
         }
     }
@@ -92,8 +120,15 @@ mod tests {
             let mut fired = vec![0; deadlines.len()];
             for step in steps {
                 now += step;
-                let mut due = Vec::new();
+                let (next, mut due) = (wheel.next(), Vec::new());
+                prop_assert_eq!(next.is_some(), !wheel.is_empty());
+                // Whoever sleeps until then misses nothing, and doesn't wake in vain.
+                if let Some(before) = next.and_then(|next| next.min(now).checked_sub(1)) {
+                    wheel.advance(before, &mut due);
+                    prop_assert!(due.is_empty());
+                }
                 wheel.advance(now, &mut due);
+                prop_assert_eq!(next.is_some_and(|next| next <= now), !due.is_empty());
                 for i in due {
                     fired[i] += 1;
                     prop_assert!(start + deadlines[i].min(turn - TICK_MS) <= now);

@@ -35,7 +35,10 @@ impl Future for Run {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        step(&mut self.shard.borrow_mut(), self.conn, cx)
+        let shard = &mut *self.shard.borrow_mut();
+        let stepped = step(shard, self.conn, cx);
+        shard.look_again();
+        stepped
     }
 }
 

@@ -19,6 +19,7 @@ use super::outbox::Outbox;
 use super::recalls::Recalls;
 use super::seldom::Seldom;
 use super::stream::{Peer, Stream};
+use super::timers::Look;
 use super::tls::Tls;
 use super::traffic::Traffic;
 use crate::ids::{AppKey, DeviceKey, Generation, MessageId, Seq, SessionRef, ShardId};
@@ -72,6 +73,10 @@ pub(super) struct Shard {
     pub urgent: VecDeque<ConnRef>,
     /// Until then a session may wait for a confirmation. Where it takes longer, ticks find it.
     pub confirms_until: Millis,
+    /// When the mailbox is looked into for confirmations that nobody waits for.
+    pub mail_at: Option<Millis>,
+    /// When timers are looked at.
+    pub look: Look,
     /// Read in this turn, for one command to the store.
     pub acks: Vec<DeviceAck>,
     pub sent_alone: Vec<SentAlone>,
@@ -300,6 +305,8 @@ impl Shard {
             dirty: VecDeque::new(),
             urgent: VecDeque::new(),
             confirms_until: 0,
+            mail_at: None,
+            look: Look { soonest: now, wakes_at: now },
             acks: Vec::new(),
             sent_alone: Vec::new(),
             unreported: Wheel::new(now),

@@ -1,10 +1,30 @@
 //! Deadlines of a shard's connections. Timers are lazy: what is due is looked at, and put back if its deadline has moved.
+//!
+//! The shard sleeps until something is due. Rejected: a look each second. Where nobody says anything for seconds, to wake up finds no line of memory
+//! in any cache, and costs 70 µs.
 
 use super::state::{ConnRef, Phase, Shard};
 use super::stream::Stream;
 use crate::error::DeviceError;
 use crate::fault::{self, Fault};
+use crate::machine::wheel::Wheel;
 use crate::push::Millis;
+
+/// Milliseconds between two looks at timers, at least.
+pub(super) const TICK_MS: Millis = 100;
+/// The same where sessions only have to be heard: to wake up for that costs as much as three of their heartbeats.
+const REST_MS: Millis = 1_000;
+/// Milliseconds after which a shard looks around whatever is due.
+const LONGEST_MS: Millis = 10_000;
+
+/// When timers are looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Look {
+    /// From then on by a shard that is awake anyway.
+    pub soonest: Millis,
+    /// Then it wakes for them.
+    pub wakes_at: Millis,
+}
 
 /// What a due entry of the keepalive wheel means.
 enum Due {
@@ -14,6 +34,56 @@ enum Due {
 }
 
 impl Shard {
+    /// When timers are to be looked at. Whatever puts something into a wheel comes here afterwards: a turn at its end, and who does so between turns
+    /// wakes one if that is sooner than what the shard sleeps until ([`Shard::look_again`]).
+    fn due(&self) -> Look {
+        let now = self.now();
+        if self.waits_for_ticks() {
+            return Look { soonest: now + TICK_MS, wakes_at: now + TICK_MS };
+        }
+        let sessions = [&self.overdue, &self.unheard, &self.stalls, &self.suspects].map(Wheel::next);
+        let others = sessions.into_iter().chain([self.unreported.next(), self.mail_at]).flatten();
+        let others = others.min().unwrap_or(Millis::MAX);
+        let heartbeats = self.keepalive.next().unwrap_or(Millis::MAX);
+        let at_rest = heartbeats.max(now + REST_MS).min(now + LONGEST_MS);
+        Look {
+            soonest: others.min(heartbeats).min(at_rest),
+            wakes_at: others.min(at_rest).max(now + TICK_MS),
+        }
+    }
+
+    /// After a turn, which may have looked at timers: in how many milliseconds it wakes for them, if that is not as it was.
+    pub(super) fn next_look(&mut self, looked: bool) -> Option<Millis> {
+        let due = self.due();
+        self.look.soonest = due.soonest;
+        let changes = looked || due.wakes_at < self.look.wakes_at;
+        changes.then(|| {
+            self.look.wakes_at = due.wakes_at;
+            due.wakes_at - self.now()
+        })
+    }
+
+    /// Something may be due sooner than the shard wakes: then it has a turn.
+    pub(super) fn look_again(&self) {
+        if self.due().wakes_at < self.look.wakes_at {
+            self.work.notify_one();
+        }
+    }
+
+    /// Whether there is something that stands in no wheel, and is looked at tick by tick.
+    fn waits_for_ticks(&self) -> bool {
+        !(self.door.is_empty()
+            && self.closing.is_empty()
+            && self.begun.bytes() == 0
+            && self.want_body.is_empty()
+            && self.acks.is_empty()
+            && self.sent_alone.is_empty()
+            && self.last_active.is_empty()
+            && !self.recalls.waits()
+            && self.confirms_until == 0
+            && self.leaving.is_none())
+    }
+
     /// Everything that is due.
     pub(super) fn fire(&mut self) {
         let now = self.now();
@@ -130,5 +200,74 @@ impl Shard {
                 self.wake(conn);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::recalls;
+
+    fn wakes_in(shard: &Shard) -> Millis {
+        shard.due().wakes_at - shard.now()
+    }
+
+    #[test]
+    fn a_shard_sleeps_until_something_is_due() {
+        let (mut shard, _) = recalls::tests::shard();
+        let (now, conn) = (shard.now(), ConnRef { slot: 0, serial: 1 });
+        let slots = |ms: Millis| ms..ms + 100;
+        assert_eq!(wakes_in(&shard), LONGEST_MS);
+        shard.keepalive.insert(now + 9_000, conn);
+        assert!(slots(9_000).contains(&wakes_in(&shard)));
+        // Heartbeats are many, and none is missed for a second; who is awake looks at once.
+        shard.keepalive.insert(now + 300, conn);
+        assert_eq!(wakes_in(&shard), REST_MS);
+        assert!(slots(300).contains(&(shard.due().soonest - now)));
+        shard.unheard.insert(now + 500, conn);
+        assert!(slots(500).contains(&wakes_in(&shard)));
+        shard.mail_at = Some(now + 200);
+        assert_eq!(wakes_in(&shard), 200);
+        shard.suspects.insert(now, conn);
+        assert_eq!(wakes_in(&shard), TICK_MS);
+    }
+
+    #[test]
+    fn it_wakes_sooner_if_something_is_due_sooner_and_later_only_once_it_has_looked() {
+        let (mut shard, _) = recalls::tests::shard();
+        let (now, conn) = (shard.now(), ConnRef { slot: 0, serial: 1 });
+        assert_eq!(shard.next_look(true), Some(LONGEST_MS));
+        assert_eq!(shard.next_look(false), None);
+        shard.stalls.insert(now + 5_000, conn);
+        assert!(shard.next_look(false).is_some_and(|ms| (5_000..5_100).contains(&ms)));
+        shard.stalls.advance(now + 5_100, &mut Vec::new());
+        assert_eq!(shard.next_look(false), None);
+        assert_eq!(shard.next_look(true), Some(LONGEST_MS));
+    }
+
+    #[test]
+    fn what_stands_in_no_wheel_is_looked_at_tick_by_tick() {
+        let (mut shard, _) = recalls::tests::shard();
+        let conn = ConnRef { slot: 0, serial: 1 };
+        shard.want_body.push(conn);
+        assert_eq!(wakes_in(&shard), TICK_MS);
+    }
+
+    /// A connection over QUIC goes on between turns.
+    #[test]
+    fn what_is_due_sooner_than_the_shard_wakes_gets_it_a_turn() {
+        let (mut shard, _) = recalls::tests::shard();
+        let conn = ConnRef { slot: 0, serial: 1 };
+        let is_told = |shard: &Shard| {
+            let work = shard.work.clone();
+            let mut told = std::pin::pin!(work.notified());
+            told.as_mut().enable()
+        };
+        shard.next_look(true);
+        shard.look_again();
+        assert!(!is_told(&shard));
+        shard.unheard.insert(shard.now() + 1_000, conn);
+        shard.look_again();
+        assert!(is_told(&shard));
     }
 }

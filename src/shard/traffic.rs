@@ -18,7 +18,7 @@ pub(super) struct Traffic {
 }
 
 impl Shard {
-    /// Tells what was counted. Between two turns there is a second at most.
+    /// Tells what was counted. Between two turns there are ten seconds at most, in which nothing happened.
     pub(super) fn tell_traffic(&mut self) {
         let traffic = std::mem::take(&mut self.traffic);
         let tell = |counter, by| {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::connection::step_ready;
 use super::sockets::{self, Sockets};
 use super::state::{ConnRef, Leaving, Phase, Shard, Shared};
+use super::timers::TICK_MS;
 use crate::binding::ChangeError;
 use crate::error::DeviceError;
 use crate::ids::SessionRef;
@@ -25,10 +26,6 @@ const LAST_ACTIVE: usize = 65_536;
 const LOOK_EVERY: usize = 32;
 /// Connections with news that go on in one turn.
 const TURN_STEPS: usize = 256;
-/// How often timers are looked at.
-const TICK: Duration = Duration::from_millis(100);
-/// The same while sessions have nothing but their heartbeats: to wake up costs as much as three of these.
-const REST: Duration = Duration::from_secs(1);
 /// Milliseconds behind the window after which a leaving shard closes whatever is still open.
 const LEAVE_GRACE_MS: Millis = 3_000;
 
@@ -39,10 +36,9 @@ pub(super) async fn run(shard: &Shared, mut sockets: Option<Sockets>) -> io::Res
         (shard.work.clone(), shard.context.clone(), shard.id)
     };
     let mailbox = &context.mailboxes[usize::from(id.0)];
-    let mut tick = pin!(sleep(TICK));
-    let mut rests = false;
+    let mut tick = pin!(sleep(Duration::from_millis(TICK_MS)));
     loop {
-        let timers = tokio::select! {
+        let is_time = tokio::select! {
             () = mailbox.notified() => false,
             () = work.notified() => false,
             told = sockets::told(sockets.as_ref()) => {
@@ -58,15 +54,16 @@ pub(super) async fn run(shard: &Shared, mut sockets: Option<Sockets>) -> io::Res
             None => false,
         };
         let can_go_on = step_ready(&mut shard.borrow_mut(), TURN_STEPS);
+        // Whoever is awake anyway looks at what is due, and need not wake for it.
+        let timers = is_time || context.clock.now() >= shard.borrow().look.soonest;
         let more = turn(shard, timers) | can_go_on | more_news;
         telemetry::observe_turn(id, (context.clock.micros() - started) as f64 / 1e6);
         if shard.borrow().has_left() {
             return Ok(());
         }
-        let may_rest = shard.borrow().may_rest();
-        if timers || rests && !may_rest {
-            rests = may_rest;
-            tick.as_mut().reset(Instant::now() + if rests { REST } else { TICK });
+        let wakes_in = shard.borrow_mut().next_look(timers);
+        if let Some(wakes_in) = wakes_in {
+            tick.as_mut().reset(Instant::now() + Duration::from_millis(wakes_in));
         }
         if more {
             // The others first: news of sockets, tasks of QUIC, accepts.
@@ -103,6 +100,8 @@ impl Shard {
             self.confirms_until = 0;
             mailbox.wait_for_confirms(false);
         }
+        let now = self.now();
+        self.mail_at = self.mail_at.filter(|at| *at > now);
         let mail = mailbox.take();
         for session in mail.replaced {
             if let Some(conn) = self.session(session) {
@@ -253,23 +252,6 @@ impl Shard {
         !self.dirty.is_empty() || !self.urgent.is_empty()
     }
 
-    /// Whether nothing is due soon but heartbeats, and what is due soon with them may be a second late.
-    fn may_rest(&self) -> bool {
-        let wheels = [&self.overdue, &self.unheard, &self.stalls, &self.suspects];
-        wheels.iter().all(|wheel| wheel.is_empty())
-            && self.unreported.is_empty()
-            && self.door.is_empty()
-            && self.closing.is_empty()
-            && self.begun.bytes() == 0
-            && self.want_body.is_empty()
-            && self.acks.is_empty()
-            && self.sent_alone.is_empty()
-            && self.last_active.is_empty()
-            && !self.recalls.waits()
-            && self.confirms_until == 0
-            && self.leaving.is_none()
-    }
-
     /// Hands what was read to the store. When that is busy, everything stays and nothing more is read.
     fn submit(&mut self) {
         let store = self.context.store.clone();
@@ -279,6 +261,9 @@ impl Shard {
                 let Command::Acks { acks, .. } = *refused.0 else { return };
                 self.acks = acks;
             } else {
+                // What is confirmed wakes nobody.
+                let soon = self.now() + TICK_MS;
+                self.mail_at.get_or_insert(soon);
                 for conn in std::mem::take(&mut self.paused) {
                     if let Some(connection) = self.connection(conn) {
                         connection.flags.paused = false;
