@@ -26,6 +26,8 @@ const LAST_ACTIVE: usize = 65_536;
 const LOOK_EVERY: usize = 32;
 /// Connections with news that go on in one turn.
 const TURN_STEPS: usize = 256;
+/// Times of last activity that don't wait for the timers: each command wakes the store's thread.
+const MANY_ACTIVE: usize = 1_024;
 /// Milliseconds behind the window after which a leaving shard closes whatever is still open.
 const LEAVE_GRACE_MS: Millis = 3_000;
 
@@ -87,7 +89,7 @@ pub(super) fn turn(owner: &Shared, timers: bool) -> bool {
         shard.fire();
     }
     let more = shard.tell_recalls() | shard.fan_out() | shard.answer_slice();
-    shard.submit();
+    shard.submit(timers);
     shard.count_memory();
     shard.tell_traffic();
     more || !shard.deferred.is_empty()
@@ -253,7 +255,7 @@ impl Shard {
     }
 
     /// Hands what was read to the store. When that is busy, everything stays and nothing more is read.
-    fn submit(&mut self) {
+    fn submit(&mut self, timers: bool) {
         let store = self.context.store.clone();
         if !self.acks.is_empty() {
             let acks = std::mem::take(&mut self.acks);
@@ -280,7 +282,8 @@ impl Shard {
                 self.sent_alone = sent;
             }
         }
-        if !self.last_active.is_empty() {
+        let is_worth_it = timers || self.leaving.is_some() || self.last_active.len() >= MANY_ACTIVE;
+        if is_worth_it && !self.last_active.is_empty() {
             let seen = std::mem::take(&mut self.last_active);
             if let Err(refused) = store.submit(Command::LastActive(seen))
                 && let Command::LastActive(seen) = *refused.0
