@@ -1,6 +1,7 @@
 //! What other threads tell a shard. Bounded without ever waiting: hand-overs say only "newer exists", so when too many are waiting they are
 //! dropped for one mark, "look at all sessions".
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
@@ -177,6 +178,11 @@ impl Mailbox {
         self.put(|mail| mail.leave = Some(window_ms));
     }
 
+    /// What it rang for until now needs nobody to wake: before it rang, it was put where the next [`Self::take`] finds it.
+    pub fn hush(&self) {
+        pin!(self.notify.notified()).as_mut().enable();
+    }
+
     /// Takes everything.
     pub fn take(&self) -> Mail {
         let mut inside = match self.inside.lock() {
@@ -195,7 +201,6 @@ impl Mailbox {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
     use std::task::{Context, Waker};
 
     use super::*;
@@ -217,6 +222,18 @@ mod tests {
         assert!(!is_rung());
         let numbers: Vec<_> = mailbox.take().confirms.iter().map(|confirm| confirm.number).collect();
         assert_eq!(numbers, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_turn_is_not_woken_again_for_what_it_takes_but_for_what_comes_then() {
+        let mailbox = Mailbox::default();
+        let is_rung = || pin!(mailbox.notified()).poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        mailbox.recalled();
+        mailbox.hush();
+        assert!(mailbox.take().recalled && !is_rung());
+        mailbox.hush();
+        mailbox.recalled();
+        assert!(mailbox.take().recalled && is_rung());
     }
 
     #[test]

@@ -56,6 +56,9 @@ pub(super) async fn run(shard: &Shared, mut sockets: Option<Sockets>) -> io::Res
             None => false,
         };
         let can_go_on = step_ready(&mut shard.borrow_mut(), TURN_STEPS);
+        // Who rang until now put what it rang for where this turn finds it. What can't go on in it is in `can_go_on`.
+        mailbox.hush();
+        pin!(work.notified()).as_mut().enable();
         // Whoever is awake anyway looks at what is due, and need not wake for it.
         let timers = is_time || context.clock.now() >= shard.borrow().look.soonest;
         let more = turn(shard, timers) | can_go_on | more_news;
