@@ -9,7 +9,7 @@ use shuttle::sync as model;
 use super::{in_model, pass};
 
 /// A sleep of at least this long has to be ended by a wake-up: in a model it never ends by itself, so that one that was forgotten is found,
-/// though the next look a second later would make up for it.
+/// though the next look some seconds later would make up for it.
 const LONG: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]

@@ -19,12 +19,14 @@ pub(super) struct Exporter {
     row_reads: u64,
     gap_events: u64,
     next: Millis,
+    /// Something happened since.
+    owes: bool,
 }
 
 impl Exporter {
     /// Begins with the totals that a start found: what was before this process is not counted again.
     pub(super) fn new(totals: Counts) -> Self {
-        Self { totals, damaged: 0, bodies_read: 0, row_reads: 0, gap_events: 0, next: 0 }
+        Self { totals, damaged: 0, bodies_read: 0, row_reads: 0, gap_events: 0, next: 0, owes: true }
     }
 
     /// Whether it is time again.
@@ -32,8 +34,19 @@ impl Exporter {
         let due = now >= self.next;
         if due {
             self.next = now + EVERY_MS;
+            self.owes = false;
         }
         due
+    }
+
+    /// Something happened that was not exported.
+    pub(super) fn owe(&mut self) {
+        self.owes = true;
+    }
+
+    /// When it has to be, if nothing happens before.
+    pub(super) fn due(&self) -> Option<Millis> {
+        self.owes.then_some(self.next)
     }
 
     /// Exports the differences since the last time, and the gauges.
@@ -88,5 +101,16 @@ mod tests {
         let begin = 1_800_000_000_000;
         let due: Vec<Millis> = (0..3_500).filter(|after| exporter.is_due(begin + after)).collect();
         assert_eq!(due, [0, 1_000, 2_000, 3_000]);
+    }
+
+    #[test]
+    fn nobody_wakes_for_figures_that_are_as_they_were() {
+        let mut exporter = Exporter::new(Counts::default());
+        assert!(exporter.due().is_some() && exporter.is_due(5_000));
+        assert_eq!(exporter.due(), None);
+        exporter.owe();
+        assert_eq!((exporter.due(), exporter.is_due(5_999)), (Some(6_000), false));
+        assert!(exporter.is_due(6_000));
+        assert_eq!(exporter.due(), None);
     }
 }

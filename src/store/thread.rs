@@ -38,8 +38,8 @@ const SPACING_MICROS: u64 = 300;
 /// Commands, or their bytes, that don't wait for that.
 const MANY_COMMANDS: usize = 32;
 const MANY_BYTES: usize = 64 * 1024;
-/// Longest sleep of an idle store.
-const IDLE: Duration = Duration::from_secs(1);
+/// Longest sleep of an idle store: to wake up costs as much as three heartbeats.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// Commands waiting for the store's thread.
 #[derive(Debug)]
@@ -262,6 +262,8 @@ pub(super) struct Turns {
     spaced: Option<u64>,
     /// When it took in what is to be committed.
     now: Millis,
+    /// Whether it took in anything.
+    worked: bool,
 }
 
 /// What a look into the inbox led to.
@@ -278,7 +280,15 @@ pub(super) enum Gathered {
 impl Turns {
     pub(super) fn new<D: Disk>(engine: &Engine<D>) -> Self {
         let exporter = Exporter::new(engine.totals());
-        Self { commands: Vec::new(), busy: false, exporter, gathering: None, spaced: None, now: 0 }
+        Self {
+            commands: Vec::new(),
+            busy: false,
+            exporter,
+            gathering: None,
+            spaced: None,
+            now: 0,
+            worked: false,
+        }
     }
 
     /// Takes what waits, commits it, and does a slice of what is due; before that it sleeps until there is something, if it may. False: the
@@ -315,7 +325,7 @@ impl Turns {
             (Some(spaced), _) => (until(spaced), Wakes::Many),
             (None, Some(gathering)) => (until(gathering), Wakes::Urgent),
             (None, None) if self.busy => (Duration::ZERO, Wakes::Any),
-            (None, None) => (sleep(engine, clock), Wakes::Any),
+            (None, None) => (self.sleep(engine, clock), Wakes::Any),
         };
         let Some(damaged) = inbox.take(sleep, wakes, &mut self.commands) else {
             return Ok(Gathered::Nothing);
@@ -325,6 +335,7 @@ impl Turns {
         for batch in &damaged {
             engine.found_damaged(batch);
         }
+        self.worked = !damaged.is_empty() || !self.commands.is_empty();
         let mut urgent = !damaged.is_empty();
         for command in self.commands.drain(..) {
             urgent |= is_urgent(&command);
@@ -363,20 +374,24 @@ impl Turns {
             telemetry::set(Gauge::StoreQueueCommands, inbox.lock().commands.len() as f64);
         }
         self.busy = engine.maintain(clock.now())?;
+        if bytes > 0 || self.worked || self.busy {
+            self.exporter.owe();
+        }
         let committed = (bytes > 0).then(|| clock.micros());
         self.gathering = committed.map(|at| at + GATHER_MICROS);
         // Who sends one message after the other, each when the one before is accepted, never waits here.
         self.spaced = committed.filter(|_| inbox.has_urgent()).map(|at| at + SPACING_MICROS);
         Ok(())
     }
-}
 
-fn sleep<D: Disk>(engine: &Engine<D>, clock: &Clock) -> Duration {
-    if engine.has_staged() {
-        return Duration::ZERO;
+    fn sleep<D: Disk>(&self, engine: &Engine<D>, clock: &Clock) -> Duration {
+        if engine.has_staged() {
+            return Duration::ZERO;
+        }
+        let due = engine.next_wakeup().into_iter().chain(self.exporter.due()).min();
+        let due = due.map(|at| Duration::from_millis(at.saturating_sub(clock.now())));
+        due.map_or(IDLE, |due| due.min(IDLE))
     }
-    let due = engine.next_wakeup().map(|at| Duration::from_millis(at.saturating_sub(clock.now())));
-    due.map_or(IDLE, |due| due.min(IDLE))
 }
 
 #[cfg(test)]
