@@ -181,7 +181,10 @@ impl Shard {
             && let Stream::Tcp(socket) = &mut connection.stream
         {
             socket.note(event);
-            self.mark_ready(conn);
+            // The first news of each is that it may be written to: of no use to who has nothing to write.
+            if socket.readable || !connection.outbox.is_empty() {
+                self.mark_ready(conn);
+            }
         }
     }
 
@@ -331,7 +334,9 @@ mod tests {
         let mut world = World::new();
         let mut all = Vec::new();
         for _ in 0..=FEW * 2 {
-            all.push(world.connect().await);
+            let (conn, mut far) = world.connect().await;
+            far.write_all(b"x").expect("written");
+            all.push((conn, far));
         }
         world.news().await;
         let mut told: Vec<_> = std::iter::from_fn(|| world.shard.borrow_mut().next_ready()).collect();
@@ -421,6 +426,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn that_it_may_write_is_told_to_who_has_something_to_write() {
+        let mut world = World::new();
+        let (conn, mut far) = world.connect().await;
+        assert_eq!(world.all_news(), []);
+        let (tally, bytes, mut written) = (world.shard.borrow().tally.clone(), vec![7; 65_536], 0);
+        while let Poll::Ready(more) = world.socket(conn, |socket| socket.write(&bytes)) {
+            written += more.expect("no error");
+        }
+        world.shard.borrow_mut().connection(conn).expect("there").outbox.push(&tally, 0, 1, b"x");
+        far.read_exact(&mut vec![0; written]).expect("read");
+        let mut told = Vec::new();
+        while told.is_empty() {
+            world.news().await;
+            told.extend(std::iter::from_fn(|| world.shard.borrow_mut().next_ready()));
+        }
+        assert_eq!(told, [conn]);
+    }
+
+    #[tokio::test]
     async fn a_full_socket_is_left_alone_until_its_peer_has_read() {
         let mut world = World::new();
         let (conn, mut far) = world.connect().await;
@@ -443,8 +467,9 @@ mod tests {
         far.write_all(b"late").expect("written");
         // Kept open, as a descriptor that another process has would be: its news still comes.
         let gone = world.shard.borrow_mut().connections.remove(first.slot as usize);
-        let (second, _far) = world.connect().await;
+        let (second, mut far) = world.connect().await;
         assert_eq!((first.slot, first == second), (second.slot, false));
+        far.write_all(b"new").expect("written");
         let told = loop {
             world.news().await;
             let told: Vec<_> = std::iter::from_fn(|| world.shard.borrow_mut().next_ready()).collect();
@@ -453,7 +478,7 @@ mod tests {
             }
         };
         assert_eq!(told, [second]);
-        assert_eq!(world.read(second), Poll::Pending);
+        assert_eq!(world.read(second), Poll::Ready(b"new".to_vec()));
         drop(gone);
     }
 }
