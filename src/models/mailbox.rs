@@ -35,6 +35,7 @@ fn mail() {
     let (mut newer, mut urgent, mut replaced, mut ended) = (vec![], vec![], vec![], vec![]);
     while newer.len() + urgent.len() + replaced.len() + ended.len() < 5 {
         block_on(mailbox.notified());
+        mailbox.hush();
         let mail = mailbox.take();
         newer.extend(mail.newer);
         urgent.extend(mail.urgent);

@@ -217,7 +217,9 @@ impl Running {
             if is_so(&self.phone) {
                 return;
             }
-            block_on(self.context.mailboxes[usize::from(self.id.0)].notified());
+            let mailbox = &self.context.mailboxes[usize::from(self.id.0)];
+            block_on(mailbox.notified());
+            mailbox.hush();
             self.shard.turn(false);
         }
     }
