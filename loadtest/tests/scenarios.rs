@@ -136,3 +136,12 @@ fn a_server_without_descriptors_enough_is_said_at_once() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("may open 2000 files") && said.contains("ulimit -Hn"), "{said}");
 }
+
+#[test]
+fn over_quic_descriptors_bound_nothing() {
+    let limited = "ulimit -n 400 && exec \"$0\" hold --devices 600 --transport quic --seconds 0 --json";
+    let output = Command::new("sh").args(["-c", limited, PROGRAM]).output().expect("a shell");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("\"deliveries\":1800"), "{said}");
+}
