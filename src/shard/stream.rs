@@ -101,9 +101,9 @@ impl QuicStream {
 
     /// Something was written. Whether a time begins in which it has to be answered: else one is running already.
     pub(super) fn wrote(&mut self, now: Millis) -> bool {
+        let Some(heard) = self.heard() else { return false };
         let was_armed = self.unanswered.is_some();
-        if self.unanswered_since().is_none() {
-            let Some(heard) = self.heard() else { return false };
+        if self.unanswered.is_none_or(|unanswered| unanswered.heard != heard) {
             self.unanswered = Some(Unanswered { since: now, heard });
         }
         !was_armed
@@ -111,11 +111,13 @@ impl QuicStream {
 
     /// Since when something was written and nothing has come. Whatever comes shows that the peer is there: what it lacks is sent again.
     pub(super) fn unanswered_since(&mut self) -> Option<Millis> {
+        self.unanswered?;
         let heard = self.heard();
         self.unanswered = self.unanswered.filter(|unanswered| Some(unanswered.heard) == heard);
         self.unanswered.map(|unanswered| unanswered.since)
     }
 
+    /// Datagrams that have come. quinn copies all that it counts for that.
     fn heard(&self) -> Option<u64> {
         self.connection.as_ref().map(|connection| connection.stats().udp_rx.datagrams)
     }
