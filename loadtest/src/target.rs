@@ -135,9 +135,6 @@ impl Args {
     fn check(&self) -> Result<(), Failure> {
         let edge = &self.edge;
         let wrong = match self.target {
-            Kind::Mooring if !edge.settings.is_empty() && edge.is_given() => {
-                "--set is for an edge that is started here; one that runs has its own configuration"
-            }
             Kind::Mqtt if !edge.settings.is_empty() => {
                 "--set is for an edge; a broker is started with its own file"
             }
@@ -166,7 +163,7 @@ pub(crate) struct EdgeArgs {
     /// Its shards; 0: one a core
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "An edge of our own")]
     shards: usize,
-    /// A key of its configuration, as `router.part_targets=500`; more than once for more
+    /// A key of its configuration, over what this scenario sets; more than once for more
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting, help_heading = "An edge of our own")]
     settings: Vec<(String, String)>,
     /// An edge that runs already by `serve --dev` on this data directory
@@ -361,6 +358,11 @@ impl Target {
         settings: &[(&str, &str)],
     ) -> Result<Self, Failure> {
         enough_descriptors(u64::from(devices) + SPARE_DESCRIPTORS).map_err(Failure::usage)?;
+        if args.is_given() && !args.settings.is_empty() {
+            return Err(Failure::usage(
+                "--set is for an edge of our own: an edge that runs has its settings",
+            ));
+        }
         if args.is_given() { Self::given(args, ways) } else { Self::start(args, ways, settings).await }
     }
 
@@ -510,10 +512,9 @@ impl Target {
     }
 }
 
-/// Of the form KEY=VALUE.
-fn setting(text: &str) -> Result<(String, String), &'static str> {
-    let (key, value) = text.split_once('=').ok_or("KEY=VALUE is expected")?;
-    Ok((key.to_owned(), value.to_owned()))
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("KEY=VALUE is needed, such as store.max_messages=5000")?;
+    Ok((key.into(), value.into()))
 }
 
 /// Sessions over all transports, in the text of /metrics.
@@ -535,6 +536,12 @@ fn no_edge() -> Edge {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_setting_is_a_key_and_a_value() {
+        assert_eq!(setting("a.b=c=d"), Ok(("a.b".into(), "c=d".into())));
+        assert!(setting("a.b").is_err());
+    }
 
     #[test]
     fn sessions_of_all_transports_are_summed() {

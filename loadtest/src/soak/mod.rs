@@ -81,9 +81,6 @@ pub(crate) struct Args {
     /// The result as one JSON line, no progress bars
     #[arg(long)]
     json: bool,
-    /// A setting of an edge of our own, over those that make everything small
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting, help_heading = "An edge of our own")]
-    settings: Vec<(String, String)>,
     #[command(flatten)]
     edge: EdgeArgs,
 }
@@ -102,11 +99,6 @@ fn minutes(text: &str) -> Result<Duration, String> {
     let minutes: f64 = text.parse().map_err(|_| String::from("a number is needed"))?;
     let time = Duration::try_from_secs_f64(minutes * 60.0).map_err(|e| e.to_string())?;
     if time.is_zero() { Err("more than 0 is needed".into()) } else { Ok(time) }
-}
-
-fn setting(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("KEY=VALUE is needed, such as store.max_messages=5000")?;
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Runs `soak`.
@@ -131,8 +123,7 @@ fn settings(args: &Args) -> Vec<(String, String)> {
         ("store.table_cache_bytes", "1048576".into()),
         ("store.body_cache_bytes", "1048576".into()),
     ];
-    let small = small.into_iter().map(|(key, value): (&str, String)| (key.to_owned(), value));
-    small.chain(args.settings.iter().cloned()).collect()
+    small.map(|(key, value): (&str, String)| (key.to_owned(), value)).to_vec()
 }
 
 /// All that runs during a measurement.
@@ -167,11 +158,6 @@ async fn measure(args: &Args) -> Result<Report, Failure> {
 impl Running {
     async fn start(args: &Args) -> Result<Self, Failure> {
         let clock = Arc::new(Clock::new(0));
-        if args.edge.is_given() && !args.settings.is_empty() {
-            return Err(Failure::usage(
-                "--set is for an edge of our own: an edge that runs has its settings",
-            ));
-        }
         let settings = settings(args);
         let settings: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let target = Target::over(&args.edge, &args.transport, args.devices + args.guests, &settings).await?;
@@ -360,9 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_is_a_key_and_a_value() {
-        assert_eq!(setting("a.b=c=d"), Ok(("a.b".into(), "c=d".into())));
-        assert!(setting("a.b").is_err());
+    fn minutes_are_a_number_above_zero() {
         assert!(
             minutes("0").is_err() && minutes("x").is_err() && minutes("0.05") == Ok(Duration::from_secs(3))
         );
