@@ -5,8 +5,8 @@ use mooring::client::device::End;
 use super::World;
 use super::oracle::ensure;
 
-/// Milliseconds within which routers hear of it.
-const WITHIN_MS: u64 = 20_000;
+/// Milliseconds within which routers hear of it. Who repeats all its batches just then, one by one, reads their answers first.
+const WITHIN_MS: u64 = 60_000;
 
 impl World {
     pub(super) fn check_presence(&mut self) -> Result<(), String> {
