@@ -40,7 +40,7 @@ const LOOK_MS: u64 = 200;
 /// Messages of each router that the edge is asked about in the end.
 const ASKED: usize = 250;
 /// All that has to turn many times within a minute turns.
-const SETTINGS: [(&str, &str); 12] = [
+const SETTINGS: [(&str, &str); 11] = [
     ("store.segment_bytes", "4MiB"),
     ("store.checkpoint_bytes", "2MiB"),
     ("store.message_cache_bytes", "1MiB"),
@@ -48,8 +48,6 @@ const SETTINGS: [(&str, &str); 12] = [
     ("store.table_cache_bytes", "1MiB"),
     ("store.body_cache_bytes", "1MiB"),
     ("device.ack_deadline_ms", "5000"),
-    // Of twenty targets at most.
-    ("router.part_targets", "6"),
     ("leave.drain_lead_ms", "50"),
     ("leave.window_ms", "300"),
     ("leave.deadline_ms", "20000"),
