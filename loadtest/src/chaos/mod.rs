@@ -1,11 +1,12 @@
 //! `chaos`: real edges over real sockets, broken again and again; what devices saw and what routers were told decides whether a promise was.
 //!
 //! Each edge has devices (a third each over TCP, TLS and QUIC) and two routers (one over gRPC), with an app and a stream each. A plan from the
-//! seed says what goes wrong when. Devices and routers live in this process, so that what they noted survives everything that is done
+//! seed says what goes wrong when, and in how large parts each edge takes batches. Devices and routers live in this process, so that what they noted survives everything that is done
 //! to the edge; a router that vanishes keeps what a database would: its unanswered batches, and the answers and events that it was told.
 
 mod device_log;
 mod disk;
+mod order;
 mod outages;
 mod phones;
 mod plan;
@@ -143,6 +144,7 @@ async fn torment(
             devices: args.devices,
             rate: args.rate,
             seed: args.seed << 8 | u64::from(number),
+            part_targets: plan::part_targets(args.seed, number),
             clock: &clock,
         };
         rings.push(Ring::start(make).await?);
@@ -193,6 +195,8 @@ fn print(args: &Args, done: &Done, verdict: &Verdict, seconds: f64) {
     all.extend(done.iter().map(|(name, count)| ((*name).to_owned(), (*count).into())));
     all.insert("seed".into(), args.seed.into());
     all.insert("edges".into(), args.edges.into());
+    let part_targets = (0..args.edges).map(|edge| plan::part_targets(args.seed, edge));
+    all.insert("part_targets".into(), part_targets.collect());
     all.insert("devices".into(), (u64::from(args.devices) * u64::from(args.edges)).into());
     all.insert("seconds".into(), seconds.round().into());
     if args.json {

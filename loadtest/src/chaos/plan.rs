@@ -7,6 +7,9 @@ use rand::{Rng, SeedableRng};
 /// Milliseconds.
 type Millis = u64;
 
+/// Targets of a batch that an edge takes in one piece, where a batch has twenty at most: whole batches, two parts, whose sequences its answer
+/// tells, and up to five.
+const PART_TARGETS: [usize; 3] = [1_000, 10, 4];
 /// Quiet time between two faults of one edge.
 const PAUSE_MS: std::ops::RangeInclusive<Millis> = 200..=2_500;
 
@@ -33,6 +36,12 @@ pub(super) enum Fault {
     Vanish { router: usize, lasts: Millis },
     /// A router doesn't read for so long.
     DeafRouter { router: usize, lasts: Millis },
+}
+
+/// Targets of a batch that this edge takes in one piece: two edges of a run differ, and an edge does with the next seed.
+pub(super) fn part_targets(seed: u64, edge: u8) -> usize {
+    let kinds = PART_TARGETS.len() as u64;
+    PART_TARGETS[((seed % kinds + u64::from(edge)) % kinds) as usize]
 }
 
 /// The faults of one edge.
@@ -133,6 +142,15 @@ mod tests {
     fn one_seed_is_one_plan() {
         assert_eq!(some(1, true), some(1, true));
         assert_ne!(some(1, true), some(2, true));
+    }
+
+    #[test]
+    fn edges_of_a_run_and_seeds_in_a_row_take_batches_in_different_parts() {
+        let of_seed = |seed| [0, 1].map(|edge| part_targets(seed, edge));
+        assert_eq!([of_seed(1), of_seed(2), of_seed(3)], [[10, 4], [4, 1_000], [1_000, 10]]);
+        assert_eq!(part_targets(u64::MAX, 3), part_targets(u64::MAX, 0));
+        let largest = *super::super::upstream::TARGETS.end();
+        assert_eq!(PART_TARGETS.map(|of| largest.div_ceil(of)), [1, 2, 5]);
     }
 
     #[test]

@@ -66,6 +66,8 @@ pub(super) struct Make<'a> {
     /// Targets a second.
     pub(super) rate: u64,
     pub(super) seed: u64,
+    /// Targets of a batch that the edge takes in one piece.
+    pub(super) part_targets: usize,
     pub(super) clock: &'a Arc<Clock>,
 }
 
@@ -77,6 +79,7 @@ pub(super) struct Ring {
     routers: Vec<Upstream>,
     /// When the edge did not run.
     outages: Outages,
+    part_targets: usize,
     plan: Plan,
     rng: SmallRng,
     clock: Arc<Clock>,
@@ -88,7 +91,9 @@ impl Ring {
     pub(super) async fn start(make: Make<'_>) -> Result<Self, Failure> {
         let (key, stream) = SECOND;
         let second = [LocalApp { key, stream, over_quota: "refuse_newest" }];
-        let edge = LocalEdge::prepare_with_apps(make.program, make.dir, 2, &SETTINGS, &second);
+        let part_targets = make.part_targets.to_string();
+        let settings = [&SETTINGS[..], &[("router.part_targets", &part_targets)]].concat();
+        let edge = LocalEdge::prepare_with_apps(make.program, make.dir, 2, &settings, &second);
         let mut edge = edge.map_err(Failure::failed)?;
         edge.start().await.map_err(|e| Failure::failed(format!("{}: {e}", make.program.display())))?;
         let key = AppKey::parse(key).ok_or_else(|| Failure::failed("the second app's key"))?;
@@ -110,6 +115,7 @@ impl Ring {
         let ring = Self {
             routers: routers.collect(),
             plan: Plan::new(make.seed, apps.len(), make.disk.is_some()),
+            part_targets: make.part_targets,
             edge,
             disk: make.disk,
             phones,
@@ -349,6 +355,7 @@ impl Ring {
             devices: devices.iter().collect(),
             edge: &self.outages,
             away: logs.iter().map(|(_, away)| away).collect(),
+            part_targets: self.part_targets,
             slack,
         });
         drop(self.disk);

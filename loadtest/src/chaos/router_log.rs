@@ -27,6 +27,8 @@ pub(super) enum Kept {
 pub(super) struct End {
     /// `None`: it arrived.
     pub(super) failure: Option<Failure>,
+    /// Where it stands in the journal.
+    pub(super) sequence: u64,
     /// When the router was told.
     pub(super) told: Millis,
     /// When it was first written to a connection, as the edge says; 0: not, or not known.
@@ -45,6 +47,17 @@ pub(super) enum Target {
     Ended(End),
 }
 
+/// The answer to a batch, of all its parts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Accepted {
+    /// Where the first part stands in the journal, and the last one: the same, if there is one only.
+    pub(super) first: u64,
+    pub(super) last: u64,
+    /// When the last part was accepted.
+    pub(super) accepted_at: Millis,
+    pub(super) expires_at: Millis,
+}
+
 /// One batch; each is a message of its own.
 #[derive(Debug)]
 pub(super) struct Batch {
@@ -58,8 +71,7 @@ pub(super) struct Batch {
     pub(super) targets: Vec<Target>,
     /// What is to be sent again by the router's next life; until it is answered.
     unanswered: Option<DeliverBatch>,
-    /// Where it stands in the journal, and when it expires.
-    pub(super) accepted: Option<(u64, Millis)>,
+    pub(super) accepted: Option<Accepted>,
     pub(super) rejected: Option<RejectCode>,
 }
 
@@ -119,16 +131,21 @@ impl RouterLog {
         }
     }
 
-    /// Targets without an answer or an end.
+    /// Targets without an answer or an end, and batches without an answer: parts of these may have ended before.
     pub(super) fn open(&self) -> usize {
         let open = |b: &Batch| b.targets.iter().filter(|t| **t == Target::Open).count();
-        self.batches.iter().filter(|b| b.rejected.is_none()).map(open).sum()
+        self.batches.iter().filter(|b| b.rejected.is_none()).map(open).sum::<usize>() + self.waiting
     }
 
     /// A batch is durable.
     pub(super) fn accepted(&mut self, answer: &BatchAccepted) {
         let Some(batch) = self.of(&answer.batch_id) else { return };
-        let said = (answer.sequence, answer.expires_at);
+        let said = Accepted {
+            first: if answer.first_sequence > 0 { answer.first_sequence } else { answer.sequence },
+            last: answer.sequence,
+            accepted_at: answer.accepted_at,
+            expires_at: answer.expires_at,
+        };
         let first = batch.accepted.is_none();
         let conflict = batch.rejected.is_some() || batch.accepted.is_some_and(|before| before != said);
         let answered = usize::from(batch.unanswered.take().is_some());
@@ -150,7 +167,7 @@ impl RouterLog {
         self.conflicts += u64::from(conflict || had_end || (first && !adds_up));
     }
 
-    /// Nothing of a batch was taken.
+    /// A batch was not taken; of one that was put off, parts may have been.
     pub(super) fn rejected(&mut self, answer: &BatchRejected) {
         let code = answer.code();
         if matches!(code, RejectCode::ResourceExhausted | RejectCode::Unavailable) {
@@ -191,13 +208,14 @@ impl RouterLog {
                         Outcome::Arrived => None,
                         Outcome::Failed => failure,
                     };
-                    let end = End { failure, told: at, sent: receipt.sent_time };
+                    let end = End { failure, sequence: event.sequence, told: at, sent: receipt.sent_time };
                     self.ended(&receipt.batch_id, receipt.ordinal, end);
                 }
                 Some(stream_event::Event::MassOutcome(mass)) => {
                     let failure = u8::try_from(mass.reason).ok().and_then(Failure::from_number);
+                    let end = End { failure, sequence: event.sequence, told: at, sent: 0 };
                     for ordinal in mass.targets().iter() {
-                        self.ended(&mass.batch_id, ordinal, End { failure, told: at, sent: 0 });
+                        self.ended(&mass.batch_id, ordinal, end);
                     }
                 }
                 Some(stream_event::Event::Gap(gap)) => self.gaps += gap.events,
@@ -241,12 +259,6 @@ impl RouterLog {
                 Target::Ended(_) | Target::Refused(_) => self.conflicts += 1,
             },
         }
-    }
-
-    /// The journal sequences under which messages of this device were accepted.
-    pub(super) fn sequences(&self) -> HashMap<u64, u64> {
-        let accepted = self.batches.iter().filter_map(|b| Some((b.message, b.accepted?.0)));
-        accepted.collect()
     }
 }
 
@@ -308,7 +320,7 @@ pub(super) mod tests {
     #[test]
     fn a_batch_is_sent_again_until_it_is_answered_and_settled_once_each_target_has_its_end() {
         let mut log = made(1, &[4, 5, 6], Kept::Long);
-        assert_eq!((log.unanswered().len(), log.waiting, log.open()), (1, 1, 3));
+        assert_eq!((log.unanswered().len(), log.waiting, log.open()), (1, 1, 4));
         let refused = vec![Refused { reason: Refusal::Offline as i32, ordinals: vec![1] }];
         log.accepted(&BatchAccepted { refused, ..accepted(2) });
         assert_eq!((log.unanswered().len(), log.waiting, log.open()), (0, 0, 2));
@@ -317,6 +329,20 @@ pub(super) mod tests {
         assert_eq!(log.open(), 0);
         assert_eq!((log.conflicts, log.foreign, log.reordered), (0, 0, 0));
         assert_eq!(log.batches[0].targets[1], Target::Refused(Refusal::Offline));
+        let (first, last) = log.batches[0].accepted.map(|a| (a.first, a.last)).unwrap_or_default();
+        assert_eq!((first, last), (7, 7));
+    }
+
+    #[test]
+    fn ends_of_the_first_parts_may_come_before_the_answer() {
+        let mut log = made(1, &[4, 5], Kept::Long);
+        log.events(&events(6, arrived(0)), 50);
+        log.events(&events(9, arrived(1)), 50);
+        assert_eq!((log.open(), log.unanswered().len()), (1, 1));
+        log.accepted(&BatchAccepted { first_sequence: 5, ..accepted(2) });
+        assert_eq!((log.open(), log.conflicts), (0, 0));
+        let (first, last) = log.batches[0].accepted.map(|a| (a.first, a.last)).unwrap_or_default();
+        assert_eq!((first, last), (5, 7));
     }
 
     #[test]
@@ -348,12 +374,14 @@ pub(super) mod tests {
         assert_eq!(log.conflicts, 1);
         log.accepted(&BatchAccepted { sequence: 8, ..accepted(2) });
         assert_eq!(log.conflicts, 2);
+        log.accepted(&BatchAccepted { sequence: 8, first_sequence: 7, ..accepted(2) });
+        assert_eq!(log.conflicts, 3);
         log.rejected(&BatchRejected {
             batch_id: "b".into(),
             code: RejectCode::Expired.into(),
             ..Default::default()
         });
-        assert_eq!(log.conflicts, 3);
+        assert_eq!(log.conflicts, 4);
     }
 
     #[test]

@@ -28,7 +28,7 @@ type Millis = u64;
 /// Batches without an answer; beyond, no new ones are made.
 const UNANSWERED: usize = 128;
 /// Targets of a batch.
-const TARGETS: std::ops::RangeInclusive<usize> = 1..=20;
+pub(super) const TARGETS: std::ops::RangeInclusive<usize> = 1..=20;
 /// Their mean, tenths.
 const MEAN_TARGETS_TENTHS: u64 = 105;
 /// Seconds that a message is kept which must arrive.

@@ -6,9 +6,10 @@ use mooring::wire::pb::router::{ReceiptEvent, RejectCode};
 use serde::Serialize;
 
 use super::device_log::DeviceLog;
+use super::order::Order;
 use super::outages::Outages;
 use super::phones::device_id;
-use super::router_log::{Batch, End, Kept, RouterLog, Target};
+use super::router_log::{Accepted, Batch, End, Kept, RouterLog, Target};
 
 /// Milliseconds.
 type Millis = u64;
@@ -25,7 +26,7 @@ pub(super) struct Verdict {
     pub(super) lost: u64,
     /// Written after the expiry, or an expiry that was reported too late.
     pub(super) late: u64,
-    /// Messages on a session or events of a stream in another order than that of the journal.
+    /// Messages on a session or events of a stream in another order than that of the journal ([`Order`]).
     pub(super) reordered: u64,
     /// Written again after the arrival was confirmed, or too often on one session.
     pub(super) duplicates: u64,
@@ -33,6 +34,8 @@ pub(super) struct Verdict {
     /// without a reason.
     pub(super) identity_violations: u64,
     pub(super) batches: u64,
+    /// Batches that were accepted in several parts.
+    pub(super) in_parts: u64,
     pub(super) targets: u64,
     pub(super) accepted: u64,
     pub(super) arrived: u64,
@@ -65,6 +68,8 @@ pub(super) struct Ring<'a> {
     pub(super) edge: &'a Outages,
     /// By router: when it was not there.
     pub(super) away: Vec<&'a Outages>,
+    /// Targets of a batch that the edge takes in one piece.
+    pub(super) part_targets: usize,
     /// Milliseconds that a busy machine may add.
     pub(super) slack: Millis,
 }
@@ -78,6 +83,7 @@ impl std::ops::AddAssign for Verdict {
             (&mut self.duplicates, other.duplicates),
             (&mut self.identity_violations, other.identity_violations),
             (&mut self.batches, other.batches),
+            (&mut self.in_parts, other.in_parts),
             (&mut self.targets, other.targets),
             (&mut self.accepted, other.accepted),
             (&mut self.arrived, other.arrived),
@@ -108,14 +114,14 @@ impl Verdict {
     /// Adds what one ring shows.
     pub(super) fn judge(&mut self, ring: &Ring<'_>) {
         self.receipts(ring);
+        let mut order = Order::new(ring.part_targets);
         for (router, away) in ring.routers.iter().zip(&ring.away) {
             self.router(router);
             for batch in &router.batches {
                 self.batch(ring, batch, away);
+                self.place(&mut order, batch);
             }
         }
-        let sequences: Vec<_> = ring.routers.iter().map(|router| router.sequences()).collect();
-        let sequence = |message| sequences.iter().find_map(|all| all.get(&message).copied());
         for (number, device) in ring.devices.iter().enumerate() {
             self.sessions += device.sessions();
             self.redelivered += device.redelivered;
@@ -123,18 +129,33 @@ impl Verdict {
                 self.duplicates += 1;
                 self.find(|| format!("device {number} got message {message} again"));
             }
-            for message in device.reordered(sequence) {
-                self.reordered += 1;
-                self.find(|| format!("device {number} got message {message} behind a younger one"));
-            }
             for message in device.late(ring.edge, ring.slack) {
                 self.late += 1;
                 self.find(|| format!("device {number} got message {message} after its expiry"));
             }
-            for message in device.messages().filter(|message| sequence(*message).is_none()) {
-                self.identity_violations += 1;
-                self.find(|| format!("device {number} got message {message}, which was not accepted"));
+            for message in device.messages().filter(|message| !order.has(*message, number as u32)) {
+                self.violation(|| {
+                    format!("device {number} got message {message}, which was not accepted for it")
+                });
             }
+        }
+        for (number, message) in order.reordered(&ring.devices) {
+            self.reordered += 1;
+            self.find(|| format!("device {number} got message {message} behind a younger one"));
+        }
+    }
+
+    /// The place of an accepted batch in the order.
+    fn place(&mut self, order: &mut Order, batch: &Batch) {
+        let Some(accepted) = batch.accepted else { return };
+        self.in_parts += u64::from(accepted.first < accepted.last);
+        if !order.accepted(batch.message, accepted, &batch.devices, &batch.targets) {
+            self.violation(|| {
+                format!(
+                    "message {} was not accepted part by part, and before its ends: {accepted:?}",
+                    batch.message
+                )
+            });
         }
     }
 
@@ -189,7 +210,7 @@ impl Verdict {
         let message = batch.message;
         self.batches += 1;
         self.targets += batch.targets.len() as u64;
-        let (sequence, expiry) = match (batch.accepted, batch.rejected) {
+        let accepted = match (batch.accepted, batch.rejected) {
             (Some(accepted), _) => accepted,
             (None, Some(RejectCode::Expired)) if batch.kept != Kept::Long => {
                 self.rejected += 1;
@@ -212,13 +233,11 @@ impl Verdict {
                 Target::Open => {
                     self.accepted += 1;
                     self.lost += 1;
-                    self.find(|| {
-                        format!("message {message} (journal {sequence}) for device {number} has no end")
-                    });
+                    self.find(|| format!("message {message} ({accepted:?}) for device {number} has no end"));
                 }
                 Target::Ended(end) => {
                     self.accepted += 1;
-                    self.ended(ring, batch, *number, *end, expiry, away);
+                    self.ended(ring, batch, *number, *end, accepted, away);
                 }
             }
         }
@@ -230,10 +249,10 @@ impl Verdict {
         batch: &Batch,
         number: u32,
         end: End,
-        expiry: Millis,
+        accepted: Accepted,
         away: &Outages,
     ) {
-        let message = batch.message;
+        let (message, expiry) = (batch.message, accepted.expires_at);
         let told = |what: &str| format!("message {message} for device {number} {what}");
         if end.sent > expiry && batch.kept != Kept::Online {
             self.late += 1;
@@ -249,7 +268,9 @@ impl Verdict {
             }
             Some(Failure::Expired) if batch.kept == Kept::Short && end.told + ring.slack >= expiry => {
                 self.expired += 1;
-                let after = ring.edge.whole(away, expiry, end.told);
+                // What a part that came too late is for expires as that is taken.
+                let due = expiry.max(accepted.accepted_at);
+                let after = ring.edge.whole(away, due, end.told);
                 self.longest_report_ms = self.longest_report_ms.max(after);
                 if after > REPORTED_MS + ring.slack {
                     self.late += 1;
@@ -277,7 +298,7 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use mooring::wire::pb::device::Push;
-    use mooring::wire::pb::router::{BatchAccepted, BatchRejected, Refused};
+    use mooring::wire::pb::router::{BatchAccepted, BatchRejected, DeliverBatch, Refused};
 
     use super::super::router_log::tests::{accepted, arrived, events, failed, made, receipt};
     use super::*;
@@ -291,6 +312,7 @@ mod tests {
             devices: vec![device],
             edge: &all,
             away: vec![&all],
+            part_targets: 2,
             slack: SLACK,
         });
         verdict
@@ -386,6 +408,54 @@ mod tests {
         let told = 1_000 + REPORTED_MS + SLACK + 1;
         router.events(&events(8, failed(1, Failure::Expired)), told);
         assert_eq!(sums(&judged(&router, &device(&[]))), [0, 1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_part_that_is_taken_after_the_expiry_is_reported_from_then_on() {
+        let taken = 5_000;
+        for (after, late) in [(REPORTED_MS + SLACK, 0), (REPORTED_MS + SLACK + 1, 1)] {
+            let mut router = made(1, &[0, 1, 2], Kept::Short);
+            router.events(&events(6, failed(0b11, Failure::Expired)), 1_010);
+            router.accepted(&BatchAccepted { first_sequence: 5, accepted_at: taken, ..accepted(3) });
+            router.events(&events(8, failed(0b100, Failure::Expired)), taken + after);
+            let verdict = judged(&router, &device(&[]));
+            assert_eq!(sums(&verdict), [0, late, 0, 0, 0], "{:?}", verdict.findings);
+        }
+    }
+
+    #[test]
+    fn order_is_of_parts() {
+        let all = [0, 1, 2];
+        let judged = |first_sequence, came: &[u64]| {
+            let mut router = made(1, &all, Kept::Long);
+            router.accepted(&BatchAccepted { first_sequence, ..accepted(3) });
+            let between =
+                DeliverBatch { batch_id: "between".into(), message_id: 2, ..DeliverBatch::default() };
+            router.made(&between, vec![0], Kept::Long);
+            let answer = BatchAccepted { batch_id: "between".into(), sequence: 6, ..accepted(1) };
+            router.accepted(&answer);
+            for ordinal in 0..3 {
+                router.events(&events(8, arrived(ordinal)), 50);
+            }
+            router.batches[1].targets[0] = router.batches[0].targets[0];
+            let devices = [device(came), device(&[1]), device(&[1])];
+            let (mut verdict, outages) = (Verdict::default(), Outages::default());
+            verdict.judge(&Ring {
+                routers: vec![&router],
+                devices: devices.iter().collect(),
+                edge: &outages,
+                away: vec![&outages],
+                part_targets: 2,
+                slack: SLACK,
+            });
+            verdict
+        };
+        let verdict = judged(5, &[1, 2]);
+        assert!(verdict.is_clean(), "{:?}", verdict.findings);
+        assert_eq!((verdict.batches, verdict.in_parts), (2, 1));
+        assert_eq!(sums(&judged(5, &[2, 1])), [0, 0, 1, 0, 0]);
+        // Without a place for its first part.
+        assert_eq!(judged(0, &[1, 2]).identity_violations, 1 + 3);
     }
 
     #[test]
