@@ -150,7 +150,7 @@ mod tests {
     type Made<'a> = (u64, u64, u64, &'a [u32]);
 
     fn answer(first: u64, last: u64) -> Accepted {
-        Accepted { first, last, accepted_at: 0, expires_at: 0 }
+        Accepted { first, last, at: 0, expires_at: 0 }
     }
 
     fn order(batches: &[Made<'_>]) -> Order {

@@ -54,7 +54,7 @@ pub(super) struct Accepted {
     pub(super) first: u64,
     pub(super) last: u64,
     /// When the last part was accepted.
-    pub(super) accepted_at: Millis,
+    pub(super) at: Millis,
     pub(super) expires_at: Millis,
 }
 
@@ -143,7 +143,7 @@ impl RouterLog {
         let said = Accepted {
             first: if answer.first_sequence > 0 { answer.first_sequence } else { answer.sequence },
             last: answer.sequence,
-            accepted_at: answer.accepted_at,
+            at: answer.accepted_at,
             expires_at: answer.expires_at,
         };
         let first = batch.accepted.is_none();

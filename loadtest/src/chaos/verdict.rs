@@ -269,7 +269,7 @@ impl Verdict {
             Some(Failure::Expired) if batch.kept == Kept::Short && end.told + ring.slack >= expiry => {
                 self.expired += 1;
                 // What a part that came too late is for expires as that is taken.
-                let due = expiry.max(accepted.accepted_at);
+                let due = expiry.max(accepted.at);
                 let after = ring.edge.whole(away, due, end.told);
                 self.longest_report_ms = self.longest_report_ms.max(after);
                 if after > REPORTED_MS + ring.slack {
