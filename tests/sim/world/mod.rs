@@ -204,6 +204,7 @@ impl World {
             may_have_gaps: plan.store.stream_hard_bytes < 1 << 30,
             known: Known::new(plan.store.forget_after_ms),
             epoch: plan.epoch,
+            part_targets: plan.part_targets,
             ..Oracle::default()
         };
         let reads = Reads::new(keeps_time, &mut chances.reads);
