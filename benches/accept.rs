@@ -1,4 +1,4 @@
-//! CPU per pointer of accepting batches, and per ack, on a disk that costs nothing; beside looking up and pushing the same
+//! CPU per pointer of accepting batches, and per ack, on a disk that costs nothing, of many targets and of one; beside looking up and pushing the same
 //! pointers in a bare hash map, which is the floor. The figures are for comparing with each other on one machine.
 #![allow(missing_docs)]
 #![allow(clippy::disallowed_methods)] // A part of each round is measured.
@@ -310,5 +310,58 @@ fn long_lists(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, accept, ends, long_lists);
+/// Messages for one device each, a batch of its own, and their acks: so many in a commit, as where devices are pushed to one by one. With what the engine
+/// does between commits.
+fn single(c: &mut Criterion) {
+    const GROUP: usize = 16;
+    let keys = keys();
+    let mut rng = SmallRng::seed_from_u64(2);
+    let mut engine = engine(&keys);
+    let mut now = NOW;
+    let mut next = 0_u64;
+    let mut group = c.benchmark_group("single messages");
+    group.sample_size(10).throughput(Throughput::Elements(1));
+    group.bench_function("accept and arrive", |b| {
+        b.iter_custom(|rounds| {
+            let mut took = Duration::ZERO;
+            let mut done = 0;
+            while done < rounds {
+                let ids = next..next + GROUP as u64;
+                let devices: Vec<DeviceKey> =
+                    ids.clone().map(|_| keys[rng.random_range(0..DEVICES)]).collect();
+                let batches: Vec<_> = ids
+                    .clone()
+                    .zip(&devices)
+                    .map(|(n, device)| {
+                        Box::new(NewBatch {
+                            created_at: now,
+                            expires_at: now + 3_600_000,
+                            ..*batch(&format!("single-{n}"), n + 1_000_000, &[*device])
+                        })
+                    })
+                    .collect();
+                let acks: Vec<_> = ids.zip(&devices).map(|(n, &device)| ack(device, n + 1_000_000)).collect();
+                let began = Instant::now();
+                for batch in batches {
+                    let (reply, answer) = oneshot::channel();
+                    engine.apply(now, Command::Deliver { batch, reply }).expect("no disk fails");
+                    black_box(answer);
+                }
+                engine.commit(now).expect("no disk fails");
+                engine.maintain(now).expect("no disk fails");
+                engine.apply(now, Command::Acks { shard: ShardId(0), acks }).expect("no disk fails");
+                engine.commit(now).expect("no disk fails");
+                engine.maintain(now).expect("no disk fails");
+                took += began.elapsed();
+                next += GROUP as u64;
+                done += GROUP as u64;
+                now += 1;
+            }
+            took.mul_f64(rounds as f64 / done as f64)
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, accept, ends, long_lists, single);
 criterion_main!(benches);
