@@ -59,15 +59,20 @@ impl<M: Incoming> Input<M> {
 
     /// The next frame that has been read already. Unknown ones are skipped.
     pub(super) fn buffered(&mut self) -> Result<Option<M::Frame>, ClientError> {
-        loop {
-            let rest = &self.bytes[self.taken..];
-            let Some((head, body)) = M::whole(rest)? else { return Ok(None) };
-            let message = M::decode(&rest[head..head + body])?;
-            self.taken += head + body;
-            if let Some(frame) = message.frame() {
+        while let Some(body) = self.body()? {
+            if let Some(frame) = M::decode(body)?.frame() {
                 return Ok(Some(frame));
             }
         }
+        Ok(None)
+    }
+
+    /// The body of the next frame that has been read already, where it stands.
+    pub(super) fn body(&mut self) -> Result<Option<&[u8]>, FrameError> {
+        let rest = &self.bytes[self.taken..];
+        let Some((head, body)) = M::whole(rest)? else { return Ok(None) };
+        self.taken += head + body;
+        Ok(Some(&rest[head..head + body]))
     }
 
     /// Reads more. Can be cancelled without losing bytes; the caller has the deadline.

@@ -9,6 +9,7 @@
 
 mod answers;
 mod events;
+pub mod told;
 
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};

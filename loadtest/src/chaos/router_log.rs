@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use mooring::push::{Failure, Refusal};
 use mooring::wire::pb::router::{
-    BatchAccepted, BatchRejected, DeliverBatch, Outcome, Receipt, ReceiptEvent, RejectCode, StreamBatch,
-    stream_event,
+    BatchAccepted, BatchRejected, DeliverBatch, Outcome, ReceiptEvent, RejectCode,
 };
+use mooring::wire::router::told::{Receipt, StreamEvents, Told};
 
 /// Milliseconds.
 type Millis = u64;
@@ -191,45 +191,45 @@ impl RouterLog {
     }
 
     /// Events came, at this time.
-    pub(super) fn events(&mut self, came: &StreamBatch, at: Millis) {
-        for event in &came.events {
-            if self.newest.0 == came.epoch && event.sequence < self.newest.1 {
+    pub(super) fn events(&mut self, came: &StreamEvents<'_>, at: Millis) {
+        for (sequence, event) in &came.events {
+            let sequence = *sequence;
+            if self.newest.0 == came.epoch && sequence < self.newest.1 {
                 self.reordered += 1;
             }
-            self.newest = (came.epoch, event.sequence);
-            match &event.event {
-                Some(stream_event::Event::Receipt(receipt)) => {
-                    let failure = u8::try_from(receipt.reason).ok().and_then(Failure::from_number);
+            self.newest = (came.epoch, sequence);
+            match event {
+                Told::Receipt(receipt) => {
                     let failure = match receipt.outcome() {
                         Outcome::None => {
-                            self.receipt(event.sequence, receipt);
+                            self.receipt(sequence, receipt);
                             continue;
                         }
                         Outcome::Arrived => None,
-                        Outcome::Failed => failure,
+                        Outcome::Failed => receipt.failure(),
                     };
-                    let end = End { failure, sequence: event.sequence, told: at, sent: receipt.sent_time };
-                    self.ended(&receipt.batch_id, receipt.ordinal, end);
+                    let end = End { failure, sequence, told: at, sent: receipt.sent_time };
+                    self.ended(receipt.batch_id, receipt.ordinal, end);
                 }
-                Some(stream_event::Event::MassOutcome(mass)) => {
+                Told::Mass(mass) => {
                     let failure = u8::try_from(mass.reason).ok().and_then(Failure::from_number);
-                    let end = End { failure, sequence: event.sequence, told: at, sent: 0 };
+                    let end = End { failure, sequence, told: at, sent: 0 };
                     for ordinal in mass.targets().iter() {
                         self.ended(&mass.batch_id, ordinal, end);
                     }
                 }
-                Some(stream_event::Event::Gap(gap)) => self.gaps += gap.events,
-                Some(stream_event::Event::Device(_)) | None => {}
+                Told::Gap(gap) => self.gaps += gap.events,
+                Told::Device(_) | Told::Unknown => {}
             }
         }
     }
 
     /// A receipt that is no end.
-    fn receipt(&mut self, sequence: u64, receipt: &Receipt) {
+    fn receipt(&mut self, sequence: u64, receipt: &Receipt<'_>) {
         if !matches!(receipt.event(), ReceiptEvent::Click | ReceiptEvent::Clean) {
             return;
         }
-        let key = (receipt.message_id, receipt.device_id.clone(), receipt.event());
+        let key = (receipt.message_id, receipt.device_id.to_owned(), receipt.event());
         match self.reactions.insert(key, sequence) {
             Some(before) if before == sequence => self.repeated += 1,
             Some(_) => self.conflicts += 1,
@@ -264,10 +264,9 @@ impl RouterLog {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use mooring::wire::pb::router::{MassOutcome, Refused, StreamEvent};
+    use mooring::wire::pb::router::{MassOutcome, Refused};
 
     use super::super::phones::device_id;
-
     use super::*;
 
     pub(in super::super) fn made(message: u64, devices: &[u32], kept: Kept) -> RouterLog {
@@ -287,34 +286,22 @@ pub(super) mod tests {
         }
     }
 
-    pub(in super::super) fn events(sequence: u64, event: stream_event::Event) -> StreamBatch {
-        let events = vec![StreamEvent { sequence, event: Some(event) }];
-        StreamBatch { stream: "main".into(), epoch: 1, cursor: sequence, events }
+    pub(in super::super) fn events(sequence: u64, event: Told<'_>) -> StreamEvents<'_> {
+        StreamEvents { stream: "main", epoch: 1, cursor: sequence, events: vec![(sequence, event)] }
     }
 
-    pub(in super::super) fn arrived(ordinal: u32) -> stream_event::Event {
+    pub(in super::super) fn arrived(ordinal: u32) -> Told<'static> {
         let outcome = Outcome::Arrived.into();
-        stream_event::Event::Receipt(Receipt { batch_id: "b".into(), ordinal, outcome, ..Receipt::default() })
+        Told::Receipt(Receipt { batch_id: "b", ordinal, outcome, ..Receipt::default() })
     }
 
-    pub(in super::super) fn receipt(
-        message_id: u64,
-        number: u32,
-        event: ReceiptEvent,
-    ) -> stream_event::Event {
-        let device_id = device_id(number);
-        stream_event::Event::Receipt(Receipt {
-            event: event.into(),
-            message_id,
-            device_id,
-            ..Receipt::default()
-        })
+    pub(in super::super) fn receipt(message_id: u64, device_id: &str, event: ReceiptEvent) -> Receipt<'_> {
+        Receipt { event: event.into(), message_id, device_id, ..Receipt::default() }
     }
 
-    pub(in super::super) fn failed(ordinals: u8, failure: Failure) -> stream_event::Event {
+    pub(in super::super) fn failed(ordinals: u8, failure: Failure) -> Told<'static> {
         let (ordinals, reason) = (vec![ordinals], failure as i32);
-        let batch_id = "b".into();
-        stream_event::Event::MassOutcome(MassOutcome { batch_id, ordinals, reason, ..Default::default() })
+        Told::Mass(MassOutcome { batch_id: "b".into(), ordinals, reason, ..Default::default() })
     }
 
     #[test]
@@ -359,11 +346,9 @@ pub(super) mod tests {
     #[test]
     fn a_click_that_matched_nothing_is_a_conflict() {
         let mut log = made(1, &[4], Kept::Long);
-        let stream_event::Event::Receipt(receipt) = receipt(1, 4, ReceiptEvent::Click) else {
-            unreachable!()
-        };
-        let unmatched = Receipt { unmatched: true, ..receipt };
-        log.events(&events(9, stream_event::Event::Receipt(unmatched)), 50);
+        let device = device_id(4);
+        let unmatched = Receipt { unmatched: true, ..receipt(1, &device, ReceiptEvent::Click) };
+        log.events(&events(9, Told::Receipt(unmatched)), 50);
         assert_eq!(log.conflicts, 1);
     }
 
@@ -400,9 +385,9 @@ pub(super) mod tests {
         let mut log = made(1, &[4, 5], Kept::Long);
         log.accepted(&accepted(2));
         log.events(&events(9, arrived(0)), 50);
-        log.events(&StreamBatch { epoch: 2, ..events(8, arrived(0)) }, 50);
+        log.events(&StreamEvents { epoch: 2, ..events(8, arrived(0)) }, 50);
         assert_eq!(log.reordered, 0);
-        log.events(&StreamBatch { epoch: 2, ..events(7, arrived(1)) }, 50);
+        log.events(&StreamEvents { epoch: 2, ..events(7, arrived(1)) }, 50);
         assert_eq!(log.reordered, 1);
     }
 }

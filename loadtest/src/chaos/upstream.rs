@@ -11,8 +11,9 @@ use mooring::clock::Clock;
 use mooring::ids::{AppKey, DigestKey};
 use mooring::wire::pb::device::{Kind, Priority, Push};
 use mooring::wire::pb::router::{
-    BatchAccepted, BatchRejected, DeliverBatch, OfflinePolicy, PushSource, StreamBatch, Target,
+    BatchAccepted, BatchRejected, DeliverBatch, OfflinePolicy, PushSource, Target,
 };
+use mooring::wire::router::told::StreamEvents;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::{mpsc, watch};
@@ -167,7 +168,7 @@ fn start(identity: &Identity, shared: &Arc<Shared>, life: u64) -> Arc<Router> {
 struct Told(Arc<Shared>);
 
 impl Keeper for Told {
-    fn events(&mut self, events: &StreamBatch) {
+    fn events(&mut self, events: &StreamEvents<'_>) {
         // A router that stands still: its thread is its own meanwhile.
         let until = self.0.deaf_until.load(Ordering::Acquire);
         while self.0.clock.now() < until {

@@ -299,7 +299,9 @@ impl Verdict {
 mod tests {
     use mooring::wire::pb::device::Push;
     use mooring::wire::pb::router::{BatchAccepted, BatchRejected, DeliverBatch, Refused};
+    use mooring::wire::router::told::Told;
 
+    use super::super::phones::device_id;
     use super::super::router_log::tests::{accepted, arrived, events, failed, made, receipt};
     use super::*;
 
@@ -473,7 +475,9 @@ mod tests {
         let mut router = one(Kept::Long);
         router.events(&events(8, arrived(0)), 50);
         for (sequence, event) in receipts {
-            router.events(&events(*sequence, receipt(1, 0, *event)), 60);
+            let device = device_id(0);
+            let receipt = receipt(1, &device, *event);
+            router.events(&events(*sequence, Told::Receipt(receipt)), 60);
         }
         let mut device = device(&[1]);
         (0..clicks).for_each(|_| device.reacted(1, EventType::Click));

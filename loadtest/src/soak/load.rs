@@ -7,7 +7,8 @@ use std::time::Duration;
 use mooring::client::router::Router;
 use mooring::clock::Clock;
 use mooring::push;
-use mooring::wire::pb::router::{Outcome, StreamBatch, stream_event};
+use mooring::wire::pb::router::Outcome;
+use mooring::wire::router::told::{StreamEvents, Told};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::Handle;
@@ -104,37 +105,40 @@ impl Load {
 }
 
 /// Tells the account what the router's stream says.
-pub(super) fn on_events(account: &Shared, clock: &Arc<Clock>) -> impl FnMut(&StreamBatch) + Send + use<> {
+pub(super) fn on_events(
+    account: &Shared,
+    clock: &Arc<Clock>,
+) -> impl FnMut(&StreamEvents<'_>) + Send + use<> {
     let (account, clock) = (Arc::clone(account), Arc::clone(clock));
     move |batch| {
         let at = clock.micros();
         let mut account = locked(&account);
-        for event in batch.events.iter().filter_map(|event| event.event.as_ref()) {
+        for (_, event) in &batch.events {
             ended(&mut account, event, at);
         }
     }
 }
 
-fn ended(account: &mut Account, event: &stream_event::Event, at: u64) {
-    // One that nobody knows is none: its target stays without an end.
-    let failed = |reason: i32| u8::try_from(reason).ok().and_then(push::Failure::from_number).map(Err);
+fn ended(account: &mut Account, event: &Told<'_>, at: u64) {
+    // A reason that nobody knows is none: its target stays without an end.
     match event {
-        stream_event::Event::Receipt(receipt) => {
+        Told::Receipt(receipt) => {
             let outcome = match receipt.outcome() {
                 Outcome::None => None,
                 Outcome::Arrived => Some(Ok(())),
-                Outcome::Failed => failed(receipt.reason),
+                Outcome::Failed => receipt.failure().map(Err),
             };
-            if let Some((device, outcome)) = device_number(&receipt.device_id).zip(outcome) {
+            if let Some((device, outcome)) = device_number(receipt.device_id).zip(outcome) {
                 account.ended(receipt.message_id, Which::Device(device), outcome, at);
             }
         }
-        stream_event::Event::MassOutcome(mass) => {
-            let Some(outcome) = failed(mass.reason) else { return };
+        Told::Mass(mass) => {
+            let failure = u8::try_from(mass.reason).ok().and_then(push::Failure::from_number);
+            let Some(outcome) = failure.map(Err) else { return };
             for ordinal in mass.targets().iter() {
                 account.ended(mass.message_id, Which::Ordinal(ordinal), outcome, at);
             }
         }
-        stream_event::Event::Gap(_) | stream_event::Event::Device(_) => {}
+        Told::Gap(_) | Told::Device(_) | Told::Unknown => {}
     }
 }

@@ -8,7 +8,8 @@ use prost::Message;
 
 use crate::client::router::OnEvents;
 use crate::wire::pb::device::PushState;
-use crate::wire::pb::router::{device_event, stream_event};
+use crate::wire::pb::router::device_event;
+use crate::wire::router::told::Told;
 
 /// Counts of both streams together.
 #[derive(Debug, Default)]
@@ -25,10 +26,10 @@ impl ToldOfDevices {
     pub(super) fn listener(told: &Arc<Self>) -> OnEvents {
         let told = Arc::clone(told);
         Box::new(move |batch| {
-            for event in &batch.events {
-                let Some(stream_event::Event::Device(device)) = &event.event else { continue };
+            for (sequence, event) in &batch.events {
+                let Told::Device(device) = event else { continue };
                 let mut known = told.known.lock().unwrap_or_else(PoisonError::into_inner);
-                if known.insert((event.sequence, device.encode_to_vec())) {
+                if known.insert((*sequence, device.encode_to_vec())) {
                     told.count(device.change.as_ref());
                 }
             }

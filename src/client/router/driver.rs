@@ -10,16 +10,19 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::link::Heard;
 use super::revokes::{Asked, Revokes};
 use super::{Ledger, Receiver, Rejection, Sender, Tally, link};
 use crate::client::{Backoff, ClientError, Endpoint};
 use crate::clock::Clock;
 use crate::ids::DigestKey;
 use crate::push::Millis;
+use crate::wire::frame::FrameError;
 use crate::wire::pb::router::{
     BatchAccepted, BatchRejected, DeliverBatch, LinkErrorCode, Open, OpenStream, Opened, Ping, Revoked,
-    StreamAck, StreamBatch, from_router, to_router,
+    StreamAck, from_router, to_router,
 };
+use crate::wire::router::told::StreamEvents;
 
 /// Batches between the caller and the link.
 const BATCHES: usize = 64;
@@ -91,12 +94,12 @@ pub enum Stop {
 }
 
 /// Called with the events of a stream before they are acknowledged.
-pub type OnEvents = Box<dyn FnMut(&StreamBatch) + Send>;
+pub type OnEvents = Box<dyn FnMut(&StreamEvents<'_>) + Send>;
 
 /// What keeps what a router is told: each call returns before the edge is told that it was taken.
 pub trait Keeper: Send {
     /// Events of a stream; they are acknowledged next.
-    fn events(&mut self, events: &StreamBatch);
+    fn events(&mut self, events: &StreamEvents<'_>);
 
     /// A batch is durable at the edge.
     fn accepted(&mut self, _answer: &BatchAccepted) {}
@@ -109,7 +112,7 @@ pub trait Keeper: Send {
 struct EventsOnly(OnEvents);
 
 impl Keeper for EventsOnly {
-    fn events(&mut self, events: &StreamBatch) {
+    fn events(&mut self, events: &StreamEvents<'_>) {
         (self.0)(events);
     }
 }
@@ -367,16 +370,24 @@ impl Driver {
     ) -> Option<Ended> {
         session.pinged = None;
         loop {
-            match receiver.buffered() {
+            match receiver.heard() {
                 Ok(None) => return None,
-                Ok(Some(frame)) => {
-                    if let Some(ended) = self.apply(session, frame) {
+                Ok(Some(Heard::Events(events))) => self.take(session, &events),
+                Ok(Some(Heard::Frame(frame))) => {
+                    if let Some(ended) = frame.and_then(|frame| self.apply(session, frame)) {
                         return Some(ended);
                     }
                 }
                 Err(error) => return Some(Ended::Broken(error)),
             }
         }
+    }
+
+    /// Events are counted, kept, and then acknowledged.
+    fn take(&mut self, session: &mut Session, events: &StreamEvents<'_>) {
+        self.ledger.handle_stream(events);
+        self.keeper.events(events);
+        session.acks.push_back(StreamAck { stream: events.stream.to_owned(), cursor: events.cursor });
     }
 
     fn apply(&mut self, session: &mut Session, frame: to_router::Frame) -> Option<Ended> {
@@ -389,11 +400,6 @@ impl Driver {
                 self.keeper.rejected(&answer);
                 self.ledger.handle_rejected(self.clock.now(), answer);
             }
-            to_router::Frame::Stream(batch) => {
-                self.ledger.handle_stream(&batch);
-                self.keeper.events(&batch);
-                session.acks.push_back(StreamAck { stream: batch.stream, cursor: batch.cursor });
-            }
             to_router::Frame::StreamClosed(closed) => {
                 return Some(Ended::Stop(Stop::StreamClosed { stream: closed.stream, text: closed.text }));
             }
@@ -403,6 +409,10 @@ impl Driver {
                 let error = ClientError::Link { code: e.code(), text: e.text };
                 let stop = is_final(&error);
                 return Some(if stop { Ended::Stop(Stop::Refused(error)) } else { Ended::Broken(error) });
+            }
+            // Alone it would have been `Heard::Events`.
+            to_router::Frame::Stream(_) => {
+                return Some(Ended::Broken(FrameError::Malformed.into()));
             }
             to_router::Frame::Opened(_)
             | to_router::Frame::Presence(_)

@@ -5,21 +5,23 @@
 //!   answered.
 //! - A target has one outcome, a (message, device, event) counts once, however often the edge reports them.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use prost::Message;
 
 use super::Tally;
-use crate::ids::{AppKey, DeviceKey, DigestKey};
+use crate::ids::{AppKey, BuildSpread, DeviceKey, DigestKey};
 use crate::push::{Failure, Millis, Refusal};
 use crate::wire::pb::router::{
-    BatchAccepted, BatchRejected, DeliverBatch, DeviceEvent, MassOutcome, Outcome, Receipt, ReceiptEvent,
-    RejectCode, StreamBatch, device_event, stream_event,
+    BatchAccepted, BatchRejected, DeliverBatch, DeviceEvent, MassOutcome, Outcome, ReceiptEvent, RejectCode,
+    device_event,
 };
+use crate::wire::router::told::{Receipt, StreamEvents, Told};
 
-/// (message, device, event)s that are remembered; beyond, they are counted without looking for repeats.
-const EVENTS: usize = 20_000_000;
+/// (message, device)s whose events are remembered; beyond, they are counted without looking for repeats.
+const TARGETS: usize = 20_000_000;
 /// Milliseconds before a batch is repeated that was put off without a delay.
 const PUT_OFF_MS: Millis = 100;
 
@@ -48,8 +50,13 @@ pub struct Ledger {
     later: Vec<(Millis, String)>,
     credit: Credit,
     used: Credit,
-    events: HashSet<(u64, DeviceKey, u8)>,
+    /// A bit for each event that came.
+    events: HashMap<Target, u8, BuildSpread>,
     digest: DigestKey,
+    /// The app of the last receipt: mostly that of the next.
+    app: Option<AppKey>,
+    /// Where a batch's key is put together.
+    key: String,
     /// By stream: up to where device events were counted. As many as streams were opened.
     devices_to: HashMap<String, u64>,
     tally: Tally,
@@ -71,6 +78,21 @@ struct Entry {
     accepted: Option<u64>,
     /// A number for each ordinal: 0 none yet, 1 arrived, 255 refused, else 1 + the failure's.
     outcomes: Vec<u8>,
+}
+
+/// Who got what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Target {
+    message_id: u64,
+    device: DeviceKey,
+}
+
+impl Hash for Target {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // A device's key is spread evenly; odd numbers keep its messages apart.
+        self.device.hash(state);
+        state.write_u64(self.message_id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    }
 }
 
 const ARRIVED: u8 = 1;
@@ -99,8 +121,10 @@ impl Ledger {
             later: Vec::new(),
             credit: Credit::default(),
             used: Credit::default(),
-            events: HashSet::new(),
+            events: HashMap::default(),
             digest,
+            app: None,
+            key: String::new(),
             devices_to: HashMap::new(),
             tally: Tally::default(),
             first_rejection: None,
@@ -244,22 +268,20 @@ impl Ledger {
     }
 
     /// Events of a stream; afterwards its cursor may be acknowledged.
-    pub fn handle_stream(&mut self, batch: &StreamBatch) {
-        for event in &batch.events {
-            match &event.event {
-                Some(stream_event::Event::Receipt(receipt)) => self.receipt(receipt),
-                Some(stream_event::Event::MassOutcome(mass)) => self.mass(mass),
-                Some(stream_event::Event::Gap(gap)) => self.tally.gaps += gap.events,
-                Some(stream_event::Event::Device(device)) => {
-                    self.device(&batch.stream, event.sequence, device);
-                }
-                None => {}
+    pub fn handle_stream(&mut self, told: &StreamEvents<'_>) {
+        for (sequence, event) in &told.events {
+            match event {
+                Told::Receipt(receipt) => self.receipt(receipt),
+                Told::Mass(mass) => self.mass(mass),
+                Told::Gap(gap) => self.tally.gaps += gap.events,
+                Told::Device(device) => self.device(told.stream, *sequence, device),
+                Told::Unknown => {}
             }
         }
         // Events of one record share a sequence, and come together.
-        if let Some(last) = batch.events.last() {
-            let counted = self.devices_to.entry(batch.stream.clone()).or_default();
-            *counted = last.sequence.max(*counted);
+        if let Some((last, _)) = told.events.last() {
+            let counted = self.devices_to.entry(told.stream.to_owned()).or_default();
+            *counted = (*last).max(*counted);
         }
     }
 
@@ -281,26 +303,28 @@ impl Ledger {
         self.tally.device_events[index] += 1;
     }
 
-    fn receipt(&mut self, receipt: &Receipt) {
-        let reason = u8::try_from(receipt.reason).ok().and_then(Failure::from_number);
+    fn receipt(&mut self, receipt: &Receipt<'_>) {
         match receipt.outcome() {
             Outcome::None => {}
-            Outcome::Arrived => self.outcome(&receipt.app_key, &receipt.batch_id, receipt.ordinal, None),
-            Outcome::Failed => self.outcome(&receipt.app_key, &receipt.batch_id, receipt.ordinal, reason),
+            Outcome::Arrived => self.outcome(receipt, None),
+            Outcome::Failed => self.outcome(receipt, receipt.failure()),
         }
-        let Some(app) = AppKey::parse(&receipt.app_key) else { return };
-        let device = DeviceKey::of(&self.digest, &app, &receipt.device_id);
+        if self.app.as_ref().is_none_or(|app| app.as_str() != receipt.app_key) {
+            self.app = AppKey::parse(receipt.app_key);
+        }
+        let Some(app) = &self.app else { return };
+        let device = DeviceKey::of(&self.digest, app, receipt.device_id);
         let event = receipt.event();
-        if !self.first((receipt.message_id, device, event as u8)) {
-            self.tally.events_repeated += 1;
-            return;
-        }
         // What arrived was sent, in time or late; and an end that says when it was written says that it was.
         let arrived = event == ReceiptEvent::Arrive && !receipt.unmatched;
         let written = event == ReceiptEvent::SentFail && receipt.sent_time > 0;
-        if (arrived || written) && self.first((receipt.message_id, device, ReceiptEvent::Sent as u8)) {
-            self.tally.sent += 1;
+        let sent = if arrived || written { bit(ReceiptEvent::Sent) } else { 0 };
+        let new = self.new_ones(Target { message_id: receipt.message_id, device }, bit(event), sent);
+        if new & bit(event) == 0 {
+            self.tally.events_repeated += 1;
+            return;
         }
+        self.tally.sent += u64::from(new & sent != 0);
         if receipt.late || receipt.unmatched {
             self.tally.late += u64::from(receipt.late);
             self.tally.unmatched += u64::from(receipt.unmatched);
@@ -315,12 +339,19 @@ impl Ledger {
         }
     }
 
-    fn first(&mut self, event: (u64, DeviceKey, u8)) -> bool {
-        if self.events.len() >= EVENTS && !self.events.contains(&event) {
+    /// Which of these have not come before: an event, and if it hasn't, what it stands for too.
+    fn new_ones(&mut self, target: Target, event: u8, implied: u8) -> u8 {
+        if self.events.len() >= TARGETS && !self.events.contains_key(&target) {
             self.tally.unchecked += 1;
-            return true;
+            return event | implied;
         }
-        self.events.insert(event)
+        let known = self.events.entry(target).or_default();
+        if *known & event != 0 {
+            return 0;
+        }
+        let new = (event | implied) & !*known;
+        *known |= new;
+        new
     }
 
     fn mass(&mut self, mass: &MassOutcome) {
@@ -333,9 +364,15 @@ impl Ledger {
     }
 
     /// `failure`: `None` is arrived.
-    fn outcome(&mut self, app: &str, batch_id: &str, ordinal: u32, failure: Option<Failure>) {
-        outcome(self.batches.get_mut(&key(app, batch_id)), &mut self.tally, ordinal, failure);
+    fn outcome(&mut self, receipt: &Receipt<'_>, failure: Option<Failure>) {
+        self.key.clear();
+        put_key(&mut self.key, receipt.app_key, receipt.batch_id);
+        outcome(self.batches.get_mut(&self.key), &mut self.tally, receipt.ordinal, failure);
     }
+}
+
+fn bit(event: ReceiptEvent) -> u8 {
+    1 << event as u8
 }
 
 /// The outcome of one target of a batch, if that is this router's.
@@ -356,9 +393,17 @@ fn outcome(entry: Option<&mut Entry>, tally: &mut Tally, ordinal: u32, failure: 
     }
 }
 
-/// Batch ids are unique per app only. An app key holds no '/'.
 fn key(app: &str, batch_id: &str) -> String {
-    format!("{app}/{batch_id}")
+    let mut key = String::with_capacity(app.len() + 1 + batch_id.len());
+    put_key(&mut key, app, batch_id);
+    key
+}
+
+/// Batch ids are unique per app only. An app key holds no '/'.
+fn put_key(out: &mut String, app: &str, batch_id: &str) {
+    out.push_str(app);
+    out.push('/');
+    out.push_str(batch_id);
 }
 
 #[cfg(test)]

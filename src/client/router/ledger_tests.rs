@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::pb::router::{Binding, FailReason, Refused, Registered, StreamEvent, Target};
+use crate::wire::pb::router::{self as pb, Binding, FailReason, Refused, Registered};
 
 fn ledger() -> Ledger {
     let mut ledger = Ledger::new(DigestKey([1; 32]));
@@ -8,7 +8,7 @@ fn ledger() -> Ledger {
 }
 
 fn batch(id: &str, targets: usize) -> DeliverBatch {
-    let target = |n| Target { device_id: format!("d-{n}"), account: String::new() };
+    let target = |n| pb::Target { device_id: format!("d-{n}"), account: String::new() };
     DeliverBatch {
         batch_id: id.into(),
         app_key: "demo".into(),
@@ -31,23 +31,24 @@ fn accept(ledger: &mut Ledger, id: &str, accepted: u32) {
     });
 }
 
-fn receipt(event: ReceiptEvent, outcome: Outcome, ordinal: u32) -> Receipt {
+const DEVICES: [&str; 10] = ["d-0", "d-1", "d-2", "d-3", "d-4", "d-5", "d-6", "d-7", "d-8", "d-9"];
+
+fn receipt(event: ReceiptEvent, outcome: Outcome, ordinal: u32) -> Receipt<'static> {
     Receipt {
         event: event.into(),
         outcome: outcome.into(),
-        app_key: "demo".into(),
+        app_key: "demo",
         message_id: 1,
-        batch_id: "a".into(),
+        batch_id: "a",
         ordinal,
-        device_id: format!("d-{ordinal}"),
+        device_id: DEVICES[ordinal as usize],
         ..Receipt::default()
     }
 }
 
-fn stream(ledger: &mut Ledger, receipts: Vec<Receipt>) {
-    let event = |r| StreamEvent { sequence: 1, event: Some(stream_event::Event::Receipt(r)) };
-    let events = receipts.into_iter().map(event).collect();
-    ledger.handle_stream(&StreamBatch { events, ..StreamBatch::default() });
+fn stream(ledger: &mut Ledger, receipts: Vec<Receipt<'_>>) {
+    let events = receipts.into_iter().map(|receipt| (1, Told::Receipt(receipt))).collect();
+    ledger.handle_stream(&StreamEvents { events, ..StreamEvents::default() });
 }
 
 #[test]
@@ -139,7 +140,7 @@ fn events_count_once_and_the_first_outcome_stays() {
     arrive.sent_time = 5;
     let click = receipt(ReceiptEvent::Click, Outcome::None, 0);
     // The outcome may come before the answer.
-    stream(&mut ledger, vec![arrive.clone(), click.clone()]);
+    stream(&mut ledger, vec![arrive, click]);
     accept(&mut ledger, "a", 10);
     stream(&mut ledger, vec![arrive, click]);
     let mut fail = receipt(ReceiptEvent::SentFail, Outcome::Failed, 0);
@@ -174,8 +175,8 @@ fn a_mass_outcome_ends_the_targets_of_its_bits() {
     // Of a later part.
     let other = MassOutcome { first_ordinal: 8, ordinals: vec![0b11], count: 2, ..mass.clone() };
     for (sequence, mass) in [(1, mass), (2, other)] {
-        let event = StreamEvent { sequence, event: Some(stream_event::Event::MassOutcome(mass)) };
-        ledger.handle_stream(&StreamBatch { events: vec![event], ..StreamBatch::default() });
+        let events = vec![(sequence, Told::Mass(mass))];
+        ledger.handle_stream(&StreamEvents { events, ..StreamEvents::default() });
     }
     let tally = ledger.tally();
     assert!(tally.is_settled());
@@ -189,14 +190,10 @@ fn a_mass_outcome_ends_the_targets_of_its_bits() {
 #[test]
 fn what_is_said_of_devices_is_counted_once() {
     let mut ledger = ledger();
-    let said = |sequence, change| StreamEvent {
-        sequence,
-        event: Some(stream_event::Event::Device(DeviceEvent {
-            change: Some(change),
-            ..DeviceEvent::default()
-        })),
+    let said = |sequence, change| {
+        (sequence, Told::Device(Box::new(DeviceEvent { change: Some(change), ..DeviceEvent::default() })))
     };
-    let frame = |events| StreamBatch { stream: "main".into(), events, ..StreamBatch::default() };
+    let frame = |events| StreamEvents { stream: "main", events, ..StreamEvents::default() };
     // Two events of one record.
     let registered = said(5, device_event::Change::Registered(Registered::default()));
     let first = frame(vec![registered, said(5, device_event::Change::Push(2))]);

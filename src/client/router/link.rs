@@ -1,5 +1,6 @@
 //! One connection of a router: gRPC's length-prefixed frames over mutual TLS, in two halves, as the link is full duplex.
 
+use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf, split};
 
 use crate::client::frames::{self, Incoming, Input};
@@ -8,6 +9,7 @@ use crate::client::{ClientError, Endpoint};
 use crate::limits;
 use crate::wire::frame::{FrameError, ROUTER_HEAD, put_router_frame, router_frame};
 use crate::wire::pb::router::{FromRouter, Open, Opened, ToRouter, from_router, to_router};
+use crate::wire::router::told::{StreamEvents, stream_in};
 
 /// Seconds for the edge's answer to Open.
 const OPEN_SECONDS: u64 = 15;
@@ -85,6 +87,15 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
     }
 }
 
+/// What the edge said.
+#[derive(Debug)]
+pub enum Heard<'a> {
+    /// Events of a stream.
+    Events(StreamEvents<'a>),
+    /// Something else; `None`: something newer than this program.
+    Frame(Option<to_router::Frame>),
+}
+
 /// The half that reads.
 #[derive(Debug)]
 pub struct Receiver<R = ReadHalf<Stream>> {
@@ -106,6 +117,15 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
     /// The next frame that has been read already. Unknown ones are skipped.
     pub fn buffered(&mut self) -> Result<Option<to_router::Frame>, ClientError> {
         self.input.buffered()
+    }
+
+    /// The same with the events of a stream as they stand in their frame.
+    pub fn heard(&mut self) -> Result<Option<Heard<'_>>, ClientError> {
+        let Some(body) = self.input.body()? else { return Ok(None) };
+        Ok(Some(match stream_in(body) {
+            Some(bytes) => Heard::Events(StreamEvents::read(bytes).ok_or(FrameError::Malformed)?),
+            None => Heard::Frame(ToRouter::decode(body)?.frame),
+        }))
     }
 
     /// Reads more. Can be cancelled without losing bytes; the caller has the deadline.

@@ -9,6 +9,7 @@ use mooring::push::Millis;
 use mooring::sim::Pipe;
 use mooring::wire::frame::{FrameError, ROUTER_HEAD, put_router_frame, router_frame};
 use mooring::wire::pb::{device, router as pb};
+use mooring::wire::router::told::StreamEvents;
 use prost::Message;
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -428,7 +429,9 @@ impl Router {
                 let last = open.last.entry(what.clone()).or_default();
                 oracle.store(&batch, *last, open.history)?;
                 *last = cursor.max(*last);
-                self.ledger.handle_stream(&batch);
+                let bytes = batch.encode_to_vec();
+                self.ledger
+                    .handle_stream(&StreamEvents::read(&bytes).ok_or("it can't be read where it stands")?);
                 // Sometimes it forgets to say so.
                 if is_calm || !once_in(rng, 6) {
                     let wait = if once_in(rng, 3) { rng.random_range(0..3_000) } else { 0 };
