@@ -73,6 +73,14 @@ pub fn put_router_frame(out: &mut Vec<u8>, message: &impl Message) {
     message.encode_raw(out);
 }
 
+/// The same where what the frame holds is one field, `tag`, with `message` in it: it need not be one's own.
+pub fn put_router_frame_of(out: &mut Vec<u8>, tag: u32, message: &impl Message) {
+    let length = prost::encoding::message::encoded_len(tag, message) as u32;
+    out.push(0);
+    out.extend_from_slice(&length.to_be_bytes());
+    prost::encoding::message::encode(tag, message, out);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,5 @@
 //! Keeps a router's link up: sends batches within the credit, repeats what was not answered, acknowledges streams, pings.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +9,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::link::Heard;
+use super::link::{Heard, Outgoing};
 use super::revokes::{Asked, Revokes};
+use super::session::Session;
 use super::{Ledger, Receiver, Rejection, Sender, Tally, link};
 use crate::client::{Backoff, ClientError, Endpoint};
 use crate::clock::Clock;
@@ -19,8 +19,8 @@ use crate::ids::DigestKey;
 use crate::push::Millis;
 use crate::wire::frame::FrameError;
 use crate::wire::pb::router::{
-    BatchAccepted, BatchRejected, DeliverBatch, LinkErrorCode, Open, OpenStream, Opened, Ping, Revoked,
-    StreamAck, from_router, to_router,
+    BatchAccepted, BatchRejected, DeliverBatch, LinkErrorCode, Open, OpenStream, Opened, Revoked, StreamAck,
+    to_router,
 };
 use crate::wire::router::told::StreamEvents;
 
@@ -34,11 +34,6 @@ const UNSENT: usize = 256;
 const FRAMES: usize = 16;
 /// Bytes that frames are gathered up to before they are written.
 const WRITE_BYTES: usize = 64 * 1024;
-/// Milliseconds without a frame of ours before a Ping; the edge closes a link that was silent for 90 s.
-const PING_MS: Millis = 30_000;
-/// Milliseconds after a Ping within which something has to come.
-const PONG_MS: Millis = 30_000;
-
 /// How a router connects.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -214,19 +209,6 @@ enum Ended {
     Stop(Stop),
 }
 
-/// A link's own state.
-struct Session {
-    /// Waits for a place at the writer.
-    next: Option<from_router::Frame>,
-    /// Acknowledgements of streams, which go before batches. Bounded by the streams' windows.
-    acks: VecDeque<StreamAck>,
-    last_sent: Millis,
-    /// When a Ping went out that nothing has followed.
-    pinged: Option<Millis>,
-    /// The edge leaves: it takes no more batches here.
-    leaving: bool,
-}
-
 impl Driver {
     async fn run(mut self) -> (Ledger, Result<(), Stop>) {
         let end = self.keep_open().await;
@@ -326,7 +308,7 @@ impl Driver {
         &mut self,
         session: &mut Session,
         receiver: &mut Receiver<R>,
-        writer: &mpsc::Sender<from_router::Frame>,
+        writer: &mpsc::Sender<Outgoing>,
     ) -> Option<Ended> {
         let now = self.clock.now();
         if session.next.is_none() {
@@ -358,7 +340,7 @@ impl Driver {
                 None
             }
             _ = self.end.changed() => Some(Ended::Asked),
-            () = tokio::time::sleep(wake) => session.silent(self.clock.now()),
+            () = tokio::time::sleep(wake) => session.silent(self.clock.now()).map(Ended::Broken),
         }
     }
 
@@ -432,58 +414,18 @@ impl Driver {
     }
 }
 
-impl Session {
-    fn new(now: Millis) -> Self {
-        Self { next: None, acks: VecDeque::new(), last_sent: now, pinged: None, leaving: false }
-    }
-
-    fn poll_send(
-        &mut self,
-        now: Millis,
-        ledger: &mut Ledger,
-        revokes: &mut Revokes,
-    ) -> Option<from_router::Frame> {
-        let frame = if let Some(ack) = self.acks.pop_front() {
-            Some(from_router::Frame::StreamAck(ack))
-        } else if let Some(revoke) = revokes.poll_send() {
-            Some(from_router::Frame::Revoke(revoke))
-        } else if let Some(batch) = (!self.leaving).then(|| ledger.poll_send(now)).flatten() {
-            Some(from_router::Frame::Deliver((*batch).clone()))
-        } else if self.pinged.is_none() && now >= self.last_sent + PING_MS {
-            self.pinged = Some(now);
-            Some(from_router::Frame::Ping(Ping { nonce: now }))
-        } else {
-            None
-        };
-        if frame.is_some() {
-            self.last_sent = now;
-        }
-        frame
-    }
-
-    fn next_timeout(&self) -> Millis {
-        self.pinged.map_or(self.last_sent + PING_MS, |pinged| pinged + PONG_MS)
-    }
-
-    fn silent(&self, now: Millis) -> Option<Ended> {
-        let pinged = self.pinged.is_some_and(|at| now >= at + PONG_MS);
-        let silent = || ClientError::Deadline { what: "frame after a ping", seconds: PONG_MS / 1_000 };
-        pinged.then(|| Ended::Broken(silent()))
-    }
-}
-
 /// Writes frames until the link ends or breaks.
 async fn write<W: AsyncWrite + Unpin>(
     mut sender: Sender<W>,
-    mut frames: mpsc::Receiver<from_router::Frame>,
+    mut frames: mpsc::Receiver<Outgoing>,
 ) -> Result<(), ClientError> {
     while let Some(frame) = frames.recv().await {
-        sender.queue(frame);
+        sender.put(frame);
         // Small frames that wait already share a write.
         while sender.queued() < WRITE_BYTES
             && let Ok(frame) = frames.try_recv()
         {
-            sender.queue(frame);
+            sender.put(frame);
         }
         sender.flush().await?;
     }

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, 
 use super::*;
 use crate::client::Transport;
 use crate::wire::frame::{ROUTER_HEAD, put_router_frame, router_frame};
-use crate::wire::pb::router::{BatchAccepted, Error, FromRouter, StreamBatch, Target, ToRouter};
+use crate::wire::pb::router::{BatchAccepted, Error, FromRouter, StreamBatch, Target, ToRouter, from_router};
 
 struct Edge {
     stream: DuplexStream,

@@ -1,5 +1,7 @@
 //! One connection of a router: gRPC's length-prefixed frames over mutual TLS, in two halves, as the link is full duplex.
 
+use std::sync::Arc;
+
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf, split};
 
@@ -7,12 +9,16 @@ use crate::client::frames::{self, Incoming, Input};
 use crate::client::net::Stream;
 use crate::client::{ClientError, Endpoint};
 use crate::limits;
-use crate::wire::frame::{FrameError, ROUTER_HEAD, put_router_frame, router_frame};
-use crate::wire::pb::router::{FromRouter, Open, Opened, ToRouter, from_router, to_router};
+use crate::wire::frame::{FrameError, ROUTER_HEAD, put_router_frame, put_router_frame_of, router_frame};
+use crate::wire::pb::router::{
+    DeliverBatch, FromRouter, Open, Opened, Ping, Revoke, StreamAck, ToRouter, from_router, to_router,
+};
 use crate::wire::router::told::{StreamEvents, stream_in};
 
 /// Seconds for the edge's answer to Open.
 const OPEN_SECONDS: u64 = 15;
+/// The field of `FromRouter` that holds a `DeliverBatch`.
+const DELIVER: u32 = 2;
 
 impl Incoming for ToRouter {
     type Frame = to_router::Frame;
@@ -42,6 +48,15 @@ pub async fn open(endpoint: &Endpoint, open: Open) -> Result<(Sender, Receiver, 
     }
 }
 
+/// What a router has to say on an open link.
+#[derive(Debug)]
+pub(super) enum Outgoing {
+    Ack(StreamAck),
+    Revoke(Revoke),
+    Batch(Arc<DeliverBatch>),
+    Ping(Ping),
+}
+
 /// The half that writes.
 #[derive(Debug)]
 pub struct Sender<W = WriteHalf<Stream>> {
@@ -64,6 +79,20 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
     /// Puts a frame behind those that wait for [`Self::flush`].
     pub fn queue(&mut self, frame: from_router::Frame) {
         put_router_frame(&mut self.output, &FromRouter { frame: Some(frame) });
+    }
+
+    /// The same with a batch that stays where it is: one for 100,000 devices is not copied to be sent, or sent again.
+    pub fn queue_batch(&mut self, batch: &DeliverBatch) {
+        put_router_frame_of(&mut self.output, DELIVER, batch);
+    }
+
+    pub(super) fn put(&mut self, next: Outgoing) {
+        match next {
+            Outgoing::Ack(ack) => self.queue(from_router::Frame::StreamAck(ack)),
+            Outgoing::Revoke(revoke) => self.queue(from_router::Frame::Revoke(revoke)),
+            Outgoing::Batch(batch) => self.queue_batch(&batch),
+            Outgoing::Ping(ping) => self.queue(from_router::Frame::Ping(ping)),
+        }
     }
 
     /// Bytes that wait.
@@ -148,5 +177,22 @@ pub fn frame_name(frame: &to_router::Frame) -> &'static str {
         to_router::Frame::Pong(_) => "Pong",
         to_router::Frame::Error(_) => "Error",
         to_router::Frame::GoAway(_) => "GoAway",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::pb::router::Target;
+
+    #[test]
+    fn a_batch_that_stays_where_it_is_makes_the_same_frame() {
+        let targets = vec![Target { device_id: "d".into(), account: String::new() }; 300];
+        let batch = DeliverBatch { batch_id: "b".into(), message_id: 7, targets, ..DeliverBatch::default() };
+        let mut sender = Sender::over(tokio::io::sink());
+        sender.queue_batch(&batch);
+        let kept = std::mem::take(&mut sender.output);
+        sender.queue(from_router::Frame::Deliver(batch));
+        assert_eq!(kept, sender.output);
     }
 }

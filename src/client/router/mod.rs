@@ -10,6 +10,7 @@ mod link;
 mod presence;
 mod query;
 mod revokes;
+mod session;
 mod tally;
 
 pub use driver::{Keeper, OnEvents, Options, Progress, Router, Stop};
