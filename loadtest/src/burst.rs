@@ -8,16 +8,16 @@
 //! what shards pass to and fro between their cores: counters of all, and the count of who holds a message. And a second read for each Ack, that
 //! found nothing.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use hdrhistogram::Histogram;
 use mooring::cli::output::{self, Failure};
 use mooring::clock::Clock;
 use mooring::limits;
 
-use crate::figures::{Figures, histogram, rounded};
+use crate::figures::{Figures, rounded};
 use crate::floor;
+use crate::latencies::Latencies;
 use crate::messages::Messages;
 use crate::stage::Stage;
 use crate::target::{self, Target};
@@ -49,21 +49,16 @@ pub(crate) fn run(args: &Args, scenario: &'static str, messages: u32) -> Result<
 struct Times {
     /// Microseconds of the clock; 0: nothing counts.
     began: AtomicU64,
-    /// When the last message of the round came.
-    last: AtomicU64,
-    /// Microseconds from the beginning of its round to each message.
-    latencies: Mutex<Histogram<u64>>,
+    /// From the beginning of its round to each message.
+    latencies: Latencies,
 }
 
 impl Times {
     fn came(&self, at: u64) {
         let began = self.began.load(Ordering::Acquire);
-        if began == 0 {
-            return;
+        if began != 0 {
+            self.latencies.record(at, at.saturating_sub(began));
         }
-        self.last.fetch_max(at, Ordering::AcqRel);
-        let mut latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
-        latencies.saturating_record(at.saturating_sub(began).max(1));
     }
 }
 
@@ -77,11 +72,7 @@ pub(crate) async fn measure(
     let floor = floor::Around::before(args.floor, args.target.transport, floor_run).await?;
     let target = Target::for_workers(&args.target).await?;
     let messages = Messages::new(&target, &clock, args.target.payload_bytes);
-    let times = Arc::new(Times {
-        began: AtomicU64::new(0),
-        last: AtomicU64::new(0),
-        latencies: Mutex::new(histogram()?),
-    });
+    let times = Arc::new(Times { began: AtomicU64::new(0), latencies: Latencies::new()? });
     let seen = Arc::clone(&times);
     let on_push = Arc::new(move |_, _, at| seen.came(at));
     let mut stage = Stage::new(&args.target, &clock, target, messages, on_push).await?;
@@ -105,7 +96,7 @@ pub(crate) async fn measure(
         stage.all_arrived().await?;
         stage.pusher.settled().await?;
         if round >= WARM_UP {
-            last_device.push(times.last.load(Ordering::Acquire).saturating_sub(began));
+            last_device.push(times.latencies.newest().saturating_sub(began));
             bar.inc(1);
         }
     }
@@ -114,7 +105,7 @@ pub(crate) async fn measure(
     let plots = recorder.plots();
     stage.end().await?;
     let floor = floor.after().await?;
-    let latencies = times.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+    let latencies = times.latencies.take()?;
     let figures = Figures::of(scenario, &args.target).with_load(load).with_latencies(&latencies);
     Ok(Figures {
         last_device_ms: Some(rounded(median(&mut last_device) as f64 / 1_000.0)),

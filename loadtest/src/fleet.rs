@@ -11,7 +11,7 @@ use mooring::client::device::{Device, Handler, Leave, Machine, Reaction, Setting
 use mooring::client::{Backoff, Endpoint, Way};
 use mooring::clock::Clock;
 use mooring::wire::pb::device::{Attributes, DeviceType, Push};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::mqtt;
@@ -26,6 +26,8 @@ const QUIC_SOCKETS: u32 = 64;
 const ATTRIBUTE_SETS: u32 = 500;
 /// Seconds without any progress after which waiting ends.
 pub(crate) const STALLED_SECONDS: u64 = 30;
+/// Between two looks at what is waited for.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Told of every message: the number of the device, the message's id, and the time of its coming in microseconds of the clock.
 pub(crate) type OnPush = dyn Fn(u32, u64, u64) + Send + Sync;
@@ -39,7 +41,6 @@ pub(crate) struct Counts {
     sessions: AtomicU64,
     expired: AtomicU64,
     failure: Mutex<Option<String>>,
-    changed: Notify,
 }
 
 /// Connected, received, reconnects, sessions, expired.
@@ -56,7 +57,6 @@ impl Counts {
             // Devices may have left: it wraps around.
             count.fetch_add(now.wrapping_sub(before), Ordering::AcqRel);
         }
-        self.changed.notify_one();
     }
 
     fn all(&self) -> [&AtomicU64; 5] {
@@ -105,7 +105,6 @@ impl Counts {
     pub(crate) fn fail(&self, why: String) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(why);
-        self.changed.notify_one();
     }
 }
 
@@ -278,7 +277,8 @@ impl Fleet {
         }
     }
 
-    /// Waits until something is so; gives up when nothing changes for a while.
+    /// Waits until something is so; gives up when nothing changes for a while. It looks by itself: to be told of each message would wake a
+    /// thread for each, which takes more than the message does.
     pub(crate) async fn until(&self, what: &str, so: impl Fn(&Counts) -> bool) -> Result<(), Failure> {
         let counts = &*self.counts;
         let (mut progress, mut since) = (Progress::new(counts), self.clock.micros());
@@ -286,9 +286,7 @@ impl Fleet {
             if let Some(why) = counts.failure() {
                 return Err(Failure::Failed(why));
             }
-            let second = Duration::from_secs(1);
-            // Whether it was told or looked by itself is the same.
-            tokio::time::timeout(second, counts.changed.notified()).await.ok();
+            tokio::time::sleep(LOOK).await;
             if progress.is_made(counts.connected(), counts.received()) {
                 since = self.clock.micros();
             } else if self.clock.micros() - since > STALLED_SECONDS * 1_000_000 {
@@ -384,20 +382,17 @@ impl App {
     pub(crate) fn came(&mut self, message: u64) {
         (self.on_push)(self.n, message, self.clock.micros());
         self.counts.received.fetch_add(1, Ordering::AcqRel);
-        self.counts.changed.notify_one();
     }
 
     /// It is connected, and its messages will come.
     pub(crate) fn welcome(&mut self) {
         self.session_begins(1);
         count(&self.counts.connected, &mut self.connected, true);
-        self.counts.changed.notify_one();
     }
 
     /// It isn't connected any more.
     pub(crate) fn gone(&mut self) {
         count(&self.counts.connected, &mut self.connected, false);
-        self.counts.changed.notify_one();
     }
 
     /// For good.
@@ -419,21 +414,16 @@ impl Handler for App {
 
     fn push(&mut self, _push: Push) -> Option<Reaction> {
         self.counts.received.fetch_add(1, Ordering::AcqRel);
-        self.counts.changed.notify_one();
         None
     }
 
     fn turn(&mut self, machine: &Machine) {
-        let changed = machine.is_connected() != self.connected;
         count(&self.counts.connected, &mut self.connected, machine.is_connected());
         if machine.tally.sessions > self.sessions {
             self.session_begins(machine.tally.sessions - self.sessions);
         }
         self.counts.expired.fetch_add(machine.tally.expired - self.expired, Ordering::AcqRel);
         self.expired = machine.tally.expired;
-        if changed {
-            self.counts.changed.notify_one();
-        }
     }
 }
 

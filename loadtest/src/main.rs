@@ -12,6 +12,7 @@ mod fleet;
 mod floor;
 mod hold;
 mod journal;
+mod latencies;
 mod messages;
 mod mqtt;
 mod offline;

@@ -6,8 +6,8 @@
 //!
 //! With `--beside` it does so twice, and a broadcast goes on beside the second time: what the others notice of it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -19,8 +19,9 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::beside::{self, Broadcast};
-use crate::figures::{Figures, Load, histogram};
+use crate::figures::{Figures, Load};
 use crate::floor;
+use crate::latencies::Latencies;
 use crate::messages::Messages;
 use crate::stage::Stage;
 use crate::syncs;
@@ -89,8 +90,7 @@ impl Args {
 struct Times {
     first: u64,
     due: Vec<AtomicU64>,
-    /// Microseconds.
-    latencies: Mutex<Histogram<u64>>,
+    latencies: Latencies,
     /// Messages from this one on count.
     counting_from: AtomicU64,
     /// With `--rate 0`: one permit a message in flight.
@@ -105,17 +105,7 @@ impl Times {
         if n < self.counting_from.load(Ordering::Acquire) {
             return;
         }
-        let took = at.saturating_sub(due.load(Ordering::Acquire));
-        let mut latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
-        latencies.saturating_record(took.max(1));
-    }
-
-    /// What is recorded so far; from now on others are.
-    fn take(&self) -> Histogram<u64> {
-        let mut latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = latencies.clone();
-        latencies.reset();
-        taken
+        self.latencies.record(at, at.saturating_sub(due.load(Ordering::Acquire)));
     }
 }
 
@@ -131,7 +121,7 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let times = Arc::new(Times {
         first: messages.first,
         due: (0..most).map(|_| AtomicU64::new(0)).collect(),
-        latencies: Mutex::new(histogram()?),
+        latencies: Latencies::new()?,
         counting_from: AtomicU64::new(u64::MAX),
         room: Semaphore::new(if args.rate == 0 { IN_FLIGHT } else { Semaphore::MAX_PERMITS >> 1 }),
     });
@@ -206,7 +196,7 @@ impl Sender<'_> {
         if arrived.is_ok() {
             self.stage.pusher.settled().await?;
         }
-        Ok((self.stage.load(start, seconds)?, self.times.take()))
+        Ok((self.stage.load(start, seconds)?, self.times.latencies.take()?))
     }
 
     /// Sends for so many seconds. It has its thread to itself: the runtime's timer counts milliseconds, which is more than a delivery
