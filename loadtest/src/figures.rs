@@ -45,6 +45,8 @@ pub(crate) struct Figures {
     /// Of a write and fdatasync of as much as a message, on the disk of the temporary directory.
     pub(crate) floor_sync_p50_ms: Option<f64>,
     pub(crate) floor_sync_p99_ms: Option<f64>,
+    /// Percent of windows of 5 ms in which a core of the machine does less than half of its best.
+    pub(crate) floor_slow_percent: Option<f64>,
     /// From the beginning of a round to the last device; the median.
     pub(crate) last_device_ms: Option<f64>,
     /// The same of bare sockets, to the last acknowledgement.

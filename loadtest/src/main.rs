@@ -7,6 +7,7 @@
 mod beside;
 mod burst;
 mod chaos;
+mod cores;
 mod figures;
 mod fleet;
 mod floor;

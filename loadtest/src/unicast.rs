@@ -19,7 +19,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::beside::{self, Broadcast};
-use crate::figures::{Figures, Load};
+use crate::cores;
+use crate::figures::{Figures, Load, rounded};
 use crate::floor;
 use crate::latencies::Latencies;
 use crate::messages::Messages;
@@ -49,7 +50,7 @@ pub(crate) struct Args {
     /// Twice as long, the second half while messages go out to so many other devices, which are known and away; 0: none
     #[arg(long, value_name = "DEVICES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     beside: u32,
-    /// Run the bare socket loop of the same shape right before and after (plain TCP), and syncs of a record to disk
+    /// Run the bare socket loop of the same shape right before and after (plain TCP), syncs of a record to disk, and a loop that counts on each core
     #[arg(long)]
     floor: bool,
 }
@@ -115,6 +116,7 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let most = (rate * args.all_seconds() + 1).min(MESSAGES);
     let floor = floor::Around::before(args.floor, args.target.transport, floor_run(args)).await?;
     let syncs = syncs::Around::before(args.floor).await?;
+    let cores = cores::Around::before(args.floor).await?;
 
     let target = Target::for_workers(&args.target).await?;
     let messages = Messages::new(&target, &clock, args.target.payload_bytes);
@@ -153,12 +155,14 @@ pub(crate) async fn measure(args: &Args) -> Result<Figures, Failure> {
     let beside = broadcast.map(Broadcast::end).transpose()?;
     let plots = recorder.plots();
     stage.end().await?;
+    let cores = cores.after().await?;
     let syncs = syncs.after().await?;
     let floor = floor.after().await?;
     let load = Load { lost: load.lost + lost_before, ..load };
     let figures =
         figures.with_load(load).with_latencies(&latencies).with_floor(floor).with_syncs(syncs.as_ref());
-    let figures = figures.with_plots(plots);
+    let slow = cores.map(rounded);
+    let figures = Figures { floor_slow_percent: slow, ..figures.with_plots(plots) };
     Ok(match beside {
         Some(sum) => figures.with_beside(args.beside, sum),
         None => figures,

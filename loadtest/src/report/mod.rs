@@ -31,7 +31,7 @@ svg{display:block;width:100%;height:auto}\
 details{margin-top:1rem}code,pre{font:13px/1.5 ui-monospace,monospace}pre{overflow-x:auto;background:#f5f7f9;border-radius:.5rem;padding:.75rem}";
 
 /// Figures that are told by more than their name: what they are, and their unit.
-const NAMES: [(&str, &str, &str); 32] = [
+const NAMES: [(&str, &str, &str); 33] = [
     ("lost", "messages lost", ""),
     ("rss_bytes_per_session", "resident memory a session", "B"),
     ("pss_bytes_per_session", "proportional memory a session", "B"),
@@ -54,6 +54,7 @@ const NAMES: [(&str, &str, &str); 32] = [
     ("beside_targets_per_s", "accepted of the broadcast a second", ""),
     ("floor_sync_p50_ms", "floor: a sync of the disk, median", "ms"),
     ("floor_sync_p99_ms", "floor: a sync of the disk, 99 %", "ms"),
+    ("floor_slow_percent", "floor: 5 ms in which a core does less than half", "%"),
     ("last_device_ms", "until the last device has it", "ms"),
     ("floor_last_device_ms", "floor: until the last one", "ms"),
     ("pointers", "messages accepted for later", ""),
