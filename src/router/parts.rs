@@ -73,17 +73,32 @@ impl Parts {
     /// Of so many targets each, but where more than that belong into the first one.
     pub(super) fn new(whole: NewBatch, each: usize) -> Self {
         let all = whole.targets.len();
-        let (mut order, mut first) = (Vec::new(), each);
+        let mut parts = Self {
+            whole,
+            order: Vec::new(),
+            first: each,
+            each,
+            at: 0,
+            number: 0,
+            follows: false,
+            held: None,
+        };
         if all > each {
-            let repeated = repeated(&whole.targets);
-            first = each.max(repeated.len());
-            if !repeated.is_empty() {
-                order.reserve_exact(all);
-                order.extend(&repeated);
-                order.extend((0..all as u32).filter(|position| !repeated.contains(position)));
-            }
+            parts.first = each.max(parts.put_in_order());
         }
-        Self { whole, order, first, each, at: 0, number: 0, follows: false, held: None }
+        parts
+    }
+
+    /// Devices that stand in it more than once go first, whatever the size of parts: how many places that are.
+    fn put_in_order(&mut self) -> usize {
+        let repeated = repeated(&self.whole.targets);
+        if !repeated.is_empty() {
+            let all = self.whole.targets.len();
+            self.order.reserve_exact(all);
+            self.order.extend(&repeated);
+            self.order.extend((0..all as u32).filter(|position| !repeated.contains(position)));
+        }
+        repeated.len()
     }
 
     /// The batch.
@@ -174,7 +189,12 @@ impl Parts {
     /// A part is taken: what it was answered says how much of the batch that was.
     fn took(&mut self, answer: &Accepted) {
         let targets = answer.accepted as usize + answer.refused.len();
-        self.at = (self.at + targets).min(self.whole.targets.len());
+        let all = self.whole.targets.len();
+        self.at = (self.at + targets).min(all);
+        if self.number == 0 && self.at < all && all <= self.each {
+            // All of it was said, and it had been taken in part, by an edge with smaller ones.
+            self.put_in_order();
+        }
         self.number += 1;
         self.follows = !answer.repeated;
         self.count();

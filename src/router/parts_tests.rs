@@ -184,3 +184,26 @@ proptest! {
         prop_assert_eq!(found, all);
     }
 }
+
+#[test]
+fn larger_parts_go_on_where_smaller_ones_ended() {
+    // Of an edge that took two at a time: both places of the device that stands twice, ordinals 0 and 4.
+    let mut smaller = Parts::new(batch(&[1, 2, 3, 4, 1], false), 2);
+    let first = smaller.part();
+    smaller.took(&answer(2, false));
+    let left = |parts: &mut Parts| {
+        let mut left = Vec::new();
+        while parts.at < 5 {
+            let part = parts.part();
+            left.extend(ordinals(&part));
+            parts.took(&answer(part.targets.len(), false));
+        }
+        left.sort_unstable();
+        left
+    };
+    assert_eq!((ordinals(&first), left(&mut smaller)), (vec![0, 4], vec![1, 2, 3]));
+    // The next life takes five at a time; the batch waits for its turn among those with its collapse key, and so goes by `follow`.
+    let mut larger = Parts::new(batch(&[1, 2, 3, 4, 1], false), 5);
+    larger.took(&answer(2, true));
+    assert_eq!(left(&mut larger), [1, 2, 3]);
+}

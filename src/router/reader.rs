@@ -107,7 +107,8 @@ impl Reader<'_> {
         if !batch.collapse_key.is_empty() {
             turn = self.collapsing.enter(batch, parts.is_many());
         }
-        if !parts.is_many() && turn.is_none() {
+        // A batch of several targets may have been taken in part, by an edge that takes fewer at a time: its answer says so.
+        if batch.targets.len() == 1 && turn.is_none() {
             return self.submit(parts.into_whole(), targets, bytes).map(Taken::Whole);
         }
         let mut first = None;

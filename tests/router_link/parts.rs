@@ -167,3 +167,34 @@ async fn what_replaces_something_waits_for_what_it_may_replace() {
     edge.store.release("newest");
     assert_eq!(router.hear_accepted().await.accepted, 3);
 }
+
+#[tokio::test]
+async fn a_repeat_to_an_edge_with_larger_parts_is_taken_to_its_end() {
+    let edge = Edge::start_with(|context| context.part_targets = 2).await;
+    edge.store.hold();
+    let (mut router, _) = edge.open(main_stream()).await;
+    router.say(deliver("b", 5)).await;
+    submitted(&edge, &["b"]).await;
+    // The first part is durable, and then the edge dies.
+    edge.store.busy(true);
+    edge.store.release("b");
+    router.nothing_more_comes(1).await;
+    drop(router);
+    edge.store.nobody_follows().await;
+    edge.store.busy(false);
+    // Its next life takes five targets in one piece.
+    let store = edge.store.clone();
+    let later = Edge::start_with(|context| {
+        context.store = store;
+        context.part_targets = 5;
+    })
+    .await;
+    let (mut router, _) = later.open(vec![]).await;
+    router.say(deliver("b", 5)).await;
+    submitted(&edge, &["b", "b"]).await;
+    edge.store.release("b");
+    submitted(&edge, &["b", "b", "b"]).await;
+    edge.store.release("b");
+    let answer = router.hear_accepted().await;
+    assert_eq!((answer.accepted, answer.refused.len()), (5, 0), "{answer:?}");
+}

@@ -13,7 +13,7 @@ use super::chance::once_in;
 use super::device::Device;
 use super::oracle::ensure;
 use super::router::{APPS, Router};
-use super::{World, app};
+use super::{Parts, World, app};
 
 /// How the process dies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -186,6 +186,9 @@ impl World {
         self.raise_epoch();
         if !self.is_calm {
             self.reads.strike_start(&self.disk, &mut self.chances.reads);
+        }
+        if self.parts == Parts::Vary {
+            self.plan.part_targets = self.chances.parts.random_range(1..8);
         }
         let failed_reads = self.disk.failed_reads();
         // Never the same twice.

@@ -34,6 +34,7 @@ use mooring::push::Millis;
 use mooring::sim::{Edge, Plan, START, SimTime};
 use mooring::store::disk::sim::{Loss, SimDisk};
 use rand::Rng;
+use rand::rngs::SmallRng;
 
 use chance::{Chances, once_in};
 use credentials::Credentials;
@@ -155,10 +156,30 @@ struct World {
     credentials: Credentials,
     leaving: Leaving,
     reads: Reads,
+    parts: Parts,
     /// Presence is gathered again from then on.
     gather_at: Millis,
     /// The ids of the devices.
     names: Vec<String>,
+}
+
+/// How many targets of a batch are taken in one piece.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    Large,
+    Small,
+    /// Others after each start.
+    Vary,
+}
+
+impl Parts {
+    fn of(rng: &mut SmallRng) -> Self {
+        match rng.random_range(0..3) {
+            0 => Self::Large,
+            1 => Self::Small,
+            _ => Self::Vary,
+        }
+    }
 }
 
 fn app(number: usize) -> AppKey {
@@ -172,7 +193,8 @@ impl World {
         let damage = Damage::new(&mut chances.damage);
         let restore = Restore::new(&mut chances.restore, damage.happens);
         // Which part of a batch lies where nothing can be read isn't told: what damage excuses would be too much.
-        if !damage.happens && chances.parts.random() {
+        let parts = if damage.happens { Parts::Large } else { Parts::of(&mut chances.parts) };
+        if let Parts::Small = parts {
             plan.part_targets = chances.parts.random_range(1..4);
         }
         // What is held against all that was said before has no place in a run that takes some of it back.
@@ -204,7 +226,7 @@ impl World {
             may_have_gaps: plan.store.stream_hard_bytes < 1 << 30,
             known: Known::new(plan.store.forget_after_ms),
             epoch: plan.epoch,
-            part_targets: plan.part_targets,
+            part_targets: (parts != Parts::Vary).then_some(plan.part_targets),
             ..Oracle::default()
         };
         let reads = Reads::new(keeps_time, &mut chances.reads);
@@ -219,6 +241,7 @@ impl World {
             credentials,
             leaving: Leaving::new(keeps_time, &mut chances.leaving),
             reads,
+            parts,
             gather_at: 0,
             routers,
             oracle,

@@ -121,8 +121,8 @@ pub(crate) struct Oracle {
     pub(crate) reads_fail: bool,
     /// Some app drops the oldest of what a device has pending.
     pub(crate) quota: bool,
-    /// Targets of a batch that the edge takes in one piece.
-    pub(crate) part_targets: usize,
+    /// Targets of a batch that the edge takes in one piece, if each life takes as many.
+    pub(crate) part_targets: Option<usize>,
     /// When what is due had to be told.
     pub(crate) in_time: InTime,
 }

@@ -8,7 +8,11 @@ use super::{Answer, Oracle, ensure};
 type Place = (u64, u64);
 
 /// By ordinal: the place of each target. The answer tells where the first part stands and the last one; the others lie between, one behind the other.
-fn places_in(targets: &[String], part_targets: usize, answer: &Answer) -> Vec<Place> {
+/// Where nobody knows how many targets a part has, each may be of any.
+fn places_in(targets: &[String], part_targets: Option<usize>, answer: &Answer) -> Vec<Place> {
+    let Some(part_targets) = part_targets else {
+        return vec![(answer.first_sequence, answer.sequence); targets.len()];
+    };
     let named = |device| targets.iter().filter(|one| *one == device).count();
     // Who stands in it more than once is in its first part, whatever that takes.
     let (repeated, others): (Vec<usize>, Vec<usize>) =
@@ -85,7 +89,7 @@ mod tests {
 
     /// In parts of two: message 1 for six devices, accepted from 10 to 20, and message 2 for all of them, at 15. What `device` gets.
     fn came(device: &str, messages: &[u64]) -> Result<(), String> {
-        let mut oracle = Oracle { part_targets: 2, ..Oracle::default() };
+        let mut oracle = Oracle { part_targets: Some(2), ..Oracle::default() };
         for (message, sequences, targets) in
             [(1, (10, 20), "abcdef"), (2, (15, 15), "af"), (3, (11, 11), "c")]
         {
@@ -125,14 +129,15 @@ mod tests {
         };
         let places = |targets: &str| {
             let targets: Vec<_> = targets.chars().map(String::from).collect();
-            places_in(&targets, 2, &answer)
+            places_in(&targets, Some(2), &answer)
         };
         let (first, between, last) = ((10, 10), (11, 19), (20, 20));
         assert_eq!(places("abcde"), [first, first, between, between, last]);
         assert_eq!(places("abcda"), [first, between, between, last, first]);
         assert_eq!(places("cabbaa"), [last, first, first, first, first, first]);
         let one = Answer { first_sequence: 20, ..answer.clone() };
-        assert_eq!(places_in(&["a".to_owned(), "a".to_owned()], 2, &one), [last, last]);
+        assert_eq!(places_in(&["a".to_owned(), "a".to_owned()], Some(2), &one), [last, last]);
+        assert_eq!(places_in(&["a".to_owned(), "b".to_owned()], None, &answer), [(10, 20), (10, 20)]);
     }
 
     #[test]
