@@ -71,7 +71,7 @@ impl Mailbox {
         }
     }
 
-    /// The shard finds it when it wakes for something else, at its next tick at the latest.
+    /// The shard finds it when it wakes for something else.
     fn put_quietly(&self, change: impl FnOnce(&mut Mail)) {
         let mut inside = match self.inside.lock() {
             Ok(inside) => inside,

@@ -71,8 +71,10 @@ pub(super) struct Shard {
     pub dirty: VecDeque<ConnRef>,
     /// Those that got something of high priority go first. They may stand in `dirty` too.
     pub urgent: VecDeque<ConnRef>,
-    /// Until then a session may wait for a confirmation. Where it takes longer, ticks find it.
+    /// Until then, or until one has come, a session may wait for a confirmation; 0: none does.
     pub confirms_until: Millis,
+    /// One has come since a session began to wait.
+    pub confirms_came: bool,
     /// When the mailbox is looked into for confirmations that nobody waits for.
     pub mail_at: Option<Millis>,
     /// When timers are looked at.
@@ -305,6 +307,7 @@ impl Shard {
             dirty: VecDeque::new(),
             urgent: VecDeque::new(),
             confirms_until: 0,
+            confirms_came: false,
             mail_at: None,
             look: Look { soonest: now, wakes_at: now },
             acks: Vec::new(),
@@ -454,6 +457,7 @@ impl Shard {
     /// A session waits for a confirmation: for a while the mailbox wakes the shard for these too.
     pub(super) fn expect_confirms(&mut self) {
         self.confirms_until = self.now + CONFIRM_MS;
+        self.confirms_came = false;
         self.context.mailboxes[usize::from(self.id.0)].wait_for_confirms(true);
         // Perhaps it lies there already.
         self.work.notify_one();

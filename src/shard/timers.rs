@@ -205,11 +205,43 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::pin::pin;
+    use std::rc::Rc;
+    use std::task::{Context, Waker};
+
     use super::*;
+    use crate::ids::{Generation, SessionRef, ShardId};
     use crate::shard::recalls;
+    use crate::shard::turn::turn;
+    use crate::store::Confirm;
 
     fn wakes_in(shard: &Shard) -> Millis {
         shard.due().wakes_at - shard.now()
+    }
+
+    #[test]
+    fn a_confirmation_that_takes_longer_is_waited_for_until_it_comes() {
+        let shard = Rc::new(RefCell::new(recalls::tests::shard().0));
+        // A device asked for what is not durable yet, and a second has passed since.
+        let context = {
+            let mut shard = shard.borrow_mut();
+            shard.begin();
+            shard.expect_confirms();
+            shard.confirms_until = shard.now() - 1;
+            shard.context.clone()
+        };
+        let mailbox = &context.mailboxes[0];
+        let confirm = || {
+            let session = SessionRef { generation: Generation(1), slot: 0, shard: ShardId(0) };
+            mailbox.confirmed(vec![Confirm { session, number: 1 }]);
+            pin!(mailbox.notified()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        };
+        turn(&shard, true);
+        assert!(confirm(), "it rings, however late");
+        turn(&shard, false);
+        assert_eq!(shard.borrow().confirms_until, 0);
+        assert!(!confirm(), "nobody waits any more");
     }
 
     #[test]

@@ -101,13 +101,15 @@ pub(super) fn turn(owner: &Shared, timers: bool) -> bool {
 impl Shard {
     fn take_mail(&mut self) {
         let mailbox = &self.context.mailboxes[usize::from(self.id.0)];
-        if self.confirms_until != 0 && self.confirms_until < self.now() {
-            self.confirms_until = 0;
-            mailbox.wait_for_confirms(false);
-        }
         let now = self.now();
         self.mail_at = self.mail_at.filter(|at| *at > now);
         let mail = mailbox.take();
+        self.confirms_came |= !mail.confirms.is_empty() || !mail.ack_refused.is_empty();
+        // Where a sync takes longer, it goes on until then.
+        if self.confirms_until != 0 && self.confirms_until < now && self.confirms_came {
+            self.confirms_until = 0;
+            mailbox.wait_for_confirms(false);
+        }
         for session in mail.replaced {
             if let Some(conn) = self.session(session) {
                 self.fail(conn, DeviceError::Replaced);
