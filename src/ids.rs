@@ -69,7 +69,7 @@ impl Hash for DeviceKey {
     }
 }
 
-/// Takes the one number that is hashed as the hash: for maps whose keys are evenly spread already, like [`DeviceKey`].
+/// Takes the number that is hashed as the hash, of several what they make by XOR: for maps whose keys are evenly spread already, like [`DeviceKey`].
 #[derive(Clone, Copy, Default, Debug)]
 pub struct SpreadHasher(u64);
 

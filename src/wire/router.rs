@@ -24,7 +24,7 @@ use super::pb::router as pb;
 use crate::ids::{HistoryId, MessageId, Seq};
 use crate::limits;
 use crate::presence::Point;
-use crate::push::Ordinals;
+use crate::push::{Failure, Ordinals};
 
 /// What ends a link with an Error frame: the router did something that the protocol or its certificate doesn't allow.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -421,6 +421,11 @@ impl pb::MassOutcome {
     /// Whose end it is.
     pub fn targets(&self) -> Ordinals {
         Ordinals::from_parts(self.first_ordinal / 8, &self.ordinals)
+    }
+
+    /// Why they failed, as far as this program knows the reason.
+    pub fn failure(&self) -> Option<Failure> {
+        u8::try_from(self.reason).ok().and_then(Failure::from_number)
     }
 }
 

@@ -206,14 +206,18 @@ impl RouterLog {
                             continue;
                         }
                         Outcome::Arrived => None,
-                        Outcome::Failed => receipt.failure(),
+                        Outcome::Failed => match receipt.failure() {
+                            // A reason that nobody knows is none.
+                            None => continue,
+                            known => known,
+                        },
                     };
                     let end = End { failure, sequence, told: at, sent: receipt.sent_time };
                     self.ended(receipt.batch_id, receipt.ordinal, end);
                 }
                 Told::Mass(mass) => {
-                    let failure = u8::try_from(mass.reason).ok().and_then(Failure::from_number);
-                    let end = End { failure, sequence, told: at, sent: 0 };
+                    let Some(failure) = mass.failure() else { continue };
+                    let end = End { failure: Some(failure), sequence, told: at, sent: 0 };
                     for ordinal in mass.targets().iter() {
                         self.ended(&mass.batch_id, ordinal, end);
                     }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use mooring::client::router::Router;
 use mooring::clock::Clock;
-use mooring::push;
 use mooring::wire::pb::router::Outcome;
 use mooring::wire::router::told::{StreamEvents, Told};
 use rand::rngs::SmallRng;
@@ -133,8 +132,7 @@ fn ended(account: &mut Account, event: &Told<'_>, at: u64) {
             }
         }
         Told::Mass(mass) => {
-            let failure = u8::try_from(mass.reason).ok().and_then(push::Failure::from_number);
-            let Some(outcome) = failure.map(Err) else { return };
+            let Some(outcome) = mass.failure().map(Err) else { return };
             for ordinal in mass.targets().iter() {
                 account.ended(mass.message_id, Which::Ordinal(ordinal), outcome, at);
             }

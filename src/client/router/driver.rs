@@ -392,10 +392,8 @@ impl Driver {
                 let stop = is_final(&error);
                 return Some(if stop { Ended::Stop(Stop::Refused(error)) } else { Ended::Broken(error) });
             }
-            // Alone it would have been `Heard::Events`.
-            to_router::Frame::Stream(_) => {
-                return Some(Ended::Broken(FrameError::Malformed.into()));
-            }
+            // It is `Heard::Events`: nothing that may be passed over.
+            to_router::Frame::Stream(_) => return Some(Ended::Broken(FrameError::Malformed.into())),
             to_router::Frame::Opened(_)
             | to_router::Frame::Presence(_)
             | to_router::Frame::Answer(_)

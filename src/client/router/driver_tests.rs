@@ -6,7 +6,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, 
 use super::*;
 use crate::client::Transport;
 use crate::wire::frame::{ROUTER_HEAD, put_router_frame, router_frame};
-use crate::wire::pb::router::{BatchAccepted, Error, FromRouter, StreamBatch, Target, ToRouter, from_router};
+use crate::wire::pb::router::{
+    BatchAccepted, Error, FromRouter, ReceiptGap, StreamBatch, StreamEvent, Target, ToRouter, from_router,
+    stream_event,
+};
 
 struct Edge {
     stream: DuplexStream,
@@ -197,4 +200,48 @@ async fn what_comes_along_with_the_answer_to_open_is_taken_at_once() {
         cursor = acked => cursor,
     };
     assert_eq!(cursor, 7);
+}
+
+#[tokio::test]
+async fn a_newer_frame_is_passed_over_and_two_in_one_end_the_link() {
+    let (kept, keeping) = watch::channel(0);
+    let (mut driver, _batches, _progress) = driver(Box::new(move |_| kept.send_modify(|k| *k += 1)));
+    let (((sender, receiver), mut edge), opened) = (link(), welcome());
+    let gap = stream_event::Event::Gap(ReceiptGap { events: 3, ..Default::default() });
+    let events = vec![StreamEvent { sequence: 7, event: Some(gap) }];
+    let batch = StreamBatch { stream: "main".into(), cursor: 7, events, ..StreamBatch::default() };
+    let stream = ToRouter { frame: Some(to_router::Frame::Stream(batch)) };
+    let script = async {
+        // Of number 100; nothing follows what is behind it.
+        let mut bytes = vec![0, 0, 0, 0, 3, 0xa0, 0x06, 1];
+        put_router_frame(&mut bytes, &stream);
+        edge.stream.write_all(&bytes).await.expect("writes");
+        let ack = tokio::time::timeout(Duration::from_secs(20), edge.recv()).await;
+        assert!(matches!(ack, Ok(from_router::Frame::StreamAck(_))), "{ack:?}");
+        let two = stream.encode_to_vec().repeat(2);
+        edge.stream.write_all(&[&[0, 0, 0, 0, two.len() as u8], &two[..]].concat()).await.expect("writes");
+        edge
+    };
+    let (ended, _edge) = ended(driver.session(sender, receiver, &opened), script).await;
+    assert!(matches!(ended, Ended::Broken(ClientError::Frame(FrameError::Malformed))));
+    assert_eq!((driver.ledger.tally().gaps, *keeping.borrow()), (3, 1));
+}
+
+#[tokio::test]
+async fn events_that_are_none_end_the_link() {
+    let (mut driver, _batches, _progress) = driver(Box::new(|_| {}));
+    let (((sender, receiver), mut edge), opened) = (link(), welcome());
+    let script = async {
+        // The name of the stream is no text.
+        edge.stream.write_all(&[0, 0, 0, 0, 5, 0x22, 3, 0x0a, 1, 0xff]).await.expect("writes");
+        edge
+    };
+    let (ended, _edge) = ended(driver.session(sender, receiver, &opened), script).await;
+    assert!(matches!(ended, Ended::Broken(ClientError::Frame(FrameError::Malformed))));
+}
+
+/// How the session ends that this script is for.
+async fn ended<T>(session: impl Future<Output = Ended>, script: impl Future<Output = T>) -> (Ended, T) {
+    let both = async { tokio::join!(session, script) };
+    tokio::time::timeout(Duration::from_secs(60), both).await.expect("it ends")
 }

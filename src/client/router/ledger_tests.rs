@@ -206,3 +206,100 @@ fn what_is_said_of_devices_is_counted_once() {
     assert_eq!(counted, [("registered", 1), ("switch", 1), ("bound", 1)]);
     assert_eq!(tally.events_repeated, 3);
 }
+
+#[test]
+fn what_is_written_is_sent_once_whatever_says_so() {
+    let mut ledger = ledger();
+    let failed = receipt(ReceiptEvent::SentFail, Outcome::Failed, 1);
+    let written = Receipt { sent_time: 5, ..failed };
+    let never = Receipt { ordinal: 2, device_id: DEVICES[2], ..failed };
+    let on_its_own = receipt(ReceiptEvent::Sent, Outcome::None, 0);
+    let arrive = receipt(ReceiptEvent::Arrive, Outcome::Arrived, 0);
+    let clean = receipt(ReceiptEvent::Clean, Outcome::None, 0);
+    stream(&mut ledger, vec![on_its_own, arrive, clean, written, never]);
+    let tally = ledger.tally();
+    assert_eq!((tally.sent, tally.arrive, tally.clean, tally.events_repeated), (2, 1, 1, 0));
+}
+
+#[test]
+fn what_is_late_or_matched_nothing_is_counted_as_that_only() {
+    let mut ledger = ledger();
+    let late = Receipt { late: true, ..receipt(ReceiptEvent::Arrive, Outcome::None, 0) };
+    let arrive = receipt(ReceiptEvent::Arrive, Outcome::None, 1);
+    let unmatched = Receipt { unmatched: true, ..arrive };
+    stream(&mut ledger, vec![late, unmatched]);
+    let tally = ledger.tally();
+    assert_eq!((tally.sent, tally.arrive, tally.late, tally.unmatched), (1, 0, 1, 1));
+    // A repeat says nothing, not even that it was sent.
+    stream(&mut ledger, vec![arrive, receipt(ReceiptEvent::Sent, Outcome::None, 1)]);
+    let tally = ledger.tally();
+    assert_eq!((tally.sent, tally.arrive, tally.events_repeated, tally.foreign), (2, 0, 1, 0));
+}
+
+#[test]
+fn apps_have_batches_and_devices_of_their_own() {
+    let mut ledger = ledger();
+    ledger.deliver(batch("a", 2));
+    // Put together, its names are the same.
+    ledger.deliver(DeliverBatch { app_key: "dem".into(), ..batch("oa", 2) });
+    let one = receipt(ReceiptEvent::Arrive, Outcome::Arrived, 1);
+    let other = Receipt { app_key: "dem", batch_id: "oa", ..one };
+    let none = Receipt { app_key: "no app", ..one };
+    stream(&mut ledger, vec![one, none, other, one, receipt(ReceiptEvent::Arrive, Outcome::Arrived, 0)]);
+    let tally = ledger.tally();
+    assert_eq!((tally.arrived, tally.arrive, tally.foreign, tally.events_repeated), (3, 3, 1, 1));
+}
+
+#[test]
+fn a_failure_is_counted_as_what_it_is_and_an_unknown_one_is_no_end() {
+    let mut ledger = ledger();
+    ledger.deliver(batch("a", 3));
+    let failed = receipt(ReceiptEvent::SentFail, Outcome::Failed, 0);
+    let newer = Receipt { reason: 99, ordinal: 1, device_id: DEVICES[1], ..failed };
+    stream(&mut ledger, vec![Receipt { reason: FailReason::Revoked.into(), ..failed }, newer]);
+    let (app_key, batch_id) = ("demo".into(), "a".into());
+    let mass =
+        MassOutcome { app_key, batch_id, reason: 99, ordinals: vec![0b100], count: 1, ..Default::default() };
+    ledger.handle_stream(&StreamEvents { events: vec![(2, Told::Mass(mass))], ..StreamEvents::default() });
+    assert_eq!(ledger.tally().failures().collect::<Vec<_>>(), [("revoked", 1)]);
+    assert_eq!(ledger.tally().arrived, 0);
+}
+
+#[test]
+fn beyond_so_many_targets_events_are_counted_without_looking_for_repeats() {
+    let mut ledger = ledger();
+    let arrive = |n: usize| receipt(ReceiptEvent::Arrive, Outcome::None, n as u32);
+    stream(&mut ledger, (0..TARGETS).map(arrive).collect());
+    let click = receipt(ReceiptEvent::Click, Outcome::None, 0);
+    stream(&mut ledger, vec![arrive(TARGETS), arrive(TARGETS), arrive(0), click, click]);
+    let tally = ledger.tally();
+    assert_eq!((tally.unchecked, tally.events_repeated, tally.click), (2, 2, 1));
+    assert_eq!((tally.arrive, tally.sent), (TARGETS as u64 + 2, TARGETS as u64 + 2));
+}
+
+#[test]
+fn what_is_dropped_is_counted_and_streams_are_apart() {
+    let mut ledger = ledger();
+    let gap = pb::ReceiptGap { first: 1, last: 9, events: 7, ..Default::default() };
+    let change = Some(device_event::Change::Push(2));
+    let device = Told::Device(Box::new(DeviceEvent { change, ..DeviceEvent::default() }));
+    for name in ["main", "other", "other"] {
+        let events = vec![(9, Told::Gap(gap.clone())), (9, device.clone())];
+        ledger.handle_stream(&StreamEvents { stream: name, events, ..StreamEvents::default() });
+    }
+    let tally = ledger.tally();
+    assert_eq!((tally.gaps, tally.device_events[2], tally.events_repeated), (21, 2, 1));
+}
+
+/// A device's messages stand apart in a table, also where their ids are times with nothing behind.
+#[test]
+fn targets_are_spread_over_a_table() {
+    use std::hash::BuildHasher;
+    let device = DeviceKey([7; 16]);
+    for shift in 0..33 {
+        let place =
+            |n: u64| BuildSpread::default().hash_one(Target { message_id: n << shift, device }) % 4_096;
+        let places: std::collections::HashSet<u64> = (0..64).map(place).collect();
+        assert!(places.len() > 32, "of ids that are multiples of 1 << {shift} {}", places.len());
+    }
+}

@@ -118,7 +118,7 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
 
 /// What the edge said.
 #[derive(Debug)]
-pub enum Heard<'a> {
+pub(super) enum Heard<'a> {
     /// Events of a stream.
     Events(StreamEvents<'a>),
     /// Something else; `None`: something newer than this program.
@@ -149,9 +149,9 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
     }
 
     /// The same with the events of a stream as they stand in their frame.
-    pub fn heard(&mut self) -> Result<Option<Heard<'_>>, ClientError> {
+    pub(super) fn heard(&mut self) -> Result<Option<Heard<'_>>, ClientError> {
         let Some(body) = self.input.body()? else { return Ok(None) };
-        Ok(Some(match stream_in(body) {
+        Ok(Some(match stream_in(body)? {
             Some(bytes) => Heard::Events(StreamEvents::read(bytes).ok_or(FrameError::Malformed)?),
             None => Heard::Frame(ToRouter::decode(body)?.frame),
         }))
