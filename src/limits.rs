@@ -37,6 +37,8 @@ pub const PUSH_ENCODED_BYTES: usize = 8_192;
 pub const ROUTER_FRAME_BYTES: usize = 16 * 1024 * 1024;
 /// Targets of one batch.
 pub const BATCH_TARGETS: usize = 100_000;
+/// Parts of the index, each with a lock and a share of what is remembered.
+pub const INDEX_PARTS: usize = 256;
 /// Targets that the store takes in one piece, if the configuration doesn't say: a fraction of a millisecond of its thread's time. A larger batch comes in parts.
 pub const PART_TARGETS: usize = 1_000;
 /// Ids in `Hello.received`.

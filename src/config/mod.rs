@@ -237,6 +237,15 @@ impl Config {
             let text = format!("must be at least stream_soft_bytes and two segments ({least})");
             reader.wrong("store.stream_hard_bytes", text);
         }
+        // The ids of a batch's parts stand in one share: the first one must not go before the last is there.
+        let parts = limits::BATCH_TARGETS.div_ceil(self.router.part_targets);
+        let least = parts * limits::INDEX_PARTS;
+        if store.max_batch_ids < least {
+            let text = format!(
+                "makes {parts} parts of the largest batch, and each has an id: store.max_batch_ids must be at least {least} for that"
+            );
+            reader.wrong("router.part_targets", text);
+        }
         let (budget, floor) = (self.memory.budget_bytes, memory_floor(self.shards));
         if budget != 0 && budget < floor {
             let text = format!(

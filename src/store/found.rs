@@ -13,14 +13,6 @@ pub enum Found<'a> {
 }
 
 impl Found<'_> {
-    /// Bytes that it takes in a frame beyond those in the journal: there all ordinals of a batch have their bit.
-    pub(super) fn spread(&self) -> usize {
-        match self {
-            Self::Event(StreamEvent::Mass(mass)) => mass.ordinals.parts().0 as usize,
-            Self::Event(_) | Self::Receipt(_) => 0,
-        }
-    }
-
     /// The event on its own. `None`: the names of its receipt are none.
     pub fn into_event(self) -> Option<StreamEvent> {
         match self {

@@ -93,7 +93,7 @@ pub struct Quota {
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
-            parts: 256,
+            parts: limits::INDEX_PARTS,
             segment_bytes: 64 * 1024 * 1024,
             reserve_segments: 2,
             salt: 0,

@@ -381,7 +381,7 @@ impl Streams {
             cursor = record.seq;
             let found = self.found(stream, &record, &mut owner);
             if !found.is_empty() {
-                bytes += record.payload.len() + found.iter().map(Found::spread).sum::<usize>();
+                bytes += record.payload.len();
                 events += found.len();
             }
             stopped = events >= max_events
