@@ -1,6 +1,6 @@
 //! What a stream's frame tells a router, read where it stands.
 //!
-//! The other end of [`super::events`]: of a receipt's strings none is copied, and its attributes stay encoded until somebody asks for them. Decoding
+//! The other end of [`super::StreamFrames`]: of a receipt's strings none is copied, and its attributes stay encoded until somebody asks for them. Decoding
 //! receipts into protobuf's own structs was rejected: a dozen allocations each, attributes for the most part, were most of what a router that
 //! counts did for one. What is rare is decoded. Of a message that comes twice in another the last one counts, where protobuf merges them; no edge says so.
 //! Tests hold it against the generated code.
