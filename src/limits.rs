@@ -39,6 +39,13 @@ pub const ROUTER_FRAME_BYTES: usize = 16 * 1024 * 1024;
 pub const BATCH_TARGETS: usize = 100_000;
 /// Parts of the index, each with a lock and a share of what is remembered.
 pub const INDEX_PARTS: usize = 256;
+
+/// Batch ids that have to be remembered where the largest batch is taken in parts of so many targets: their ids stand in one part of the index, and
+/// an answer with as many refused targets as can be stands for 800.
+pub const fn least_batch_ids(part_targets: usize) -> usize {
+    (BATCH_TARGETS.div_ceil(part_targets) + 800) * INDEX_PARTS
+}
+
 /// Targets that the store takes in one piece, if the configuration doesn't say: a fraction of a millisecond of its thread's time. A larger batch comes in parts.
 pub const PART_TARGETS: usize = 1_000;
 /// Ids in `Hello.received`.

@@ -237,12 +237,11 @@ impl Config {
             let text = format!("must be at least stream_soft_bytes and two segments ({least})");
             reader.wrong("store.stream_hard_bytes", text);
         }
-        // The ids of a batch's parts stand in one share: the first one must not go before the last is there.
-        let parts = limits::BATCH_TARGETS.div_ceil(self.router.part_targets);
-        let least = parts * limits::INDEX_PARTS;
+        // Else the last parts of a batch would drive out the first one's.
+        let least = limits::least_batch_ids(self.router.part_targets);
         if store.max_batch_ids < least {
             let text = format!(
-                "makes {parts} parts of the largest batch, and each has an id: store.max_batch_ids must be at least {least} for that"
+                "each part of a batch has an id: store.max_batch_ids must be at least {least} for that"
             );
             reader.wrong("router.part_targets", text);
         }

@@ -276,7 +276,7 @@ fn quic_is_on_or_off_and_has_a_heartbeat_of_its_own() {
 fn the_parts_of_a_batch_have_room_among_the_ids() {
     let config = |text: &str| [LEAST, text].concat();
     assert!(parse(&config("[router]\npart_targets = 4\n")).is_ok());
-    has(&errors(&config("[router]\npart_targets = 2\n")), 5, "router.part_targets", "at least 12800000");
-    let fewer = config("[router]\npart_targets = 1000\n[store]\nmax_batch_ids = 25599\n");
-    has(&errors(&fewer), 5, "router.part_targets", "at least 25600");
+    has(&errors(&config("[router]\npart_targets = 2\n")), 5, "router.part_targets", "at least 13004800");
+    let fewer = config("[router]\npart_targets = 1000\n[store]\nmax_batch_ids = 230399\n");
+    has(&errors(&fewer), 5, "router.part_targets", "at least 230400");
 }

@@ -78,6 +78,11 @@ impl Memory {
     }
 }
 
+/// Batch ids that are remembered at most where there is memory for so many.
+fn batch_ids(affordable: u64, part_targets: usize) -> usize {
+    LEAST_BATCH_IDS.max(limits::least_batch_ids(part_targets)).max(affordable as usize)
+}
+
 /// What parts may hold is within their share, whatever is configured: else one of them could use up what all have.
 fn fit(config: &mut Config, budget: u64) {
     let mut cut = Vec::new();
@@ -95,7 +100,8 @@ fn fit(config: &mut Config, budget: u64) {
     within("store.table_cache_bytes", &mut store.table_cache_bytes, TABLES);
     let mut ids = store.max_batch_ids as u64 * BATCH_ID_BYTES;
     within("store.max_batch_ids (bytes)", &mut ids, BATCH_IDS);
-    store.max_batch_ids = store.max_batch_ids.min(LEAST_BATCH_IDS.max((ids / BATCH_ID_BYTES) as usize));
+    store.max_batch_ids =
+        store.max_batch_ids.min(batch_ids(ids / BATCH_ID_BYTES, config.router.part_targets));
     let mut messages = store.max_messages * MESSAGE_BYTES;
     within("store.max_messages (bytes)", &mut messages, MESSAGES);
     store.max_messages = messages / MESSAGE_BYTES;
@@ -172,6 +178,13 @@ mod tests {
         let files: HashMap<PathBuf, String> =
             files.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned())).collect();
         available(&|path| files.get(path).cloned())
+    }
+
+    #[test]
+    fn however_little_memory_there_is_the_ids_of_a_batchs_parts_have_room() {
+        assert_eq!(batch_ids(0, limits::PART_TARGETS), LEAST_BATCH_IDS);
+        assert_eq!(batch_ids(1_000_000, limits::PART_TARGETS), 1_000_000);
+        assert_eq!(batch_ids(1_000_000, 10), 2_764_800);
     }
 
     #[test]

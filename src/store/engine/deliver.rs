@@ -88,8 +88,10 @@ impl<D: Disk> Engine<D> {
         let part = self.shared.index.lock(self.shared.index.part_of_id(key));
         let Some(known) = part.ids.get(key) else {
             let forgotten = batch.created_at <= part.ids.watermark();
-            let old = batch.created_at.saturating_add(self.options.batch_window_ms) < now;
-            return ((forgotten || old) && !batch.part.follows).then_some(Err(Rejection::TooOld));
+            // Of a later part that was said of the first one, which is known: one that was taken in part is taken to its end, however late.
+            let is_old = batch.created_at.saturating_add(self.options.batch_window_ms) < now;
+            let too_old = forgotten || is_old && batch.part.number == 0;
+            return (too_old && !batch.part.follows).then_some(Err(Rejection::TooOld));
         };
         if known.digest != batch.digest {
             return Some(Err(Rejection::BatchConflict));

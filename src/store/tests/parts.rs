@@ -1,6 +1,6 @@
 //! Parts of a large batch: each by itself, under one id.
 
-use super::common::{HOUR, again, messages, opened};
+use super::common::{HOUR, again, messages, opened, pass};
 use super::plan::START;
 use super::support::{Harness, app, batch, of_account, small};
 use crate::binding::{Binding, Change};
@@ -190,4 +190,15 @@ fn all_parts_of_a_batch_are_forgotten_together_and_none_while_it_is_taken() {
     assert_eq!(repeats.iter().filter(|answer| **answer == Err(Rejection::TooOld)).count(), 3, "{repeats:?}");
     let state = harness.message(1, None).expect("known");
     assert_eq!((state.counts.batches, state.counts.accepted), (1, 4), "one batch");
+}
+
+#[test]
+fn what_was_taken_in_part_is_taken_to_its_end_however_late() {
+    let (_disk, mut harness) = opened(&StoreOptions { batch_window_ms: 60_000, ..small() });
+    harness.deliver(part(0, 0, &[1], 1)).expect("accepted");
+    pass(&mut harness, 61_000);
+    assert!(harness.deliver(part(0, 0, &[1], 1)).expect("known").repeated);
+    assert_eq!(harness.deliver(part(1, 1, &[2], 0)).expect("it goes on").accepted, 1);
+    // Of one that is not known nobody knows whether it was.
+    assert_eq!(harness.deliver(batch("another", 2, &[1], START, HOUR)), Err(Rejection::TooOld));
 }
