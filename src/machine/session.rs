@@ -256,11 +256,17 @@ impl<E: Entry> Session<E> {
         self.in_flight.iter().find(|f| f.entry.message() == message).map(|f| f.entry.accepted_at())
     }
 
+    /// What is in flight, each with when it was last written.
+    pub fn written(&self, ack_deadline_ms: u64) -> impl Iterator<Item = (&E, Millis)> {
+        self.in_flight.iter().map(move |f| {
+            let again = f.is_overdue().then(|| f.deadline().saturating_sub(ack_deadline_ms));
+            (&f.entry, again.unwrap_or(f.first_sent()))
+        })
+    }
+
     /// An entry in flight, and when it was last written.
     pub fn last_sent(&self, seq: Seq, ack_deadline_ms: u64) -> Option<(&E, Millis)> {
-        let f = self.in_flight.iter().find(|f| f.entry.seq() == seq)?;
-        let last = if f.is_overdue() { f.deadline().saturating_sub(ack_deadline_ms) } else { f.first_sent() };
-        Some((&f.entry, last))
+        self.written(ack_deadline_ms).find(|(entry, _)| entry.seq() == seq)
     }
 
     /// Removes a message from the window (any event implies arrive); when it was first written.

@@ -29,6 +29,11 @@ pub(super) fn flush(connection: &mut Connection, now: Millis, cx: &mut Context<'
         }
     }
     connection.outbox.written(now, written);
+    if let Phase::Live(live) = &mut connection.phase
+        && connection.outbox.is_empty()
+    {
+        live.seldom.handle_all_written();
+    }
     let closing = matches!(connection.phase, Phase::Closing { .. });
     if closing && connection.outbox.is_empty() && !connection.flags.shut {
         connection.flags.shut = true;

@@ -11,7 +11,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::state::{ConnRef, Phase, Shard};
+use super::seldom::UnsentCopy;
+use super::state::{ConnRef, Connection, Phase, Shard};
 use crate::error::DeviceError;
 use crate::ids::Seq;
 use crate::limits;
@@ -142,11 +143,15 @@ impl Shard {
     /// How many looks that took.
     fn tell_slot(&mut self, slot: usize, messages: &[Arc<Recall>]) -> usize {
         let Some(connection) = self.connections.get_mut(slot) else { return 1 };
+        let conn = ConnRef { slot: slot as u32, serial: connection.serial };
+        if connection.may_write_one_of(messages, self.context.config.ack_deadline_ms) {
+            self.fail(conn, DeviceError::Stalled);
+            return 1;
+        }
         // One that reads for itself comes to these too.
         if !matches!(connection.phase, Phase::Live(_)) || connection.flags.behind_on_recalls {
             return 1;
         }
-        let conn = ConnRef { slot: slot as u32, serial: connection.serial };
         if connection.outbox.len() >= limits::OUTBOX_BYTES {
             // It reads for itself, from before the first of these.
             connection.flags.behind_on_recalls = true;
@@ -204,26 +209,49 @@ impl Shard {
     }
 
     /// An entry ended without the device's doing. A copy that was taken back and may wait unsent must not be written any more, nor one that ended as
-    /// its user wants no pushes: should it be taken back later, no entry would be there to say so. As frames can't be taken out of a stream of
-    /// bytes, the session ends then, and the device comes again.
+    /// its user wants no pushes. As frames can't be taken out of a stream of bytes, the session ends then, and the device comes again. Any other
+    /// copy may still be taken back, with no entry there to say so: it is remembered as long as it may wait.
     pub(super) fn forget_entry(&mut self, conn: ConnRef, batch: Seq, reason: Failure) {
         let ack_deadline_ms = self.context.config.ack_deadline_ms;
         let Some(connection) = self.connection(conn) else { return };
         let Phase::Live(live) = &mut connection.phase else { return };
-        let unsent = live
-            .session
-            .last_sent(batch, ack_deadline_ms)
-            // Nobody is to see it any more: not who has the phone now, if it was for who had it before.
-            .is_some_and(|(entry, at)| {
-                let is_unwanted = matches!(reason, Failure::Unbound | Failure::PushDisabled);
-                (entry.0.is_revoked() || is_unwanted) && connection.outbox.may_hold(at)
-            });
+        let unsent = live.session.last_sent(batch, ack_deadline_ms).and_then(|(entry, sent_at)| {
+            let copy = UnsentCopy { batch, message: entry.0.message, sent_at };
+            connection.outbox.may_hold(sent_at).then_some((copy, entry.0.is_revoked()))
+        });
         live.session.handle_ended(batch);
         live.seldom.edit(|parts| parts.unwritten.retain(|entry| entry.batch.seq != batch));
-        if unsent {
+        let must_not_be_seen = match unsent {
+            None => false,
+            // Nobody is to see it any more: not who has the phone now, if it was for who had it before.
+            Some((_, true)) => true,
+            Some(_) if matches!(reason, Failure::Unbound | Failure::PushDisabled) => true,
+            Some((copy, false)) => !live.seldom.keep_unsent(copy, &connection.outbox),
+        };
+        if must_not_be_seen {
             return self.fail(conn, DeviceError::Stalled);
         }
         self.mark_dirty(conn);
+    }
+}
+
+impl Connection {
+    /// Whether a copy of one of these may wait unsent: its entry has ended, or is about to.
+    fn may_write_one_of(&self, messages: &[Arc<Recall>], ack_deadline_ms: u64) -> bool {
+        if self.outbox.is_empty() {
+            return false;
+        }
+        let Phase::Live(live) = &self.phase else { return false };
+        let in_flight = live.session.written(ack_deadline_ms);
+        let revoked = in_flight.filter(|(entry, _)| entry.0.is_revoked());
+        let ended = live.seldom.unsent().iter().map(|copy| (copy.batch, copy.message, copy.sent_at));
+        let mut copies = revoked.map(|(entry, at)| (entry.0.seq, entry.0.message, at)).chain(ended);
+        copies.any(|(batch, message, sent_at)| {
+            let is_taken_back = |recall: &Arc<Recall>| {
+                recall.message == message && recall.seq > batch && recall.app == live.app
+            };
+            self.outbox.may_hold(sent_at) && messages.iter().any(is_taken_back)
+        })
     }
 }
 

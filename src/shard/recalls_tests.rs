@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::task::Poll;
 
 use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
@@ -19,9 +20,10 @@ use crate::machine::told;
 use crate::presence::Presence;
 use crate::push::{Reached, Seen};
 use crate::shard::identify::Grant;
+use crate::shard::output::flush;
 use crate::shard::seldom::Seldom;
 use crate::shard::sockets::Socket;
-use crate::shard::state::Live;
+use crate::shard::state::{InList, Live};
 use crate::shard::stream::Stream;
 use crate::shard::{DeviceContext, Gates, Mailbox, Places, ShardFigures};
 use crate::store::{Batch, Busy, Command, Pulled, Refused, Store, StreamBounds, StreamError, StreamRead};
@@ -204,4 +206,92 @@ async fn a_device_whose_session_breaks_early_is_told_again_on_its_next_one() {
     let connection = shard.connection(conn).expect("there");
     let Phase::Live(live) = &connection.phase else { panic!("a session") };
     assert!(live.seldom.told() == Told::Settled && !connection.flags.behind_on_recalls);
+}
+
+/// A session to which these were sent, each as (sequence, message), and none of which left its outbox.
+async fn with_unsent(shard: &mut Shard, sent: &[(u64, u64)]) -> (ConnRef, TcpStream) {
+    let (conn, far) = begins(shard).await;
+    let (now, ack_deadline_ms) = (shard.now(), shard.context.config.ack_deadline_ms);
+    let tally = shard.tally.clone();
+    let connection = shard.connection(conn).expect("there");
+    connection.flags.behind_on_recalls = false;
+    connection.outbox.push(&tally, 0, now, b"some bytes of them");
+    let Phase::Live(live) = &mut connection.phase else { panic!("a session") };
+    for (seq, message) in sent {
+        let batch = Arc::new(Batch::of_test(Seq(*seq), MessageId(*message), now));
+        live.session.handle_sent(now, ack_deadline_ms, InList(batch));
+    }
+    (conn, far)
+}
+
+/// That message is taken back, as all sessions are told.
+fn is_taken_back(shard: &mut Shard) {
+    shard.recalls.began.clear();
+    shard.recalls.told = Seq(0);
+    shard.recalls.note();
+    shard.tell_recalls();
+}
+
+fn is_live(shard: &mut Shard, conn: ConnRef) -> bool {
+    let connection = shard.connection(conn).expect("there");
+    matches!(connection.phase, Phase::Live(_)) && !connection.flags.broken
+}
+
+#[tokio::test]
+async fn what_ended_unsent_and_is_taken_back_later_is_not_written_any_more() {
+    for (seq, message, held, lives) in [
+        (4, 9, true, false),
+        // Another message; one of a batch that came after the message was taken back, when that was no longer known; and one that was written.
+        (4, 8, true, true),
+        (6, 9, true, true),
+        (4, 9, false, true),
+    ] {
+        let (mut shard, _store) = shard();
+        let (conn, _far) = with_unsent(&mut shard, &[(seq, message)]).await;
+        shard.forget_entry(conn, Seq(seq), Failure::Replaced);
+        assert!(is_live(&mut shard, conn), "it may come late");
+        if !held {
+            let connection = shard.connection(conn).expect("there");
+            let waits = std::future::poll_fn(|cx| Poll::Ready(flush(connection, 1, cx))).await;
+            let Phase::Live(live) = &connection.phase else { panic!("a session") };
+            assert!(waits && live.seldom.get().is_none_or(|parts| parts.unsent.is_empty()));
+        }
+        is_taken_back(&mut shard);
+        assert_eq!(is_live(&mut shard, conn), lives, "{message} at {seq}, {held}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_taken_back_unsent_is_not_written_though_no_word_came_of_its_entry() {
+    for full in [false, true] {
+        let (mut shard, _store) = shard();
+        let (conn, _far) = with_unsent(&mut shard, &[(3, 8), (4, 9)]).await;
+        if full {
+            let (now, tally) = (shard.now(), shard.tally.clone());
+            shard.connection(conn).expect("there").outbox.push(&tally, 0, now, &vec![0; limits::OUTBOX_BYTES]);
+        }
+        is_taken_back(&mut shard);
+        assert!(is_live(&mut shard, conn), "as its batch isn't");
+        let Phase::Live(live) = &shard.connection(conn).expect("there").phase else { panic!("a session") };
+        live.session.last_sent(Seq(4), 0).expect("in flight").0.0.revoke();
+        is_taken_back(&mut shard);
+        assert!(!is_live(&mut shard, conn), "full: {full}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_of_which_too_much_ended_unsent_ends() {
+    let (mut shard, _store) = shard();
+    let (conn, _far) = with_unsent(&mut shard, &[]).await;
+    let (now, ack_deadline_ms) = (shard.now(), shard.context.config.ack_deadline_ms);
+    for seq in 1..=limits::WINDOW as u64 + 1 {
+        assert!(is_live(&mut shard, conn), "until {seq}");
+        let Phase::Live(live) = &mut shard.connection(conn).expect("there").phase else {
+            panic!("a session")
+        };
+        let batch = Arc::new(Batch::of_test(Seq(seq), MessageId(100 + seq), now));
+        live.session.handle_sent(now, ack_deadline_ms, InList(batch));
+        shard.forget_entry(conn, Seq(seq), Failure::Replaced);
+    }
+    assert!(!is_live(&mut shard, conn));
 }

@@ -1,7 +1,11 @@
 //! What a session has only now and then: one word for all of it, while there is none.
 
+use super::outbox::Outbox;
 use super::state::{Received, Waiting};
+use crate::ids::{MessageId, Seq};
+use crate::limits;
 use crate::machine::told::Told;
+use crate::push::Millis;
 use crate::store::Pulled;
 
 /// See the module.
@@ -19,16 +23,29 @@ pub(super) struct Parts {
     pub told: Told,
     /// Requests that wait until they are durable, oldest first; at most `limits::SESSION_REQUESTS`.
     pub replies: Vec<Waiting>,
+    /// Of entries that have ended, by what doesn't forbid to write them; at most [`limits::WINDOW`].
+    pub unsent: Vec<UnsentCopy>,
+}
+
+/// A push that was handed to the connection, and may wait there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct UnsentCopy {
+    pub batch: Seq,
+    pub message: MessageId,
+    /// When it was handed over, milliseconds.
+    pub sent_at: Millis,
 }
 
 impl Parts {
     fn new() -> Self {
-        Self { received: None, unwritten: Vec::new(), told: Told::Settled, replies: Vec::new() }
+        let (unwritten, replies, unsent) = (Vec::new(), Vec::new(), Vec::new());
+        Self { received: None, unwritten, told: Told::Settled, replies, unsent }
     }
 
     fn is_nothing(&self) -> bool {
-        let Self { received, unwritten, told, replies } = self;
-        received.is_none() && unwritten.is_empty() && *told == Told::Settled && replies.is_empty()
+        let Self { received, unwritten, told, replies, unsent } = self;
+        let waits = !unwritten.is_empty() || !replies.is_empty() || !unsent.is_empty();
+        received.is_none() && *told == Told::Settled && !waits
     }
 }
 
@@ -78,6 +95,28 @@ impl Seldom {
         if entries.peek().is_some() {
             self.put(|parts| parts.unwritten.extend(entries));
         }
+    }
+
+    /// Remembers one more, as long as it may wait there. `false`: there are too many.
+    #[must_use]
+    pub(super) fn keep_unsent(&mut self, copy: UnsentCopy, outbox: &Outbox) -> bool {
+        self.put(|parts| {
+            parts.unsent.retain(|earlier| outbox.may_hold(earlier.sent_at));
+            if parts.unsent.len() < limits::WINDOW {
+                parts.unsent.push(copy);
+            }
+        });
+        self.unsent().last() == Some(&copy)
+    }
+
+    /// Everything that waited was written.
+    pub(super) fn handle_all_written(&mut self) {
+        self.edit(|parts| parts.unsent = Vec::new());
+    }
+
+    /// Copies of entries that have ended, that may wait unsent.
+    pub(super) fn unsent(&self) -> &[UnsentCopy] {
+        self.get().map_or(&[], |parts| &parts.unsent)
     }
 
     /// What the device is owed.
