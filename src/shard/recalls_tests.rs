@@ -268,7 +268,12 @@ async fn what_is_taken_back_unsent_is_not_written_though_no_word_came_of_its_ent
         let (conn, _far) = with_unsent(&mut shard, &[(3, 8), (4, 9)]).await;
         if full {
             let (now, tally) = (shard.now(), shard.tally.clone());
-            shard.connection(conn).expect("there").outbox.push(&tally, 0, now, &vec![0; limits::OUTBOX_BYTES]);
+            shard.connection(conn).expect("there").outbox.push(
+                &tally,
+                0,
+                now,
+                &vec![0; limits::OUTBOX_BYTES],
+            );
         }
         is_taken_back(&mut shard);
         assert!(is_live(&mut shard, conn), "as its batch isn't");

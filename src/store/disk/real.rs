@@ -94,6 +94,12 @@ impl Quota {
         Ok(())
     }
 
+    /// Bytes beyond the maximum; `None`: there is none.
+    fn over(&self) -> Option<u64> {
+        let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        self.max.map(|max| used.saturating_sub(max))
+    }
+
     fn add(&self, bytes: u64) {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) += bytes;
     }
@@ -105,7 +111,7 @@ impl Quota {
 }
 
 impl RealDisk {
-    /// Opens a data directory, or makes a new one; `max_bytes` bounds all its files together. A directory of a newer format or in use is
+    /// Opens a data directory, or makes a new one; `max_bytes` bounds all its files together, unless they are more already: then they get no more. A directory of a newer format or in use is
     /// left untouched.
     pub fn open(path: &Path, max_bytes: Option<u64>) -> Result<(Arc<Self>, Format), OpenError> {
         let failed = |source| OpenError::Io { path: path.to_owned(), source };
@@ -119,6 +125,14 @@ impl RealDisk {
         for name in disk.list().map_err(failed)? {
             let bytes = fs::metadata(path.join(name)).map_err(failed)?.len();
             disk.quota.add(bytes);
+        }
+        if let Some(over) = disk.quota.over().filter(|over| *over > 0) {
+            tracing::warn!(
+                directory = %path.display(), over,
+                "the data directory holds more bytes than store.max_bytes: batches are refused until it has shrunk"
+            );
+            // Less than what is there would keep out the checkpoint without which nothing goes.
+            disk.widen(over);
         }
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(|error| failed(io::Error::other(error)))?;
@@ -402,6 +416,20 @@ mod tests {
             is_full(&open(dir.path(), Some(format + 10_000)).0),
             "what is there counts at the next start"
         );
+    }
+
+    #[test]
+    fn a_quota_below_what_is_there_takes_what_goes_and_no_more() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (disk, _) = open(dir.path(), None);
+        disk.create("a", 8_000).expect("no bound");
+        disk.create("b", 2_000).expect("no bound");
+        drop(disk);
+        let (disk, _) = open(dir.path(), Some(5_000));
+        assert_eq!(disk.create("c", 1).expect_err("too much").kind(), io::ErrorKind::StorageFull);
+        disk.remove("b").expect("there");
+        disk.create("c", 2_000).expect("as much as went");
+        assert_eq!(disk.create("d", 1).expect_err("too much").kind(), io::ErrorKind::StorageFull);
     }
 
     #[test]

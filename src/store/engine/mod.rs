@@ -404,10 +404,7 @@ impl<D: Disk> Engine<D> {
         if now < self.replenish_at {
             return Ok(());
         }
-        let segment = u64::from(self.options.segment_bytes);
-        let max = self.options.max_bytes;
-        let is_at_max = max != 0 && self.journal.file_bytes() + segment > max;
-        if is_at_max || self.checkpoints.borrows() || self.tables.borrows {
+        if self.journal.is_at_max() || self.checkpoints.borrows() || self.tables.borrows {
             // That a segment goes, or that what was lent comes back, calls for it again.
             self.replenish_at = 0;
             return Ok(());

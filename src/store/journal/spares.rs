@@ -51,6 +51,15 @@ impl<D: Disk> Journal<D> {
         self.spares_left() > self.options.reserve_segments as usize
     }
 
+    /// Whether a spare file more would make it larger than it may be. The active segment, which may be of a time when segments were larger, and the next
+    /// one and the reserve beside it are always allowed: it only goes when the next one begins.
+    pub fn is_at_max(&self) -> bool {
+        let (max, segment) = (self.options.max_bytes, u64::from(self.options.segment_bytes));
+        let active = self.shared.newest().map_or(0, |active| active.size);
+        let least = active + segment * (u64::from(self.options.reserve_segments) + 1);
+        max != 0 && self.file_bytes() + segment > max.max(least)
+    }
+
     /// Removes spare files, so that something else can use their space until [`Journal::replenish`]. How many there were, at most `most`. Only
     /// between commits.
     pub fn release_spares(&mut self, most: usize) -> Result<usize, JournalError> {
@@ -90,8 +99,7 @@ impl<D: Disk> Journal<D> {
         if self.poisoned {
             return Err(JournalError::Poisoned);
         }
-        let (max, segment) = (self.options.max_bytes, u64::from(self.options.segment_bytes));
-        while !self.is_replenished() && (max == 0 || self.file_bytes() + segment <= max) {
+        while !self.is_replenished() && !self.is_at_max() {
             if !self.add_spare()? {
                 break;
             }

@@ -11,6 +11,8 @@ use super::support::{Harness, batch, device, small};
 use super::wakeups::fill_to_the_brim;
 use crate::ids::Seq;
 use crate::push::{Failure, Millis};
+use crate::store::NewBatch;
+use crate::store::disk::real::RealDisk;
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
 use crate::store::record;
@@ -52,6 +54,44 @@ fn a_start_makes_no_spare_segments_beyond_the_maximum() {
         harness.settle().expect("the disk works");
         assert!(journal_bytes(&disk) <= before, "reserve {reserve}");
     }
+}
+
+/// Only what comes lets the active segment go.
+#[test]
+fn a_lower_maximum_has_room_beside_an_active_segment_of_a_time_when_they_were_larger() {
+    let larger = StoreOptions { segment_bytes: 4 * SEGMENT as u32, ..options(40, 1) };
+    let (disk, mut harness) = opened(&larger);
+    harness.deliver(batch("b1", 1_000, &[2], START, HOUR)).expect("accepted");
+    harness = again(&disk, harness, &options(3, 1));
+    harness.settle().expect("the disk works");
+    harness.deliver(batch("b2", 1_001, &[2], START, HOUR)).expect("accepted");
+}
+
+#[test]
+fn a_directory_that_holds_more_than_the_maximum_shrinks_to_it() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let unbounded = StoreOptions { max_bytes: 0, ..options(0, 1) };
+    let (disk, _) = RealDisk::open(dir.path(), None).expect("a new directory");
+    let mut harness = Harness::open(&disk, &unbounded, START);
+    harness.see(0);
+    for n in 1..60 {
+        let body = vec![7; 3_000].into();
+        harness.deliver(NewBatch { body, ..batch(&format!("b{n}"), n, &[0], START, HOUR) }).expect("room");
+    }
+    harness.settle().expect("the disk works");
+    drop((harness, disk));
+
+    let lower = options(6, 1);
+    let (disk, _) = RealDisk::open(dir.path(), Some(lower.max_bytes)).expect("opens");
+    let mut harness = Harness::open(&disk, &lower, START + HOUR);
+    assert!(harness.figure("journal_bytes") > 2 * lower.max_bytes);
+    for _ in 0..20 {
+        harness.now += 60_000;
+        harness.ack_stream(harness.head());
+        harness.settle().expect("the disk works");
+    }
+    assert!(harness.figure("journal_bytes") <= lower.max_bytes);
+    harness.deliver(batch("b60", 60, &[0], harness.now, HOUR)).expect("accepted");
 }
 
 fn storage(harness: &mut Harness<SimDisk>) -> u64 {

@@ -39,6 +39,8 @@ pub(crate) struct Chances {
     pub(crate) leaving: SmallRng,
     /// How many targets are taken in one piece.
     pub(crate) parts: SmallRng,
+    /// What operators change in the configuration.
+    pub(crate) settings: SmallRng,
 }
 
 impl Chances {
@@ -64,6 +66,7 @@ impl Chances {
             presence: stream(14),
             leaving: stream(15),
             parts: stream(16),
+            settings: stream(17),
         }
     }
 }

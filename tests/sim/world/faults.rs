@@ -190,6 +190,9 @@ impl World {
         if self.parts == Parts::Vary {
             self.plan.part_targets = self.chances.parts.random_range(1..8);
         }
+        if let Some(changed) = self.settings.change(&mut self.plan, &mut self.chances.settings) {
+            self.note(format_args!("{changed}"));
+        }
         let failed_reads = self.disk.failed_reads();
         // Never the same twice.
         self.plan.store.history = HistoryId::new(self.disk.operations() + 1 + self.restore.lost_operations);
@@ -217,7 +220,7 @@ impl World {
                 self.check_revocations(&edge)?;
                 self.oracle.known.begin_life(head.0, edge.now());
                 self.edge = Some(edge);
-                self.ticked.fill(0);
+                self.ticked = vec![0; self.plan.shards];
             }
             Err(_) if self.disk.is_down() => {
                 let dies = self.dies;

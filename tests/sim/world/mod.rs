@@ -21,6 +21,7 @@ mod presence;
 mod reads;
 mod restore;
 mod router;
+mod settings;
 mod trace;
 mod turns;
 
@@ -49,6 +50,7 @@ use plan::plan;
 use reads::Reads;
 use restore::Restore;
 use router::{APPS, Batches, Router};
+use settings::Settings;
 use trace::Trace;
 
 /// Milliseconds of simulated time in which something must come to its end in a calm world, until all has. A bound of the whole would be one of
@@ -157,6 +159,7 @@ struct World {
     leaving: Leaving,
     reads: Reads,
     parts: Parts,
+    settings: Settings,
     /// Presence is gathered again from then on.
     gather_at: Millis,
     /// The ids of the devices.
@@ -222,7 +225,7 @@ impl World {
         let routers = routers.collect();
         let mut oracle = Oracle {
             edge_now: START,
-            quota: plan.store.app_quotas.values().any(|quota| quota.drop_oldest),
+            quota: !plan.store.app_quotas.is_empty(),
             may_have_gaps: plan.store.stream_hard_bytes < 1 << 30,
             known: Known::new(plan.store.forget_after_ms),
             epoch: plan.epoch,
@@ -242,6 +245,7 @@ impl World {
             leaving: Leaving::new(keeps_time, &mut chances.leaving),
             reads,
             parts,
+            settings: Settings::new(&mut chances.settings),
             gather_at: 0,
             routers,
             oracle,
