@@ -76,6 +76,8 @@ pub struct Journal<D: Disk> {
     /// Names of the spare files, the first is used first.
     spares: Vec<String>,
     next_spare: u64,
+    /// Bytes of all its files at the start.
+    found_bytes: u64,
     parts: Vec<Part>,
     /// An old group's memory, for the next one.
     buffer: Vec<u8>,

@@ -75,7 +75,7 @@ impl<D: Disk> Journal<D> {
             let name = segments::name(id);
             disk.remove(&name).map_err(JournalError::io(format!("removing {name}")))?;
         }
-        let spares = spares::adopt(&disk, &names, options.segment_bytes)?;
+        let (spares, spare_bytes) = spares::adopt(&disk, &names, options.segment_bytes)?;
         let next_spare = spares.last().map_or(1, |(number, _)| number + 1);
         let spares = spares.into_iter().map(|(_, name)| name).collect();
 
@@ -97,11 +97,14 @@ impl<D: Disk> Journal<D> {
             active,
             spares,
             next_spare,
+            found_bytes: 0,
             parts,
             buffer,
             next,
             poisoned: false,
         };
+        let segments = journal.shared.segments();
+        journal.found_bytes = spare_bytes + segments.iter().map(|segment| segment.size).sum::<u64>();
         journal.replenish()?;
         Ok((journal, report))
     }

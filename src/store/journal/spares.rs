@@ -13,36 +13,40 @@ pub(super) fn parse_name(name: &str) -> Option<u64> {
     name.strip_prefix("spare-")?.strip_suffix(".seg")?.parse().ok()
 }
 
-/// The spares found at a start: (number, name), in order. One that is not whole, or has been written to (its renaming to a segment was
-/// lost with the power), is removed.
+/// The spares found at a start: (number, name), in order, and the bytes of all that were there. One that is not whole, or has been written to (its
+/// renaming to a segment was lost with the power), is removed.
 pub(super) fn adopt<D: Disk>(
     disk: &Arc<D>,
     names: &[String],
     segment_bytes: u32,
-) -> Result<Vec<(u64, String)>, JournalError> {
+) -> Result<(Vec<(u64, String)>, u64), JournalError> {
     let mut found: Vec<(u64, String)> =
         names.iter().filter_map(|name| parse_name(name).map(|number| (number, name.clone()))).collect();
     found.sort_unstable();
-    let mut kept = Vec::with_capacity(found.len());
+    let (mut kept, mut bytes) = (Vec::with_capacity(found.len()), 0);
     for (number, name) in found {
-        let clean = is_clean::<D>(disk, &name, segment_bytes);
-        if clean.map_err(JournalError::io(format!("reading {name}")))? {
+        let (is_clean, length) = looked_at::<D>(disk, &name, segment_bytes)
+            .map_err(JournalError::io(format!("reading {name}")))?;
+        bytes += length;
+        if is_clean {
             kept.push((number, name));
         } else {
             disk.remove(&name).map_err(JournalError::io(format!("removing {name}")))?;
         }
     }
-    Ok(kept)
+    Ok((kept, bytes))
 }
 
-fn is_clean<D: Disk>(disk: &Arc<D>, name: &str, segment_bytes: u32) -> io::Result<bool> {
+/// Whether it is whole and empty, and its length.
+fn looked_at<D: Disk>(disk: &Arc<D>, name: &str, segment_bytes: u32) -> io::Result<(bool, u64)> {
     let file = disk.open(name)?;
-    if file.len()? != u64::from(segment_bytes) {
-        return Ok(false);
+    let length = file.len()?;
+    if length != u64::from(segment_bytes) {
+        return Ok((false, length));
     }
     let mut start = [0; super::SEGMENT_HEADER as usize];
     file.read_at(&mut start, 0)?;
-    Ok(start.iter().all(|&byte| byte == 0))
+    Ok((start.iter().all(|&byte| byte == 0), length))
 }
 
 impl<D: Disk> Journal<D> {
@@ -52,12 +56,16 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Whether a spare file more would make it larger than it may be. The active segment, which may be of a time when segments were larger, and the next
-    /// one and the reserve beside it are always allowed: it only goes when the next one begins.
+    /// one and the reserve beside it are always allowed: it only goes when the next one begins. And where it was larger at the start than it may be
+    /// now, it gets its reserve as long as it is no larger than then: acks and ends are what makes it smaller.
     pub fn is_at_max(&self) -> bool {
         let (max, segment) = (self.options.max_bytes, u64::from(self.options.segment_bytes));
-        let active = self.shared.newest().map_or(0, |active| active.size);
-        let least = active + segment * (u64::from(self.options.reserve_segments) + 1);
-        max != 0 && self.file_bytes() + segment > max.max(least)
+        let (active, reserve) =
+            (self.shared.newest().map_or(0, |active| active.size), self.options.reserve_segments);
+        let allowed = max.max(active + segment * (u64::from(reserve) + 1));
+        let lacks_reserve = self.spares.len() < reserve as usize;
+        let allowed = if lacks_reserve { allowed.max(self.found_bytes) } else { allowed };
+        max != 0 && self.file_bytes() + segment > allowed
     }
 
     /// Removes spare files, so that something else can use their space until [`Journal::replenish`]. How many there were, at most `most`. Only

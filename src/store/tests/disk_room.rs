@@ -7,10 +7,10 @@ use super::common::{HOUR, SEGMENT, again, files, opened, pass, settle};
 use super::full::{fill, use_up};
 use super::plan::START;
 use super::stream_damage::{flip, places};
-use super::support::{Harness, batch, device, small};
+use super::support::{Harness, Told, ack, batch, device, small};
 use super::wakeups::fill_to_the_brim;
 use crate::ids::Seq;
-use crate::push::{Failure, Millis};
+use crate::push::{Event, Failure, Millis};
 use crate::store::NewBatch;
 use crate::store::disk::real::RealDisk;
 use crate::store::disk::sim::SimDisk;
@@ -92,6 +92,30 @@ fn a_directory_that_holds_more_than_the_maximum_shrinks_to_it() {
     }
     assert!(harness.figure("journal_bytes") <= lower.max_bytes);
     harness.deliver(batch("b60", 60, &[0], harness.now, HOUR)).expect("accepted");
+}
+
+/// Acks are what makes it smaller.
+#[test]
+fn a_lower_maximum_leaves_room_for_acks_of_all_that_is_there() {
+    let larger = StoreOptions { max_bytes: 0, segment_bytes: 4 * SEGMENT as u32, ..options(0, 2) };
+    let (disk, mut harness) = opened(&larger);
+    for n in 1..=60 {
+        let body = vec![7; 3_000].into();
+        harness.deliver(NewBatch { body, ..batch(&format!("b{n}"), n, &[0], START, HOUR) }).expect("room");
+    }
+    let before = disk.used();
+    harness = again(&disk, harness, &options(4, 2));
+    harness.settle().expect("the disk works");
+    assert!(disk.used() <= before);
+    for n in 1..=60 {
+        harness.sink.take();
+        harness.acks(vec![ack(0, n, &[(n, Event::Arrive)], harness.now)]);
+        harness.settle().expect("the disk works");
+        assert!(harness.sink.take().iter().any(|told| matches!(told, Told::Confirmed(_))), "{n}");
+        harness.ack_stream(harness.head());
+        harness.settle().expect("the disk works");
+    }
+    assert!(harness.figure("journal_bytes") <= options(4, 2).max_bytes);
 }
 
 fn storage(harness: &mut Harness<SimDisk>) -> u64 {
