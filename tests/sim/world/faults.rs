@@ -156,6 +156,7 @@ impl World {
         self.leaving.is_over();
         self.newest.clear();
         if death != Death::Process {
+            self.lost_power = true;
             self.devices.iter_mut().for_each(|device| device.look_at_unread(&mut self.oracle));
         }
         match death {
@@ -190,7 +191,9 @@ impl World {
         if self.parts == Parts::Vary {
             self.plan.part_targets = self.chances.parts.random_range(1..8);
         }
-        if let Some(changed) = self.settings.change(&mut self.plan, &mut self.chances.settings) {
+        if let Some(changed) =
+            self.settings.change(&mut self.plan, !self.lost_power, &mut self.chances.settings)
+        {
             self.note(format_args!("{changed}"));
         }
         let failed_reads = self.disk.failed_reads();
@@ -220,6 +223,7 @@ impl World {
                 self.check_revocations(&edge)?;
                 self.oracle.known.begin_life(head.0, edge.now());
                 self.edge = Some(edge);
+                self.lost_power = false;
                 self.ticked = vec![0; self.plan.shards];
             }
             Err(_) if self.disk.is_down() => {

@@ -160,6 +160,8 @@ struct World {
     reads: Reads,
     parts: Parts,
     settings: Settings,
+    /// The power has gone since an edge last started.
+    lost_power: bool,
     /// Presence is gathered again from then on.
     gather_at: Millis,
     /// The ids of the devices.
@@ -204,6 +206,8 @@ impl World {
         let keeps_time = !restore.happens;
         if once_in(&mut chances.forgetting, 3) && keeps_time {
             plan.store.forget_after_ms = chances.forgetting.random_range(3_000..12_000);
+            // Who is there says so far more often than that: else a session that ends with its first word in that time may be known too late.
+            (plan.device.heartbeat_default_s, plan.device.heartbeat_max_s) = (2, 2);
         }
         let memory = Memory::new();
         plan.store.budget = memory.budget();
@@ -246,6 +250,7 @@ impl World {
             reads,
             parts,
             settings: Settings::new(&mut chances.settings),
+            lost_power: false,
             gather_at: 0,
             routers,
             oracle,

@@ -23,20 +23,32 @@ impl Settings {
     }
 
     /// The largest that a stream's bound, or a quota, may ever be in this run is what the plan says now.
-    pub(crate) fn change(&self, plan: &mut Plan, rng: &mut SmallRng) -> Option<String> {
+    /// `spares`: its files are as they were, also those that the power may take.
+    pub(crate) fn change(&self, plan: &mut Plan, spares: bool, rng: &mut SmallRng) -> Option<String> {
         if !self.vary {
             return None;
         }
         let store = &mut plan.store;
         plan.shards = rng.random_range(1..=4);
         store.segment_bytes = SEGMENT_BYTES * rng.random_range(1..=3);
-        store.reserve_segments = [16, 20, 32][rng.random_range(0..3)];
+        let (is_bounded, reserve) = (rng.random::<bool>(), [16, 20, 32][rng.random_range(0..3)]);
+        // Without spares, or with a larger reserve, what is there already may leave no room for that: then acks wait for something to expire.
+        let is_bounded = is_bounded && spares;
+        store.reserve_segments = if is_bounded { reserve.min(store.reserve_segments) } else { reserve };
         let least = u64::from(store.segment_bytes) * u64::from(store.reserve_segments + 2);
-        store.max_bytes = if rng.random() { 0 } else { least * rng.random_range(1..=3) };
+        store.max_bytes = if is_bounded { least * rng.random_range(1..=3) } else { 0 };
         store.checkpoint_bytes = [4, 16, 64][rng.random_range(0..3)] * 1024;
         store.message_cache_bytes = [0, 1_000, 1_000_000][rng.random_range(0..3)];
         store.device_cache_bytes = [0, 1_000, 1_000_000][rng.random_range(0..3)];
         store.body_cache_bytes = [0, 1_000, 1_000_000][rng.random_range(0..3)];
+        store.max_pending = if once_in(rng, 3) { rng.random_range(20..100) } else { u64::MAX };
+        // An app's events go to another stream from then on.
+        let streams = store.streams.clone();
+        for app in &plan.apps {
+            if once_in(rng, 3) {
+                store.app_streams.insert(app.clone(), streams[rng.random_range(0..streams.len())].clone());
+            }
+        }
         if let Some(quota) = store.app_quotas.get_mut(&app(0)) {
             let (max_entries, drop_oldest) = (rng.random_range(1..10), rng.random());
             *quota = Quota { max_entries, drop_oldest, ..*quota };
@@ -46,11 +58,13 @@ impl Settings {
             store.stream_hard_bytes = store.stream_soft_bytes + 2 * u64::from(store.segment_bytes);
         }
         Some(format!(
-            "{} shards, segments of {}, {} in reserve, at most {}, streams {}, quotas {:?}",
+            "{} shards, segments of {}, {} in reserve, at most {}, {} pending, streams {:?} of {}, quotas {:?}",
             plan.shards,
             store.segment_bytes,
             store.reserve_segments,
             store.max_bytes,
+            store.max_pending,
+            plan.apps.iter().map(|app| &store.app_streams[app]).collect::<Vec<_>>(),
             store.stream_hard_bytes,
             store.app_quotas.values()
         ))
