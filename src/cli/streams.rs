@@ -26,7 +26,7 @@ enum What {
         after_help = "Examples:\n  mooring streams list --data-dir data\n  mooring streams list --json"
     )]
     List,
-    /// End a stream that the configuration no longer names; what is unread of it is lost
+    /// End a stream that no app of the configuration has; what is unread of it is lost, and what messages of apps that had it and were removed will tell
     #[command(after_help = "Examples:
   mooring streams retire old --data-dir data
   mooring streams retire main --force --data-dir data      drop what is unread; a gap tells its reader")]

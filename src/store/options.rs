@@ -63,7 +63,7 @@ pub struct StoreOptions {
     pub forget_after_ms: Millis,
     /// Makes the digests of accounts: the data directory's own, never changed.
     pub digest_key: DigestKey,
-    /// The names of the streams; the first is the one of apps that `app_streams` doesn't name.
+    /// The names of the streams; the first is the one of apps that neither `app_streams` names nor a start before did.
     pub streams: Vec<Arc<str>>,
     /// Which stream an app belongs to.
     pub app_streams: HashMap<AppKey, Arc<str>>,
@@ -137,7 +137,7 @@ impl StoreOptions {
         self.app_quotas.get(app).copied().unwrap_or(default)
     }
 
-    /// The position of an app's stream among [`StoreOptions::streams`].
+    /// The position of a configured app's stream among [`StoreOptions::streams`]. Of others the store knows which one they had.
     pub(super) fn stream_of(&self, app: &str) -> usize {
         self.app_streams
             .get(app)

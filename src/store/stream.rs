@@ -205,15 +205,24 @@ impl Streams {
         pinning.map(Stream::pin).min().unwrap_or(Seq(u64::MAX))
     }
 
-    pub(super) fn note_event(&self, stream: usize, seq: Seq) {
-        if let Some(stream) = self.all.get(stream) {
+    /// Where an app's events go. `None`: to nobody, as the app isn't configured any more, and the stream that it had is retired.
+    fn of_app(&self, app: &str) -> Option<&Stream> {
+        let id = self.routes.now(app)?;
+        self.all.iter().find(|stream| stream.id == id)
+    }
+
+    /// An event of an app.
+    pub(super) fn note_event(&self, app: &str, seq: Seq) {
+        if let Some(stream) = self.of_app(app) {
             stream.last_event.fetch_max(seq.0, Ordering::Relaxed);
         }
     }
 
     /// Something of any stream: records up to here are lost, or one says which are.
     pub(super) fn note_lost(&self, seq: Seq) {
-        (0..self.len()).for_each(|stream| self.note_event(stream, seq));
+        self.all.iter().for_each(|stream| {
+            stream.last_event.fetch_max(seq.0, Ordering::Relaxed);
+        });
     }
 
     /// Whether there is something behind the cursor: an event, or a gap.
@@ -221,8 +230,9 @@ impl Streams {
         self.all[stream].has_unread()
     }
 
-    pub(super) fn is_full(&self, stream: usize) -> bool {
-        self.all.get(stream).is_some_and(|stream| stream.full.load(Ordering::Relaxed))
+    /// Whether the stream of an app is over its soft bound.
+    pub(super) fn is_full(&self, app: &str) -> bool {
+        self.of_app(app).is_some_and(|stream| stream.full.load(Ordering::Relaxed))
     }
 
     /// Measures what each stream holds back, by whole segments.

@@ -196,7 +196,7 @@ impl<D: Disk> Engine<D> {
         arrivals.sort_by_key(|arrival| arrival.entry.batch.seq);
         for arrivals in arrivals.chunk_by(|a, b| a.entry.batch.seq == b.entry.batch.seq) {
             let (batch, newest) = (&*arrivals[0].entry.batch, arrivals[arrivals.len() - 1].seq);
-            self.shared.streams.note_event(self.options.stream_of(batch.app.as_str()), newest);
+            self.shared.streams.note_event(batch.app.as_str(), newest);
             self.ledger.active_all(&batch.app, arrivals.iter().map(|one| (one.number, one.event_time)));
             let (index, tables) = (&self.shared.index, &*self.tables.tables);
             let mut part = part_with(index, tables, &mut self.ledger, batch.home)?;

@@ -160,7 +160,7 @@ impl<D: Disk> Engine<D> {
         } else {
             self.stage(record::RECEIPT)?.0
         };
-        self.shared.streams.note_event(self.options.stream_of(record.receipt.app.as_str()), seq);
+        self.shared.streams.note_event(record.receipt.app.as_str(), seq);
         self.apply_receipt(record, home)?;
         Ok(seq)
     }
@@ -264,7 +264,7 @@ impl<D: Disk> Engine<D> {
         self.scratch.clear();
         record.encode(&mut self.scratch);
         let (seq, _) = self.stage(record::MASS)?;
-        self.shared.streams.note_event(self.options.stream_of(batch.app.as_str()), seq);
+        self.shared.streams.note_event(batch.app.as_str(), seq);
         for target in ended {
             if let Some(device) = self.shared.index.of_device(&target.key).devices.get_mut(&target.key) {
                 device.take(batch.seq);

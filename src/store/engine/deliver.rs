@@ -127,7 +127,7 @@ impl<D: Disk> Engine<D> {
         if is_suspended && batch.part.number == 0 {
             return Err(Rejection::Suspended);
         }
-        if self.shared.streams.is_full(self.options.stream_of(batch.app.as_str())) {
+        if self.shared.streams.is_full(batch.app.as_str()) {
             return Err(Rejection::StreamFull);
         }
         let mut bytes = batch_bytes(batch);
@@ -283,7 +283,7 @@ impl<D: Disk> Engine<D> {
         unbound: &[Target],
     ) -> Result<(), StoreFailure> {
         let numbers: RoaringBitmap = unbound.iter().map(|target| target.number).collect();
-        self.shared.streams.note_event(self.options.stream_of(batch.app.as_str()), batch.seq);
+        self.shared.streams.note_event(batch.app.as_str(), batch.seq);
         self.count_failed(now, batch, Failure::Unbound, &numbers, unbound.len() as u32)
     }
 

@@ -199,7 +199,7 @@ impl<D: Disk> Engine<D> {
     /// Stages the scratch buffer as a record that is an event of its app's stream.
     pub(super) fn stage_event(&mut self, kind: u8, app: &str) -> Result<(), StoreFailure> {
         let (seq, _) = self.stage(kind)?;
-        self.shared.streams.note_event(self.options.stream_of(app), seq);
+        self.shared.streams.note_event(app, seq);
         Ok(())
     }
 

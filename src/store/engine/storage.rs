@@ -267,7 +267,7 @@ impl<D: Disk> Engine<D> {
         record.encode(&mut self.scratch);
         let (seq, _) = self.stage(record::MASS)?;
         let MassOutcome { app, count, .. } = &record.mass;
-        self.shared.streams.note_event(self.options.stream_of(app.as_str()), seq);
+        self.shared.streams.note_event(app.as_str(), seq);
         let (outcome, numbers) = (Err(Failure::Storage), Numbers::Many(&nobody));
         let end = End { app, at: now, outcome, count: *count, numbers };
         self.shared.index.of_message(key).count_end(key, &end, &mut self.ledger);

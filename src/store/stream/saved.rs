@@ -6,7 +6,8 @@
 //! the stream's number in each event (two bytes, but every kind of record would have to know of streams), and the present
 //! mapping for all records (a change strands what is unread: the new stream's cursor is past it already).
 //!
-//! A stream that the configuration no longer names stays, and holds back what its reader has not seen, until it is retired.
+//! A stream that the configuration no longer names stays, and holds back what its reader has not seen, until it is retired. So does the route of an app
+//! that is not configured any more: its messages still end, and that is for no other app's router. Once its stream is retired it is for nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -77,6 +78,11 @@ impl Routes {
 
     fn newest(&self, app: &str) -> Option<StreamId> {
         self.0.get(app)?.last().map(|(_, stream)| *stream)
+    }
+
+    /// Where an app's records go from now on.
+    pub(in crate::store) fn now(&self, app: &str) -> Option<StreamId> {
+        self.newest(app).or_else(|| self.newest(""))
     }
 
     fn change(&mut self, app: &str, from: Seq, stream: StreamId) {
@@ -270,9 +276,7 @@ impl SavedStreams {
         };
         self.streams.sort_by_key(|stream| (place(stream), stream.id));
         let apps = options.app_streams.keys().map(|app| app.as_str().to_owned());
-        let apps: BTreeSet<String> =
-            apps.chain(self.routes.0.keys().cloned()).chain([String::new()]).collect();
-        for app in apps {
+        for app in apps.chain([String::new()]).collect::<BTreeSet<String>>() {
             let wanted = self.streams.get(options.stream_of(&app)).map(|stream| stream.id);
             if let Some(id) = wanted.filter(|id| self.routes.newest(&app) != Some(*id)) {
                 self.routes.change(&app, seq(&changes), id);
@@ -402,6 +406,30 @@ mod tests {
         // Lists don't grow for ever.
         saved.routes.forget(Seq(50));
         assert_eq!((saved.routes.of("a", Seq(10)), saved.routes.of("a", Seq(60))), (None, Some(1)));
+    }
+
+    #[test]
+    fn an_app_that_is_not_configured_any_more_stays_with_the_stream_that_it_had() {
+        let mut saved = SavedStreams::default();
+        let both = options(&["main", "second"], &[("a", "main"), ("b", "second")]);
+        saved.configure(&both, Seq(1), Seq(1), None);
+        // Another one is the first by name now.
+        let without = options(&["a-third", "main"], &[("a", "main"), ("c", "a-third")]);
+        let changes = saved.configure(&without, Seq(1), Seq(20), None);
+        assert!(
+            !changes.iter().any(|change| matches!(change, Change::Route(app, _) if app == "b")),
+            "{changes:?}"
+        );
+        let now = |saved: &SavedStreams| ["a", "b", "c", "never"].map(|app| saved.routes.now(app));
+        assert_eq!(now(&saved), [Some(0), Some(1), Some(2), Some(2)]);
+        // What is retired leaves the app without one, at the next starts too; the number is nobody else's.
+        saved.streams.retain(|stream| stream.id != 1);
+        for _ in 0..2 {
+            assert!(saved.configure(&without, Seq(25), Seq(30), None).is_empty());
+            assert_eq!(now(&saved), [Some(0), Some(1), Some(2), Some(2)]);
+        }
+        saved.configure(&both, Seq(25), Seq(40), None);
+        assert_eq!(now(&saved), [Some(0), Some(3), Some(2), Some(0)], "it is back");
     }
 
     fn stream(id: StreamId, cursor: u64, last_event: u64, gaps: &[(u64, u64)]) -> SavedStream {

@@ -30,7 +30,7 @@ fn a_stream_holds_back_the_segments_behind_its_cursor_while_there_is_something_t
     let streams = streams(vec![saved(1, "main", 10, 25), saved(2, "idle", 10, 10), saved(3, "late", 29, 30)]);
     let held = |soft| {
         streams.measure(&segments(), soft, 7);
-        [0, 1, 2].map(|stream| (streams.pinned(stream), streams.is_full(stream)))
+        [0, 1, 2].map(|stream| (streams.pinned(stream), streams.all[stream].full.load(Ordering::Relaxed)))
     };
     assert_eq!(held(599), [(600, true), (0, false), (400, false)]);
     assert_eq!(held(600), [(600, false), (0, false), (400, false)], "the bound itself is room");
@@ -68,7 +68,7 @@ fn since_when_something_is_unread_is_told_until_a_cursor_moves() {
     assert_eq!(since(13), [13, 0]);
     streams.set_cursor(0, Seq(25));
     assert_eq!(since(15), [0, 0]);
-    streams.note_event(1, Seq(26));
+    streams.all[1].last_event.store(26, Ordering::Relaxed);
     assert_eq!(since(17), [0, 17]);
 }
 

@@ -189,7 +189,7 @@ pub(super) fn live() -> Life {
     life.fill(30_000);
     life.restart(|options| {
         options.streams.truncate(1);
-        options.app_streams.clear();
+        options.app_streams.insert(other(), "main".into());
     });
     life.harness.retire("old", false).expect("retired");
     recent(&mut life);

@@ -35,6 +35,7 @@ mod replaying;
 mod restore;
 mod revoke;
 mod rows;
+mod settings;
 mod slices;
 mod spares;
 mod squeezed;
