@@ -285,6 +285,7 @@ pub fn store_options(config: &Config) -> StoreOptions {
         max_bytes: store.max_bytes,
         checkpoint_bytes: store.checkpoint_bytes,
         batch_window_ms: store.batch_window_s * 1_000,
+        max_clock_skew_ms: config.router.max_clock_skew_ms,
         max_batch_ids: store.max_batch_ids,
         max_pending_per_device: store.max_pending_per_device as usize,
         max_pending: store.max_pending,

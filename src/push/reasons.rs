@@ -1,6 +1,8 @@
 //! The closed lists of why: a target is not accepted, an accepted one ended without arriving, a batch is not taken. What to do about each is
 //! [`crate::account`]'s.
 
+use super::Millis;
+
 /// Why a target is not accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 #[repr(u8)]
@@ -159,4 +161,6 @@ pub enum Rejection {
     StreamFull,
     /// An operator suspended the app.
     Suspended,
+    /// Created so many milliseconds after the edge's time: more than a router's clock may be ahead.
+    Ahead(Millis),
 }

@@ -1,9 +1,11 @@
 //! Admission: every check of a batch that needs no state of the store. Pure: the time and the rules are arguments.
 //!
 //! A batch that passes has fields within their limits, an app of this edge and of this router, and its body in the one encoding that all its devices
-//! get. What needs the index (unknown devices, repeats, quotas, maxima) is the store's. **Expiry is the store's too**: a router repeats a batch whose
-//! answer it lost under the same id, perhaps after a crash and after the batch's expiry, and must get the first answer then; only who
-//! knows the batch ids can tell a repeat from a batch that comes too late.
+//! get. What needs the index (unknown devices, repeats, quotas, maxima) is the store's. **Expiry is the store's too, and whether a router's clock is
+//! too far ahead**: a router repeats a batch whose answer it lost under the same id, perhaps after a crash, after the batch's expiry, or with another
+//! configuration, and must get the first answer then; only who knows the batch ids can tell a repeat from a batch that comes too late or too early.
+//! So no check here may depend on a setting, but for the apps: who has no right to one gets no answer about it. Memory, credit and rates, which the link
+//! asks before the store, put a repeat off.
 //!
 //! A message has one priority and one collapse key, whatever the batch: they are in its encoding, so another one under the same message id is
 //! another body.
@@ -39,8 +41,6 @@ pub struct Rules {
     pub digest_key: DigestKey,
     /// How long a message of retention 0 may stay unacknowledged.
     pub online_window_ms: u64,
-    /// How far a router's clock may be ahead of the edge's.
-    pub max_clock_skew_ms: u64,
 }
 
 /// Checks a batch and makes it the domain's.
@@ -109,6 +109,11 @@ pub(super) fn rejected(why: Rejection) -> Rejected {
         }
         Rejection::StreamFull => {
             (Reject::ResourceExhausted, "", "the stream of this app's receipts is not read", RETRY_LATER_MS)
+        }
+        Rejection::Ahead(ahead_ms) => {
+            let ahead = ahead_ms / 1_000;
+            let text = format!("{ahead} s ahead of this edge's clock: one of the two clocks is wrong");
+            return invalid("created_at", &text);
         }
     };
     Rejected { retry_after_ms, ..reject(code, field, text) }
@@ -192,8 +197,7 @@ struct Times {
     expires_at: Millis,
 }
 
-/// A router's clock may be a little ahead of the edge's: retention never counts from later than now. Far ahead is refused: batch ids are
-/// remembered by when they were created, and one from the future could be taken again once it is forgotten.
+/// A router's clock may be a little ahead of the edge's: retention never counts from later than now.
 fn times(now: Millis, fields: &pb::DeliverBatch, rules: &Rules) -> Result<Times, Rejected> {
     if fields.created_at == 0 {
         return Err(invalid("created_at", "when the router made this batch: milliseconds since 1970"));
@@ -203,11 +207,6 @@ fn times(now: Millis, fields: &pb::DeliverBatch, rules: &Rules) -> Result<Times,
         return Err(invalid("retention_seconds", "over 72 hours"));
     }
     let created_at = fields.created_at;
-    if created_at.saturating_sub(now) > rules.max_clock_skew_ms {
-        let ahead = (created_at - now) / 1_000;
-        let text = format!("{ahead} s ahead of this edge's clock: one of the two clocks is wrong");
-        return Err(invalid("created_at", &text));
-    }
     let expires_at = match retention_ms {
         0 => now + rules.online_window_ms,
         kept => created_at.min(now) + kept,

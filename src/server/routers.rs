@@ -104,7 +104,6 @@ fn rules(config: &Config, digest_key: DigestKey) -> router::Rules {
         apps: config.apps.iter().map(|app| app.key.clone()).collect(),
         digest_key,
         online_window_ms: config.device.online_window_ms,
-        max_clock_skew_ms: config.router.max_clock_skew_ms,
     }
 }
 

@@ -135,7 +135,6 @@ impl Wired {
                 apps: plan.apps.iter().cloned().collect(),
                 digest_key: plan.store.digest_key.clone(),
                 online_window_ms: plan.device.online_window_ms,
-                max_clock_skew_ms: config::Router::default().max_clock_skew_ms,
             },
             routers: plan.routers.iter().map(|name| (name.clone(), Arc::new(all_rights()))).collect(),
             credit_targets: crate::limits::CREDIT_TARGETS,

@@ -26,6 +26,8 @@ pub struct StoreOptions {
     pub checkpoint_bytes: u64,
     /// Milliseconds that a batch id is remembered.
     pub batch_window_ms: Millis,
+    /// Milliseconds that a batch may be created after the edge's time.
+    pub max_clock_skew_ms: Millis,
     /// Batch ids remembered.
     pub max_batch_ids: usize,
     /// Pending entries of a device.
@@ -100,6 +102,7 @@ impl Default for StoreOptions {
             max_bytes: 0,
             checkpoint_bytes: 512 * 1024 * 1024,
             batch_window_ms: 24 * 3600 * 1000,
+            max_clock_skew_ms: 300_000,
             max_batch_ids: 1_000_000,
             max_pending_per_device: 1_000,
             max_pending: 50_000_000,

@@ -155,7 +155,6 @@ fn context(store: Arc<FakeStore>, tls: ServerConfig) -> RouterContext {
             apps: [app("demo"), app("other")].into(),
             digest_key: DigestKey([1; 32]),
             online_window_ms: 10_000,
-            max_clock_skew_ms: 300_000,
         },
         routers: [("r1".into(), Arc::new(r1)), ("r2".into(), Arc::new(r2))].into(),
         credit_targets: 1_000_000,

@@ -107,6 +107,11 @@ impl<D: Disk> Engine<D> {
             // With retention 0 that time begins when it is taken in: it has waited here for too long, which says nothing of the next time.
             return Err(if batch.online_only { Rejection::Unavailable } else { Rejection::Expired });
         }
+        // Ids are remembered by when their batches were created: one from the future could be taken again once it is forgotten.
+        let ahead = batch.created_at.saturating_sub(now);
+        if ahead > self.options.max_clock_skew_ms && batch.part.number == 0 {
+            return Err(Rejection::Ahead(ahead));
+        }
         {
             let part = self.shared.index.of_message(home);
             match part.messages.get(&home) {

@@ -3,8 +3,9 @@
 use super::common::{HOUR, again};
 use super::plan::START;
 use super::streams::{event, of_other, opened, other_event, said, two};
-use super::support::{Harness, app, batch, small};
+use super::support::{Harness, app, batch, device, small};
 use crate::ids::Seq;
+use crate::push::{BatchPart, NewBatch, Rejection};
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
 
@@ -19,6 +20,35 @@ fn outlive(harness: &mut Harness<SimDisk>, ms: u64) {
     for _ in 0..4 {
         harness.settle().expect("the disk works");
     }
+}
+
+/// Its router has lost the answer, perhaps, and must not take what was accepted for refused.
+#[test]
+fn a_repeat_from_ahead_gets_its_answer_however_little_clocks_may_differ_by_now() {
+    let with = |max_clock_skew_ms| StoreOptions { max_clock_skew_ms, ..small() };
+    let ahead =
+        |id: &str, message| NewBatch { created_at: START + 60_000, ..batch(id, message, &[0], START, HOUR) };
+    let part = |number, new: NewBatch| NewBatch { part: BatchPart { number, ..BatchPart::default() }, ..new };
+    let (disk, mut harness) = opened(&with(60_000));
+    let first = harness.deliver(ahead("taken", 1)).expect("accepted");
+    assert_eq!(
+        harness.deliver(NewBatch { created_at: START + 60_001, ..ahead("far", 2) }),
+        Err(Rejection::Ahead(60_001))
+    );
+    for max_clock_skew_ms in [59_999, 0] {
+        harness = again(&disk, harness, &with(max_clock_skew_ms));
+        let repeat = harness.deliver(ahead("taken", 1)).expect("it was accepted");
+        assert_eq!((repeat.seq, repeat.accepted, repeat.repeated), (first.seq, 1, true));
+        let other = NewBatch { job_key: "another".into(), digest: [9; 16], ..ahead("taken", 1) };
+        assert_eq!(harness.deliver(other), Err(Rejection::BatchConflict));
+        assert_eq!(harness.deliver(ahead("new", 2)), Err(Rejection::Ahead(60_000)), "{max_clock_skew_ms}");
+    }
+    // What was taken in part is taken to its end.
+    let rest = NewBatch { targets: vec![device(1)], ..ahead("taken", 1) };
+    assert_eq!(harness.deliver(part(1, rest)).expect("the first part was accepted").accepted, 1);
+    // Time passes, and it is ahead no more.
+    harness.now += 60_000;
+    harness.deliver(ahead("new", 2)).expect("accepted");
 }
 
 /// The first stream by name is another app's: its router must not read what is left.
