@@ -12,7 +12,7 @@ use super::record::Who;
 use crate::ids::{AppKey, MessageId, Seq};
 use crate::push::{Failure, Millis, Receipt, ReceiptKind, Refusal};
 
-/// Unfinished push records that are passed over in the search for one that may go.
+/// Push records that are looked at for what may go when a new one comes: of those that may all go, and unfinished ones are passed over.
 const PASSED_OVER: usize = 16;
 
 /// What a batch record says to its message's push record.
@@ -112,7 +112,8 @@ impl Part {
         });
     }
 
-    /// Makes room for a push record: the first accepted goes if it is old, or if there are too many, but never one with pending entries.
+    /// Makes room for a push record: the first accepted go that are old, or too many, but never one with pending entries. Where there are far too many,
+    /// as the maximum was lowered, that takes some new ones until they fit.
     fn forget_messages(&mut self, now: Millis, bounds: RecordBounds, ledger: &mut Ledger) {
         for _ in 0..PASSED_OVER {
             let full = self.known_messages() >= bounds.max;
@@ -139,9 +140,6 @@ impl Part {
                 ledger.hot_gone += 1;
             }
             ledger.gone.push(row);
-            if full {
-                return;
-            }
         }
     }
 
@@ -292,14 +290,18 @@ mod tests {
 
     /// A message for two devices, accepted on the day of its number.
     fn accept(part: &mut Part, ledger: &mut Ledger, message: u64, max: usize) {
+        accept_on(message, part, ledger, message, max);
+    }
+
+    fn accept_on(day: u64, part: &mut Part, ledger: &mut Ledger, message: u64, max: usize) {
         let numbers = RoaringBitmap::from_iter([1, 2]);
         let what = Acceptance {
             app: &app(),
             message: MessageId(message),
             seq: Seq(message),
             body_digest: [1; 16],
-            accepted_at: message * DAY,
-            expires_at: message * DAY + 1,
+            accepted_at: day * DAY,
+            expires_at: day * DAY + 1,
             job_key: &"job".into(),
             part: 0,
             named: 2,
@@ -408,5 +410,21 @@ mod tests {
         assert_eq!(known(&part), [4, 10]);
         accept(&mut part, &mut ledger, 11, 9);
         assert_eq!((known(&part), ledger.gone.len()), (vec![10, 11], 4));
+    }
+
+    /// The configuration allows fewer than are known. A bounded number goes for each new one, and the one with pending entries stays.
+    #[test]
+    fn a_lower_maximum_of_push_records_is_reached() {
+        let (mut part, mut ledger) = (Part::default(), Ledger::new(0));
+        for message in 1..=40 {
+            accept_on(1, &mut part, &mut ledger, message, 50);
+        }
+        (2..=40).for_each(|message| end(&mut part, &mut ledger, message));
+        for (message, left) in [(41, 26), (42, 11), (43, 5), (44, 5)] {
+            accept_on(1, &mut part, &mut ledger, message, 5);
+            assert_eq!(part.messages.len(), left, "{message}");
+            assert!([1, message].iter().all(|one| part.messages.contains_key(&key(*one))));
+        }
+        assert_eq!(ledger.gone.len(), 39);
     }
 }
