@@ -147,8 +147,8 @@ sections! {
         max_batch_ids: usize = 10_000_000, 1_000..=1_000_000_000;
         /// Entries pending of one device, at most.
         max_pending_per_device: u32 = 1_000, 1..=100_000;
-        /// Entries pending in all, at most.
-        max_pending: u64 = 100_000_000, 1_000..=10_000_000_000;
+        /// Entries pending in all, at most: those of the largest batch, which would be refused for ever otherwise.
+        max_pending: u64 = 100_000_000, limits::BATCH_TARGETS as u64..=10_000_000_000;
         /// Push records in all, at most.
         max_messages: u64 = 1_000_000, 1_000..=1_000_000_000;
         /// How long a push record is kept after its acceptance, days.

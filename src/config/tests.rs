@@ -272,6 +272,14 @@ fn quic_is_on_or_off_and_has_a_heartbeat_of_its_own() {
     assert!(text.contains("must be at least quic_heartbeat_default_s (25)"), "{text}");
 }
 
+/// Else it would be refused for ever, and its router told each time to come again.
+#[test]
+fn the_largest_batch_has_room_among_the_pending_entries() {
+    let config = |most: u32| [LEAST, &format!("[store]\nmax_pending = {most}\n")].concat();
+    assert!(parse(&config(100_000)).is_ok());
+    has(&errors(&config(99_999)), 5, "store.max_pending", "must be 100000 to");
+}
+
 #[test]
 fn the_parts_of_a_batch_have_room_among_the_ids() {
     let config = |text: &str| [LEAST, text].concat();

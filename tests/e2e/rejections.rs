@@ -83,7 +83,8 @@ fn by_state(taken: &DeliverBatch) -> Vec<(DeliverBatch, Why, Delay)> {
         batch_id: "another".into(),
         ..taken.clone()
     };
-    let strangers: Vec<String> = (0..1_001).map(|n| format!("stranger-{n}")).collect();
+    // Beside the one that is pending.
+    let strangers: Vec<String> = (0..100_000).map(|n| format!("stranger-{n}")).collect();
     let strangers: Vec<&str> = strangers.iter().map(String::as_str).collect();
     let conflict = DeliverBatch { job_key: "another".into(), ..taken.clone() };
     vec![
@@ -126,7 +127,7 @@ impl Table<'_> {
 #[tokio::test]
 async fn every_code_is_told_with_field_delay_and_what_to_do() {
     let mut edge = Edge::start_with(&[
-        ("store.max_pending", "1000"),
+        ("store.max_pending", "100000"),
         ("leave.drain_lead_ms", "100"),
         ("leave.window_ms", "3000"),
     ])
@@ -143,6 +144,8 @@ async fn every_code_is_told_with_field_delay_and_what_to_do() {
     let taken = batch(1, &["d"]);
     routers[0].accepts(taken.clone(), 1).await;
     device.takes(1).await;
+    edge.register(&["away"]).await;
+    routers[0].push(3, &["away"]).await;
     // It owes that many seconds: more than all this takes on a slow machine.
     let emptied = DeliverBatch { app_key: APP_OF_EPOCH_3.into(), ..batch(2, &["d"; 40]) };
     routers[0].accepts(emptied, 0).await;
@@ -159,7 +162,7 @@ async fn every_code_is_told_with_field_delay_and_what_to_do() {
         device.takes(n).await;
     }
     let totals = edge.totals().await;
-    assert_eq!(totals["accepted"], 1 + Carrier::ALL.len(), "{totals}");
+    assert_eq!(totals["accepted"], 2 + Carrier::ALL.len(), "{totals}");
     // The last one: the edge leaves, and nobody hurries it.
     edge.terminate();
     let mut table = Table { edge: &edge, reasons, seen: std::mem::take(&mut seen) };
