@@ -48,6 +48,9 @@ pub const fn least_batch_ids(part_targets: usize) -> usize {
 
 /// Targets that the store takes in one piece, if the configuration doesn't say: a fraction of a millisecond of its thread's time. A larger batch comes in parts.
 pub const PART_TARGETS: usize = 1_000;
+/// Messages that a new one drives out of its device's list, at most, where an app drops the oldest and the list is far beyond its quota; more only if these
+/// have fewer bytes than the new one.
+pub const DISPLACED: usize = 16;
 /// Ids in `Hello.received`.
 pub const HELLO_RECEIVED: usize = 256;
 /// Events in one Ack.

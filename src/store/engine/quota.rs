@@ -3,10 +3,15 @@
 //!
 //! Normal ones go before high ones, and the oldest first: who sends with high priority wants exactly those to be there still. A newer
 //! message that takes the place of older ones by its collapse key frees their share first.
+//!
+//! A list may be far beyond its quota, as that was lowered. A new message drives out a bounded number ([`limits::DISPLACED`]), so that what a batch ends
+//! stays small: the list becomes shorter with each, and is never longer, or has more bytes, than before. Rejected: all of them at once, which were
+//! up to 100,000 ends of each of a thousand devices in one commit.
 
 use smallvec::SmallVec;
 
 use crate::ids::MessageId;
+use crate::limits;
 use crate::push::{Failure, Refusal};
 use crate::store::options::Quota;
 use crate::store::part::Device;
@@ -36,11 +41,9 @@ pub(super) fn make_way(device: &Device, new: &Newcomer<'_>) -> Result<Going, Ref
     let quota = new.quota;
     let mut count = pending.len() - going.len();
     let bytes_at = |at: usize| u64::from(pending[at].batch.body_bytes);
-    let mut bytes = if quota.max_bytes == u64::MAX {
-        0
-    } else {
-        (0..pending.len()).map(bytes_at).sum::<u64>() - going.iter().map(|(at, _)| bytes_at(*at)).sum::<u64>()
-    };
+    let before = if quota.max_bytes == u64::MAX { 0 } else { (0..pending.len()).map(bytes_at).sum::<u64>() };
+    let freed = going.iter().map(|(at, _)| bytes_at(*at)).sum::<u64>();
+    let mut bytes = before.saturating_sub(freed);
     let is_over = |count: usize, bytes: u64| {
         count >= quota.max_entries || bytes.saturating_add(new.bytes) > quota.max_bytes
     };
@@ -50,7 +53,7 @@ pub(super) fn make_way(device: &Device, new: &Newcomer<'_>) -> Result<Going, Ref
     if !quota.drop_oldest || is_over(0, 0) {
         return Err(Refusal::OverQuota);
     }
-    let first_normal = device.first_normal();
+    let (first_normal, mut dropped) = (device.first_normal(), 0);
     for at in (first_normal..pending.len()).chain(0..first_normal) {
         if going.iter().any(|(gone, _)| *gone == at) {
             continue;
@@ -58,7 +61,9 @@ pub(super) fn make_way(device: &Device, new: &Newcomer<'_>) -> Result<Going, Ref
         going.push((at, Failure::OverQuota));
         count -= 1;
         bytes = bytes.saturating_sub(bytes_at(at));
-        if !is_over(count, bytes) {
+        dropped += 1;
+        let is_no_more = quota.max_bytes == u64::MAX || bytes + new.bytes <= before;
+        if !is_over(count, bytes) || dropped >= limits::DISPLACED && is_no_more {
             break;
         }
     }
@@ -67,7 +72,10 @@ pub(super) fn make_way(device: &Device, new: &Newcomer<'_>) -> Result<Going, Ref
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::ids::Seq;
@@ -163,5 +171,56 @@ mod tests {
             goes(&pending, "A", 9, Quota { max_entries: 3, drop_oldest: true, ..NONE }).expect("taken"),
             ["0'", "2"]
         );
+    }
+
+    /// Messages in a list: a key of few, bytes, and whether of high priority.
+    fn lists() -> impl Strategy<Value = Vec<(String, u32)>> {
+        let key = prop::sample::select(vec!["", "", "a", "b", "A"]).prop_map(str::to_owned);
+        let one = (key, prop_oneof![20..200u32, Just(8_000)]);
+        prop::collection::vec(one, 0..120)
+    }
+
+    proptest! {
+        /// Whatever a list holds, perhaps from a time with higher quotas.
+        #[test]
+        fn a_list_never_becomes_longer_than_its_quota_or_than_it_was(
+            pending in lists(),
+            collapse_key in prop::sample::select(vec!["", "a", "c"]),
+            bytes in prop_oneof![20..200u64, Just(8_000)],
+            max_entries in 0..60usize,
+            max_bytes in prop_oneof![0..20_000u64, Just(u64::MAX)],
+        ) {
+            let named: Vec<(&str, u32)> = pending.iter().map(|(key, bytes)| (&**key, *bytes)).collect();
+            let device = device(&named);
+            let quota = Quota { max_entries, max_bytes, drop_oldest: true };
+            let new = Newcomer { message: MessageId(999), collapse_key, bytes, quota };
+            let Ok(going) = make_way(&device, &new) else {
+                prop_assert!(max_entries == 0 || bytes > max_bytes, "else there is always a way");
+                return Ok(());
+            };
+            let size = |at: usize| u64::from(device.pending[at].batch.body_bytes);
+            let gone: BTreeSet<usize> = going.iter().map(|(at, _)| *at).collect();
+            prop_assert_eq!(gone.len(), going.len(), "each once");
+            let dropped: Vec<usize> =
+                going.iter().filter(|(_, why)| *why == Failure::OverQuota).map(|(at, _)| *at).collect();
+            let before = (device.pending.len(), (0..device.pending.len()).map(size).sum::<u64>());
+            let freed = gone.iter().map(|at| size(*at)).sum::<u64>();
+            let after = (before.0 - gone.len() + 1, before.1 - freed + bytes);
+            prop_assert!(after.0 <= before.0.max(max_entries) && after.1 <= before.1.max(max_bytes), "{after:?}");
+            let is_within = after.0 <= max_entries && after.1 <= max_bytes;
+            prop_assert!(is_within || dropped.len() >= limits::DISPLACED, "no fewer than that are too few: {after:?}");
+            // One fewer would have been too few.
+            if let Some((last, _)) = dropped.split_last() {
+                let less = (after.0 + 1, after.1 + size(*last));
+                let was_within = less.0 <= max_entries && less.1 <= max_bytes;
+                let was_enough = dropped.len() > limits::DISPLACED && (max_bytes == u64::MAX || less.1 <= before.1);
+                prop_assert!(!was_within && !was_enough, "{less:?}");
+            }
+            // Normal ones before high ones, and the oldest first.
+            let first_normal = device.first_normal();
+            let order = (first_normal..device.pending.len()).chain(0..first_normal);
+            let oldest = order.filter(|at| dropped.contains(at) || !gone.contains(at));
+            prop_assert_eq!(&dropped, &oldest.take(dropped.len()).collect::<Vec<_>>());
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! What an operator changes between two starts.
 
-use super::common::{HOUR, again};
+use super::common::{HOUR, again, messages};
 use super::plan::START;
 use super::streams::{event, of_other, opened, other_event, said, two};
 use super::support::{Harness, app, batch, device, small};
 use crate::ids::Seq;
 use crate::push::{BatchPart, NewBatch, Rejection};
 use crate::store::disk::sim::SimDisk;
-use crate::store::options::StoreOptions;
+use crate::store::options::{Quota, StoreOptions};
 
 /// What a stream says of messages, from its first event on.
 fn told(harness: &Harness<SimDisk>, stream: &str) -> Vec<i64> {
@@ -90,4 +90,27 @@ fn what_is_left_of_an_app_that_is_removed_is_told_where_it_was_told_before() {
     harness.deliver(of_other(back, 0)).expect("accepted");
     outlive(&mut harness, 10_000);
     assert_eq!(told(&harness, "main"), [1, 1_000]);
+}
+
+/// Of each device some of what is too much goes with each new message, and its list never becomes longer.
+#[test]
+fn a_much_lower_quota_is_reached_message_by_message() {
+    let with = |max_entries| {
+        let quota = Quota { max_entries, max_bytes: u64::MAX, drop_oldest: true };
+        StoreOptions { app_quotas: [(app(), quota)].into(), ..small() }
+    };
+    let new = |message: u64| batch(&format!("b{message}"), message, &[0], START, HOUR);
+    let (disk, mut harness) = opened(&with(1_000));
+    for message in 1..=50 {
+        harness.deliver(new(message)).expect("accepted");
+    }
+    harness = again(&disk, harness, &with(5));
+    assert_eq!(messages(&harness, 0).len(), 50, "nothing ends by a start alone");
+    for (message, left) in [(51, 35), (52, 20), (53, 5), (54, 5)] {
+        assert_eq!(harness.deliver(new(message)).expect("accepted").accepted, 1);
+        let newest: Vec<u64> = (message - left + 1..=message).collect();
+        assert_eq!(messages(&harness, 0), newest, "the oldest went");
+    }
+    let totals = harness.totals();
+    assert!(totals.identity_holds() && totals.pending == 5, "{totals:?}");
 }
