@@ -116,15 +116,18 @@ impl<D: Disk> Engine<D> {
         self.stage_gap(now, scan)
     }
 
-    /// The oldest closed segments of a stream over its hard bound.
+    /// The oldest closed segments of the first stream over its hard bound that has any.
     fn due_gap(&self) -> Option<GapScan> {
-        let streams = &self.shared.streams;
         let hard = self.options.stream_hard_bytes;
-        let stream =
-            (0..streams.len()).find(|&stream| streams.pins(stream) && streams.pinned(stream) > hard)?;
-        if !self.has_room(1, GAP_BYTES) {
-            return None;
-        }
+        let streams = &self.shared.streams;
+        let mut over =
+            (0..streams.len()).filter(|&stream| streams.pins(stream) && streams.pinned(stream) > hard);
+        over.find_map(|stream| self.gap_of(stream, hard)).filter(|_| self.has_room(1, GAP_BYTES))
+    }
+
+    /// What brings a stream down to its bound. `None`: only the segment that is being written holds something of it.
+    fn gap_of(&self, stream: usize, hard: u64) -> Option<GapScan> {
+        let streams = &self.shared.streams;
         let (pin, mut left) = (streams.pin(stream), streams.pinned(stream));
         let mut last = None;
         for segment in self.journal.segments().iter().filter(|segment| segment.last > pin) {

@@ -1,8 +1,8 @@
 //! What an operator changes between two starts.
 
-use super::common::{HOUR, again, messages};
+use super::common::{HOUR, SEGMENT, again, messages};
 use super::plan::START;
-use super::streams::{event, of_other, opened, other_event, said, two};
+use super::streams::{device_records, event, of_other, opened, other_event, reopened, said, two};
 use super::support::{Harness, app, batch, device, small};
 use crate::ids::Seq;
 use crate::push::{BatchPart, NewBatch, Rejection};
@@ -90,6 +90,22 @@ fn what_is_left_of_an_app_that_is_removed_is_told_where_it_was_told_before() {
     harness.deliver(of_other(back, 0)).expect("accepted");
     outlive(&mut harness, 10_000);
     assert_eq!(told(&harness, "main"), [1, 1_000]);
+}
+
+/// All that the first one holds back is in the segment that is being written, and can't go yet.
+#[test]
+fn a_stream_whose_gap_can_not_be_made_yet_keeps_no_other_from_its_own() {
+    let streams = two("main", "second");
+    let (disk, mut harness) = opened(&streams);
+    other_event(&mut harness, 1);
+    device_records(&mut harness, 5 * SEGMENT as usize);
+    harness.ack_stream_of("main", harness.head());
+    event(&mut harness, 2);
+    harness = reopened(&disk, harness, &StoreOptions { stream_hard_bytes: 100, ..streams });
+    harness.settle().expect("the disk works");
+    let states = ["main", "second"].map(|name| harness.stream_state(name).expect("known"));
+    assert!(states[0].unread && states[0].pinned_bytes > 100, "{states:?}");
+    assert_eq!(states.map(|state| state.gaps.len()), [0, 1]);
 }
 
 /// Of each device some of what is too much goes with each new message, and its list never becomes longer.
