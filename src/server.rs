@@ -23,7 +23,7 @@ use crate::admin::token::{Token, TokenError};
 use crate::admin::{self, Admin, Readiness, StoreAccess};
 use crate::apps::Apps;
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ConfigErrors};
 use crate::directory::Directory;
 use crate::ids::{DigestKey, ShardId};
 use crate::pki::{self, PkiError};
@@ -67,6 +67,9 @@ pub enum ServeError {
     /// QUIC doesn't go with this TLS.
     #[error(transparent)]
     NoQuic(#[from] quic::NoQuic),
+    /// The configuration doesn't go with the data directory.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
     /// The store can't be opened.
     #[error("the store can't be opened: {0}")]
     Open(#[from] OpenError),
@@ -136,6 +139,7 @@ pub async fn serve<D: Disk>(
     let (embedded, opened) = open_store(&base, disk, format.salt(), digest_key.clone()).await?;
     let store: Arc<dyn Store> = embedded;
     let streams: Vec<_> = store.streams().into_iter().map(|stream| stream.name).collect();
+    base.config.check_streams(&streams)?;
     telemetry::configure_streams(&streams);
     let doors = Arc::new(Apps::new(&base.config.apps, store.clone(), base.clock.now()));
     let access = StoreAccess {
@@ -143,6 +147,7 @@ pub async fn serve<D: Disk>(
         store: store.clone(),
         digest_key: digest_key.clone(),
         apps: base.config.apps.iter().map(|app| (app.key.clone(), app.stream.clone())).collect(),
+        former_streams: base.config.former_streams.iter().map(|former| former.name.clone()).collect(),
         readers: base.readers.clone(),
         clock: base.clock.clone(),
         epochs: base.config.apps.iter().map(|app| (app.key.clone(), app.epoch)).collect(),

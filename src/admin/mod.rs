@@ -188,6 +188,8 @@ pub struct StoreAccess {
     pub digest_key: DigestKey,
     /// The apps of this edge, and the streams that they map to.
     pub apps: BTreeMap<AppKey, Arc<str>>,
+    /// Streams that a router may read by their names and no app has.
+    pub former_streams: Vec<Arc<str>>,
     /// Their rates and sessions.
     pub doors: Arc<Apps>,
     /// Who reads the streams.

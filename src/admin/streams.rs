@@ -1,7 +1,7 @@
 //! The streams: what an operator sees of them, and how one ends.
 //!
-//! `POST /v1/streams/{name}/retire` ends a stream that no app maps to, together with what is unread of it; one that somebody reads only with
-//! `{"force": true}`. A stream of the configuration can't end: with `force`, what is unread of it is dropped, a gap takes its place, and it goes on.
+//! `POST /v1/streams/{name}/retire` ends a stream that no app maps to, together with what is unread of it, and with what messages of apps that had it and
+//! are configured no more will tell. One that somebody reads, or that the configuration lets a router read by its name, only with `{"force": true}`. A stream of the configuration can't end: with `force`, what is unread of it is dropped, a gap takes its place, and it goes on.
 
 use std::sync::Arc;
 
@@ -75,6 +75,13 @@ pub(super) async fn retire(
     if let Some(reader) = access.readers.reader(&name).filter(|_| !force) {
         let error = format!("the router {} reads this stream now", reader.router);
         return Err(conflict(error, "close that link first, or ask with force"));
+    }
+    if access.former_streams.iter().any(|former| **former == *name) && !force {
+        return Err(conflict(
+            "the configuration lets a router read this stream by its name".into(),
+            "take the name out of [[router.routers]] and restart, as there is no start with a name that nothing knows; or ask with force, and take it out \
+             before the next start",
+        ));
     }
     let (reply, answer) = tokio::sync::oneshot::channel();
     let command = Command::RetireStream { stream: Arc::from(&*name), force, reply };

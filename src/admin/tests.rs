@@ -227,6 +227,7 @@ async fn start_with(store: Option<FakeStore>, deadlines: Deadlines) -> Running {
             store,
             digest_key: DIGEST_KEY,
             apps: [(AppKey::parse("demo").expect("valid"), "admin-test".into())].into(),
+            former_streams: vec!["read-by-name".into()],
             readers: Arc::default(),
             clock: Arc::new(Clock::new(0)),
             epochs: HashMap::from([(AppKey::parse("demo").expect("valid"), 3)]),
@@ -469,6 +470,7 @@ async fn streams_are_listed_and_retired() {
     assert_eq!((status, &answer["ended"]), (200, &false.into()));
     for (name, body, expected) in [
         ("admin-test", serde_json::json!({}), 409),
+        ("read-by-name", serde_json::json!({}), 409),
         ("none", serde_json::json!({}), 404),
         ("old", serde_json::json!({ "force": 1 }), 400),
         ("old", serde_json::json!({ "farce": true }), 400),

@@ -11,7 +11,7 @@ use super::output::note;
 use super::signals::Signals;
 use crate::config::{Config, Device, Overrides};
 use crate::pki::{self, DevSet};
-use crate::server::{self, Ports};
+use crate::server::{self, Ports, ServeError};
 use crate::store::disk::real::RealDisk;
 use crate::telemetry;
 
@@ -71,7 +71,9 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
-            ExitCode::FAILURE
+            // It doesn't go with the data directory: as wrong as one that is wrong by itself.
+            let is_config = matches!(error.downcast_ref(), Some(ServeError::Config(_)));
+            if is_config { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
@@ -143,7 +144,7 @@ fn examine(look: &Look) -> Result<Report, Failure> {
     });
     let config = config.transpose()?;
     let options = config.as_ref().map(store_options).unwrap_or_default();
-    let dir = look.dir.clone().or_else(|| config.map(|config| config.data_dir));
+    let dir = look.dir.clone().or_else(|| config.as_ref().map(|config| config.data_dir.clone()));
     // The arguments ask for one of the two.
     let dir = dir.ok_or_else(|| Failure::usage("which data directory?"))?;
     let at_rest = open(&dir, options)?;
@@ -158,7 +159,13 @@ fn examine(look: &Look) -> Result<Report, Failure> {
         });
     });
     bar.finish_and_clear();
-    report.map_err(|error| Failure::usage(format!("{}: {error}", dir.display())))
+    let report = report.map_err(|error| Failure::usage(format!("{}: {error}", dir.display())))?;
+    if let (Some(config), Some(state)) = (&config, &report.state) {
+        let streams: Vec<Arc<str>> = state.streams.iter().map(|(name, _)| name.as_str().into()).collect();
+        // An edge with this configuration would not start.
+        config.check_streams(&streams).unwrap_or_else(|errors| output::note(&format!("warning: {errors}")));
+    }
+    Ok(report)
 }
 
 fn dump(args: &DumpArgs) -> Result<(), Failure> {

@@ -33,7 +33,7 @@ enum What {
     Retire {
         /// The stream's name
         name: String,
-        /// Even if a router reads it now; of a stream that apps map to, drop what is unread: it goes on behind a gap
+        /// Even if a router reads it now, or may by the configuration; of a stream that apps map to, drop what is unread: it goes on behind a gap
         #[arg(long)]
         force: bool,
         #[command(flatten)]

@@ -58,6 +58,8 @@ pub struct Config {
     pub leave: Leave,
     /// `[log]`.
     pub log: Log,
+    /// Streams that a router may read and no app has now: see [`Config::check_streams`].
+    pub former_streams: Vec<FormerStream>,
     /// What is worth a word in the log, but no error.
     pub warnings: Vec<String>,
 }
@@ -96,6 +98,15 @@ pub struct PendingBounds {
     pub bytes: Option<u64>,
     /// Beyond, the oldest end, instead of the newest being refused.
     pub drop_oldest: bool,
+}
+
+/// A stream that a router may read and no app has now: one of before, whose rest is to be read, or a name that is misspelt. Only a data directory can tell.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FormerStream {
+    /// Its name.
+    pub name: Arc<str>,
+    origin: Origin,
+    key: String,
 }
 
 /// What a router may do.
@@ -168,12 +179,16 @@ impl Config {
             leave: whole(root.section("leave"), Leave::read),
             log: whole(root.section("log"), Log::read),
             apps,
+            former_streams: Vec::new(),
             warnings: Vec::new(),
         };
         root.finish();
         config.check(&mut reader);
+        config.former_streams = std::mem::take(&mut reader.former_streams);
         let nobody = config.router.routers.is_empty();
         config.warnings = reader.finish()?;
+        let known = config.streams();
+        config.warnings.extend(config.former_streams.iter().map(|former| former.error(&known).to_string()));
         if nobody {
             config
                 .warnings
@@ -185,6 +200,13 @@ impl Config {
     /// The streams that apps map to, each once.
     pub fn streams(&self) -> Vec<Arc<str>> {
         self.apps.iter().map(|app| app.stream.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// What is wrong if the data directory has these streams, those of the configuration among them: a router may read none of this name.
+    pub fn check_streams(&self, known: &[Arc<str>]) -> Result<(), ConfigErrors> {
+        let unknown = self.former_streams.iter().filter(|former| !known.contains(&former.name));
+        let errors: Vec<ConfigError> = unknown.map(|former| former.error(known)).collect();
+        if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
     }
 
     /// The app of a key.
@@ -372,7 +394,7 @@ fn read_router(section: &mut Section<'_, '_>, apps: &[App]) -> Option<RouterRigh
     let known_apps: Vec<&str> = apps.iter().map(|app| app.key.as_str()).collect();
     let known_streams: Vec<&str> = apps.iter().map(|app| &*app.stream).collect();
     let apps = app_names.map(|names| names.resolve(section, "apps", &known_apps, AppKey::parse));
-    let streams = stream_names.resolve(section, "streams", &known_streams, |name| Some(Arc::from(name)));
+    let streams = stream_names.streams(section, &known_streams);
     let name = name?;
     if let Err(text) = within(&name.len(), &(1..=ROUTER_NAME_BYTES)) {
         section.reader.wrong(&section.key("name"), format!("bytes {text}"));
@@ -412,6 +434,33 @@ impl Names {
             section.reader.wrong(&section.key(key), text);
         }
         Scope::Only(names.iter().filter_map(|name| parse(name)).collect())
+    }
+}
+
+impl Names {
+    /// Of streams: one that no app has may be known to the data directory.
+    fn streams(self, section: &mut Section<'_, '_>, known: &[&str]) -> Scope<Arc<str>> {
+        let Scope::Only(names) = self.0 else { return Scope::All };
+        let names: Vec<Arc<str>> = names.into_iter().map(Arc::from).collect();
+        let key = section.key("streams");
+        let origin = section.reader.origin(&key);
+        let former = names.iter().filter(|name| !known.contains(&&***name));
+        let former =
+            former.map(|name| FormerStream { name: name.clone(), origin: origin.clone(), key: key.clone() });
+        section.reader.former_streams.extend(former);
+        Scope::Only(names)
+    }
+}
+
+impl FormerStream {
+    /// That none of the known ones has its name.
+    fn error(&self, known: &[Arc<str>]) -> ConfigError {
+        let near = suggest(&self.name, known.iter().map(|name| &**name));
+        let text = format!(
+            "`{}` is not in [[apps]], and only the data directory may have such a stream{near}",
+            self.name
+        );
+        ConfigError { origin: self.origin.clone(), key: self.key.clone(), text }
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::FormerStream;
 use super::error::{ConfigError, ConfigErrors, Origin};
 use super::value::{Context, Raw, Value, kind};
 
@@ -71,12 +72,14 @@ pub(super) struct Reader<'a> {
     origins: BTreeMap<String, Origin>,
     /// Keys asked for that a flag or variable may set.
     known: BTreeSet<String>,
+    /// See [`super::Config::former_streams`].
+    pub(super) former_streams: Vec<FormerStream>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(text: &'a str, file: &Path, overrides: &'a Overrides) -> Self {
         let (file, origins, known) = (file.to_owned(), BTreeMap::new(), BTreeSet::new());
-        Self { text, file, overrides, errors: Vec::new(), origins, known }
+        Self { text, file, overrides, errors: Vec::new(), origins, known, former_streams: Vec::new() }
     }
 
     /// Takes an error of TOML's syntax.
@@ -87,8 +90,13 @@ impl<'a> Reader<'a> {
 
     /// Notes that something is wrong with a key, at the place where its value came from.
     pub(super) fn wrong(&mut self, key: &str, text: impl Into<String>) {
-        let origin = self.origins.get(key).cloned().unwrap_or(Origin::Nowhere);
+        let origin = self.origin(key);
         self.errors.push(ConfigError { origin, key: key.to_owned(), text: text.into() });
+    }
+
+    /// Where the value of a key came from.
+    pub(super) fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).cloned().unwrap_or(Origin::Nowhere)
     }
 
     /// What a relative path in the file is relative to.

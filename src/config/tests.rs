@@ -167,6 +167,31 @@ fn names_and_apps_that_stand_twice_are_errors_and_near_names_are_suggested() {
     has(&errors, 12, "router.routers[1].name", "the router r stands here twice");
 }
 
+/// Its rest is to be read by who read it. Only a data directory tells it from a name that is misspelt.
+#[test]
+fn a_router_may_read_a_stream_that_no_app_has_if_the_data_directory_has_it() {
+    let router = "[[router.routers]]\nname = \"r\"\napps = \"*\"\nstreams = [\"main\", \"second\"]\n";
+    let config = parse(&[LEAST, router].concat()).expect("valid");
+    let rights = &config.router.routers[0].streams;
+    assert!(rights.allows("second") && rights.allows("main") && !rights.allows("third"));
+    let [warning] = &config.warnings[..] else { panic!("one warning: {:?}", config.warnings) };
+    assert!(warning.contains(":7: router.routers[0].streams: `second` is not in [[apps]]"), "{warning}");
+    let check =
+        |known: &[&str]| config.check_streams(&known.iter().map(|name| Arc::from(*name)).collect::<Vec<_>>());
+    assert_eq!(check(&["main", "second"]), Ok(()));
+    let error = check(&["main", "sceond"]).expect_err("misspelt").to_string();
+    assert!(
+        error.contains("`second` is not in [[apps]]") && error.contains("did you mean `sceond`?"),
+        "{error}"
+    );
+    assert!(
+        parse(&[LEAST, &router.replace("\"second\"", "\"main\"")].concat())
+            .expect("valid")
+            .warnings
+            .is_empty()
+    );
+}
+
 #[test]
 fn errors_of_syntax_have_their_line_too() {
     let errors = errors(&[LEAST, "[device]\ntls = = 3\nplain = \"x\n"].concat());

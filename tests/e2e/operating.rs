@@ -1,5 +1,7 @@
 //! What an operator does while the edge runs: apps suspended and bounded, streams of their own, their ends.
 
+use std::process::Stdio;
+
 use mooring::client::router::{Receiver, Sender, open};
 use mooring::client::{ClientError, admin};
 use mooring::pki::{self, DEV_APP};
@@ -25,6 +27,13 @@ impl Edge {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
         Ok(serde_json::from_slice(&output.stdout).expect("JSON"))
+    }
+
+    /// What an edge says that is configured so that there is no start.
+    async fn does_not_start(&self) -> String {
+        let output = self.command().stderr(Stdio::piped()).output().await.expect("it ran");
+        assert_eq!(output.status.code(), Some(2), "as of each configuration that is wrong");
+        String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
     /// One stream as `mooring streams list` has it.
@@ -272,6 +281,45 @@ async fn a_stream_whose_apps_went_elsewhere_is_drained_and_then_retired() {
     edge.run().await;
     assert!(edge.stream("second").await.is_none());
     assert!(edge.stream("main").await.is_some());
+}
+
+/// A router may read it by its name, as long as the data directory has it.
+#[tokio::test]
+async fn a_stream_that_no_app_has_any_more_is_read_by_its_name_until_it_is_retired() {
+    let mut edge = Edge::prepare(&[]);
+    let original = std::fs::read_to_string(edge.dir.path().join("edge.toml")).expect("a configuration");
+    let named = original.replace("streams = \"*\"", "streams = [\"main\", \"second\"]");
+    assert_ne!(named, original);
+    edge.configure(|_| named.clone());
+    let said = edge.does_not_start().await;
+    assert!(said.contains("router.routers[0].streams: `second` is not in [[apps]]"), "{said}");
+    edge.configure(|_| two_streams(&original));
+    edge.run().await;
+    let hello = hello_with(APP_OF_EPOCH_3, "d", edge.credential(APP_OF_EPOCH_3, "d", 3));
+    let mut device = edge.device_saying(Way::Tls, hello).await;
+    let mut pushing = edge.router_reading(Vec::new()).await;
+    pushing.accepts(of_other(1, &["d"]), 1).await;
+    device.takes(1).await;
+    edge.kill().await;
+    edge.configure(|_| named.clone());
+    edge.run().await;
+    let reading = vec![OpenStream { stream: "second".into(), ..OpenStream::default() }];
+    let mut second = edge.router_reading(reading).await;
+    assert_eq!(second.end("b-1", 0).await, End::Arrived);
+    drop(second);
+    // The next start would not know it.
+    let said = edge.mooring(&["streams", "retire", "second"]).await.expect_err("it is named");
+    assert!(
+        said.contains("read this stream by its name") || said.contains("reads this stream now"),
+        "{said}"
+    );
+    edge.kill().await;
+    edge.configure(|_| original);
+    edge.run().await;
+    assert_eq!(edge.mooring(&["streams", "retire", "second"]).await.expect("retired")["ended"], true);
+    edge.kill().await;
+    edge.configure(|_| named);
+    assert!(edge.does_not_start().await.contains("`second` is not in [[apps]]"));
 }
 
 /// Gaps, and the sequences of receipts.
