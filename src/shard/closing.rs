@@ -81,6 +81,9 @@ impl Shard {
         self.context.give_place(&live.app, transport);
         if was_live {
             tracing::debug!(app = %live.app, device = %live.device_id, %error, "session ends");
+            if let Some((device, _)) = live.last_active() {
+                self.context.store.expect_active(&device);
+            }
             let is_gone = self.context.directory.leave(&live.device, live.generation);
             if is_gone && !fault::is(Fault::GoodbyeUnsaid) {
                 self.mark_presence(&live, State::Disconnected);

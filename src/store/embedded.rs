@@ -252,6 +252,12 @@ impl<D: Disk> Store for EmbeddedStore<D> {
         self.shared.index.last_active(device)
     }
 
+    fn expect_active(&self, device: &DeviceKey) {
+        if self.shared.report_ms < Millis::MAX {
+            self.shared.index.expect_active(device);
+        }
+    }
+
     fn report_ms(&self) -> Millis {
         self.shared.report_ms
     }

@@ -179,6 +179,13 @@ impl Index {
         self.of_device(key).devices.get(key).map(Device::last_active)
     }
 
+    /// See [`super::Store::expect_active`].
+    pub(super) fn expect_active(&self, key: &DeviceKey) {
+        if let Some(device) = self.of_device(key).devices.get_mut(key) {
+            device.returns();
+        }
+    }
+
     /// See [`super::Store::is_current`]. A Hello says all that is in the device's cold row but what it is bound to: so who comes back brings its
     /// row into memory, and nothing is read when it acknowledges.
     pub(super) fn is_current(&self, seen: &Seen) -> bool {

@@ -509,6 +509,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         None
     }
 
+    /// A session of this device ends, and that it was active follows by a command: until then it isn't forgotten, though nobody is there.
+    fn expect_active(&self, _device: &DeviceKey) {}
+
     /// How often it wants to hear of a device that is connected, milliseconds.
     fn report_ms(&self) -> Millis {
         Millis::MAX

@@ -160,7 +160,7 @@ pub(super) struct Device {
     flags: u8,
 }
 
-/// A Hello found it known, and when it was last active isn't known since: it isn't forgotten meanwhile.
+/// A Hello found it known, or its session has ended, and when it was last active isn't known since: it isn't forgotten meanwhile.
 const RETURNING: u8 = 1;
 /// It may be bound to something.
 const MAY_BE_BOUND: u8 = 2;

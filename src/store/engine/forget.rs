@@ -2,8 +2,8 @@
 //!
 //! All parts are looked at once in a *grain*, an eighth of that time or a day. Sessions report their devices' activity at least twice in a grain
 //! ([`report_ms`]), and it is journaled when it falls into another one, so that after a crash it is known at most two grains too early: so much
-//! longer than configured a device is kept. Nobody is forgotten who is connected, nor whose last activity isn't known because the disk was full or
-//! because its session was too short to say so (until the next start, which doesn't know of that); nor soon after a start: those who were connected when the edge stopped have had no chance to come
+//! longer than configured a device is kept. Nobody is forgotten who is connected, nor whose last activity isn't known because the disk was full, because
+//! its session has just ended or was too short to say so (until the next start, which doesn't know of that); nor soon after a start: those who were connected when the edge stopped have had no chance to come
 //! back.
 //!
 //! Rejected: an index by time of activity. It would change with every session, for something that happens once in months.

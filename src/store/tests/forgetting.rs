@@ -40,6 +40,26 @@ fn crash(disk: &Arc<SimDisk>, harness: Harness<SimDisk>) -> Harness<SimDisk> {
     Harness::open(disk, &options(), now)
 }
 
+/// Connected and silent for longer than that, with its first word just before it goes.
+#[test]
+fn who_has_just_left_is_not_forgotten_before_its_last_word_is_known() {
+    let (_disk, mut harness) = opened();
+    pass(&mut harness, AFTER - 2 * GRAIN);
+    let there: Vec<_> = (0..4).map(device).collect();
+    harness.connected.lock().expect("not poisoned").extend(&there);
+    pass(&mut harness, 6 * GRAIN);
+    let said = harness.now;
+    harness.engine.shared().index.expect_active(&device(1));
+    harness.connected.lock().expect("not poisoned").clear();
+    pass(&mut harness, 2 * GRAIN);
+    assert_eq!(known(&mut harness), [1], "of the others nothing is expected");
+    harness.apply(Command::LastActive(vec![(device(1), said)])).expect("the disk works");
+    pass(&mut harness, AFTER);
+    assert_eq!(known(&mut harness), [1], "not too early");
+    pass(&mut harness, 3 * GRAIN);
+    assert!(known(&mut harness).is_empty());
+}
+
 fn known(harness: &mut Harness<SimDisk>) -> Vec<u32> {
     (0..4).filter(|&n| harness.state_of(n).is_some()).collect()
 }

@@ -191,9 +191,8 @@ impl World {
         if self.parts == Parts::Vary {
             self.plan.part_targets = self.chances.parts.random_range(1..8);
         }
-        if let Some(changed) =
-            self.settings.change(&mut self.plan, !self.lost_power, &mut self.chances.settings)
-        {
+        let used = (!self.lost_power).then(|| self.disk.used());
+        if let Some(changed) = self.settings.change(&mut self.plan, used, &mut self.chances.settings) {
             self.note(format_args!("{changed}"));
         }
         let failed_reads = self.disk.failed_reads();

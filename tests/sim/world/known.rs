@@ -10,6 +10,8 @@ use super::World;
 use super::oracle::{Answer, End, Sent, ensure};
 use mooring::push::Failure;
 
+/// Milliseconds within which a shard looks at what is due.
+const TICK_MS: Millis = 100;
 /// Records in which a device that is forgotten ends, at most.
 const DEVICE_RECORDS: u64 = 100;
 
@@ -20,8 +22,8 @@ pub(crate) struct Known {
     devices: BTreeMap<String, BTreeMap<u64, bool>>,
     /// By device: from which sequence on push was on, or off.
     switches: BTreeMap<String, BTreeMap<u64, bool>>,
-    /// Who was forgotten at which sequence, and when.
-    forgotten: Vec<(String, u64, Millis)>,
+    /// Who was forgotten at which sequence, when, and last active when as is told.
+    forgotten: Vec<(String, u64, Millis, Millis)>,
     /// Each life of the edge: the sequence and the time at its start.
     lives: Vec<(u64, Millis)>,
     /// By device: when the directory had it.
@@ -50,9 +52,11 @@ struct Active {
 }
 
 impl Active {
-    /// Whether the edge knows of it at this time of this life: what a full disk didn't take is lost with the process.
-    fn counts(&self, life: usize, time: Millis) -> bool {
-        self.looked < time && (self.life == life || !self.is_full)
+    /// Whether the edge knows of it at this time of this life: what a full disk didn't take is lost with the process, and so is a first word after a
+    /// long silence of which there was no time to report.
+    fn counts(&self, life: usize, time: Millis, forget_after_ms: Millis) -> bool {
+        let was_reported = self.looked >= self.at + forget_after_ms / 16 + TICK_MS;
+        self.looked < time && (self.life == life || !self.is_full && was_reported)
     }
 }
 
@@ -109,9 +113,9 @@ impl Known {
                 let is_on = *state == i32::from(PushState::On);
                 self.switches.entry(id()).or_default().insert(sequence, is_on);
             }
-            Some(pb::device_event::Change::Forgotten(_)) => {
+            Some(pb::device_event::Change::Forgotten(told)) => {
                 self.devices.entry(id()).or_default().insert(sequence, false);
-                self.forgotten.push((id(), sequence, event.time));
+                self.forgotten.push((id(), sequence, event.time, told.last_active_time));
             }
             _ => {}
         }
@@ -126,17 +130,26 @@ impl Known {
                 is_known = *known;
             }
         }
-        for (device, sequence, time) in &self.forgotten {
+        for (device, sequence, time, told) in &self.forgotten {
             let life = self.lives.iter().rposition(|(head, _)| head < sequence).map_or(0, |at| at + 1);
             let stays = self.stays.get(device).into_iter().flatten();
             let mut seen = stays.filter(|stay| stay.life == life && stay.from < *time && stay.to > *time);
             let stay = seen.next().map(|stay| (stay.from, stay.to));
             ensure!(stay.is_none(), "{device} was forgotten at {time}, and was there (from, to): {stay:?}");
             let active = self.active.get(device).into_iter().flatten();
-            let last = active.filter(|active| active.counts(life, *time)).map(|active| active.at).max();
+            let last = active
+                .filter(|active| active.counts(life, *time, self.forget_after_ms))
+                .map(|active| active.at)
+                .max();
             ensure!(
                 last.is_none_or(|last| last + self.forget_after_ms <= *time),
                 "{device} was forgotten at {time}, and was active at {last:?}"
+            );
+            // To a second; and after a crash as it was journaled, to two eighths of that time and what turns take.
+            let known = told + 1_000 + self.forget_after_ms / 2;
+            ensure!(
+                last.is_none_or(|last| last <= known),
+                "{device} was forgotten as last active at {told}, and was at {last:?}"
             );
         }
         Ok(())

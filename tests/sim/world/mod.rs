@@ -206,8 +206,6 @@ impl World {
         let keeps_time = !restore.happens;
         if once_in(&mut chances.forgetting, 3) && keeps_time {
             plan.store.forget_after_ms = chances.forgetting.random_range(3_000..12_000);
-            // Who is there says so far more often than that: else a session that ends with its first word in that time may be known too late.
-            (plan.device.heartbeat_default_s, plan.device.heartbeat_max_s) = (2, 2);
         }
         let memory = Memory::new();
         plan.store.budget = memory.budget();

@@ -23,8 +23,8 @@ impl Settings {
     }
 
     /// The largest that a stream's bound, or a quota, may ever be in this run is what the plan says now.
-    /// `spares`: its files are as they were, also those that the power may take.
-    pub(crate) fn change(&self, plan: &mut Plan, spares: bool, rng: &mut SmallRng) -> Option<String> {
+    /// `used`: the bytes of its files, if all are as they were, also those that the power may take.
+    pub(crate) fn change(&self, plan: &mut Plan, used: Option<u64>, rng: &mut SmallRng) -> Option<String> {
         if !self.vary {
             return None;
         }
@@ -32,11 +32,11 @@ impl Settings {
         plan.shards = rng.random_range(1..=4);
         store.segment_bytes = SEGMENT_BYTES * rng.random_range(1..=3);
         let (is_bounded, reserve) = (rng.random::<bool>(), [16, 20, 32][rng.random_range(0..3)]);
-        // Without spares, or with a larger reserve, what is there already may leave no room for that: then acks wait for something to expire.
-        let is_bounded = is_bounded && spares;
-        store.reserve_segments = if is_bounded { reserve.min(store.reserve_segments) } else { reserve };
+        // With less, acks may have to wait for something to expire.
+        let used = used.filter(|_| is_bounded);
+        store.reserve_segments = if used.is_some() { reserve.min(store.reserve_segments) } else { reserve };
         let least = u64::from(store.segment_bytes) * u64::from(store.reserve_segments + 2);
-        store.max_bytes = if is_bounded { least * rng.random_range(1..=3) } else { 0 };
+        store.max_bytes = used.map_or(0, |used| used + least * rng.random_range(1..=3));
         store.checkpoint_bytes = [4, 16, 64][rng.random_range(0..3)] * 1024;
         store.message_cache_bytes = [0, 1_000, 1_000_000][rng.random_range(0..3)];
         store.device_cache_bytes = [0, 1_000, 1_000_000][rng.random_range(0..3)];
