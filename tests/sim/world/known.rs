@@ -32,6 +32,8 @@ pub(crate) struct Known {
     active: BTreeMap<String, Vec<Active>>,
     /// Milliseconds unseen after which devices are forgotten; 0: never.
     forget_after_ms: Millis,
+    /// When the disk had a bound last.
+    full_until: Millis,
 }
 
 /// A time in which a device was in the directory.
@@ -202,12 +204,16 @@ impl World {
     /// Looks who is in the directory.
     pub(super) fn note_who_is_there(&mut self) {
         let Some(edge) = self.edge.as_ref().filter(|_| self.oracle.known.forgets()) else { return };
-        let (now, is_full) = (edge.now(), self.disk.is_limited());
+        let now = edge.now();
+        if self.disk.is_limited() {
+            self.oracle.known.full_until = now;
+        }
+        let full_until = self.oracle.known.full_until;
         for session in edge.live() {
             if let (Some(at), Some(device)) =
                 (session.last_active, self.devices.iter().find(|device| device.key == session.device))
             {
-                self.oracle.known.was_active(&device.id, at, now, is_full);
+                self.oracle.known.was_active(&device.id, at, now, full_until >= at);
             }
         }
         for device in &mut self.devices {
