@@ -150,7 +150,7 @@ impl Batch {
     }
 
     /// Its message was taken back.
-    pub(crate) fn revoke(&self) {
+    pub(super) fn revoke(&self) {
         self.revoked.store(true, Ordering::Relaxed);
     }
 

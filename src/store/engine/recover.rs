@@ -186,6 +186,8 @@ impl<D: Disk> Engine<D> {
             covers,
             masses: std::collections::HashMap::default(),
             told_lost: Vec::new(),
+            newest: Seq(0),
+            skipped: Vec::new(),
         };
         let (journal, recovery) = replay.run(&disk)?;
         replay.check_tables()?;

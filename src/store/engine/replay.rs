@@ -58,10 +58,18 @@ pub(super) struct Replay<'a> {
     pub(super) malformed: u64,
     /// What earlier starts found lost, and have said so.
     pub(super) told_lost: Vec<(Seq, Seq)>,
+    /// The newest record so far.
+    pub(super) newest: Seq,
+    /// Sequences, from and to, between records: they are lost.
+    pub(super) skipped: Vec<(Seq, Seq)>,
 }
 
 impl Replay<'_> {
     pub(super) fn apply(&mut self, at: Record<'_>) {
+        if self.newest != Seq(0) && at.seq.0 > self.newest.0 + 1 {
+            self.skipped.push((Seq(self.newest.0 + 1), Seq(at.seq.0 - 1)));
+        }
+        self.newest = at.seq;
         let applied = match at.kind {
             record::BATCH => self.batch(at),
             record::COPY => self.copy(at),
@@ -91,6 +99,12 @@ impl Replay<'_> {
             self.malformed += 1;
             tracing::error!(sequence = %at.seq, kind = at.kind, "a journal record can't be understood");
         }
+    }
+
+    /// Whether its record is one that is lost, between others.
+    fn is_lost(&self, seq: Seq) -> bool {
+        let at = self.skipped.partition_point(|(first, _)| *first <= seq);
+        self.skipped[..at].last().is_some_and(|(_, last)| seq <= *last)
     }
 
     /// Whether push records and statistics don't reflect it.
@@ -235,8 +249,12 @@ impl Replay<'_> {
     fn ended(&mut self, key: MessageKey, batch: Seq, seq: Seq, mut end: End<'_>) {
         if self.is_new_at_home(self.loaded.index.part_of_message(key), seq) {
             let ended = self.loaded.index.of_message(key).end(batch, end.count);
-            let Some(count) = ended.count() else { return };
-            end.count = count;
+            match ended.count() {
+                Some(count) => end.count = count,
+                // Its push record counts it as pending, and what that has beyond the live ones ends as lost: not what has ended already.
+                None if self.is_lost(batch) && !self.is_new_to_tables(batch) => {}
+                None => return,
+            }
         }
         if self.is_new_to_tables(seq)
             && let Some((mut part, ledger)) = self.part_with(key)

@@ -38,6 +38,25 @@ fn storage(counts: &Counts) -> u64 {
     counts.failed[Failure::Storage as usize - 1]
 }
 
+/// The tables know of the batch, and not of the end.
+#[test]
+fn what_had_ended_before_its_batch_was_lost_has_no_other_end() {
+    let (disk, mut harness) = opened(&small());
+    harness.deliver(batch("b1", 1, &[0, 1, 2], START, HOUR)).expect("accepted");
+    harness.deliver(batch("b2", 2, &[0, 1], START, HOUR)).expect("accepted");
+    into_tables(&mut harness);
+    let place = place_of(&harness, 1, 1);
+    harness.arrive(0, 1);
+    disk.flip(&segment(place.segment), u64::from(place.offset) + 40, 4).expect("there");
+    harness = again(&disk, harness, &small());
+    assert_eq!(harness.report.journal.corrupt.len(), 1);
+    harness.settle().expect("the disk works");
+    let counts = harness.message(1, None).expect("a record").counts;
+    assert_eq!((counts.arrived, storage(&counts), counts.pending), (1, 2, 0), "{counts:?}");
+    let totals = harness.totals();
+    assert!(totals.identity_holds() && totals.arrived == 1 && totals.pending == 2, "{totals:?}");
+}
+
 #[test]
 fn what_a_damaged_batch_record_took_ends_as_storage_once() {
     // With push records in memory, and without.
