@@ -236,21 +236,23 @@ impl Shard {
 }
 
 impl Connection {
-    /// Whether a copy of one of these may wait unsent: its entry has ended, or is about to.
+    /// Whether a copy of one of these may wait unsent. Its entry has ended, whether word of that came or not.
     fn may_write_one_of(&self, messages: &[Arc<Recall>], ack_deadline_ms: u64) -> bool {
         if self.outbox.is_empty() {
             return false;
         }
         let Phase::Live(live) = &self.phase else { return false };
-        let in_flight = live.session.written(ack_deadline_ms);
-        let revoked = in_flight.filter(|(entry, _)| entry.0.is_revoked());
-        let ended = live.seldom.unsent().iter().map(|copy| (copy.batch, copy.message, copy.sent_at));
-        let mut copies = revoked.map(|(entry, at)| (entry.0.seq, entry.0.message, at)).chain(ended);
-        copies.any(|(batch, message, sent_at)| {
+        let in_flight = live.session.written(ack_deadline_ms).map(|(entry, sent_at)| UnsentCopy {
+            batch: entry.0.seq,
+            message: entry.0.message,
+            sent_at,
+        });
+        let mut copies = in_flight.chain(live.seldom.unsent().iter().copied());
+        copies.any(|copy| {
             let is_taken_back = |recall: &Arc<Recall>| {
-                recall.message == message && recall.seq > batch && recall.app == live.app
+                recall.message == copy.message && recall.seq > copy.batch && recall.app == live.app
             };
-            self.outbox.may_hold(sent_at) && messages.iter().any(is_taken_back)
+            self.outbox.may_hold(copy.sent_at) && messages.iter().any(is_taken_back)
         })
     }
 }
