@@ -148,6 +148,12 @@ impl Shard {
             self.fail(conn, DeviceError::Stalled);
             return 1;
         }
+        // What waits behind a session that has ended may be one of them, and nobody knows any more.
+        if matches!(connection.phase, Phase::Closing { .. }) && !connection.outbox.is_empty() {
+            connection.flags.broken = true;
+            self.wake(conn);
+            return 1;
+        }
         // One that reads for itself comes to these too.
         if !matches!(connection.phase, Phase::Live(_)) || connection.flags.behind_on_recalls {
             return 1;

@@ -297,3 +297,14 @@ async fn a_session_of_which_too_much_ended_unsent_ends() {
     }
     assert!(!is_live(&mut shard, conn));
 }
+
+#[tokio::test]
+async fn what_waits_behind_a_session_that_has_ended_is_not_written_once_something_is_taken_back() {
+    let (mut shard, _store) = shard();
+    let (conn, _far) = with_unsent(&mut shard, &[(4, 9)]).await;
+    shard.fail(conn, DeviceError::Silent);
+    let connection = shard.connection(conn).expect("there");
+    assert!(matches!(connection.phase, Phase::Closing { .. }) && !connection.flags.broken, "it is told why");
+    is_taken_back(&mut shard);
+    assert!(shard.connection(conn).is_none_or(|connection| connection.flags.broken));
+}

@@ -129,7 +129,7 @@ impl RealDisk {
         if let Some(over) = disk.quota.over().filter(|over| *over > 0) {
             tracing::warn!(
                 directory = %path.display(), over,
-                "the data directory holds more bytes than store.max_bytes: batches are refused until it has shrunk"
+                "the data directory holds more bytes than store.max_bytes: it gets no larger, and takes no batches for which its journal has no room"
             );
             // Less than what is there would keep out the checkpoint without which nothing goes.
             disk.widen(over);
