@@ -8,7 +8,7 @@ use crate::fault::{self, Fault};
 use crate::presence::State;
 use crate::push::Millis;
 use crate::store::SentAlone;
-use crate::telemetry::{self, Counter, Gauge, HandshakeResult, SessionEnd};
+use crate::telemetry::{self, Counter, Gauge, HandshakeResult, SessionEnd, Transport};
 use crate::wire::device as wire;
 use crate::wire::pb::device::GoAwayReason;
 
@@ -140,6 +140,12 @@ impl Shard {
             self.work.notify_one();
         }
     }
+}
+
+/// Counts a connection that ended before it was taken in.
+pub(super) fn count_refused(transport: Transport, error: DeviceError) {
+    telemetry::add(Counter::Connections(transport), 1);
+    telemetry::add(Counter::Handshakes(handshake_result(error)), 1);
 }
 
 fn handshake_result(error: DeviceError) -> HandshakeResult {

@@ -1,12 +1,10 @@
 //! A connection's step, once it can go on: only then it takes a buffer, the shard's shared one. Everything that it does with bytes happens here:
 //! reading, TLS, finding frames, writing, closing.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Poll, ready};
 
 use super::output::flush;
-use super::state::{ConnRef, Phase, Scratch, Shard, Shared, get};
-use super::stream::Stream;
+use super::state::{ConnRef, Phase, Scratch, Shard, get};
 use crate::error::DeviceError;
 use crate::limits;
 use crate::wire::device as wire;
@@ -19,61 +17,34 @@ const READ_BYTES: usize = 64 * 1024;
 /// What may be left of earlier reads: a frame and its head, or a TLS record.
 const LEFT_BYTES: usize = limits::DEVICE_FRAME_BYTES + 1024;
 
-/// The task of a connection over QUIC, from its stream to its close. A type of its own, as what `async` makes of the same is 56 bytes instead of 16:
-/// with these the runtime's task is 128 bytes, with those 256.
-pub(super) struct Run {
-    shard: Shared,
-    conn: ConnRef,
-}
-
-/// Runs a connection over QUIC.
-pub(super) fn run(shard: Shared, conn: ConnRef) -> Run {
-    Run { shard, conn }
-}
-
-impl Future for Run {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let shard = &mut *self.shard.borrow_mut();
-        let stepped = step(shard, self.conn, cx);
-        shard.look_again();
-        stepped
-    }
-}
-
-/// Lets those that can go on do so, at most `most`; they are connections over TCP. Whether more can: who could go on at once does so in the next
+/// Lets those that can go on do so, at most `most`. Whether more can: who could go on at once does so in the next
 /// turn, or one that never stops sending would keep all others waiting.
 pub(super) fn step_ready(shard: &mut Shard, most: usize) -> bool {
-    let mut cx = Context::from_waker(Waker::noop());
     for _ in 0..most.min(shard.ready.len()) {
         let Some(conn) = shard.next_ready() else { return false };
         // It comes again with its next news, or is gone.
-        let _stepped: Poll<()> = step(shard, conn, &mut cx);
+        let _stepped: Poll<()> = step(shard, conn);
     }
     !shard.ready.is_empty()
 }
 
 /// Goes on with a connection as far as it goes now. Ready: it is over, and gone.
-pub(super) fn step(shard: &mut Shard, conn: ConnRef, cx: &mut Context<'_>) -> Poll<()> {
+pub(super) fn step(shard: &mut Shard, conn: ConnRef) -> Poll<()> {
     shard.begin();
-    ready!(go_on(shard, conn, cx));
+    ready!(go_on(shard, conn));
     shard.remove(conn);
     Poll::Ready(())
 }
 
-fn go_on(shard: &mut Shard, conn: ConnRef, cx: &mut Context<'_>) -> Poll<()> {
+fn go_on(shard: &mut Shard, conn: ConnRef) -> Poll<()> {
     let now = shard.now();
     for _ in 0..READS {
         let Some(connection) = shard.connection(conn) else { return Poll::Ready(()) };
-        if let Stream::Quic(quic) = &mut connection.stream {
-            quic.note_task(cx.waker());
-        }
         if connection.outbox.is_expired(now) {
             shard.fail(conn, DeviceError::Stalled);
             return Poll::Ready(());
         }
-        let flushed = flush(connection, now, cx);
+        let flushed = flush(connection, now);
         if connection.flags.broken {
             shard.fail(conn, DeviceError::Closed);
             return Poll::Ready(());
@@ -89,7 +60,7 @@ fn go_on(shard: &mut Shard, conn: ConnRef, cx: &mut Context<'_>) -> Poll<()> {
             shard.resume(conn);
             continue;
         }
-        ready!(shard.poll_read(conn, cx));
+        ready!(shard.poll_read(conn));
     }
     shard.wake(conn);
     Poll::Pending
@@ -137,10 +108,10 @@ impl Shard {
     }
 
     /// Reads once and works on it. Pending: there is nothing.
-    fn poll_read(&mut self, conn: ConnRef, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_read(&mut self, conn: ConnRef) -> Poll<()> {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.net.resize(LEFT_BYTES + READ_BYTES, 0);
-        let read = self.read_into(conn, cx, &mut scratch);
+        let read = self.read_into(conn, &mut scratch);
         let polled = read.map(|total| {
             let result = total.and_then(|total| self.work_on_read(conn, total, &mut scratch));
             self.finish(conn, result, &mut scratch);
@@ -150,12 +121,7 @@ impl Shard {
     }
 
     /// Reads into `scratch.net`, behind what is left of earlier reads. How many bytes that makes; 0: nothing to work on.
-    fn read_into(
-        &mut self,
-        conn: ConnRef,
-        cx: &mut Context<'_>,
-        scratch: &mut Scratch,
-    ) -> Poll<Result<usize, DeviceError>> {
+    fn read_into(&mut self, conn: ConnRef, scratch: &mut Scratch) -> Poll<Result<usize, DeviceError>> {
         let Some(connection) = self.connection(conn) else { return Poll::Ready(Ok(0)) };
         let left = connection.tls.as_ref().map_or(&connection.partial, |tls| &tls.retained);
         let kept = left.len();
@@ -163,7 +129,7 @@ impl Shard {
             return Poll::Ready(Err(DeviceError::FrameTooLarge));
         }
         let room = &mut scratch.net[kept..kept + READ_BYTES];
-        let read = match ready!(connection.stream.poll_read(cx, room)) {
+        let read = match ready!(connection.stream.read(room)) {
             Ok(0) | Err(_) => return Poll::Ready(Err(DeviceError::Closed)),
             Ok(read) => read,
         };

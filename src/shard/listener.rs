@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::Listeners;
 use super::door::place;
 use super::sockets::{self, Listener};
-use super::state::{ConnRef, Shared};
+use super::state::{ConnRef, Shard, Shared};
 use super::stream::Stream;
 use super::tls::Tls;
 use crate::config;
@@ -78,14 +78,15 @@ async fn accept(shard: Shared, listener: Listener, tls: Option<Arc<rustls::Serve
     }
 }
 
-/// Counts a connection that was taken in.
-pub(super) fn started(shard: &Shared, conn: ConnRef) {
-    let shard = &mut *shard.borrow_mut();
-    if let Some(connection) = shard.connection(conn) {
-        telemetry::add(Counter::Connections(connection.transport()), 1);
+impl Shard {
+    /// Counts a connection that was taken in.
+    pub(super) fn started(&mut self, conn: ConnRef) {
+        if let Some(connection) = self.connection(conn) {
+            telemetry::add(Counter::Connections(connection.transport()), 1);
+        }
+        telemetry::adjust(Gauge::HandshakesInFlight, 1);
+        self.context.figures(self.id).handshakes.fetch_add(1, Ordering::Relaxed);
     }
-    telemetry::adjust(Gauge::HandshakesInFlight, 1);
-    shard.context.figures(shard.id).handshakes.fetch_add(1, Ordering::Relaxed);
 }
 
 /// An error: the kernel has no place for another socket that is waited for.
@@ -95,7 +96,7 @@ fn take_in(
     peer: SocketAddr,
     tls: Option<&Arc<rustls::ServerConfig>>,
 ) -> io::Result<()> {
-    let mut inner = shard.borrow_mut();
+    let shard = &mut *shard.borrow_mut();
     let tls = match tls.map(|config| Tls::new(config.clone())).transpose() {
         Ok(tls) => tls.map(Box::new),
         Err(error) => {
@@ -103,11 +104,9 @@ fn take_in(
             return Ok(());
         }
     };
-    let conn = inner.add(Stream::Tcp(sockets::Socket::new(stream)), peer, tls);
-    drop(inner);
-    started(shard, conn);
-    let inner = &mut *shard.borrow_mut();
-    inner.watch(conn).inspect_err(|_| inner.remove(conn))
+    let conn = shard.add(Stream::Tcp(sockets::Socket::new(stream)), peer, tls);
+    shard.started(conn);
+    shard.watch(conn).inspect_err(|_| shard.remove(conn))
 }
 
 /// Small frames go out at once; what the kernel holds unsent is bounded; a peer that is gone is noticed while data is on its way. Asked for on each connection

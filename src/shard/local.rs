@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::state::{ConnRef, Connection, Live, Phase, Shard, Shared};
 use super::stream::Stream;
-use super::{DeviceContext, listener, turn};
+use super::{DeviceContext, turn};
 use crate::ids::ShardId;
 use crate::machine::session::Session;
 use crate::sim::{Near, Sink};
@@ -39,7 +39,7 @@ impl LocalShard {
     pub fn accept(&self, sink: &Sink, peer: SocketAddr) -> Accepted {
         let stream = Stream::Simulated(Near::Sink(sink.clone()));
         let conn = self.0.borrow_mut().add(stream, peer, None);
-        listener::started(&self.0, conn);
+        self.0.borrow_mut().started(conn);
         self.0.borrow_mut().wake(conn);
         Accepted(conn)
     }

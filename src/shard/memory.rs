@@ -14,7 +14,7 @@ use crate::telemetry::{self, Gauge, Transport};
 /// Bytes of a connection with its session: measured (`loadtest hold`), without its device, which is the index's.
 const TCP_BYTES: usize = 800;
 const TLS_BYTES: usize = 4_300;
-const QUIC_BYTES: usize = 29_000;
+const QUIC_BYTES: usize = 19_500;
 /// Bytes of a handshake beside that, until the Hello.
 const HANDSHAKE_BYTES: usize = 8 * 1024;
 /// Bytes of a full window of a session, about.

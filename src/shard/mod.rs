@@ -1,8 +1,7 @@
 //! Shards: each one OS thread with one current-thread runtime, its own listeners and its own sessions, whose state therefore needs no lock.
 //!
 //! Shared are only the directory, the store and the mailboxes. No file is touched on a shard's thread. Work comes in three ways: news of
-//! sockets, the mailbox and timers (`turn`), an accept (`listener`), and news of a connection over QUIC, each of which is a task of the shard's
-//! runtime (`quic`). A turn is budgeted, so that a fan-out to everybody does not keep reads, acks and timers waiting.
+//! sockets, the mailbox and timers (`turn`), and an accept (`listener`). A turn is budgeted, so that a fan-out to everybody does not keep reads, acks and timers waiting.
 
 mod begun;
 mod closing;
@@ -127,17 +126,13 @@ pub fn run(id: ShardId, context: Arc<DeviceContext>, mut listeners: Listeners) -
     runtime.block_on(local.run_until(async move {
         let shard = Rc::new(RefCell::new(state::Shard::new(id, context.clone())));
         let endpoint = match (&context.quic, listeners.quic.take()) {
-            (Some(settings), Some(socket)) => Some(quic::start(&shard, id, settings, socket)?),
+            (Some(settings), Some(socket)) => Some(quic::endpoint(id, settings, socket)?),
             _ => None,
         };
-        let (sockets, registry) = sockets::Sockets::new()?;
+        let (sockets, registry) = sockets::Sockets::new(endpoint)?;
         shard.borrow_mut().registry = Some(registry);
         listener::start(&shard, listeners)?;
-        turn::run(&shard, Some(sockets)).await?;
-        if let Some(endpoint) = endpoint {
-            quic::leave(&endpoint).await;
-        }
-        Ok(())
+        turn::run(&shard, Some(sockets)).await
     }))
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use super::memory::Tally;
 use super::state::{ConnRef, Connection, Phase, Shard, get};
@@ -11,7 +11,7 @@ use crate::push::Millis;
 use crate::wire::frame::device_frame;
 
 /// Writes what waits; whether there was something and all of it went. In the closing phase, shuts the write side behind it.
-pub(super) fn flush(connection: &mut Connection, now: Millis, cx: &mut Context<'_>) -> bool {
+pub(super) fn flush(connection: &mut Connection, now: Millis) -> bool {
     if connection.flags.broken {
         // Perhaps just because what waits must never be written: it was taken back, or is of another account.
         return false;
@@ -19,7 +19,7 @@ pub(super) fn flush(connection: &mut Connection, now: Millis, cx: &mut Context<'
     let before = connection.outbox.len();
     let mut written = 0;
     while written < before {
-        match connection.stream.poll_write(cx, &connection.outbox.bytes()[written..]) {
+        match connection.stream.write(&connection.outbox.bytes()[written..]) {
             Poll::Pending => break,
             Poll::Ready(Ok(n)) => written += n,
             Poll::Ready(Err(_)) => {
@@ -114,8 +114,6 @@ fn count_frames(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
 
@@ -146,8 +144,7 @@ mod tests {
                 flags: Flags { broken, ..Flags::default() },
             };
             connection.outbox.push(&Rc::new(Tally::default()), 0, 1, b"taken back");
-            let wrote = poll_fn(|cx| Poll::Ready(flush(&mut connection, 2, cx))).await;
-            assert_eq!(wrote, !broken);
+            assert_eq!(flush(&mut connection, 2), !broken);
             drop(connection);
             let mut got = Vec::new();
             far.expect("connected").read_to_end(&mut got).await.expect("an end");

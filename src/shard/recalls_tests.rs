@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::task::Poll;
 
 use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
@@ -252,7 +251,7 @@ async fn what_ended_unsent_and_is_taken_back_later_is_not_written_any_more() {
         assert!(is_live(&mut shard, conn), "it may come late");
         if !held {
             let connection = shard.connection(conn).expect("there");
-            let waits = std::future::poll_fn(|cx| Poll::Ready(flush(connection, 1, cx))).await;
+            let waits = flush(connection, 1);
             let Phase::Live(live) = &connection.phase else { panic!("a session") };
             assert!(waits && live.seldom.get().is_none_or(|parts| parts.unsent.is_empty()));
         }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::state::{ConnRef, Phase, Shard, Shared};
 use super::stream::Stream;
-use super::{DeviceContext, connection, listener, turn};
+use super::{DeviceContext, connection, turn};
 use crate::ids::{DeviceKey, Generation, SessionRef, ShardId};
 use crate::push::Millis;
 use crate::sim::{Near, Pipe, Woken};
@@ -65,6 +65,7 @@ impl SimShard {
 
     /// Takes in a connection, if there is a place for it at the shard's door.
     pub fn accept(&mut self, pipe: &Pipe, peer: SocketAddr) -> bool {
+        let woken = Arc::<Woken>::default();
         let conn = {
             let mut shard = self.shard.borrow_mut();
             if shard.make_place().is_some() {
@@ -72,10 +73,11 @@ impl SimShard {
                 self.take_ready();
                 return false;
             }
-            shard.add(Stream::Simulated(Near::Pipe(pipe.clone())), peer, None)
+            let conn = shard.add(Stream::Simulated(Near::Pipe(pipe.clone(), woken.waker())), peer, None);
+            shard.started(conn);
+            conn
         };
-        listener::started(&self.shard, conn);
-        self.wires.insert(self.next_wire, Wire { conn, woken: Arc::default(), pipe: pipe.clone() });
+        self.wires.insert(self.next_wire, Wire { conn, woken, pipe: pipe.clone() });
         self.next_wire += 1;
         self.take_ready();
         true
@@ -103,9 +105,7 @@ impl SimShard {
         if !wire.woken.take() {
             return;
         }
-        let waker = wire.woken.waker();
-        let mut cx = Context::from_waker(&waker);
-        if connection::step(&mut self.shard.borrow_mut(), wire.conn, &mut cx) == Poll::Ready(()) {
+        if connection::step(&mut self.shard.borrow_mut(), wire.conn) == Poll::Ready(()) {
             wire.pipe.close();
             self.wires.remove(&number);
         }

@@ -1,4 +1,4 @@
-//! The TCP sockets of a shard: one poller for all of them, which the runtime waits for as for a single descriptor.
+//! The sockets of a shard, those over TCP and the one of QUIC: one poller for all of them, which the runtime waits for as for a single descriptor.
 //!
 //! A connection therefore has no task and no place in the runtime's tables of its own: these were a third of what a session took. What its socket is known
 //! to have stands beside its descriptor, and who can go on stands in the shard's `ready`.
@@ -12,7 +12,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
@@ -20,6 +20,7 @@ use mio::{Events, Interest, Registry, Token};
 use tokio::io::unix::AsyncFd;
 use tokio::task::consume_budget;
 
+use super::quic::Endpoint;
 use super::state::{ConnRef, Shard};
 use super::stream::Stream;
 
@@ -114,10 +115,15 @@ fn named(token: Token) -> ConnRef {
     ConnRef { slot: token.0 as u32, serial: (token.0 >> 32) as u32 }
 }
 
+/// The name of the socket of QUIC: no connection's.
+const QUIC: Token = Token(usize::MAX);
+
 const _: () = assert!(usize::BITS == 64, "a connection's name has 64 bits");
 
 /// The poller.
 pub(super) struct Sockets {
+    /// The one socket of all connections over QUIC, if this shard has any.
+    quic: Option<Endpoint>,
     poll: mio::Poll,
     /// The same, as the runtime waits for it.
     waits: AsyncFd<Registry>,
@@ -126,16 +132,19 @@ pub(super) struct Sockets {
 
 impl Sockets {
     /// Within a runtime. With it comes what connections are registered with.
-    pub(super) fn new() -> io::Result<(Self, Registry)> {
-        Self::taking(EVENTS)
+    pub(super) fn new(quic: Option<Endpoint>) -> io::Result<(Self, Registry)> {
+        Self::taking(EVENTS, quic)
     }
 
     /// The same, with so many that are taken at a time.
-    fn taking(events: usize) -> io::Result<(Self, Registry)> {
+    fn taking(events: usize, mut quic: Option<Endpoint>) -> io::Result<(Self, Registry)> {
         let poll = mio::Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let waits = waited_for(poll.registry().try_clone()?)?;
-        Ok((Self { poll, waits, events: Events::with_capacity(events) }, registry))
+        if let Some(quic) = &mut quic {
+            quic.watch(&registry, QUIC)?;
+        }
+        Ok((Self { quic, poll, waits, events: Events::with_capacity(events) }, registry))
     }
 
     /// Waits for news.
@@ -145,14 +154,37 @@ impl Sockets {
     }
 
     /// Puts connections that have news among the ready ones, if the runtime was told of some. Whether there may be more.
-    pub(super) fn take(&mut self, shard: &mut Shard) -> io::Result<bool> {
-        let Self { poll, waits, events } = self;
+    pub(super) fn take(&mut self, now: Instant, shard: &mut Shard) -> io::Result<bool> {
+        let more = self.poll(shard)?;
+        Ok(self.quic.as_mut().is_some_and(|quic| quic.receive(now, shard)) | more)
+    }
+
+    /// The end of a turn: what it brought about over QUIC is sent. Whether there is more to do right away.
+    pub(super) fn send(&mut self, now: Instant, shard: &mut Shard) -> bool {
+        self.quic.as_mut().is_some_and(|quic| quic.take_in(now, shard) | quic.send(now, shard))
+    }
+
+    /// When it has to have a turn whatever comes.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.quic.as_ref().and_then(Endpoint::due)
+    }
+
+    /// Whether nothing is left that peers have to be told.
+    pub(super) fn is_idle(&self) -> bool {
+        self.quic.as_ref().is_none_or(Endpoint::is_idle)
+    }
+
+    fn poll(&mut self, shard: &mut Shard) -> io::Result<bool> {
+        let Self { quic, poll, waits, events } = self;
         let taken = waits.try_io(tokio::io::Interest::READABLE, |_| {
             poll.poll(events, Some(Duration::ZERO))?;
             let mut count = 0;
             for event in &*events {
                 count += 1;
-                shard.note_news(named(event.token()), event);
+                match quic {
+                    Some(quic) if event.token() == QUIC => quic.note(event),
+                    _ => shard.note_news(named(event.token()), event),
+                }
             }
             // Then the runtime tells of the next.
             if count < events.capacity() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
@@ -250,7 +282,7 @@ mod tests {
     impl World {
         fn new() -> Self {
             let (mut shard, _) = recalls::tests::shard();
-            let (sockets, registry) = Sockets::taking(FEW).expect("a poller");
+            let (sockets, registry) = Sockets::taking(FEW, None).expect("a poller");
             shard.registry = Some(registry);
             let any = "127.0.0.1:0".parse().expect("an address");
             let listener =
@@ -272,7 +304,9 @@ mod tests {
 
         async fn news(&mut self) {
             self.sockets.told().await.expect("polled");
-            self.sockets.take(&mut self.shard.borrow_mut()).expect("polled");
+            self.sockets
+                .take(tokio::time::Instant::now().into_std(), &mut self.shard.borrow_mut())
+                .expect("polled");
         }
 
         /// Whoever has news until there is none.

@@ -63,7 +63,7 @@ pub(super) struct Shard {
     pub slices: VecDeque<SliceRequest>,
     /// Sessions to send away.
     pub leaving: Option<Leaving>,
-    /// Connections that can go on: with news, or woken. Those over QUIC have tasks instead.
+    /// Connections that can go on: with news, or woken.
     pub ready: VecDeque<ConnRef>,
     /// What tells of news of sockets; none in a simulation.
     pub registry: Option<mio::Registry>,
@@ -392,10 +392,6 @@ impl Shard {
 
     /// Lets a connection look again at what it can do.
     pub(super) fn wake(&mut self, conn: ConnRef) {
-        let Some(connection) = self.connection(conn) else { return };
-        if let Stream::Quic(quic) = &connection.stream {
-            return quic.wake();
-        }
         self.mark_ready(conn);
         self.work.notify_one();
     }

@@ -34,8 +34,8 @@ enum Due {
 }
 
 impl Shard {
-    /// When timers are to be looked at. Whatever puts something into a wheel comes here afterwards: a turn at its end, and who does so between turns
-    /// wakes one if that is sooner than what the shard sleeps until ([`Shard::look_again`]).
+    /// When timers are to be looked at. Whatever puts something into a wheel comes here afterwards: a turn at its end, and who does so between turns wakes
+    /// one.
     fn due(&self) -> Look {
         let now = self.now();
         if self.waits_for_ticks() {
@@ -61,13 +61,6 @@ impl Shard {
             self.look.wakes_at = due.wakes_at;
             due.wakes_at - self.now()
         })
-    }
-
-    /// Something may be due sooner than the shard wakes: then it has a turn.
-    pub(super) fn look_again(&self) {
-        if self.due().wakes_at < self.look.wakes_at {
-            self.work.notify_one();
-        }
     }
 
     /// Whether there is something that stands in no wheel, and is looked at tick by tick.
@@ -165,7 +158,7 @@ impl Shard {
     pub(super) fn expect_answer(&mut self, conn: ConnRef) {
         let (now, patience) = (self.now(), Millis::from(self.context.config.user_timeout_ms));
         if let Some(connection) = self.connection(conn)
-            && let Stream::Quic(quic) = &mut connection.stream
+            && let Stream::Quic(quic) = &connection.stream
             && quic.wrote(now)
         {
             self.unheard.insert(now + patience, conn);
@@ -176,7 +169,7 @@ impl Shard {
     fn check_unheard(&mut self, conn: ConnRef, now: Millis) {
         let patience = Millis::from(self.context.config.user_timeout_ms);
         let Some(connection) = self.connection(conn) else { return };
-        let Stream::Quic(quic) = &mut connection.stream else { return };
+        let Stream::Quic(quic) = &connection.stream else { return };
         match quic.unanswered_since() {
             None => {}
             Some(since) if since + patience > now => self.unheard.insert(since + patience, conn),
@@ -283,23 +276,5 @@ mod tests {
         let conn = ConnRef { slot: 0, serial: 1 };
         shard.want_body.push(conn);
         assert_eq!(wakes_in(&shard), TICK_MS);
-    }
-
-    /// A connection over QUIC goes on between turns.
-    #[test]
-    fn what_is_due_sooner_than_the_shard_wakes_gets_it_a_turn() {
-        let (mut shard, _) = recalls::tests::shard();
-        let conn = ConnRef { slot: 0, serial: 1 };
-        let is_told = |shard: &Shard| {
-            let work = shard.work.clone();
-            let mut told = std::pin::pin!(work.notified());
-            told.as_mut().enable()
-        };
-        shard.next_look(true);
-        shard.look_again();
-        assert!(!is_told(&shard));
-        shard.unheard.insert(shard.now() + 1_000, conn);
-        shard.look_again();
-        assert!(is_told(&shard));
     }
 }

@@ -1,5 +1,4 @@
-//! A shard's turns: connections with news, mail, fan-out within a budget, timers, and one command of acks to the store. Connections over QUIC
-//! are tasks of their own and come between turns.
+//! A shard's turns: connections with news, mail, fan-out within a budget, timers, one command of acks to the store, and what is to be sent over QUIC.
 
 use std::io;
 use std::pin::pin;
@@ -30,6 +29,8 @@ const TURN_STEPS: usize = 256;
 const MANY_ACTIVE: usize = 1_024;
 /// Milliseconds behind the window after which a leaving shard closes whatever is still open.
 const LEAVE_GRACE_MS: Millis = 3_000;
+/// How long the last packets over QUIC may take: a peer that is gone is not waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Turns, until the shard has left.
 pub(super) async fn run(shard: &Shared, mut sockets: Option<Sockets>) -> io::Result<()> {
@@ -39,6 +40,10 @@ pub(super) async fn run(shard: &Shared, mut sockets: Option<Sockets>) -> io::Res
     };
     let mailbox = &context.mailboxes[usize::from(id.0)];
     let mut tick = pin!(sleep(Duration::from_millis(TICK_MS)));
+    // When QUIC has something to do, to the millisecond.
+    let mut alarm = pin!(sleep(Duration::ZERO));
+    let mut alarm_at = None;
+    let mut last_words = None;
     loop {
         let is_time = tokio::select! {
             () = mailbox.notified() => false,
@@ -48,11 +53,15 @@ pub(super) async fn run(shard: &Shared, mut sockets: Option<Sockets>) -> io::Res
                 false
             }
             () = &mut tick => true,
+            () = &mut alarm, if alarm_at.is_some() => {
+                alarm_at = None;
+                false
+            }
         };
-        let started = context.clock.micros();
+        let (started, now) = (context.clock.micros(), Instant::now());
         // Whatever it was woken for: while there is more to do, that is mostly something else.
         let more_news = match &mut sockets {
-            Some(sockets) => sockets.take(&mut shard.borrow_mut())?,
+            Some(sockets) => sockets.take(now.into_std(), &mut shard.borrow_mut())?,
             None => false,
         };
         let can_go_on = step_ready(&mut shard.borrow_mut(), TURN_STEPS);
@@ -61,17 +70,28 @@ pub(super) async fn run(shard: &Shared, mut sockets: Option<Sockets>) -> io::Res
         pin!(work.notified()).as_mut().enable();
         // Whoever is awake anyway looks at what is due, and need not wake for it.
         let timers = is_time || context.clock.now() >= shard.borrow().look.soonest;
-        let more = turn(shard, timers) | can_go_on | more_news;
+        let mut more = turn(shard, timers) | can_go_on | more_news;
+        if let Some(sockets) = &mut sockets {
+            let shard = &mut *shard.borrow_mut();
+            more |= sockets.send(Instant::now().into_std(), shard) || !shard.ready.is_empty();
+            if let Some(due) = sockets.due().filter(|due| alarm_at.is_none_or(|at| *due < at)) {
+                alarm.as_mut().reset(due.into());
+                alarm_at = Some(due);
+            }
+        }
         telemetry::observe_turn(id, (context.clock.micros() - started) as f64 / 1e6);
         if shard.borrow().has_left() {
-            return Ok(());
+            let until = *last_words.get_or_insert(now + LAST_WORDS);
+            if sockets.as_ref().is_none_or(Sockets::is_idle) || now >= until {
+                return Ok(());
+            }
         }
         let wakes_in = shard.borrow_mut().next_look(timers);
         if let Some(wakes_in) = wakes_in {
             tick.as_mut().reset(Instant::now() + Duration::from_millis(wakes_in));
         }
         if more {
-            // The others first: news of sockets, tasks of QUIC, accepts.
+            // The others first: news of sockets, accepts.
             work.notify_one();
             tokio::task::yield_now().await;
         }

@@ -11,8 +11,7 @@
 
 use std::time::Duration;
 
-use quinn::{ConnectionId, ConnectionIdGenerator};
-use quinn_proto::InvalidCid;
+use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 

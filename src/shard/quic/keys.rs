@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use quinn::crypto::{HandshakeTokenKey, HmacKey};
+use quinn_proto::crypto::{HandshakeTokenKey, HmacKey};
 use ring::{hkdf, hmac};
 
 use crate::credential::{Secret, SecretError};
