@@ -89,7 +89,9 @@ mod tests {
                 let expected: Vec<usize> =
                     (0..8).filter(|n| deadlines[*n].is_some_and(|deadline| deadline <= look)).collect();
                 prop_assert_eq!(&due, &expected);
-                expected.into_iter().for_each(|number| deadlines[number] = None);
+                for number in expected {
+                    deadlines[number] = None;
+                }
                 let soonest = deadlines.iter().flatten().min();
                 // Too early is a look in vain, too late is none.
                 let is_right = timers.next().map_or(soonest.is_none(), |next| {
