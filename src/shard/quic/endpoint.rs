@@ -22,7 +22,7 @@ use quinn_proto::{ConnectionHandle, DatagramEvent, EndpointConfig, Incoming, Tra
 use super::end_of;
 use super::link::{Link, News, QuicStream, SharedLink, Touched};
 use super::timers::Timers;
-use super::udp::Udp;
+use super::udp::{Udp, Wire};
 use crate::shard::closing::count_refused;
 use crate::shard::state::Shard;
 use crate::shard::stream::Stream;
@@ -35,9 +35,9 @@ const WRITES: usize = 4;
 const SEGMENTS: usize = 10;
 
 /// QUIC of one shard.
-pub(in crate::shard) struct Endpoint {
+pub(in crate::shard) struct Endpoint<W: Wire = Udp> {
     proto: quinn_proto::Endpoint,
-    udp: Udp,
+    wire: W,
     /// By their handles, which are dense.
     links: Vec<Option<SharedLink>>,
     timers: Timers,
@@ -49,34 +49,41 @@ pub(in crate::shard) struct Endpoint {
     room: Vec<u8>,
 }
 
-impl Endpoint {
+impl Endpoint<Udp> {
+    /// On a socket.
     pub(super) fn new(
         config: EndpointConfig,
         server: Arc<quinn_proto::ServerConfig>,
         socket: UdpSocket,
     ) -> io::Result<Self> {
         let udp = Udp::new(socket, config.get_max_udp_payload_size() as usize)?;
-        let has_mtu_discovery = !udp.may_fragment();
-        Ok(Self {
-            proto: quinn_proto::Endpoint::new(Arc::new(config), Some(server), has_mtu_discovery, None),
-            udp,
+        let is_whole = !udp.may_fragment();
+        Ok(Self::over(quinn_proto::Endpoint::new(Arc::new(config), Some(server), is_whole, None), udp))
+    }
+
+    /// From now on there is news of its socket under this name.
+    pub(in crate::shard) fn watch(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.wire.watch(registry, token)
+    }
+
+    /// News of its socket.
+    pub(in crate::shard) fn note(&mut self, event: &Event) {
+        self.wire.note(event);
+    }
+}
+
+impl<W: Wire> Endpoint<W> {
+    fn over(proto: quinn_proto::Endpoint, wire: W) -> Self {
+        Self {
+            proto,
+            wire,
             links: Vec::new(),
             timers: Timers::default(),
             touched: Touched::default(),
             incoming: VecDeque::new(),
             unsent: None,
             room: Vec::new(),
-        })
-    }
-
-    /// From now on there is news of its socket under this name.
-    pub(in crate::shard) fn watch(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.udp.watch(registry, token)
-    }
-
-    /// News of its socket.
-    pub(in crate::shard) fn note(&mut self, event: &Event) {
-        self.udp.note(event);
+        }
     }
 
     /// When it has to have a turn whatever comes.
@@ -92,12 +99,12 @@ impl Endpoint {
     /// Takes what has come, and what is due. Whether there may be more.
     pub(in crate::shard) fn receive(&mut self, now: Instant, shard: &mut Shard) -> bool {
         for _ in 0..READS {
-            if !self.udp.is_readable() {
+            if !self.wire.is_readable() {
                 break;
             }
-            let Self { proto, udp, links, incoming, .. } = self;
+            let Self { proto, wire, links, incoming, .. } = self;
             let mut answers = Vec::new();
-            udp.receive(|datagram| {
+            wire.receive(|datagram| {
                 let bytes = BytesMut::from(datagram.bytes);
                 let mut answer = Vec::new();
                 match proto.handle(now, datagram.from, datagram.to, datagram.ecn, bytes, &mut answer) {
@@ -122,7 +129,7 @@ impl Endpoint {
                 shard.take_news(news);
             }
         }
-        self.udp.is_readable()
+        self.wire.is_readable()
     }
 
     /// Gives a place to those who wait for one. Whether more could have one in the next turn.
@@ -204,8 +211,8 @@ impl Endpoint {
     /// Sends what the kernel had no room for. Whether it is sent.
     fn send_rest(&mut self) -> bool {
         if let Some(transmit) = &self.unsent
-            && self.udp.is_writable()
-            && self.udp.send(transmit, &self.room)
+            && self.wire.is_writable()
+            && self.wire.send(transmit, &self.room)
         {
             self.unsent = None;
         }
@@ -239,11 +246,11 @@ impl Endpoint {
     }
 
     fn transmit(&mut self, link: &mut Link, now: Instant) {
-        let segments = self.udp.segments().min(SEGMENTS);
+        let segments = self.wire.segments().min(SEGMENTS);
         for _ in 0..WRITES {
             self.room.clear();
             let Some(transmit) = link.proto.poll_transmit(now, segments, &mut self.room) else { return };
-            if !self.udp.send(&transmit, &self.room) {
+            if !self.wire.send(&transmit, &self.room) {
                 self.unsent = Some(transmit);
                 break;
             }
@@ -253,11 +260,11 @@ impl Endpoint {
 
     /// Answers somebody who is no connection: who asked asks again if the kernel has no room now.
     fn answer(&mut self, transmit: &Transmit, bytes: &[u8]) {
-        self.udp.send(transmit, bytes);
+        self.wire.send(transmit, bytes);
     }
 }
 
-impl Drop for Endpoint {
+impl<W: Wire> Drop for Endpoint<W> {
     fn drop(&mut self) {
         for incoming in self.incoming.drain(..) {
             self.proto.ignore(incoming);
@@ -284,3 +291,7 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "endpoint_tests.rs"]
+mod tests;

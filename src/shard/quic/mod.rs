@@ -74,6 +74,18 @@ impl Settings {
     }
 }
 
+impl Settings {
+    fn of(&self, id: ShardId) -> EndpointConfig {
+        let mut config = EndpointConfig::new(self.keys.resets());
+        let (key, endpoints) = (self.keys.ids(), self.endpoints);
+        config
+            .cid_generator(move || Box::new(ids::Generator::new(key, id.0, endpoints)))
+            // Only ids with a right mark are answered with a reset, never by more bytes than came: all devices of a crashed edge may ask at once.
+            .min_reset_interval(Duration::ZERO);
+        config
+    }
+}
+
 /// One stream of a device's, nothing else, and small windows: what waits unsent is the outbox's to keep.
 fn transport(device: &config::Device) -> TransportConfig {
     let mut transport = TransportConfig::default();
@@ -95,13 +107,7 @@ fn transport(device: &config::Device) -> TransportConfig {
 
 /// This shard's endpoint.
 pub(super) fn endpoint(id: ShardId, settings: &Settings, socket: UdpSocket) -> io::Result<Endpoint> {
-    let mut config = EndpointConfig::new(settings.keys.resets());
-    let (key, endpoints) = (settings.keys.ids(), settings.endpoints);
-    config
-        .cid_generator(move || Box::new(ids::Generator::new(key, id.0, endpoints)))
-        // Only ids with a right mark are answered with a reset, never by more bytes than came: all devices of a crashed edge may ask at once.
-        .min_reset_interval(Duration::ZERO);
-    Endpoint::new(config, settings.server.clone(), socket)
+    Endpoint::new(settings.of(id), settings.server.clone(), socket)
 }
 
 /// What the end of a QUIC connection that was no session yet is counted as.

@@ -2,7 +2,6 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
 
 use mio::event::Event;
 use mio::net::UdpSocket;
@@ -11,15 +10,29 @@ use quinn_proto::{EcnCodepoint, Transmit};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef, UdpSocketState};
 
 /// One datagram that came.
-pub(super) struct Datagram<'a> {
+pub(in crate::shard) struct Datagram<'a> {
     pub from: SocketAddr,
     pub to: Option<IpAddr>,
     pub ecn: Option<EcnCodepoint>,
     pub bytes: &'a [u8],
 }
 
+/// What carries datagrams.
+pub(in crate::shard) trait Wire {
+    /// Whether something may have come.
+    fn is_readable(&self) -> bool;
+    /// Whether it may take something.
+    fn is_writable(&self) -> bool;
+    /// Datagrams that may be sent to one peer at a time.
+    fn segments(&self) -> usize;
+    /// Takes some of what has come.
+    fn receive(&mut self, each: impl FnMut(Datagram<'_>));
+    /// Sends, or says that there is no room now. What it refuses otherwise counts as lost on the way.
+    fn send(&mut self, transmit: &Transmit, bytes: &[u8]) -> bool;
+}
+
 /// The socket. News of it is told once, as of those over TCP (`super::super::sockets`).
-pub(super) struct Udp {
+pub(in crate::shard) struct Udp {
     socket: UdpSocket,
     state: UdpSocketState,
     /// Room for as many datagrams as the kernel hands over at a time.
@@ -46,28 +59,26 @@ impl Udp {
         self.writable |= event.is_writable() || event.is_error();
     }
 
-    pub(super) fn is_readable(&self) -> bool {
-        self.readable
-    }
-
-    pub(super) fn is_writable(&self) -> bool {
-        self.writable
-    }
-
     pub(super) fn may_fragment(&self) -> bool {
         self.state.may_fragment()
     }
+}
 
-    /// Datagrams that may be sent to one peer at a time.
-    pub(super) fn segments(&self) -> usize {
+impl Wire for Udp {
+    fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    fn segments(&self) -> usize {
         self.state.max_gso_segments()
     }
 
-    /// Reads once, if there may be something.
-    pub(super) fn receive(&mut self, mut each: impl FnMut(Datagram<'_>)) {
-        if !self.readable {
-            return;
-        }
+    /// Reads once.
+    fn receive(&mut self, mut each: impl FnMut(Datagram<'_>)) {
         let mut metas = [RecvMeta::default(); BATCH_SIZE];
         let mut rooms = self.room.chunks_exact_mut(self.room.len() / BATCH_SIZE);
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
@@ -95,8 +106,7 @@ impl Udp {
         }
     }
 
-    /// Sends, or says that the kernel has no room now. What it refuses otherwise counts as lost on the way.
-    pub(super) fn send(&mut self, transmit: &Transmit, bytes: &[u8]) -> bool {
+    fn send(&mut self, transmit: &Transmit, bytes: &[u8]) -> bool {
         let transmit = quinn_udp::Transmit {
             destination: transmit.destination,
             ecn: transmit.ecn.and_then(|ecn| quinn_udp::EcnCodepoint::from_bits(ecn as u8)),
@@ -107,11 +117,5 @@ impl Udp {
         // The only error that it returns is that the kernel has no room.
         self.writable = self.state.send(UdpSockRef::from(&self.socket), &transmit).is_ok();
         self.writable
-    }
-}
-
-impl AsFd for Udp {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
