@@ -1,6 +1,7 @@
 //! An endpoint without a socket: its datagrams go through a network that loses, delays and reorders them and sometimes takes none, and time is the test's. It has a
 //! turn only when something came, when it says so, or when the network takes something again: a turn that it forgets to ask for shows.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -198,16 +199,25 @@ impl World {
     /// Turns of the shard, as long as there is more to do.
     fn turns(&mut self) {
         let Self { endpoint, shard, now, .. } = self;
+        let mut looked_at = BTreeSet::new();
         for turn in 0.. {
             let more = endpoint.receive(*now, shard);
             let can_go_on = step_ready(shard, 16);
             shard.handshake_steps = 16;
+            looked_at.extend(endpoint.touched.borrow().iter().copied());
             if !(endpoint.take_in(*now, shard) | endpoint.send(*now, shard) | more | can_go_on)
                 && shard.ready.is_empty()
             {
-                return;
+                break;
             }
             assert!(turn < 1_000, "it never rests");
+        }
+        if endpoint.unsent.is_none() {
+            // Whoever was not looked at may have become able to send by the time that has passed: then it has a deadline for that.
+            for link in looked_at.iter().filter_map(|handle| endpoint.links[handle.0].as_ref()) {
+                let left = link.borrow_mut().proto.poll_transmit(*now, 1, &mut Vec::new());
+                assert!(left.is_none(), "it rests with something to send");
+            }
         }
     }
 
@@ -235,7 +245,7 @@ impl World {
 /// What the edge writes, and what it reads, arrives whole and in order, and in the end nothing is left, whatever the network does to datagrams.
 #[test]
 fn whatever_a_network_loses_arrives_in_the_end_and_nothing_is_left() {
-    for seed in 0..40 {
+    for seed in 0..30 {
         let mut world = World::new(seed, [0, 10, 30][seed as usize % 3]);
         world.until("a stream", |world| {
             let has_stream = world.conn().is_some() && world.device.stream.is_some();
