@@ -200,6 +200,10 @@ impl World {
     fn turns(&mut self) {
         let Self { endpoint, shard, now, .. } = self;
         let mut looked_at = BTreeSet::new();
+        if endpoint.unsent.is_some() {
+            // Behind what waits there may be more.
+            looked_at.extend(endpoint.links.iter().flatten().map(|link| link.borrow().handle));
+        }
         for turn in 0.. {
             let more = endpoint.receive(*now, shard);
             let can_go_on = step_ready(shard, 16);
