@@ -28,8 +28,9 @@ use crate::shard::state::Shard;
 use crate::shard::stream::Stream;
 use crate::telemetry::Transport;
 
-/// Reads of the socket in a turn; then everything else on the thread has its turn.
-const READS: usize = 4;
+/// Datagrams after which a turn reads no more, and newcomers that it looks at; then everything else on the thread has its turn.
+const TURN_DATAGRAMS: usize = 256;
+const TURN_NEWCOMERS: usize = 256;
 /// Writes for one connection in a turn, and datagrams of one write: a connection that has much to send keeps others waiting no longer.
 const WRITES: usize = 4;
 const SEGMENTS: usize = 10;
@@ -98,13 +99,12 @@ impl<W: Wire> Endpoint<W> {
 
     /// Takes what has come, and what is due. Whether there may be more.
     pub(in crate::shard) fn receive(&mut self, now: Instant, shard: &mut Shard) -> bool {
-        for _ in 0..READS {
-            if !self.wire.is_readable() {
-                break;
-            }
+        let mut came = 0;
+        while came < TURN_DATAGRAMS && self.wire.is_readable() {
             let Self { proto, wire, links, incoming, .. } = self;
             let mut answers = Vec::new();
             wire.receive(|datagram| {
+                came += 1;
                 let bytes = BytesMut::from(datagram.bytes);
                 let mut answer = Vec::new();
                 match proto.handle(now, datagram.from, datagram.to, datagram.ecn, bytes, &mut answer) {
@@ -134,7 +134,8 @@ impl<W: Wire> Endpoint<W> {
 
     /// Gives a place to those who wait for one. Whether more could have one in the next turn.
     pub(in crate::shard) fn take_in(&mut self, now: Instant, shard: &mut Shard) -> bool {
-        while let Some(incoming) = self.incoming.pop_front() {
+        for _ in 0..TURN_NEWCOMERS {
+            let Some(incoming) = self.incoming.pop_front() else { return false };
             let mut answer = Vec::new();
             if shard.leaving.is_some() {
                 // Told at once, so that the device tries the next edge.
@@ -162,7 +163,7 @@ impl<W: Wire> Endpoint<W> {
             shard.handshake_steps -= 1;
             self.accept(now, shard, incoming);
         }
-        false
+        !self.incoming.is_empty()
     }
 
     fn accept(&mut self, now: Instant, shard: &mut Shard, incoming: Incoming) {
