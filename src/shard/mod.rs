@@ -160,11 +160,12 @@ impl Handover {
 impl CommitSink for Handover {
     fn batch(&mut self, batch: &Arc<Batch>, devices: &[DeviceKey]) {
         let started = self.clock.micros();
-        for device in devices {
-            if let Some(session) = self.directory.find(device).filter(|_| !fault::is(Fault::ForgetHandover)) {
-                self.by_shard.add(session);
+        let by_shard = &mut self.by_shard;
+        self.directory.find_all(devices, |session| {
+            if !fault::is(Fault::ForgetHandover) {
+                by_shard.add(session);
             }
-        }
+        });
         for (shard, sessions) in self.by_shard.drain() {
             let fits =
                 self.mailboxes.get(usize::from(shard.0)).is_none_or(|m| m.newer(batch.priority, sessions));
