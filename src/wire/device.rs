@@ -18,6 +18,9 @@ use crate::push::{Attributes, Event, Millis};
 /// Appended to an encoded push, it makes it a redelivered one: field 100 = true. Protobuf lets fields be appended.
 pub const REDELIVERED: [u8; 3] = [0xa0, 0x06, 0x01];
 
+/// Before an Ack: field 2, a message.
+const ACK_TAG: u8 = 2 << 3 | 2;
+
 /// A frame from a device.
 #[derive(Clone, PartialEq, Debug)]
 pub enum ToEdge {
@@ -85,7 +88,11 @@ pub enum Identity {
 
 /// Parses one frame's body.
 pub fn parse(body: &[u8]) -> Result<ToEdge, DeviceError> {
-    let frame = pb::ToEdge::decode(body).map_err(|_| DeviceError::Malformed("not a ToEdge message"))?;
+    let malformed = |_| DeviceError::Malformed("not a ToEdge message");
+    if let Some(ack) = only_ack(body) {
+        return parse_ack(&pb::Ack::decode(ack).map_err(malformed)?);
+    }
+    let frame = pb::ToEdge::decode(body).map_err(malformed)?;
     Ok(match frame.frame {
         None => ToEdge::Unknown,
         Some(pb::to_edge::Frame::Hello(hello)) => ToEdge::Hello(Box::new(parse_hello(hello)?)),
@@ -110,6 +117,13 @@ pub fn parse(body: &[u8]) -> Result<ToEdge, DeviceError> {
             ToEdge::Request { request_id: unbind.request_id, change: parse_unbind(unbind.binding) }
         }
     })
+}
+
+/// The Ack, where the frame is nothing else: nearly all are. What has room for a frame of any kind takes about as long to move as an Ack to be read.
+fn only_ack(body: &[u8]) -> Option<&[u8]> {
+    let (&tag, mut rest) = body.split_first()?;
+    let length = prost::encoding::decode_varint(&mut rest).ok()?;
+    (tag == ACK_TAG && length == rest.len() as u64).then_some(rest)
 }
 
 fn parse_hello(hello: pb::Hello) -> Result<Hello, DeviceError> {
@@ -338,6 +352,25 @@ mod tests {
             let pb::to_device::Frame::Push(got) = only_frame(&out) else { panic!("a push") };
             assert_eq!(got, pb::Push { redelivered, ..push.clone() });
         }
+    }
+
+    #[test]
+    fn an_ack_is_the_same_alone_and_beside_what_a_later_version_adds() {
+        let event = pb::Event { message_id: 7, r#type: pb::EventType::Arrive.into(), time_milliseconds: 9 };
+        let ack = pb::Ack { number: 3, events: vec![event; 2] };
+        let alone = pb::ToEdge { frame: Some(pb::to_edge::Frame::Ack(ack)) }.encode_to_vec();
+        assert!(only_ack(&alone).is_some());
+        let mut with_more = alone.clone();
+        with_more.extend(REDELIVERED);
+        assert!(only_ack(&with_more).is_none());
+        let events = vec![(MessageId(7), Event::Arrive, 9); 2].into();
+        assert_eq!(parse(&alone), Ok(ToEdge::Ack { number: 3, events }));
+        assert_eq!(parse(&with_more), parse(&alone));
+        for cut in 0..alone.len() {
+            assert!(!matches!(parse(&alone[..cut]), Ok(ToEdge::Ack { .. })), "cut at {cut}");
+        }
+        let ping = pb::ToEdge { frame: Some(pb::to_edge::Frame::Ping(pb::Ping {})) }.encode_to_vec();
+        assert_eq!((only_ack(&ping), parse(&ping)), (None, Ok(ToEdge::Ping)));
     }
 
     #[test]
