@@ -1,7 +1,7 @@
 //! The locks of [`crate::sync`] in unit tests: the scheduler's if they are made in a model, else the standard library's.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{LockResult, PoisonError};
+use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
 use std::time::Duration;
 
 use shuttle::sync as model;
@@ -42,6 +42,18 @@ impl<T> Mutex<T> {
         match self {
             Self::Free(mutex) => either(mutex.lock(), MutexGuard::Free),
             Self::Model(mutex) => either(mutex.lock(), |guard| MutexGuard::Model(guard, mutex)),
+        }
+    }
+
+    /// `None`: somebody has it.
+    pub(crate) fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
+        match self {
+            Self::Free(mutex) => {
+                Ok(MutexGuard::Free(mutex.try_lock().map_err(|_| TryLockError::WouldBlock)?))
+            }
+            Self::Model(mutex) => {
+                Ok(MutexGuard::Model(mutex.try_lock().map_err(|_| TryLockError::WouldBlock)?, mutex))
+            }
         }
     }
 }

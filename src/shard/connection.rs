@@ -3,6 +3,7 @@
 
 use std::task::{Poll, ready};
 
+use super::ahead::AHEAD;
 use super::output::flush;
 use super::state::{ConnRef, Phase, Scratch, Shard, get};
 use crate::error::DeviceError;
@@ -20,7 +21,10 @@ const LEFT_BYTES: usize = limits::DEVICE_FRAME_BYTES + 1024;
 /// Lets those that can go on do so, at most `most`. Whether more can: who could go on at once does so in the next
 /// turn, or one that never stops sending would keep all others waiting.
 pub(super) fn step_ready(shard: &mut Shard, most: usize) -> bool {
-    for _ in 0..most.min(shard.ready.len()) {
+    for n in 0..most.min(shard.ready.len()) {
+        if n % AHEAD == 0 {
+            shard.touch(shard.ready.iter().map(|conn| conn.slot));
+        }
         let Some(conn) = shard.next_ready() else { return false };
         // It comes again with its next news, or is gone.
         let _stepped: Poll<()> = step(shard, conn);

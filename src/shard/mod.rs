@@ -3,6 +3,7 @@
 //! Shared are only the directory, the store and the mailboxes. No file is touched on a shard's thread. Work comes in three ways: news of
 //! sockets, the mailbox and timers (`turn`), and an accept (`listener`). A turn is budgeted, so that a fan-out to everybody does not keep reads, acks and timers waiting.
 
+mod ahead;
 mod begun;
 mod closing;
 mod connection;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::ahead::AHEAD;
 use super::connection::step_ready;
 use super::sockets::{self, Sockets};
 use super::state::{ConnRef, Leaving, Phase, Shard, Shared};
@@ -170,8 +171,11 @@ impl Shard {
                 self.take_newer(conn);
             }
         }
-        for session in mail.newer {
-            if let Some(conn) = self.session(session) {
+        for (n, session) in mail.newer.iter().enumerate() {
+            if n % AHEAD == 0 {
+                self.touch(mail.newer[n..].iter().map(|session| session.slot));
+            }
+            if let Some(conn) = self.session(*session) {
                 self.take_newer(conn);
             }
         }
@@ -237,6 +241,9 @@ impl Shard {
     /// Durable Acks. Most are told with the next frame, as a write of its own costs about as much as a push, and wakes a phone's radio once more.
     fn take_confirms(&mut self, confirms: &[Confirm]) {
         for (i, confirm) in confirms.iter().enumerate() {
+            if i % AHEAD == 0 {
+                self.touch(confirms[i..].iter().map(|confirm| confirm.session.slot));
+            }
             if confirms.get(i + 1).is_some_and(|next| next.session == confirm.session) {
                 continue; // the next one says more
             }
@@ -261,7 +268,11 @@ impl Shard {
         let context = self.context.clone();
         let started = context.clock.micros();
         let (mut deliveries, mut unlooked) = (0, 0);
-        while let Some(conn) = self.next_dirty() {
+        for n in 0.. {
+            if n % AHEAD == 0 {
+                self.touch_dirty();
+            }
+            let Some(conn) = self.next_dirty() else { break };
             let pushes = self.pump(conn);
             deliveries += pushes;
             unlooked += pushes + 1;

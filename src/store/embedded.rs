@@ -224,6 +224,10 @@ impl<D: Disk> Store for EmbeddedStore<D> {
         self.shared.index.pull(device, after, max, now, out);
     }
 
+    fn touch(&self, devices: &[DeviceKey]) {
+        self.shared.index.touch(devices.iter(), false);
+    }
+
     fn is_current(&self, seen: &Seen) -> bool {
         self.shared.index.is_current(seen)
     }

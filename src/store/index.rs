@@ -1,11 +1,14 @@
 //! The pending index: all parts, and what sessions may ask of them from their own threads.
 //!
-//! Locks are short, and only one part is locked at a time. What is not durable yet is in the index already, but no session
+//! Locks are short, and only one part is locked at a time, but by who touches many and waits for none. What is not durable yet is in the index already, but no session
 //! sees it: a list is only read up to the committed sequence.
 
 use std::collections::HashSet;
+use std::hint::black_box;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use smallvec::SmallVec;
 
 use super::Pulled;
 use super::attributes::{SharedAttributes, digest};
@@ -31,6 +34,9 @@ fn take(entry: &mut Entry, now: Millis) -> Option<Pulled> {
     entry.mark_written(now);
     Some(pulled)
 }
+
+/// Devices that are touched together.
+pub(super) const TOUCHED: usize = 32;
 
 /// All parts.
 #[derive(Debug)]
@@ -143,6 +149,24 @@ impl Index {
         }
     }
 
+    /// See [`super::Store::touch`]; `cold_too`: what receipts need of them as well. Their parts are locked before anything is read: to take a lock is to wait
+    /// for whatever is read before it. A part that somebody has, this thread for another of them perhaps, is passed by.
+    pub(super) fn touch<'a>(&self, devices: impl ExactSizeIterator<Item = &'a DeviceKey>, cold_too: bool) {
+        if devices.len() < 2 {
+            return;
+        }
+        let lock = |key| Some((key, self.parts[self.part_of_device(key)].try_lock().ok()?));
+        let parts: SmallVec<[_; TOUCHED]> = devices.filter_map(lock).collect();
+        for (key, part) in &parts {
+            let device = part.devices.get(key);
+            black_box(device.map(|device| (device.number, device.pending.len())));
+            if cold_too && let Some(about) = device.and_then(|device| device.about.as_ref()) {
+                let attributes = about.attributes.parts().map(|part| part.first().copied());
+                black_box((attributes, about.device_id.as_bytes().first().copied()));
+            }
+        }
+    }
+
     /// See [`super::Store::may_have`]. One part is locked at a time: the device's first.
     pub(super) fn may_have(&self, key: &DeviceKey, recall: &Recall, opened_at: Millis) -> bool {
         let number = {
@@ -231,6 +255,20 @@ mod tests {
     use crate::ids::{AppKey, MessageId};
     use crate::store::batch::Batch;
     use crate::store::part::{AppId, Described};
+
+    #[test]
+    fn touching_waits_for_nobody_and_keeps_nothing() {
+        let (index, keys) = (Index::new(4, 0), [1, 2, 3, 4, 5, 6].map(|n| DeviceKey([n; 16])));
+        let described =
+            Described { number: 1, app: AppId(1), push_on: true, attributes: (0, 0), last_active: 0 };
+        for key in &keys[1..] {
+            index.of_device(key).know(*key, &described, &index.warmth);
+        }
+        let somebody_has = index.of_device(&keys[0]);
+        index.touch(keys.iter(), true);
+        drop(somebody_has);
+        assert!((0..index.len()).all(|part| index.parts[part].try_lock().is_ok()));
+    }
 
     /// While its entry is still there, the entry tells: the push record knows only of what was acknowledged.
     #[test]

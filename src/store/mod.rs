@@ -479,6 +479,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// marked as written at `now`. An entry of retention 0 that another session got is left out.
     fn pull(&self, device: &DeviceKey, after: Reached, max: usize, now: Millis, out: &mut Vec<Pulled>);
 
+    /// These devices are pulled next: what is read of them may be brought into the processor's caches, of all at the same time.
+    fn touch(&self, _devices: &[DeviceKey]) {}
+
     /// Whether the device is known with exactly these attributes, no change of its switch and its state: then Hello needs no [`Command::Seen`].
     /// If so, it isn't forgotten before its session says that it was active.
     fn is_current(&self, seen: &Seen) -> bool;

@@ -12,6 +12,7 @@ use crate::fault::{self, Fault};
 use crate::ids::{MessageId, Seq, ShardId};
 use crate::push::{Acked, Event, Failure, Millis, Receipt, ReceiptKind, ReceiptRef};
 use crate::store::disk::Disk;
+use crate::store::index::TOUCHED;
 use crate::store::part::{Device, take_at};
 use crate::store::part_messages::Arrival;
 use crate::store::push_record::MessageKey;
@@ -78,7 +79,10 @@ impl<D: Disk> Engine<D> {
         let mut arrivals = Vec::with_capacity(acks.len());
         let mut made_room = false;
         self.shared.index.set_arriving(true);
-        for ack in acks {
+        for (n, ack) in acks.iter().enumerate() {
+            if n % TOUCHED == 0 {
+                self.shared.index.touch(acks[n..].iter().take(TOUCHED).map(|ack| &ack.device), true);
+            }
             let taken = self.arrived_quickly(now, ack, &mut arrivals)?;
             let (is_through, events) = (taken > 0 && taken == ack.events.len(), &ack.events[taken..]);
             if !is_through {

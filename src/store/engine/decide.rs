@@ -19,6 +19,7 @@ use crate::ids::{AccountDigest, DeviceKey, Seq};
 use crate::push::{NewBatch, OfflinePolicy, Ordinals, Refusal};
 use crate::store::batch::Batch;
 use crate::store::disk::Disk;
+use crate::store::index::TOUCHED;
 use crate::store::part::{Entry, OF_ACCOUNT, Spread};
 use crate::store::push_record::MessageKey;
 use crate::store::record::{Target, Who};
@@ -94,6 +95,9 @@ impl<D: Disk> Engine<D> {
         // Ordinals of those that a better one came after.
         let mut withdrawn: Vec<u32> = Vec::new();
         for (position, key) in new.targets.iter().enumerate() {
+            if position % TOUCHED == 0 {
+                self.shared.index.touch(new.targets[position..].iter().take(TOUCHED), false);
+            }
             let ordinal = new.part.ordinal(position);
             // Asked before the part is locked: the directory has locks of its own.
             let connected = !asks || (self.is_connected)(key);
