@@ -68,7 +68,7 @@ pub const OUTBOX_BYTES: usize = 64 * 1024;
 
 /// Bytes that a QUIC device may send before they are read.
 pub const QUIC_RECEIVE_BYTES: u32 = 64 * 1024;
-/// QUIC connections that wait to be taken in, on each shard; beyond, they are refused.
+/// QUIC connections that wait to be taken in, on each shard; beyond, their first datagrams are passed by, and come again.
 pub const QUIC_INCOMING: usize = 1_024;
 /// Bytes of further datagrams kept for one of them.
 pub const QUIC_INCOMING_BYTES: u64 = 4 * 1024;

@@ -23,14 +23,20 @@ use super::end_of;
 use super::link::{Link, News, QuicStream, SharedLink, Touched};
 use super::timers::Timers;
 use super::udp::{Udp, Wire};
+use crate::limits;
 use crate::shard::closing::count_refused;
 use crate::shard::state::Shard;
 use crate::shard::stream::Stream;
 use crate::telemetry::Transport;
 
-/// Datagrams after which a turn reads no more, and newcomers that it looks at; then everything else on the thread has its turn.
+/// Datagrams after which a turn reads no more, newcomers that it looks at, connections whose time has come, and connections for which it sends; then
+/// everything else on the thread has its turn.
 const TURN_DATAGRAMS: usize = 256;
 const TURN_NEWCOMERS: usize = 256;
+const TURN_DUE: usize = 1_024;
+const TURN_SENDS: usize = 1_024;
+/// Handshakes that a turn leaves to those over TLS.
+const TURN_TLS_STEPS: usize = limits::TURN_HANDSHAKE_STEPS / 2;
 /// Writes for one connection in a turn, and datagrams of one write: a connection that has much to send keeps others waiting no longer.
 const WRITES: usize = 4;
 const SEGMENTS: usize = 10;
@@ -123,13 +129,14 @@ impl<W: Wire> Endpoint<W> {
                 self.answer(&transmit, &answer);
             }
         }
-        while let Some(number) = self.timers.due(now) {
+        for _ in 0..TURN_DUE {
+            let Some(number) = self.timers.due(now) else { break };
             if let Some(link) = self.links.get(number).and_then(Option::as_ref) {
                 let news = link.borrow_mut().expire(now);
                 shard.take_news(news);
             }
         }
-        self.wire.is_readable()
+        self.wire.is_readable() || self.timers.next().is_some_and(|next| next <= now)
     }
 
     /// Gives a place to those who wait for one. Whether more could have one in the next turn.
@@ -144,26 +151,45 @@ impl<W: Wire> Endpoint<W> {
                 continue;
             }
             if is_busy(shard) && !incoming.remote_address_validated() {
-                // Whoever can't be reached at its address takes no place from others, nor makes them wait.
-                match self.proto.retry(incoming, &mut answer) {
-                    Ok(transmit) => self.answer(&transmit, &answer),
-                    Err(error) => {
-                        tracing::debug!(%error, "retry");
-                        self.proto.ignore(error.into_incoming());
-                    }
-                }
+                self.retry(incoming);
                 continue;
             }
             // Handshakes have a share of each turn.
-            let has_step = shard.handshake_steps > 0;
+            let has_step = shard.handshake_steps > TURN_TLS_STEPS;
             if !has_step || shard.make_place().is_some() {
                 self.incoming.push_front(incoming);
+                self.retry_others(shard);
                 return !has_step;
             }
             shard.handshake_steps -= 1;
             self.accept(now, shard, incoming);
         }
         !self.incoming.is_empty()
+    }
+
+    /// Whoever can't be reached at its address takes no place from others, nor makes them wait.
+    fn retry(&mut self, incoming: Incoming) {
+        let mut answer = Vec::new();
+        match self.proto.retry(incoming, &mut answer) {
+            Ok(transmit) => self.answer(&transmit, &answer),
+            Err(error) => {
+                tracing::debug!(%error, "retry");
+                self.proto.ignore(error.into_incoming());
+            }
+        }
+    }
+
+    /// Behind the one that waits: these have to show their address, and need no place for that.
+    fn retry_others(&mut self, shard: &Shard) {
+        if is_busy(shard) {
+            for incoming in std::mem::take(&mut self.incoming) {
+                if incoming.remote_address_validated() {
+                    self.incoming.push_back(incoming);
+                } else {
+                    self.retry(incoming);
+                }
+            }
+        }
     }
 
     fn accept(&mut self, now: Instant, shard: &mut Shard, incoming: Incoming) {
@@ -199,7 +225,7 @@ impl<W: Wire> Endpoint<W> {
     pub(in crate::shard) fn send(&mut self, now: Instant, shard: &mut Shard) -> bool {
         // Each once: who has more stands behind the others again.
         let touched = self.touched.borrow().len();
-        for _ in 0..touched {
+        for _ in 0..touched.min(TURN_SENDS) {
             if !self.send_rest() {
                 return false;
             }
@@ -226,7 +252,14 @@ impl<W: Wire> Endpoint<W> {
         let news = {
             let link = &mut *link.borrow_mut();
             link.is_touched = false;
-            link.close_if_let_go(now);
+            if link.is_let_go() {
+                // What was said last goes before the end.
+                self.transmit(link, now);
+                if self.unsent.is_some() {
+                    return;
+                }
+                link.close(now);
+            }
             while let Some(event) = link.proto.poll_endpoint_events() {
                 drained |= event.is_drained();
                 if let Some(event) = self.proto.handle_event(handle, event) {
@@ -241,6 +274,8 @@ impl<W: Wire> Endpoint<W> {
         };
         if drained {
             self.timers.set(handle.0, None);
+            // Whoever still holds it touches it in vain.
+            link.borrow_mut().is_touched = true;
             self.links[handle.0] = None;
         }
         shard.take_news(news);

@@ -308,6 +308,35 @@ fn a_device_that_is_refused_reads_why() {
     world.until("nothing left", |world| world.endpoint.is_idle() && world.shard.connections.is_empty());
 }
 
+/// The same in one step with the device's own end.
+#[test]
+fn a_device_that_is_refused_and_has_said_all_reads_why() {
+    let mut world = World::new(8, 0);
+    world.until("a stream", |world| {
+        !world.device.connection.is_handshaking() && world.device.stream.is_some()
+    });
+    let stream = world.device.stream.expect("opened");
+    world.device.connection.send_stream(stream).write(&[0, 0]).expect("written");
+    world.device.connection.send_stream(stream).finish().expect("ended");
+    world.until("the end", |world| world.device.connection.is_closed());
+    assert!(!world.device.got.is_empty());
+    world.until("nothing left", |world| world.endpoint.is_idle() && world.shard.connections.is_empty());
+}
+
+#[test]
+fn half_of_the_handshakes_of_a_turn_are_left_to_those_over_tls() {
+    let mut world = World::new(9, 0);
+    let sent = world.device.turn(world.now);
+    world.endpoint.wire.came = sent;
+    world.endpoint.receive(world.now, &mut world.shard);
+    assert_eq!(world.endpoint.incoming.len(), 1);
+    for (steps, is_in) in [(TURN_TLS_STEPS, false), (TURN_TLS_STEPS + 1, true)] {
+        world.shard.handshake_steps = steps;
+        assert_eq!(world.endpoint.take_in(world.now, &mut world.shard), !is_in, "more in the next turn");
+        assert_eq!(world.conn().is_some(), is_in);
+    }
+}
+
 /// A device that is never heard of again takes no place for ever.
 #[test]
 fn a_connection_whose_device_is_gone_ends() {

@@ -125,11 +125,14 @@ impl Link {
         news
     }
 
-    /// Closes it if it carries nobody any more. What had to be said was said in frames.
-    pub(super) fn close_if_let_go(&mut self, now: Instant) {
-        if self.conn.is_none() && !self.proto.is_closed() {
-            self.proto.close(now, VarInt::from_u32(0), Bytes::new());
-        }
+    /// Whether it carries nobody any more, and has to be closed.
+    pub(super) fn is_let_go(&self) -> bool {
+        self.conn.is_none() && !self.proto.is_closed()
+    }
+
+    /// Ends it. What had to be said was said in frames.
+    pub(super) fn close(&mut self, now: Instant) {
+        self.proto.close(now, VarInt::from_u32(0), Bytes::new());
     }
 
     /// Its stream, if it can be used.

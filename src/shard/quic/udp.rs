@@ -39,6 +39,8 @@ pub(in crate::shard) struct Udp {
     room: Box<[u8]>,
     readable: bool,
     writable: bool,
+    /// Where it is told of.
+    told: Option<(Registry, Token)>,
 }
 
 impl Udp {
@@ -47,16 +49,34 @@ impl Udp {
         let socket = UdpSocket::from_std(socket);
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         let room = vec![0; largest * state.gro_segments() * BATCH_SIZE].into();
-        Ok(Self { socket, state, room, readable: true, writable: true })
+        Ok(Self { socket, state, room, readable: true, writable: true, told: None })
     }
 
     pub(super) fn watch(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut self.socket, token, Interest::READABLE | Interest::WRITABLE)
+        registry.register(&mut self.socket, token, Interest::READABLE)?;
+        self.told = Some((registry.try_clone()?, token));
+        Ok(())
     }
 
     pub(super) fn note(&mut self, event: &Event) {
         self.readable |= event.is_readable() || event.is_error();
-        self.writable |= event.is_writable() || event.is_error();
+        if !self.writable && (event.is_writable() || event.is_error()) {
+            self.set_writable(true);
+        }
+    }
+
+    /// That it takes something again is asked for only when it took nothing: else the kernel tells of each datagram that has left it.
+    fn set_writable(&mut self, writable: bool) {
+        let interest = if writable { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+        let told = self
+            .told
+            .as_ref()
+            .map_or(Ok(()), |(registry, token)| registry.reregister(&mut self.socket, *token, interest));
+        // If nobody will tell, the next turn tries again.
+        self.writable = writable || told.is_err();
+        if let Err(error) = told {
+            tracing::warn!(%error, "QUIC: the socket can't be waited for");
+        }
     }
 
     pub(super) fn may_fragment(&self) -> bool {
@@ -115,7 +135,10 @@ impl Wire for Udp {
             src_ip: transmit.src_ip,
         };
         // The only error that it returns is that the kernel has no room.
-        self.writable = self.state.send(UdpSockRef::from(&self.socket), &transmit).is_ok();
-        self.writable
+        let is_sent = self.state.send(UdpSockRef::from(&self.socket), &transmit).is_ok();
+        if !is_sent {
+            self.set_writable(false);
+        }
+        is_sent
     }
 }
