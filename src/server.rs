@@ -156,7 +156,7 @@ pub async fn serve<D: Disk>(
     admin.store.set(access).ok();
 
     let presence = presence(&base);
-    let sockets = Sockets::bind(&base.config)?;
+    let sockets = Sockets::bind(&base.config.device, base.config.shards)?;
     let context = device_context(
         &base,
         store.clone(),

@@ -14,6 +14,7 @@ use mooring::cli::serve::sessions_of;
 use mooring::client::admin;
 use mooring::client::local::{LocalEdge, Ports, Scratch, enough_descriptors, most_descriptors};
 use mooring::client::{Endpoint, Way};
+use mooring::config::usual_shards;
 use mooring::ids::AppKey;
 
 use crate::mqtt;
@@ -160,7 +161,7 @@ pub(crate) struct EdgeArgs {
     /// The program that is started as the edge; by default this one, which holds the same edge
     #[arg(long, value_name = "FILE", help_heading = "An edge of our own")]
     program: Option<PathBuf>,
-    /// Its shards; 0: one a core
+    /// Its shards; 0: one a core but one, and one at least
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "An edge of our own")]
     shards: usize,
     /// A key of its configuration, over what this scenario sets; more than once for more
@@ -309,8 +310,8 @@ impl Target {
             // Of one that runs already it isn't known; fewer shards leave more.
             Kind::Mooring if args.edge.is_given() => sessions_of(descriptors, 1) as u64,
             Kind::Mooring => {
-                let cores = std::thread::available_parallelism().map_or(1, usize::from);
-                sessions_of(descriptors, if args.edge.shards == 0 { cores } else { args.edge.shards }) as u64
+                let shards = if args.edge.shards == 0 { usual_shards() } else { args.edge.shards };
+                sessions_of(descriptors, shards) as u64
             }
             Kind::Mqtt => descriptors,
         };

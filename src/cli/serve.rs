@@ -31,7 +31,7 @@ pub struct Args {
     /// Where everything durable is kept [default: mooring-data, or what the file says]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Shards; one a core unless given
+    /// Shards; unless given one a core but one, and one at least
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
     /// Make a CA, certificates and an app under the data directory if they aren't there, use them, and print how to connect and push

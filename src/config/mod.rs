@@ -38,7 +38,7 @@ const ROUTER_NAME_BYTES: usize = 64;
 pub struct Config {
     /// Where everything durable is.
     pub data_dir: PathBuf,
-    /// Shards; 0 in the file stands for one a core.
+    /// Shards; 0 in the file stands for [`usual_shards`].
     pub shards: usize,
     /// `[device]`.
     pub device: Device,
@@ -166,7 +166,7 @@ impl Config {
         let apps = read_apps(&mut root);
         let mut config = Self {
             data_dir,
-            shards: if shards == 0 { cores() } else { shards },
+            shards: if shards == 0 { usual_shards() } else { shards },
             device: whole(root.section("device"), Device::read),
             router: whole(root.section("router"), |section| Router {
                 routers: read_routers(section, &apps),
@@ -301,8 +301,11 @@ fn whole<'r, 'a, T>(mut section: Section<'r, 'a>, read: impl FnOnce(&mut Section
     value
 }
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(limits::SHARDS)
+/// Shards, where nobody says how many: one a core, but one core is left to the store and to routers. On two cores a second shard had messages
+/// cost a tenth more, as both were for ever going to sleep (`benches/RESULTS.md`).
+pub fn usual_shards() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores.saturating_sub(1).clamp(1, limits::SHARDS)
 }
 
 fn read_apps(root: &mut Section<'_, '_>) -> Vec<App> {

@@ -1,4 +1,4 @@
-//! Listening sockets, one of each kind a shard, and accepting. Who was accepted waits until it has a place (`door`), and the next one with the kernel.
+//! Listening sockets, and accepting. Who was accepted waits until it has a place (`door`), and the next one with the kernel.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -47,16 +47,15 @@ pub fn bind(address: SocketAddr, sockets: usize, config: &config::Device) -> io:
 /// Starts accepting on a shard's sockets.
 pub(super) fn start(shard: &Shared, listeners: Listeners) -> io::Result<()> {
     let tls = shard.borrow().context.tls.clone();
+    let encrypted =
+        listeners.tls.into_iter().filter(|_| tls.is_some()).map(|listener| (listener, tls.clone()));
+    let plain = listeners.plain.into_iter().map(|listener| (listener, None));
     let mut tasks = Vec::new();
-    if let (Some(listener), Some(config)) = (listeners.tls, tls) {
+    for (listener, tls) in encrypted.chain(plain) {
         let listener = Listener::new(listener)?;
-        tasks.push(tokio::task::spawn_local(accept(shard.clone(), listener, Some(config))));
+        tasks.push(tokio::task::spawn_local(accept(shard.clone(), listener, tls)).abort_handle());
     }
-    if let Some(listener) = listeners.plain {
-        let listener = Listener::new(listener)?;
-        tasks.push(tokio::task::spawn_local(accept(shard.clone(), listener, None)));
-    }
-    shard.borrow_mut().accepting = tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect();
+    shard.borrow_mut().accepting = tasks;
     Ok(())
 }
 

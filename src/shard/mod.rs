@@ -113,9 +113,9 @@ pub struct ShardFigures {
 #[derive(Debug, Default)]
 pub struct Listeners {
     /// TLS.
-    pub tls: Option<TcpListener>,
+    pub tls: Vec<TcpListener>,
     /// Plain TCP, where switched on.
-    pub plain: Option<TcpListener>,
+    pub plain: Vec<TcpListener>,
     /// QUIC.
     pub quic: Option<UdpSocket>,
 }
