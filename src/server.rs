@@ -288,6 +288,7 @@ pub fn store_options(config: &Config) -> StoreOptions {
         segment_bytes: store.segment_bytes,
         reserve_segments: store.reserve_segments,
         max_bytes: store.max_bytes,
+        sync_spacing_us: store.sync_spacing_us,
         checkpoint_bytes: store.checkpoint_bytes,
         batch_window_ms: store.batch_window_s * 1_000,
         max_clock_skew_ms: config.router.max_clock_skew_ms,

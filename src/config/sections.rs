@@ -139,6 +139,8 @@ sections! {
         reserve_segments: u32 = 2, 1..=64;
         /// Bytes of all files together, at most; 0: what the disk has.
         max_bytes: u64 = 0;
+        /// From one sync of the journal to the next where messages come quicker than syncs, microseconds.
+        sync_spacing_us: u64 = 300, 0..=10_000;
         /// Bytes of journal between two checkpoints of the index.
         checkpoint_bytes: u64 = 256 * MIB, MIB..=64 * 1_024 * MIB;
         /// How long batch ids are remembered, seconds.

@@ -22,6 +22,9 @@ pub struct StoreOptions {
     pub salt: u64,
     /// Bytes of the journal's files; 0: as much as the disk has.
     pub max_bytes: u64,
+    /// Microseconds that pass from one sync to the next where messages come quicker than syncs: a sync costs more than all that is done for a
+    /// message otherwise, and who waits for it then wakes fewer times.
+    pub sync_spacing_us: u64,
     /// Journal bytes after which a checkpoint is written.
     pub checkpoint_bytes: u64,
     /// Milliseconds that a batch id is remembered.
@@ -100,6 +103,7 @@ impl Default for StoreOptions {
             reserve_segments: 2,
             salt: 0,
             max_bytes: 0,
+            sync_spacing_us: 300,
             checkpoint_bytes: 512 * 1024 * 1024,
             batch_window_ms: 24 * 3600 * 1000,
             max_clock_skew_ms: 300_000,

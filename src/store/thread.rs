@@ -32,9 +32,6 @@ pub(super) use bodies::{Wanted, read_bodies, read_body};
 /// Microseconds that acks wait for more of them, or for a batch, to share a sync with. They begin with the commit before, if that was just now: so where
 /// messages come one behind the other, no ack wakes the thread.
 const GATHER_MICROS: u64 = 5_000;
-/// Microseconds that pass from one sync to the next where messages come quicker than syncs: a sync costs more than all that is done for a message
-/// otherwise, and who waits for it then wakes fewer times.
-const SPACING_MICROS: u64 = 300;
 /// Commands, or their bytes, that don't wait for that.
 const MANY_COMMANDS: usize = 32;
 const MANY_BYTES: usize = 64 * 1024;
@@ -319,14 +316,8 @@ impl Turns {
         clock: &Clock,
         may_sleep: bool,
     ) -> Result<Gathered, StoreFailure> {
-        let until = |until: u64| Duration::from_micros(until.saturating_sub(clock.micros()));
-        let (sleep, wakes) = match (self.spaced.take(), self.gathering) {
-            _ if !may_sleep || self.busy && !engine.has_staged() => (Duration::ZERO, Wakes::Any),
-            (Some(spaced), _) => (until(spaced), Wakes::Many),
-            (None, Some(gathering)) => (until(gathering), Wakes::Urgent),
-            (None, None) if self.busy => (Duration::ZERO, Wakes::Any),
-            (None, None) => (self.sleep(engine, clock), Wakes::Any),
-        };
+        let (sleep, wakes) = self.pause(engine, clock);
+        let sleep = if may_sleep { sleep } else { Duration::ZERO };
         let Some(damaged) = inbox.take(sleep, wakes, &mut self.commands) else {
             return Ok(Gathered::Nothing);
         };
@@ -349,6 +340,18 @@ impl Turns {
         }
         self.gathering = None;
         Ok(Gathered::Ready)
+    }
+
+    /// How long it may sleep before it looks for more, and what wakes it before.
+    pub(super) fn pause<D: Disk>(&mut self, engine: &Engine<D>, clock: &Clock) -> (Duration, Wakes) {
+        let until = |until: u64| Duration::from_micros(until.saturating_sub(clock.micros()));
+        match (self.spaced.take(), self.gathering) {
+            _ if self.busy && !engine.has_staged() => (Duration::ZERO, Wakes::Any),
+            (Some(spaced), _) => (until(spaced), Wakes::Many),
+            (None, Some(gathering)) => (until(gathering), Wakes::Urgent),
+            (None, None) if self.busy => (Duration::ZERO, Wakes::Any),
+            (None, None) => (self.sleep(engine, clock), Wakes::Any),
+        }
     }
 
     /// The second half: makes the group durable, and does a slice of what is due.
@@ -380,7 +383,7 @@ impl Turns {
         let committed = (bytes > 0).then(|| clock.micros());
         self.gathering = committed.map(|at| at + GATHER_MICROS);
         // Who sends one message after the other, each when the one before is accepted, never waits here.
-        self.spaced = committed.filter(|_| inbox.has_urgent()).map(|at| at + SPACING_MICROS);
+        self.spaced = committed.filter(|_| inbox.has_urgent()).map(|at| at + engine.sync_spacing_us());
         Ok(())
     }
 

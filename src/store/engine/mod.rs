@@ -337,6 +337,11 @@ impl<D: Disk> Engine<D> {
         Ok(StreamRead { events, cursor })
     }
 
+    /// See [`StoreOptions::sync_spacing_us`].
+    pub fn sync_spacing_us(&self) -> u64 {
+        self.options.sync_spacing_us
+    }
+
     /// The store's figures.
     pub fn stats(&self) -> &StoreStats {
         &self.shared.stats

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::plan::START;
 use super::support::{Harness, ack, batch, small};
@@ -13,7 +14,7 @@ use crate::push::Event;
 use crate::store::Command;
 use crate::store::disk::sim::SimDisk;
 use crate::store::options::StoreOptions;
-use crate::store::thread::{Gathered, Inbox, Turns};
+use crate::store::thread::{Gathered, Inbox, Turns, Wakes};
 use tokio::sync::oneshot;
 
 /// Microseconds that acks wait at most.
@@ -95,6 +96,33 @@ fn acks_wait_for_company_but_not_for_long() {
     assert_eq!(world.gather(), Gathered::Ready);
     world.commit();
     assert_eq!(world.harness.totals().arrived, 3);
+}
+
+#[test]
+fn who_comes_during_a_sync_waits_until_syncs_are_apart_and_who_comes_later_does_not() {
+    let mut world = World::new(0);
+    world.rest();
+    let mut message = 0;
+    let mut submit = |world: &World| {
+        message += 1;
+        let batch = Box::new(batch(&format!("b{message}"), message, &[0], START, 3_600_000));
+        let deliver = Command::Deliver { batch, reply: oneshot::channel().0 };
+        world.inbox.put(deliver).expect("there is room");
+    };
+    for (meanwhile, micros, wakes) in [(true, 300, Wakes::Many), (false, WAIT, Wakes::Urgent)] {
+        let mut pauses = (0..20).map(|_| {
+            submit(&world);
+            assert_eq!(world.gather(), Gathered::Ready);
+            if meanwhile {
+                submit(&world);
+            }
+            world.commit();
+            world.turns.pause(&world.harness.engine, &world.clock)
+        });
+        // Unless the tables have something to do as well.
+        let first = pauses.find(|(sleep, _)| !sleep.is_zero());
+        assert_eq!(first, Some((Duration::from_micros(micros), wakes)));
+    }
 }
 
 #[test]
