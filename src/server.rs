@@ -336,6 +336,18 @@ fn quota(app: &config::PendingBounds, store: &config::Store) -> Quota {
     }
 }
 
+/// Reads the files that the configuration names, as a start does. Binds and opens nothing.
+pub fn check(config: &Config) -> Result<(), ServeError> {
+    device_tls(&config.device)?;
+    routers::tls(&config.router)?;
+    Ok(())
+}
+
+fn device_tls(config: &config::Device) -> Result<Option<Arc<rustls::ServerConfig>>, ServeError> {
+    let tls = config.tls.map(|_| pki::server_config_device(&config.certificate, &config.key));
+    Ok(tls.transpose()?)
+}
+
 fn device_context(
     base: &Foundation,
     store: Arc<dyn Store>,
@@ -344,10 +356,7 @@ fn device_context(
     sockets: &Sockets,
 ) -> Result<Arc<DeviceContext>, ServeError> {
     let config = base.config.device.clone();
-    let tls = match config.tls {
-        Some(_) => Some(pki::server_config_device(&config.certificate, &config.key)?),
-        None => None,
-    };
+    let tls = device_tls(&config)?;
     let quic = match (&tls, &sockets.quic) {
         (Some(tls), Some(group)) => {
             let keys = quic::Keys::of(&base.config.data_dir)?;

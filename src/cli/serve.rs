@@ -20,9 +20,10 @@ use crate::telemetry;
 #[command(after_help = "Examples:
   mooring serve --dev                          try it: certificates and an app are made under the data directory
   mooring serve --config /etc/mooring/mooring.toml
+  mooring serve --config /etc/mooring/mooring.toml --check     before a restart: is the configuration right?
   MOORING_LOG=debug mooring serve --config mooring.toml --shards 2
 
-Exit codes: 0 left gracefully, 1 could not start or go on, 2 the configuration is wrong.
+Exit codes: 0 left gracefully, or nothing is wrong, 1 could not start or go on, 2 the configuration is wrong.
 Every key of the configuration stands in deploy/mooring.toml.")]
 pub struct Args {
     /// The configuration file
@@ -34,6 +35,9 @@ pub struct Args {
     /// Shards; unless given one a core but one, and one at least
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
+    /// Only read the configuration, certificates, keys and secrets, and say what is wrong: exit code 2. Nothing is opened or bound
+    #[arg(long, conflicts_with = "dev")]
+    check: bool,
     /// Make a CA, certificates and an app under the data directory if they aren't there, use them, and print how to connect and push
     #[arg(long, conflicts_with = "config")]
     dev: bool,
@@ -64,6 +68,9 @@ pub fn run(args: &Args) -> ExitCode {
         note(&format!("error: {error}"));
         return ExitCode::from(2);
     }
+    if args.check {
+        return check(&config);
+    }
     if let Err(error) = given_back {
         tracing::warn!(%error, "the allocator keeps what is freed: set MALLOC_MMAP_THRESHOLD_=524288 and MALLOC_TRIM_THRESHOLD_=1048576, or memory may be more than the budget");
     }
@@ -74,6 +81,23 @@ pub fn run(args: &Args) -> ExitCode {
             // It doesn't go with the data directory: as wrong as one that is wrong by itself.
             let is_config = matches!(error.downcast_ref(), Some(ServeError::Config(_)));
             if is_config { ExitCode::from(2) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// What a start reads before it opens its data directory. Which streams that knows only a start can tell.
+fn check(config: &Config) -> ExitCode {
+    for warning in &config.warnings {
+        note(&format!("warning: {warning}"));
+    }
+    match server::check(config) {
+        Ok(()) => {
+            note("the configuration is right, and its certificates, keys and secrets can be used");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            note(&format!("error: {error}"));
+            ExitCode::from(2)
         }
     }
 }

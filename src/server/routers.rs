@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::threads::Thread;
 use super::{Foundation, ServeError};
 use crate::apps::Apps;
-use crate::config::{Config, RouterRights, Scope};
+use crate::config::{self, Config, RouterRights, Scope};
 use crate::ids::DigestKey;
 use crate::pki;
 use crate::presence::Presence;
@@ -36,7 +36,7 @@ impl Routers {
         digest_key: DigestKey,
     ) -> Result<Self, ServeError> {
         let config = &base.config.router;
-        let tls = pki::server_config_router(&config.certificate, &config.key, &config.client_ca)?;
+        let tls = tls(config)?;
         let (listener, port) = bind("router.listen", config.listen)?;
         let grpc = config.grpc.map(|address| bind("router.grpc", address)).transpose()?;
         let grpc_port = grpc.as_ref().map(|(_, port)| *port);
@@ -114,6 +114,11 @@ fn pace(config: &Config) -> router::Pace {
         user_timeout: Duration::from_millis(config.router.user_timeout_ms.into()),
         ..router::Pace::default().leaving_within(Duration::from_millis(left))
     }
+}
+
+/// From the files that the configuration names.
+pub(super) fn tls(config: &config::Router) -> Result<Arc<rustls::ServerConfig>, ServeError> {
+    Ok(pki::server_config_router(&config.certificate, &config.key, &config.client_ca)?)
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<(std::net::TcpListener, u16), ServeError> {

@@ -90,6 +90,23 @@ pub(super) fn two_streams(text: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_configuration_is_checked_without_a_start() {
+    let edge = Edge::start().await;
+    let check = async || {
+        let output = edge.command().arg("--check").stderr(Stdio::piped()).output().await.expect("it ran");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = check().await;
+    assert_eq!(code, Some(0), "also beside an edge that serves with it: {said}");
+    edge.configure(|text| text.replace("[store]", "[store]\nno_such_key = 1"));
+    let (code, said) = check().await;
+    assert!(code == Some(2) && said.contains("no_such_key"), "{said}");
+    edge.configure(|text| text.replace("no_such_key = 1", "").replace("server.key", "ca.pem"));
+    let (code, said) = check().await;
+    assert!(code == Some(2) && said.contains("ca.pem"), "a certificate is no key: {said}");
+}
+
+#[tokio::test]
 async fn a_suspended_app_refuses_new_pushes_and_nothing_else_also_after_a_crash() {
     let mut edge = Edge::start().await;
     edge.register(&["d"]).await;
