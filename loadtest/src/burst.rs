@@ -15,10 +15,11 @@ use mooring::cli::output::{self, Failure};
 use mooring::clock::Clock;
 use mooring::limits;
 
-use crate::figures::{Figures, rounded};
+use crate::figures::Figures;
 use crate::floor;
 use crate::latencies::Latencies;
 use crate::messages::Messages;
+use crate::numbers::{median, rounded};
 use crate::stage::Stage;
 use crate::target::{self, Target};
 
@@ -123,22 +124,5 @@ fn floor_run(args: &Args, messages: u32) -> floor::Run {
         messages,
         payload_bytes: args.target.payload_bytes,
         seed: args.target.seed,
-    }
-}
-
-/// The one in the middle; 0 of none.
-pub(crate) fn median(numbers: &mut [u64]) -> u64 {
-    numbers.sort_unstable();
-    numbers.get(numbers.len() / 2).copied().unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        assert_eq!(median(&mut [5, 1, 9]), 5);
-        assert_eq!(median(&mut []), 0);
     }
 }

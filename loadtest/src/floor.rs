@@ -19,8 +19,8 @@ use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
-use crate::burst::median;
 use crate::fleet::source;
+use crate::numbers::median;
 use crate::process::Process;
 
 /// Bytes around the payload of a push: length, id, kind, expiry.

@@ -10,8 +10,9 @@ use std::time::Duration;
 use mooring::cli::output::{self, Failure, note};
 use mooring::clock::Clock;
 
-use crate::figures::{Figures, rounded, slope};
+use crate::figures::Figures;
 use crate::messages::Messages;
+use crate::numbers::{rounded, slope};
 use crate::process;
 use crate::report::{Line, Plot, Scale};
 use crate::stage::Stage;

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use hdrhistogram::Histogram;
 use mooring::cli::output::Failure;
 
-use crate::figures::histogram;
+use crate::numbers::histogram;
 
 /// Threads that share nothing; beyond, some do.
 const SLOTS: usize = 8;

@@ -16,6 +16,7 @@ mod journal;
 mod latencies;
 mod messages;
 mod mqtt;
+mod numbers;
 mod offline;
 mod process;
 mod pusher;

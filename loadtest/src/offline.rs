@@ -15,10 +15,11 @@ use std::time::Duration;
 use mooring::cli::output::{self, Failure, note};
 use mooring::clock::Clock;
 
-use crate::figures::{Figures, Load, per, rounded};
+use crate::figures::{Figures, Load};
 use crate::fleet::{Fleet, OnPush};
 use crate::journal;
 use crate::messages::Messages;
+use crate::numbers::{per, rounded};
 use crate::stage::Stage;
 use crate::target::{self, Target};
 

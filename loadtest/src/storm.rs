@@ -13,8 +13,9 @@ use mooring::cli::output::{self, Failure};
 use mooring::client::{Backoff, Way};
 use mooring::clock::Clock;
 
-use crate::figures::{Figures, per, rounded};
+use crate::figures::Figures;
 use crate::fleet::{Counts, Fleet};
+use crate::numbers::{per, rounded};
 use crate::report::Recorder;
 use crate::stage::own_cpu_us;
 use crate::target::{self, Target};

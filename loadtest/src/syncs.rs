@@ -10,7 +10,7 @@ use mooring::cli::output::Failure;
 use mooring::clock::Clock;
 use rustix::fs::FallocateFlags;
 
-use crate::figures::histogram;
+use crate::numbers::histogram;
 
 /// Syncs before, and again after a measurement: some tenths of a second of a good disk.
 const SYNCS: u64 = 1_000;

@@ -20,10 +20,11 @@ use tokio::sync::Semaphore;
 
 use crate::beside::{self, Broadcast};
 use crate::cores;
-use crate::figures::{Figures, Load, rounded};
+use crate::figures::{Figures, Load};
 use crate::floor;
 use crate::latencies::Latencies;
 use crate::messages::Messages;
+use crate::numbers::rounded;
 use crate::stage::Stage;
 use crate::syncs;
 use crate::target::{self, Kind, Target};

@@ -6,7 +6,7 @@ use mooring::cli::output::{self, Paint};
 use serde::Serialize;
 
 use super::judge::{Judged, Verdict};
-use crate::figures::rounded;
+use crate::numbers::rounded;
 
 /// One run.
 #[derive(Clone, Debug, Serialize)]
