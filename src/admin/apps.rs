@@ -12,8 +12,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::answer::Problem;
-use super::http::json;
-use super::writes::{Asked, Nothing};
+use super::handler::{Asked, Nothing, json};
 use super::{Admin, StoreAccess};
 use crate::ids::AppKey;
 use crate::push::{RateChange, Rates};

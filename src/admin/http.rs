@@ -14,18 +14,17 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 #[cfg(doc)]
 use super::Deadlines;
 use super::answer::{self, Problem};
+use super::handler::{ask, device_key, json};
 use super::{Admin, CONNECTIONS, Phase, apps, streams, writes};
 use crate::account::Account;
-use crate::ids::{AppKey, DeviceKey, MessageId, Seq};
-use crate::limits;
-use crate::store::{Command, History, HistoryOf, Query, QueryAnswer};
+use crate::ids::{AppKey, MessageId, Seq};
+use crate::store::{History, HistoryOf, Query, QueryAnswer};
 
 /// How long accepting pauses when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -243,14 +242,6 @@ async fn device(
     json(answer)
 }
 
-pub(super) fn device_key(admin: &Admin, app: &AppKey, device_id: &str) -> Result<DeviceKey, Problem> {
-    if device_id.is_empty() || device_id.len() > limits::DEVICE_ID_BYTES {
-        return Err(Problem::NoDeviceId);
-    }
-    let access = admin.store.get().ok_or(Problem::NotOpen)?;
-    Ok(DeviceKey::of(&access.digest_key, app, device_id))
-}
-
 /// What the journal tells, read by a thread that may wait for the disk.
 async fn history(admin: &Admin, of: HistoryOf) -> Result<History, Problem> {
     let store = admin.store.get().ok_or(Problem::NotOpen)?.store.clone();
@@ -272,22 +263,6 @@ async fn history(admin: &Admin, of: HistoryOf) -> Result<History, Problem> {
         }
         Ok(Err(_)) | Err(_) => Err(Problem::Unanswered),
     }
-}
-
-pub(super) async fn ask(admin: &Admin, query: Query) -> Result<(u64, QueryAnswer), Problem> {
-    let access = admin.store.get().ok_or(Problem::NotOpen)?;
-    let (reply, answer) = tokio::sync::oneshot::channel();
-    access.store.submit(Command::Query { query, reply }).map_err(|_| Problem::Busy)?;
-    match tokio::time::timeout(admin.deadlines.query, answer).await {
-        Ok(Ok((sequence, answer))) => Ok((sequence.0, answer)),
-        Ok(Err(_)) | Err(_) => Err(Problem::Unanswered),
-    }
-}
-
-// The handlers end in `?`-style results: one shape for all.
-#[allow(clippy::unnecessary_wraps)]
-pub(super) fn json(value: Value) -> Result<Response, Problem> {
-    Ok(axum::Json(value).into_response())
 }
 
 #[cfg(test)]

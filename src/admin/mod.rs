@@ -30,6 +30,7 @@
 
 mod answer;
 mod apps;
+mod handler;
 mod http;
 mod streams;
 pub mod token;

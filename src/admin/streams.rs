@@ -11,8 +11,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::answer::Problem;
-use super::http::json;
-use super::writes::Asked;
+use super::handler::{Asked, json};
 use super::{Admin, StoreAccess};
 use crate::push::{Millis, ReceiptGap};
 use crate::store::{Command, RetireError, StreamState};

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,10 +15,11 @@ use crate::binding::Bindings;
 use crate::clock::Clock;
 use crate::credential::Revocation;
 use crate::directory::Way;
-use crate::ids::{DigestKey, Seq, SessionRef};
+use crate::ids::{DeviceKey, DigestKey, Seq, SessionRef};
+use crate::limits;
 use crate::push::{Attributes, Counts, Millis, Reached, ReceiptGap, Seen, TargetState};
 use crate::store::{
-    Batch, Busy, DayStats, DeviceState, MessageState, OnDevice as OnDeviceState, Pulled, Refused,
+    Batch, Busy, Command, DayStats, DeviceState, MessageState, OnDevice as OnDeviceState, Pulled, Refused,
     RetireError, Retired, Store, StreamBounds, StreamError, StreamRead, StreamState,
 };
 use crate::telemetry;

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::HeaderValue;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::{Next, from_fn_with_state};
@@ -16,7 +16,8 @@ use axum::routing::post;
 use serde_json::{Value, json};
 
 use super::answer::{self, Problem};
-use super::{Admin, apps, http, streams};
+use super::handler::{Asked, Nothing, ask, device_key};
+use super::{Admin, apps, streams};
 use crate::ids::AppKey;
 use crate::limits;
 use crate::push::Rejection;
@@ -44,25 +45,6 @@ async fn guarded(State(admin): State<Arc<Admin>>, request: Request<Body>, next: 
     }
 }
 
-/// A body as what it should be; an empty one stands for `{}`.
-pub(super) struct Asked<T>(pub(super) T);
-
-impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Asked<T> {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request<Body>, state: &S) -> Result<Self, Problem> {
-        let body =
-            Bytes::from_request(request, state).await.map_err(|error| Problem::Body(error.body_text()))?;
-        let body = if body.is_empty() { b"{}" } else { &body[..] };
-        serde_json::from_slice(body).map(Self).map_err(|error| Problem::Body(error.to_string()))
-    }
-}
-
-/// No fields.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Nothing {}
-
 /// Changes nothing: whether a token is right.
 async fn ping(Asked(Nothing {}): Asked<Nothing>) -> axum::Json<Value> {
     axum::Json(json!({ "ok": true }))
@@ -83,7 +65,7 @@ async fn revoke(
     Asked(Revoke { allow_registration }): Asked<Revoke>,
 ) -> Result<axum::Json<Value>, Problem> {
     let app = AppKey::parse(&app).ok_or(Problem::NoAppKey)?;
-    let device = http::device_key(&admin, &app, &device_id)?;
+    let device = device_key(&admin, &app, &device_id)?;
     let access = admin.store.get().ok_or(Problem::NotOpen)?;
     let epoch = *access.epochs.get(&app).ok_or(Problem::ForeignApp)?;
     let (reply, answer) = tokio::sync::oneshot::channel();
@@ -95,7 +77,7 @@ async fn revoke(
         Err(Rejection::Exhausted) => return Err(Problem::TooManyRevoked),
         Err(_) => return Err(Problem::NoRoom),
     };
-    let (_, known) = http::ask(&admin, Query::Devices(vec![device])).await?;
+    let (_, known) = ask(&admin, Query::Devices(vec![device])).await?;
     let known = matches!(known, QueryAnswer::Devices(states) if states.iter().any(Option::is_some));
     tracing::info!(%app, %device_id, ?revocation, known, "credentials of a device are revoked");
     let mut answer = json!({ "app_key": app.as_str(), "device_id": device_id, "known": known });
