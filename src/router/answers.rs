@@ -8,13 +8,13 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::credit::Credit;
 use super::outbox::Outbox;
-use super::parts::{Parts, Turn};
+use super::parts::{Parts, Turn, count_targets};
 use super::{Phase, RouterContext, admission, reached};
 use crate::ids::{DeviceKey, Seq};
 use crate::limits;
 use crate::push::{Accepted, Rejection, Revoked};
 use crate::store::QueryAnswer;
-use crate::telemetry::{self, BatchResult, Counter, TargetResult, Timer};
+use crate::telemetry::{self, BatchResult, Counter, Timer};
 use crate::wire::router::{self as wire, BatchName, LinkError, Reject, Rejected};
 
 /// Answers are gathered up to about this many bytes.
@@ -168,17 +168,6 @@ fn count_accepted(accepted: &Accepted, micros: u64) {
         return;
     }
     telemetry::add(Counter::Batches(BatchResult::Accepted), 1);
-}
-
-/// Targets of a batch or a part, unless they were counted before.
-pub(super) fn count_targets(accepted: &Accepted) {
-    if accepted.repeated {
-        return;
-    }
-    telemetry::add(Counter::Targets(TargetResult::Accepted), u64::from(accepted.accepted));
-    for (_, why) in &accepted.refused {
-        telemetry::add(Counter::Targets((*why).into()), 1);
-    }
 }
 
 fn result(code: Reject) -> BatchResult {

@@ -26,12 +26,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use super::answers::count_targets;
 use super::{RouterContext, admission};
 use crate::budget::Held;
 use crate::ids::{AccountDigest, AppKey, BuildSpread, DeviceKey};
 use crate::push::{Accepted, BatchPart, Millis, NewBatch, Rejection};
 use crate::store::Command;
+use crate::telemetry::{self, Counter, TargetResult};
 use crate::wire::router::Rejected;
 
 /// How long a part waits for room in the store before the router is told to come again.
@@ -257,6 +257,17 @@ impl Parts {
             sleep(wait).await;
             wait = (wait * 2).min(longest);
         }
+    }
+}
+
+/// Targets of a batch or a part, unless they were counted before.
+pub(super) fn count_targets(accepted: &Accepted) {
+    if accepted.repeated {
+        return;
+    }
+    telemetry::add(Counter::Targets(TargetResult::Accepted), u64::from(accepted.accepted));
+    for (_, why) in &accepted.refused {
+        telemetry::add(Counter::Targets((*why).into()), 1);
     }
 }
 

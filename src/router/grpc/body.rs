@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
@@ -10,8 +11,6 @@ use axum::http::HeaderMap;
 use hyper::body::{Body as _, Bytes, Frame};
 use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
 use tonic::Status;
-
-use super::call::Verdict;
 
 /// Bytes of one piece of an answer: HTTP/2's own frames have that size.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -51,6 +50,9 @@ impl AsyncRead for FromRouterBody {
         Poll::Ready(Ok(()))
     }
 }
+
+/// How the call ends: said by the link before its last frame, read at the end of the answer's body.
+pub(super) type Verdict = Arc<OnceLock<Status>>;
 
 /// What the edge says: what comes through the pipe, then the status.
 pub(super) struct ToRouterBody {

@@ -1,7 +1,7 @@
 //! One call of `Link`: what its head has to say, and the transport that it is.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
@@ -15,7 +15,7 @@ use tonic::Status;
 
 use super::super::transport::Transport;
 use super::super::{LinkEnd, Rights};
-use super::body::{FromRouterBody, ToRouterBody};
+use super::body::{FromRouterBody, ToRouterBody, Verdict};
 use crate::limits;
 use crate::telemetry::RouterTransport;
 
@@ -25,9 +25,6 @@ pub(super) struct Calls {
     pub(super) queue: mpsc::Sender<Call>,
     pub(super) links: Arc<Semaphore>,
 }
-
-/// How the call ends: said by the link before its last frame, read at the end of the answer's body.
-pub(super) type Verdict = Arc<OnceLock<Status>>;
 
 /// A call that was taken.
 pub(super) struct Call {
