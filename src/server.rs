@@ -173,11 +173,11 @@ pub async fn serve<D: Disk>(
     ready(ports);
     tracing::info!(
         shards = base.config.shards,
-        ?tls,
-        ?quic,
-        ?plain,
+        tls,
+        quic,
+        plain,
         router,
-        ?grpc,
+        grpc,
         admin = admin_port,
         "serving"
     );

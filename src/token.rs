@@ -30,7 +30,7 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use ring::{digest, hmac};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::credential::InstallSecret;
 use crate::ids::AppKey;
@@ -106,16 +106,33 @@ pub struct Claims {
     /// The app.
     pub aud: Audience,
     /// Over from then on, seconds since 1970 UTC.
+    #[serde(serialize_with = "whole")]
     pub exp: f64,
     /// When it was made, seconds since 1970 UTC.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "whole_if_any")]
     pub iat: Option<f64>,
     /// Not before, seconds since 1970 UTC.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "whole_if_any")]
     pub nbf: Option<f64>,
     /// See the module.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub: Option<String>,
+}
+
+/// As a whole number where it is one: some libraries take no other.
+// Serde says what it is called with, and what is cast isn't below 0.
+#[allow(clippy::trivially_copy_pass_by_ref, clippy::cast_sign_loss)]
+fn whole<S: Serializer>(seconds: &f64, to: S) -> Result<S::Ok, S::Error> {
+    let is_whole = seconds.fract() == 0.0 && (0.0..9e15).contains(seconds);
+    if is_whole { to.serialize_u64(*seconds as u64) } else { to.serialize_f64(*seconds) }
+}
+
+#[allow(clippy::ref_option)]
+fn whole_if_any<S: Serializer>(seconds: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
+    match seconds {
+        Some(seconds) => whole(seconds, to),
+        None => to.serialize_none(),
+    }
 }
 
 /// For whom a token is.

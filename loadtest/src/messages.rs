@@ -74,6 +74,7 @@ pub(crate) fn router_telling(edge: &EdgeSide, clock: &Arc<Clock>, seed: u64, on_
         streams: vec!["main".into()],
         backoff: Backoff::fast(),
         patience: PATIENCE_MS,
+        only: None,
         seed,
     };
     let mut digest = [0; 32];

@@ -47,7 +47,7 @@ pub const WHAT_TO_DO: [(&str, &str); 37] = [
     ),
     ("revoked", "nothing: the message was taken back with Revoke"),
     ("replaced", "nothing: a newer message with its collapse key took its place; look at that one"),
-    ("forgotten", "drop this device from your lists: it was unseen for longer than store.forget_after"),
+    ("forgotten", "drop this device from your lists: it was unseen for longer than store.forget_after_s"),
     ("unbound", "resolve the account again: this device is bound to it no more"),
     ("reinstalled", "send again what a fresh installation should have: the app was installed anew"),
     ("storage", "send it again, and look at the log and the disk: its record was damaged"),

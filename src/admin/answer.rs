@@ -35,6 +35,8 @@ pub(super) enum Problem {
     Unanswered,
     /// A write without the token.
     NoToken,
+    /// A write with another one.
+    WrongToken,
     /// Not an app of this edge.
     ForeignApp,
     /// As many devices as may be are revoked one by one.
@@ -53,7 +55,7 @@ impl IntoResponse for Problem {
             Self::NoSuchPath => (
                 StatusCode::NOT_FOUND,
                 "no such path",
-                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id}, /v1/stats/{app}, /v1/shards, /v1/memory, /v1/streams or /v1/apps; the README has those that change something",
+                "use /metrics, /healthz, /readyz, /v1/totals, /v1/message/{app}/{id}, /v1/device/{app}/{device_id}, /v1/stats/{app}, /v1/shards, /v1/memory, /v1/streams or /v1/apps; changes are POST to /v1/apps/{app}/suspend, …/resume or …/rates, /v1/streams/{name}/retire and /v1/device/{app}/{device_id}/revoke",
             ),
             Self::NoSuchMethod => (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -95,6 +97,11 @@ impl IntoResponse for Problem {
                 StatusCode::UNAUTHORIZED,
                 "changes need the admin token",
                 "send `Authorization: Bearer TOKEN`; it is in the file admin.token of the edge's data directory",
+            ),
+            Self::WrongToken => (
+                StatusCode::UNAUTHORIZED,
+                "this token isn't the edge's",
+                "the right one is in the file admin.token of the edge's data directory",
             ),
             Self::Refused(status, error, what_to_do) => return said(status, &error, what_to_do),
             Self::ForeignApp => (
@@ -317,7 +324,8 @@ pub(super) fn add_events(answer: &mut Value, past: &History) {
     };
     let events: Vec<Value> = past.events.iter().rev().take(LAST_EVENTS).map(event).collect();
     answer["last_events"] = events.into();
-    answer["last_events_since"] = json!(past.from);
+    // The journal's first records may have no time.
+    answer["last_events_since"] = json!((past.from > 0).then_some(past.from));
 }
 
 /// What is revoked of a device, if anything.

@@ -24,7 +24,7 @@ use super::handler::{ask, device_key, json};
 use super::{Admin, CONNECTIONS, Phase, apps, streams, writes};
 use crate::account::Account;
 use crate::ids::{AppKey, MessageId, Seq};
-use crate::store::{History, HistoryOf, Query, QueryAnswer};
+use crate::store::{DayStats, History, HistoryOf, Query, QueryAnswer};
 
 /// How long accepting pauses when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -178,6 +178,10 @@ async fn stats(
     };
     let (sequence, answer) = ask(&admin, Query::Stats { app: app.clone(), days }).await?;
     let QueryAnswer::Stats(days) = answer else { return Err(Problem::Unanswered) };
+    // One that was removed still has its days.
+    if days.iter().all(DayStats::is_empty) && !is_configured(&admin, &app) {
+        return Err(Problem::ForeignApp);
+    }
     json(answer::stats(sequence, &app, &days))
 }
 
@@ -232,6 +236,9 @@ async fn device(
     let (sequence, answer) = ask(&admin, Query::Devices(vec![key])).await?;
     let QueryAnswer::Devices(states) = answer else { return Err(Problem::Unanswered) };
     let state = states.into_iter().next().flatten();
+    if state.is_none() && !is_configured(&admin, &app) {
+        return Err(Problem::ForeignApp);
+    }
     let number = state.as_ref().map(|state| state.number);
     let past = history(&admin, HistoryOf { app: app.clone(), device: key, number, message: None }).await?;
     let mut answer = answer::device(sequence, &app, &device_id, state.as_ref(), connection);
@@ -240,6 +247,10 @@ async fn device(
         answer::add_revocation(&mut answer, access.store.revocation(&key));
     }
     json(answer)
+}
+
+fn is_configured(admin: &Admin, app: &AppKey) -> bool {
+    admin.store.get().is_none_or(|access| access.apps.contains_key(app))
 }
 
 /// What the journal tells, read by a thread that may wait for the disk.

@@ -73,12 +73,12 @@ pub(super) async fn retire(
     let conflict = |error: String, what_to_do| Problem::Refused(StatusCode::CONFLICT, error, what_to_do);
     if let Some(reader) = access.readers.reader(&name).filter(|_| !force) {
         let error = format!("the router {} reads this stream now", reader.router);
-        return Err(conflict(error, "close that link first, or ask with force"));
+        return Err(conflict(error, "close that link first, or ask with force (--force)"));
     }
     if access.former_streams.iter().any(|former| **former == *name) && !force {
         return Err(conflict(
             "the configuration lets a router read this stream by its name".into(),
-            "take the name out of [[router.routers]] and restart, as there is no start with a name that nothing knows; or ask with force, and take it out \
+            "take the name out of [[router.routers]] and restart, as there is no start with a name that nothing knows; or ask with force (--force), and take it out \
              before the next start",
         ));
     }
@@ -101,7 +101,7 @@ pub(super) async fn retire(
         )),
         Err(RetireError::Configured) => Err(conflict(
             "apps map to this stream".into(),
-            "map them to another one and restart, or ask with force: then what is unread is dropped, and the stream goes on",
+            "map them to another one and restart, or ask with force (--force): then what is unread is dropped, and the stream goes on",
         )),
         Err(RetireError::Busy) => {
             Err(conflict("another stream is being dropped".into(), "try again in a second"))

@@ -27,7 +27,7 @@ pub enum TokenError {
         error: std::io::Error,
     },
     /// It holds something else.
-    #[error("{} must hold {} to {} visible characters; remove it, and the next start makes a new one",
+    #[error("{} must hold {} to {} visible characters; the edge's own is admin.token in its data directory: if that is removed, its next start makes a new one",
         path.display(), TOKEN_BYTES.start(), TOKEN_BYTES.end())]
     Content {
         /// The file.

@@ -41,7 +41,8 @@ async fn guarded(State(admin): State<Arc<Admin>>, request: Request<Body>, next: 
     let shown = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
     match (&admin.token, shown) {
         (Some(token), Some(shown)) if token.is_shown_by(shown) => next.run(request).await,
-        _ => Problem::NoToken.into_response(),
+        (_, None) => Problem::NoToken.into_response(),
+        _ => Problem::WrongToken.into_response(),
     }
 }
 
@@ -79,7 +80,7 @@ async fn revoke(
     };
     let (_, known) = ask(&admin, Query::Devices(vec![device])).await?;
     let known = matches!(known, QueryAnswer::Devices(states) if states.iter().any(Option::is_some));
-    tracing::info!(%app, %device_id, ?revocation, known, "credentials of a device are revoked");
+    tracing::info!(%app, %device_id, min_epoch = revocation.min_epoch, locked = revocation.locked, known, "credentials of a device are revoked");
     let mut answer = json!({ "app_key": app.as_str(), "device_id": device_id, "known": known });
     answer::add_revocation(&mut answer, revocation);
     Ok(axum::Json(answer))

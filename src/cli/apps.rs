@@ -41,8 +41,10 @@ enum What {
     },
     /// Set rates of an app over those of the configuration; what isn't given stays. 0: no bound
     #[command(after_help = "Examples:
-  mooring apps rate 23456789 --batches-per-s 50 --targets-per-s 20000 --data-dir data
-  mooring apps rate 23456789 --sessions-per-s 500 --max-sessions 100000 --data-dir data
+  mooring apps rate 23456789 --batches-per-s 50 --targets-per-s 20000 \\
+      --data-dir data
+  mooring apps rate 23456789 --sessions-per-s 500 --max-sessions 100000 \\
+      --data-dir data
   mooring apps rate 23456789 --reset --data-dir data      as the configuration says")]
     Rate {
         /// The app key
@@ -71,7 +73,8 @@ const EXAMPLES: &str = "\
 Examples:
   mooring apps list --data-dir data
   mooring apps suspend 23456789 --data-dir data
-  mooring apps rate 23456789 --targets-per-s 20000 --admin edge-1:7480 --token-file admin.token";
+  mooring apps rate 23456789 --targets-per-s 20000 --admin edge-1:7480 \\
+      --token-file admin.token";
 
 /// The names of the rates in JSON.
 const RATES: [&str; 4] = ["batches_per_s", "targets_per_s", "sessions_per_s", "max_sessions"];

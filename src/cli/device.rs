@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long, value_name = "ID", default_value = "d-{n}")]
     device: String,
     /// How many devices
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
     /// Register with an install secret of its own, kept in --state, instead of logging in with a credential
     #[arg(long, conflicts_with_all = ["credential", "credential_file", "secret"])]
@@ -85,7 +85,7 @@ pub struct Args {
     /// Which part of the messages the user dismisses, 0 to 1
     #[arg(long, value_name = "RATE", default_value_t = 0.0)]
     clean_rate: f64,
-    /// End after so many messages, over all devices
+    /// End after so many messages, over all devices; what has come by then counts too
     #[arg(long, value_name = "N")]
     messages: Option<u64>,
     /// End after so many seconds
@@ -112,13 +112,16 @@ Examples:
                                                `serve --dev --data-dir data`
   mooring device --dev data --count 1000 --click-rate 0.1
   mooring device --dev data --transport tcp --messages 1 --json
-  mooring device --dev data --device d-1 --ask 'bind account alice' --ask 'bind tag vip'
+  mooring device --dev data --device d-1 --ask 'bind account alice' \\
+      --ask 'bind tag vip'
   echo 'unbind account alice' | mooring device --dev data --device d-1 --stdin --for 5
   mooring device --dev data --register --count 3
-  mooring device --address edge.example:7443 --ca ca.pem --app 23456789 --register \\
+  mooring device --address edge.example:7443 --ca ca.pem --app 23456789 \\
+      --register \\
       --device phone --state phones --token phone.token
   mooring device --dev data --transport quic --rebind 5 --json
-  mooring device --address edge.example:7443 --ca ca.pem --app 23456789 --device 4f2a \\
+  mooring device --address edge.example:7443 --ca ca.pem --app 23456789 \\
+      --device 4f2a \\
       --credential-file 4f2a.credential
 
 Ids of messages seen are kept in memory only: a new process may get again what an earlier one
@@ -169,6 +172,11 @@ async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
     let mut devices = JoinSet::new();
     for (n, id) in ids.into_iter().enumerate() {
         let (identity, installation) = identities.of_device(&app, &id)?;
+        // Who is registered needs it no more.
+        if let Some(file) = args.token.as_ref().filter(|_| identity.device_id.is_empty()) {
+            std::fs::metadata(file)
+                .map_err(|error| Failure::usage(format!("--token: {}: {error}", file.display())))?;
+        }
         let settings = Settings {
             app_key: app.as_str().into(),
             device_id: identity.device_id,
@@ -179,8 +187,10 @@ async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
             backoff: if args.fast { Backoff::fast() } else { Backoff::standard() },
             seed: rand::random(),
         };
+        let name = id.clone();
         let printer = Printer {
             id,
+            device_id: settings.device_id.clone(),
             installation,
             token: args.token.clone(),
             json: args.json,
@@ -205,7 +215,7 @@ async fn connect(args: &Args, ids: Vec<String>) -> Result<(), Failure> {
         devices.spawn(async move {
             tokio::time::sleep(wait).await;
             let stopped = device.run(&mut leaving).await;
-            (device.machine().device_id().to_owned(), stopped, device.machine().tally)
+            (name, stopped, device.machine().tally)
         });
     }
     drop(leaving);
@@ -307,11 +317,17 @@ fn summary(args: &Args, ends: &[(String, Stopped, Tally)]) -> Result<(), Failure
         line(&json!({"event": "tally", "devices": ends.len(), "tally": tally}).to_string());
     } else {
         let rows: Vec<_> = rows.iter().map(|(name, n)| (name.replace('_', " "), n.to_string())).collect();
-        note(&format!("{} devices\n{}", ends.len(), output::table(&rows)));
+        note(&format!("{}\n{}", output::many(ends.len() as u64, "device", "devices"), output::table(&rows)));
     }
     for (id, stopped, _) in ends {
         if let Stopped::Ended(end) = stopped {
-            return Err(Failure::failed(format!("{id} was turned away: {}", reason(end))));
+            let registers = args.register && reason(end) == "unauthenticated";
+            let todo = if registers {
+                ": is --app right, and does it take registrations without --token, or with this one?"
+            } else {
+                ""
+            };
+            return Err(Failure::failed(format!("{id} was turned away: {}{todo}", reason(end))));
         }
     }
     if sum(|t| t.sessions) == 0 {
@@ -343,7 +359,10 @@ fn attributes(args: &Args) -> Attributes {
 
 /// The app of a device: prints, and taps or dismisses at random.
 struct Printer {
+    /// What it is called here: of one that registers that isn't what the edge calls it.
     id: String,
+    /// What the edge calls it; empty until it is registered.
+    device_id: String,
     /// What it keeps, if it registers.
     installation: Option<Installation>,
     token: Option<PathBuf>,
@@ -383,6 +402,7 @@ impl Handler for Printer {
     }
 
     fn keep(&mut self, device_id: &str, credential: &[u8]) {
+        device_id.clone_into(&mut self.device_id);
         let kept = self.installation.as_mut().map(|installation| installation.keep(device_id, credential));
         let how = match kept {
             None => "a new credential, which is kept in memory only".into(),
@@ -441,7 +461,8 @@ fn priority(push: &Push) -> String {
 impl Printer {
     fn is_connected(&mut self, connected: bool) {
         if self.talks && self.connected != connected {
-            note(&format!("{} {}", self.id, if connected { "connected" } else { "disconnected" }));
+            let id = if self.device_id == self.id { String::new() } else { format!(" ({})", self.device_id) };
+            note(&format!("{}{id} {}", self.id, if connected { "connected" } else { "disconnected" }));
         }
         self.connected = connected;
     }
@@ -450,7 +471,7 @@ impl Printer {
         let kind = push.kind().as_str_name().trim_start_matches("KIND_").to_lowercase();
         if self.json {
             let value = json!({
-                "event": "push", "device": self.id, "message_id": push.message_id.to_string(), "kind": kind, "title": push.title,
+                "event": "push", "device": self.id, "device_id": self.device_id, "message_id": push.message_id.to_string(), "kind": kind, "title": push.title,
                 "body": push.body, "extras": push.extras, "priority": priority(push), "collapse_key": push.collapse_key,
                 "silent": push.silent, "redelivered": push.redelivered,
                 "expires_milliseconds": push.expires_milliseconds,

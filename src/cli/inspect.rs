@@ -59,7 +59,7 @@ enum What {
     /// Every word that says why, with what to do next; asks no edge
     #[command(after_help = "Examples:\n  mooring inspect reasons\n  mooring inspect reasons --json")]
     Reasons,
-    /// Bytes of memory: the budget, what each part holds, and from where on what is refused
+    /// Bytes of memory: the budget, what each part holds or keeps free (admission: room for large frames), and from where on what is refused
     #[command(after_help = "Examples:\n  mooring inspect memory\n  mooring inspect memory --json")]
     Memory,
     /// Sessions and deliveries of each shard
@@ -161,7 +161,15 @@ const MOMENTS: [&str; 9] = [
 /// Names and values, nested ones with the name of what they are in; what has no value is left out, and so are counts of zero by reason.
 pub(super) fn rows(answer: &Value) -> Vec<(String, String)> {
     let mut rows = Vec::new();
-    flatten("", answer, &mut rows);
+    // Who asks of one device wants to know that first.
+    if let Some(on_device) = answer.get("on_device") {
+        flatten("on device", on_device, &mut rows);
+    }
+    let others = answer.as_object().map(|fields| {
+        let others = fields.iter().filter(|(name, _)| *name != "on_device");
+        Value::Object(others.map(|(name, value)| (name.clone(), value.clone())).collect())
+    });
+    flatten("", others.as_ref().unwrap_or(answer), &mut rows);
     rows
 }
 
@@ -171,6 +179,12 @@ fn as_moments(value: &Value) -> Value {
         Value::Array(several) => several.iter().map(as_moments).collect(),
         other => other.as_u64().map_or_else(|| other.clone(), |at| output::moment(at).into()),
     }
+}
+
+fn in_one_row(value: &Value) -> String {
+    let mut parts = Vec::new();
+    flatten("", value, &mut parts);
+    parts.into_iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
 }
 
 fn flatten(name: &str, value: &Value, rows: &mut Vec<(String, String)>) {
@@ -188,7 +202,11 @@ fn flatten(name: &str, value: &Value, rows: &mut Vec<(String, String)>) {
         }
         Value::Array(values) => {
             for (i, value) in values.iter().enumerate() {
-                flatten(&inner(&i.to_string()), value, rows);
+                match value {
+                    // One row each, as they are compared with each other.
+                    Value::Object(_) => rows.push((inner(&i.to_string()), in_one_row(value))),
+                    value => flatten(&inner(&i.to_string()), value, rows),
+                }
             }
         }
         Value::Null => {}
@@ -220,11 +238,22 @@ mod tests {
             "last_active": null});
         let rows = rows(&answer).into_iter().map(|(name, value)| format!("{name} = {value}"));
         let expected = [
-            "connection: since = 1970-01-01 00:00:00.005 UTC",
             "expires at = 2026-01-01 00:00:00.000 UTC",
-            "pending = 5",
+            "connection: since = 1970-01-01 00:00:00.005 UTC",
             "time between: 0 = 1970-01-01 00:00:00.000 UTC",
             "time between: 1 = 1970-01-01 00:00:00.005 UTC",
+            "pending = 5",
+        ];
+        assert_eq!(rows.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn what_is_one_of_several_is_one_row() {
+        let answer = json!({"last_events": [{"what": "arrived", "time": 5, "reason": null}, {"what": "sent", "time": 0}]});
+        let rows = rows(&answer).into_iter().map(|(name, value)| format!("{name} = {value}"));
+        let expected = [
+            "last events: 0 = what arrived, time 1970-01-01 00:00:00.005 UTC",
+            "last events: 1 = what sent, time 1970-01-01 00:00:00.000 UTC",
         ];
         assert_eq!(rows.collect::<Vec<_>>(), expected);
     }
@@ -234,7 +263,7 @@ mod tests {
         let answer = json!({"accepted": 2, "after": null, "failed": {"expired": 1, "offline": 0}, "on_device": {"pending": true}});
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         let expected =
-            [pair("accepted", "2"), pair("failed: expired", "1"), pair("on device: pending", "yes")];
+            [pair("on device: pending", "yes"), pair("accepted", "2"), pair("failed: expired", "1")];
         assert_eq!(rows(&answer), expected);
     }
 }

@@ -31,6 +31,11 @@ impl Failure {
     }
 }
 
+/// So many of something.
+pub fn many(count: u64, one: &str, more: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { more })
+}
+
 /// The exit code of a result; a failure is said on standard error.
 pub fn exit(result: Result<(), Failure>) -> ExitCode {
     let code = match &result {

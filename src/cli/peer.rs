@@ -39,12 +39,25 @@ pub struct Edge {
 impl Edge {
     /// The app key.
     pub fn app(&self) -> Result<AppKey, Failure> {
+        self.check_dev()?;
         let text = match (&self.app, &self.dev) {
             (Some(app), _) => app.as_str(),
             (None, Some(_)) => pki::DEV_APP,
             (None, None) => return Err(Failure::usage("--app KEY is needed (or --dev DATA_DIR)")),
         };
         AppKey::parse(text).ok_or_else(|| Failure::usage(format!("--app: '{text}' is no app key")))
+    }
+
+    /// Says what to do first, if no edge was ever started with `serve --dev` on that directory.
+    fn check_dev(&self) -> Result<(), Failure> {
+        match &self.dev {
+            Some(dir) if !dir.join("dev").is_dir() => {
+                let dir = dir.display();
+                let todo = format!("start one: mooring serve --dev --data-dir {dir}");
+                Err(Failure::usage(format!("--dev: no development edge has run on {dir}; {todo}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A file under the development directory.

@@ -47,7 +47,8 @@ const EXAMPLES: &str = "\
 Examples:
   mooring presence --dev data                    who comes and goes, and who leaves a push unacknowledged
   mooring presence --dev data --once --json      who is connected now
-  mooring presence --address edge.example:7400 --ca ca.pem --certificate router.pem --key router.key \\
+  mooring presence --address edge.example:7400 --ca ca.pem \\
+      --certificate router.pem --key router.key \\
       --app 23456789
 
 Changes are coalesced over a second. A device is `suspect` if a push is unacknowledged for longer
@@ -75,7 +76,12 @@ fn start(args: &Args) -> Result<(), Failure> {
 
 async fn follow(args: &Args, options: PresenceOptions) -> Result<(), Failure> {
     let (whole, mut is_whole) = tokio::sync::watch::channel(false);
+    let mut is_broken = false;
     let show = |news: PresenceNews<'_>| match news {
+        PresenceNews::Broken(error) if !std::mem::replace(&mut is_broken, true) => {
+            note(&format!("no link to the edge, trying for {} s: {error}", PATIENCE_MS / 1_000));
+        }
+        PresenceNews::Broken(_) => {}
         PresenceNews::Changes(changes) => changes.iter().for_each(|change| line(&shown(change, args.json))),
         PresenceNews::Snapshot(map) => {
             let ((epoch, sequence), connected) = (map.point(), map.connected());
@@ -87,17 +93,23 @@ async fn follow(args: &Args, options: PresenceOptions) -> Result<(), Failure> {
                 note(&format!("{connected} devices are connected"));
             }
             whole.send_replace(true);
+            is_broken = false;
         }
     };
+    let was_whole = is_whole.clone();
     let until = Duration::from_secs(args.seconds.unwrap_or(u64::MAX).min(u64::from(u32::MAX)));
     let signal = Signals::new().map_err(Failure::failed)?.first();
     tokio::select! {
-        stop = follow_presence(options, Arc::new(Clock::new(0)), show) => Err(Failure::failed(stop)),
+        stop = follow_presence(options, Arc::new(Clock::new(0)), show) => return Err(Failure::failed(stop)),
         // A closed channel means that following has ended, which has the first word.
-        Ok(_) = is_whole.wait_for(|whole| *whole), if args.once => Ok(()),
-        () = tokio::time::sleep(until) => Ok(()),
-        () = signal => Ok(()),
+        Ok(_) = is_whole.wait_for(|whole| *whole), if args.once => return Ok(()),
+        () = tokio::time::sleep(until) => {}
+        () = signal => {}
     }
+    if *was_whole.borrow() {
+        return Ok(());
+    }
+    Err(Failure::failed("the edge has not said yet who is connected"))
 }
 
 fn shown(change: &PresenceChange, as_json: bool) -> String {

@@ -11,11 +11,11 @@ use serde_json::json;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::sync::watch;
 
-use super::output::{self, Failure, line, note};
+use super::output::{self, Failure, line, many, note};
 use super::peer::{Edge, RouterIdentity};
 use super::signals::Signals;
 use crate::client::Backoff;
-use crate::client::router::{AskError, Asker, Options, Progress, Router, Stop, Tally};
+use crate::client::router::{AskError, Asker, Options, Progress, Rejection, Router, Stop};
 use crate::clock::Clock;
 use crate::ids::{self, AppKey, DigestKey};
 use crate::limits;
@@ -123,12 +123,16 @@ enum Offline {
 
 const EXAMPLES: &str = "\
 Examples:
-  mooring push --dev data --device d-1 --title Hello --body 'Your parcel is here'
+  mooring push --dev data --device d-1 --title Hello \\
+      --body 'Your parcel is here'
   mooring push --dev data --device d-1 --account alice --title 'Hello Alice'
-  mooring push --dev data --targets devices.txt --title Sale --retention 3600 --job-key spring
+  mooring push --dev data --targets devices.txt --title Sale \\
+      --retention 3600 --job-key spring
   cat ids | mooring push --dev data --targets - --kind message --body '{}' --silent --json
-  mooring push --dev data --device d-1 --title Rain --priority high --collapse-key weather
-  mooring push --address edge.example:7400 --ca ca.pem --certificate router.pem \\
+  mooring push --dev data --device d-1 --title Rain --priority high \\
+      --collapse-key weather
+  mooring push --address edge.example:7400 --ca ca.pem \\
+      --certificate router.pem \\
       --key router.key --app 23456789 --device 4f2a --title Hello --no-follow
 
 What becomes of the message is asked with the counts of the message over all its batches, and
@@ -169,6 +173,8 @@ async fn push(args: &Args) -> Result<(), Failure> {
     let (name, digest) = random.split_at(8);
     let mut key = [0; 32];
     key.copy_from_slice(digest);
+    let template = template(args, app.as_str(), clock.now());
+    let message_id = template.message_id;
     let options = Options {
         endpoint: args.identity.endpoint(&args.edge)?,
         name: "mooring push".into(),
@@ -176,9 +182,8 @@ async fn push(args: &Args) -> Result<(), Failure> {
         backoff: Backoff::fast(),
         patience: PATIENCE_MS,
         seed: rand::random(),
+        only: Some(message_id),
     };
-    let template = template(args, app.as_str(), clock.now());
-    let message_id = template.message_id;
     let mut asker = Asker::new(options.endpoint.clone(), "mooring push");
     let router = Router::start(options, Arc::clone(&clock), DigestKey(key), Box::new(|_| {}));
     let bar = output::bar(0, "{bar:40} {pos}/{len} ended  {msg}  {elapsed}", args.json);
@@ -209,10 +214,16 @@ async fn push(args: &Args) -> Result<(), Failure> {
     };
     given?;
     let sent = batches.sent;
+    let mut is_said = false;
     let until = args.seconds.map_or(Duration::MAX, Duration::from_secs);
     let done = |p: &Progress| {
         let all = p.tally.batches == sent && p.tally.unanswered() == 0;
         show(&bar, p);
+        if let Some(why) = p.broken.as_ref().filter(|_| p.links == 0 && !is_said) {
+            is_said = true;
+            let text = format!("no link to the edge yet, trying for {} s: {why}", PATIENCE_MS / 1_000);
+            bar.suspend(|| note(&text));
+        }
         all && (args.follow_stream.is_none() || p.tally.is_settled())
     };
     let mut followed = None;
@@ -419,7 +430,7 @@ fn plausible(id: &str) -> bool {
 fn summary(args: &Args, message_id: u64, last: &Progress, closed: Result<(), Stop>) -> Result<(), Failure> {
     let tally = &last.tally;
     if args.json {
-        line(&summary_json(message_id, tally).to_string());
+        line(&summary_json(message_id, last).to_string());
     } else {
         let number = |name: &str, n: u64| (name.to_owned(), n.to_string());
         let mut rows = vec![number("targets", tally.targets), number("accepted", tally.accepted)];
@@ -433,10 +444,14 @@ fn summary(args: &Args, message_id: u64, last: &Progress, closed: Result<(), Sto
             rows.extend(tally.device_events().map(|(event, n)| number(&format!("devices: {event}"), n)));
         }
         let follow = if args.no_follow { ", outcomes not followed" } else { "" };
-        line(&format!("message {message_id}, {} batches{follow}\n{}", tally.batches, output::table(&rows)));
+        line(&format!(
+            "message {message_id}, {}{follow}\n{}",
+            many(tally.batches, "batch", "batches"),
+            output::table(&rows)
+        ));
     }
     if let Some(rejection) = &last.first_rejection {
-        let code = rejection.code.as_str_name().trim_start_matches("REJECT_CODE_").to_lowercase();
+        let code = code_of(rejection);
         let field =
             if rejection.field.is_empty() { String::new() } else { format!(" ({})", rejection.field) };
         let todo = crate::account::what_to_do_about_batch(&code);
@@ -447,7 +462,11 @@ fn summary(args: &Args, message_id: u64, last: &Progress, closed: Result<(), Sto
     }
     closed.map_err(Failure::failed)?;
     if tally.unanswered() > 0 {
-        return Err(Failure::failed(format!("{} batches are not answered", tally.unanswered())));
+        let why = last.broken.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        return Err(Failure::failed(format!(
+            "{} are not answered{why}",
+            many(tally.unanswered(), "batch", "batches")
+        )));
     }
     if tally.conflicts > 0 {
         return Err(Failure::failed(format!("{} targets got two different outcomes", tally.conflicts)));
@@ -458,7 +477,15 @@ fn summary(args: &Args, message_id: u64, last: &Progress, closed: Result<(), Sto
     Ok(())
 }
 
-fn summary_json(message_id: u64, tally: &Tally) -> serde_json::Value {
+fn code_of(rejection: &Rejection) -> String {
+    rejection.code.as_str_name().trim_start_matches("REJECT_CODE_").to_lowercase()
+}
+
+fn summary_json(message_id: u64, last: &Progress) -> serde_json::Value {
+    let tally = &last.tally;
+    let rejection = last.first_rejection.as_ref().map(
+        |rejection| json!({ "code": code_of(rejection), "field": rejection.field, "text": rejection.text }),
+    );
     let map = |pairs: &mut dyn Iterator<Item = (&'static str, u64)>| -> serde_json::Map<_, _> {
         pairs.map(|(name, n)| (name.to_owned(), json!(n))).collect()
     };
@@ -467,6 +494,6 @@ fn summary_json(message_id: u64, tally: &Tally) -> serde_json::Value {
         "refused": map(&mut tally.refusals()), "arrived": tally.arrived, "failed": map(&mut tally.failures()),
         "pending": tally.pending(), "receipts": {
             "sent": tally.sent, "arrive": tally.arrive, "click": tally.click, "clean": tally.clean },
-        "devices": map(&mut tally.device_events()),
+        "devices": map(&mut tally.device_events()), "unanswered_batches": tally.unanswered(), "rejection": rejection,
     })
 }

@@ -71,7 +71,8 @@ const EXAMPLES: &str = "\
 Examples:
   mooring query message 868947123456789 --dev data
   mooring query message 868947123456789 --dev data --device d-1 --json
-  mooring query devices d-1 d-2 --address edge.example:7400 --ca ca.pem --certificate router.pem \\
+  mooring query devices d-1 d-2 --address edge.example:7400 --ca ca.pem \\
+      --certificate router.pem \\
       --key router.key --app 23456789";
 
 /// Runs `query`.
@@ -87,12 +88,14 @@ fn start(args: &Args) -> Result<(), Failure> {
             let (app, mut asker) = asking.open()?;
             let answer = runtime.block_on(asker.message(&app, *id, device.as_deref()));
             let (sequence, state) = answer.map_err(Failure::failed)?;
-            if !state.known && !asking.json {
+            if state.known || asking.json {
+                asking.show(&message(*id, sequence, &state));
+            }
+            if !state.known {
                 return Err(Failure::failed(format!(
                     "message {id} has no push record at this edge: it was never accepted here, or too long ago"
                 )));
             }
-            asking.show(&message(*id, sequence, &state));
         }
         What::Devices { ids, targets, asking } => {
             let ids = all(ids, targets.as_ref())?;
@@ -188,7 +191,7 @@ fn on(device: &MessageOnDevice) -> Value {
     json!({
         "state": state.label(), "reason": reason, "what_to_do": reason.map(what_to_do), "target": device.target,
         "pending": device.pending, "late": device.late, "clicked": device.clicked, "cleaned": device.cleaned,
-        "sent_time": device.sent_time,
+        "sent_time": (device.sent_time > 0).then_some(device.sent_time),
     })
 }
 
@@ -222,6 +225,10 @@ fn device_line(state: &DeviceState) -> String {
         return format!("  {id}  unknown  {connected}");
     }
     let push = yes(state.push_on, "push on", "push off");
-    let (pending, active) = (state.pending, state.last_active_time);
+    let pending = state.pending;
+    let active = match state.last_active_time {
+        0 => "never".to_owned(),
+        at => output::moment(at),
+    };
     format!("  {id}  known  {push}  {connected}  {pending} pending  last active {active}")
 }

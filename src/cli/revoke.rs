@@ -49,7 +49,8 @@ const EXAMPLES: &str = "\
 Examples:
   mooring revoke --dev data 1763780000000123
   mooring revoke --dev data 1763780000000123 --json
-  mooring revoke --address edge.example:7400 --ca ca.pem --certificate router.pem \\
+  mooring revoke --address edge.example:7400 --ca ca.pem \\
+      --certificate router.pem \\
       --key router.key --app 23456789 868947123456789
 
 What is pending ends as 'revoked', devices that have the message are told to remove it, and batches of it
@@ -78,14 +79,18 @@ async fn revoke(args: &Args) -> Result<(), Failure> {
         backoff: Backoff::fast(),
         patience: PATIENCE_MS,
         seed: rand::random(),
+        only: None,
     };
     // It reads no stream: there are no events to tell apart.
     let router = Router::start(options, Arc::new(Clock::new(0)), DigestKey([0; 32]), Box::new(|_| {}));
     let asked = router.revoke(app.as_str(), args.message_id);
     let answer = tokio::time::timeout(Duration::from_secs(args.seconds), asked).await;
+    let broken = router.progress().borrow().broken.clone();
     let (_, closed) = router.close().await;
     let seconds = args.seconds;
-    let answer = answer.map_err(|_| Failure::failed(format!("no answer within {seconds} s: ask again")))?;
+    let why = broken.map(|why| format!(" ({why})")).unwrap_or_default();
+    let answer =
+        answer.map_err(|_| Failure::failed(format!("no answer within {seconds} s: ask again{why}")))?;
     let Some(answer) = answer else {
         closed.map_err(Failure::failed)?;
         return Err(Failure::failed("the link ended without an answer: ask again"));

@@ -9,7 +9,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args as ClapArgs, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::output::{self, Failure, Paint, line, printable};
+use super::output::{self, Failure, Paint, line, moment, printable};
 use crate::config::{Config, Overrides};
 use crate::ids::{AppKey, Seq};
 use crate::push::{Counts, Failure as End};
@@ -311,6 +311,9 @@ fn stats_rows(report: &Report) -> Vec<(String, String)> {
             }
             Value::Array(list) => rows.push((name, list.len().to_string())),
             Value::Null => {}
+            Value::Number(at) if name.ends_with("_time") => {
+                rows.push((name, moment(at.as_u64().unwrap_or(0))));
+            }
             value => rows.push((name, value.to_string())),
         }
     }

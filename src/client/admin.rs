@@ -18,7 +18,9 @@ const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// Nobody answers there.
-    #[error("the admin port {address} can't be reached: {source}")]
+    #[error(
+        "the admin port {address} can't be reached: {source}; does the edge run, and is that its admin port (--admin, or --data-dir)?"
+    )]
     Connect {
         /// Where.
         address: String,

@@ -183,7 +183,8 @@ impl Config {
             warnings: Vec::new(),
         };
         root.finish();
-        config.check(&mut reader);
+        let has_apps = !syntax.is_empty() || document.get_ref().contains_key("apps");
+        config.check(&mut reader, has_apps);
         config.former_streams = std::mem::take(&mut reader.former_streams);
         let nobody = config.router.routers.is_empty();
         config.warnings = reader.finish()?;
@@ -215,7 +216,7 @@ impl Config {
     }
 
     /// What concerns more than one key.
-    fn check(&self, reader: &mut Reader<'_>) {
+    fn check(&self, reader: &mut Reader<'_>, has_apps: bool) {
         let device = &self.device;
         if device.tls.is_none() && device.plain.is_none() {
             reader.wrong("device.tls", "is off, and device.plain too: no device could connect");
@@ -275,7 +276,8 @@ impl Config {
             );
             reader.wrong("memory.budget_bytes", text);
         }
-        if self.apps.is_empty() {
+        // Where one is there and wrong, or the file can't be read to its end, the others say so.
+        if self.apps.is_empty() && !has_apps {
             reader.wrong(
                 "apps",
                 "at least one [[apps]] with key and secret_file is needed; `serve --dev` makes one to try",

@@ -58,6 +58,14 @@ pub struct DayStats {
     pub active: u64,
 }
 
+impl DayStats {
+    /// Whether nothing happened on it.
+    pub fn is_empty(&self) -> bool {
+        let Self { day: _, counts, registered, active } = self;
+        *counts == Counts::default() && (*registered, *active) == (0, 0)
+    }
+}
+
 /// The push record of a message.
 #[derive(Clone, PartialEq, Debug)]
 pub struct MessageState {

@@ -8,6 +8,7 @@ mod backup;
 mod bad_input;
 mod bindings;
 mod collapse;
+mod command_line;
 mod crash;
 mod cuts;
 mod delivery;

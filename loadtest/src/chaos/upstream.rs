@@ -157,6 +157,7 @@ fn start(identity: &Identity, shared: &Arc<Shared>, life: u64) -> Arc<Router> {
         streams: vec![identity.stream.clone()],
         backoff: Backoff::fast(),
         patience: PATIENCE_MS,
+        only: None,
         seed: identity.seed ^ life,
     };
     let mut digest = [0; 32];

@@ -37,7 +37,7 @@ const SPARE_DESCRIPTORS: u64 = 256;
 #[derive(Debug, ClapArgs)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// How many devices; a quarter is offline for most of the time
+    /// How many devices, 40 at least; a quarter is offline for most of the time
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(40..=1_000_000))]
     devices: u32,
     /// How they connect, one after the other

@@ -290,6 +290,7 @@ fn router(
         streams: vec![stream.into()],
         backoff: Backoff::fast(),
         patience: PATIENCE_MS,
+        only: None,
         seed,
     };
     Ok(Router::start(options, Arc::clone(clock), DigestKey(digest), ToldOfDevices::listener(told)))

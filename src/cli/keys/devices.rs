@@ -18,7 +18,8 @@ use crate::wire::device::is_device_id;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  mooring keys credential --app demo --device d-1 --device d-2 --secret app.secret
+  mooring keys credential --app demo --device d-1 --device d-2 \\
+      --secret app.secret
   seq -f 'd-%.0f' 1000 | mooring keys credential --app demo --from - --secret app.secret")]
 pub(super) struct Credentials {
     #[command(flatten)]
@@ -69,7 +70,8 @@ pub(super) struct DeviceId {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  mooring keys check-credential --app demo --device d-1 --epoch 2 --secret app.secret AQAAAAG...")]
+  mooring keys check-credential --app demo --device d-1 --epoch 2 \\
+      --secret app.secret AQAAAAG...")]
 pub(super) struct CheckCredential {
     #[command(flatten)]
     app: App,
@@ -103,7 +105,8 @@ pub(super) struct EpochsOf {
 #[command(after_help = "\
 Examples:
   mooring keys revoke demo 4f2a --data-dir mooring-data
-  mooring keys revoke demo 4f2a --allow-registration --admin 10.0.0.5:7480 --token-file admin.token
+  mooring keys revoke demo 4f2a --allow-registration \\
+      --admin 10.0.0.5:7480 --token-file admin.token
 
 The device is locked out: its session ends, no credential of it is taken, and registering gives it
 none, also after the app's epoch is raised. That is for a phone that was stolen or abused.

@@ -27,14 +27,17 @@ use crate::token::{KeyError, TokenError};
 Examples:
   mooring keys app-secret --out app.secret
   mooring keys credential --app demo --device d-1 --secret app.secret
-  mooring keys credential --app demo --from ids.txt --secret app.secret > credentials.tsv
+  mooring keys credential --app demo --from ids.txt \\
+      --secret app.secret > credentials.tsv
   mooring keys token-key --algorithm eddsa --out-dir keys
   mooring keys token --app demo --key keys/token.key
   mooring keys revoke demo d-1 --data-dir mooring-data
   mooring keys epochs --config mooring.toml
   mooring keys ca --out-dir ca
-  mooring keys router-certificate --name router-1 --ca ca/ca.pem --ca-key ca/ca.key --out-dir routers
-  mooring keys server-certificate --host push.example.com --ca ca/ca.pem --ca-key ca/ca.key --out-dir edge")]
+  mooring keys router-certificate --name router-1 --ca ca/ca.pem \\
+      --ca-key ca/ca.key --out-dir routers
+  mooring keys server-certificate --host push.example.com --ca ca/ca.pem \\
+      --ca-key ca/ca.key --out-dir edge")]
 pub struct Args {
     #[command(subcommand)]
     make: Make,
@@ -84,7 +87,8 @@ enum Make {
     /// A certificate of the edge, for localhost and the given hosts: server.pem and server.key.
     #[command(after_help = "\
 Example:
-  mooring keys server-certificate --host push.example.com --ca ca.pem --ca-key ca.key --out-dir edge")]
+  mooring keys server-certificate --host push.example.com --ca ca.pem \\
+      --ca-key ca.key --out-dir edge")]
     ServerCertificate {
         /// A DNS name or IP address that it is for; may be repeated.
         #[arg(long, value_name = "HOST")]
@@ -95,7 +99,8 @@ Example:
     /// A certificate of a router: <NAME>.pem and <NAME>.key. The edge's configuration says what that name may do.
     #[command(after_help = "\
 Example:
-  mooring keys router-certificate --name router-1 --ca ca.pem --ca-key ca.key --out-dir routers")]
+  mooring keys router-certificate --name router-1 --ca ca.pem \\
+      --ca-key ca.key --out-dir routers")]
     RouterCertificate {
         /// The router's name, as in [[router.routers]].
         #[arg(long)]
@@ -179,7 +184,7 @@ pub fn run(args: &Args) -> ExitCode {
         // Whoever reads has had enough: `| head`.
         Err(KeysError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            note(&format!("mooring keys: {error}"));
+            note(&format!("error: {error}"));
             ExitCode::from(error.code())
         }
     }

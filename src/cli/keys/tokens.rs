@@ -46,8 +46,10 @@ pub(super) struct TokenKey {
 #[command(after_help = "\
 Examples:
   mooring keys token --app demo --key keys/token.key > phone.token
-  mooring keys token --app demo --key keys/token.secret --lifetime 60 --subject account-7
-  mooring keys token --app demo --key keys/token.key --install-secret 3f1c0a5e9b7d42886e54c1f0a2b3948d
+  mooring keys token --app demo --key keys/token.secret --lifetime 60 \\
+      --subject account-7
+  mooring keys token --app demo --key keys/token.key \\
+      --install-secret 3f1c0a5e9b7d42886e54c1f0a2b3948d
 
 Any JWT library makes the same: aud is the app key, exp is required, iat and nbf are checked if given.
 A sub of \"sha256:\" and the hexadecimal SHA-256 of the install secret binds the token to that installation.")]
@@ -73,7 +75,8 @@ pub(super) struct Token {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  mooring keys check-token --app demo --key keys/token.pem \"$(cat phone.token)\"")]
+  mooring keys check-token --app demo \\
+      --key keys/token.pem \"$(cat phone.token)\"")]
 pub(super) struct CheckToken {
     /// The app key
     #[arg(long, value_name = "KEY")]

@@ -49,6 +49,8 @@ pub struct Options {
     pub patience: Millis,
     /// Of the random waits.
     pub seed: u64,
+    /// The message whose receipts are counted; `None`: those of all.
+    pub only: Option<u64>,
 }
 
 /// What a router has to say of itself.
@@ -56,6 +58,8 @@ pub struct Options {
 pub struct Progress {
     /// Whether its link is open.
     pub connected: bool,
+    /// Why the last try to have one failed; `None`: it is open, or was not tried yet.
+    pub broken: Option<Arc<str>>,
     /// Links that were opened.
     pub links: u64,
     /// What it counted.
@@ -140,11 +144,13 @@ impl Router {
         let (revokes, asked) = mpsc::channel(REVOKES);
         let (report, progress) = watch::channel(Progress::default());
         let (life, end) = watch::channel(());
+        let mut ledger = Ledger::new(digest);
+        ledger.count_only(options.only);
         let driver = Driver {
             rng: SmallRng::seed_from_u64(options.seed),
             options,
             clock,
-            ledger: Ledger::new(digest),
+            ledger,
             incoming,
             revokes: Revokes::new(asked),
             end,
@@ -239,6 +245,7 @@ impl Driver {
                 return Err(Stop::Patience { seconds: waited / 1_000, last: error });
             }
             tracing::debug!(%error, "the router link broke; connecting again");
+            self.report.send_modify(|p| p.broken = Some(error.to_string().into()));
             let wait = self.options.backoff.wait(&mut self.rng);
             let pause = tokio::time::sleep(Duration::from_millis(wait));
             if self.taking(pause).await.is_none() {
@@ -280,7 +287,7 @@ impl Driver {
         self.options.backoff.reset();
         self.ledger.handle_opened(opened.credit_targets, opened.credit_bytes);
         self.revokes.handle_opened();
-        self.report.send_modify(|p| p.links += 1);
+        self.report.send_modify(|p| (p.links, p.broken) = (p.links + 1, None));
         let (writer, frames) = mpsc::channel(FRAMES);
         let writing = tokio::spawn(write(sender, frames));
         let mut session = Session::new(self.clock.now());

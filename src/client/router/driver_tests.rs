@@ -75,6 +75,7 @@ fn driver(on_events: OnEvents) -> (Driver, Handle, watch::Receiver<Progress>) {
         streams: vec!["main".into()],
         backoff: Backoff::fast(),
         patience: 1_000,
+        only: None,
         seed: 1,
     };
     let driver = Driver {

@@ -53,6 +53,8 @@ pub struct Ledger {
     /// A bit for each event that came.
     events: HashMap<Target, u8, BuildSpread>,
     digest: DigestKey,
+    /// The message whose receipts are counted; `None`: those of all.
+    only: Option<u64>,
     /// The app of the last receipt: mostly that of the next.
     app: Option<AppKey>,
     /// Where a batch's key is put together.
@@ -125,12 +127,18 @@ impl Ledger {
             used: Credit::default(),
             events: HashMap::default(),
             digest,
+            only: None,
             app: None,
             key: String::new(),
             devices_to: HashMap::new(),
             tally: Tally::default(),
             first_rejection: None,
         }
+    }
+
+    /// Only receipts of this message are counted.
+    pub(super) fn count_only(&mut self, message: Option<u64>) {
+        self.only = message;
     }
 
     /// What was counted.
@@ -306,6 +314,9 @@ impl Ledger {
     }
 
     fn receipt(&mut self, receipt: &Receipt<'_>) {
+        if self.only.is_some_and(|only| only != receipt.message_id) {
+            return;
+        }
         match receipt.outcome() {
             Outcome::None => {}
             Outcome::Arrived => self.outcome(receipt, None),

@@ -137,6 +137,8 @@ pub enum PresenceNews<'a> {
     Snapshot(&'a PresenceMap),
     /// Devices whose state is another now.
     Changes(&'a [PresenceChange]),
+    /// There is no link, and why; it tries again.
+    Broken(&'a ClientError),
 }
 
 /// Follows presence over links that break, each going on where the one before ended. Ends only when trying again can't help, or after
@@ -174,6 +176,7 @@ pub async fn follow_presence(
             return Stop::Patience { seconds: waited / 1_000, last: error };
         }
         tracing::debug!(%error, "the router link broke; connecting again");
+        on_news(PresenceNews::Broken(&error));
         tokio::time::sleep(Duration::from_millis(backoff.wait(&mut rng))).await;
     }
 }

@@ -48,7 +48,7 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// Another process uses it.
-    #[error("the data directory {} is in use by another process", .path.display())]
+    #[error("the data directory {} is in use by another process: an edge that runs, most likely; one process has it at a time", .path.display())]
     Locked {
         /// The directory.
         path: PathBuf,

@@ -343,7 +343,7 @@ impl Replay<'_> {
     /// The next record should be `seq`: what is missing before it is lost.
     fn expect(&mut self, seq: Seq, place: Place) {
         if self.next < seq {
-            self.damage("records that were durable", place, Some((self.next, Seq(seq.0 - 1))));
+            self.damage("a stretch of durable records", place, Some((self.next, Seq(seq.0 - 1))));
             self.next = seq;
         }
     }

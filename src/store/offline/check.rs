@@ -252,12 +252,16 @@ impl AtRest {
 
     fn check_journal(&self, report: &mut Report) {
         let mut records = BTreeMap::<&'static str, (u64, u64)>::new();
-        let mut first = None;
+        let (mut first, mut first_at) = (None, None);
         let read = self.records(&mut |record| {
             let name = kind_name(record.kind).unwrap_or("unknown");
             let (count, bytes) = records.entry(name).or_default();
             (*count, *bytes) = (*count + 1, *bytes + record.payload.len() as u64);
-            first.get_or_insert((record.seq, record.group_time));
+            first.get_or_insert(record.seq);
+            // What the first start of all writes has none.
+            if record.group_time > 0 {
+                first_at.get_or_insert(record.group_time);
+            }
             if describe(record.kind, record.payload, false).is_err() {
                 let (what, place) = (format!("record {} ({name}) makes no sense", record.seq), record.place);
                 report.find(
@@ -273,10 +277,8 @@ impl AtRest {
         match read {
             Ok((journal, recovery)) => {
                 report.segments = journal.segments();
-                if let Some((seq, time)) = first {
-                    report.sequences = Some((seq, recovery.head));
-                    report.times = Some((time, recovery.last_time));
-                }
+                report.sequences = first.map(|seq| (seq, recovery.head));
+                report.times = first_at.map(|at| (at, recovery.last_time));
                 report.damaged(&recovery.corrupt);
             }
             // A new directory has none; that there should be some is what the start says.
