@@ -22,14 +22,14 @@ pub enum Command {
         /// The answer, once durable.
         reply: oneshot::Sender<Result<Accepted, Rejection>>,
     },
-    /// A device says Hello with something new: it was unknown, or its attributes or switch changed. Answered by [`CommitSink::seen`].
+    /// A device says Hello with something new: it was unknown, or its attributes or switch changed. Answered by [`CommitSink::seen`](super::CommitSink::seen).
     Seen {
         /// What it says.
         device: Box<Seen>,
         /// Who waits.
         session: SessionRef,
     },
-    /// A device changes something about itself. Answered by [`CommitSink::changed`], also if that changes nothing.
+    /// A device changes something about itself. Answered by [`CommitSink::changed`](super::CommitSink::changed), also if that changes nothing.
     Change {
         /// The device; known, as sessions are of known ones.
         device: DeviceKey,
@@ -91,7 +91,7 @@ pub enum Command {
         /// The answer and the sequence as of which it holds.
         reply: oneshot::Sender<(Seq, QueryAnswer)>,
     },
-    /// Revoke every credential that a device has; its session ends ([`CommitSink::revoked`]).
+    /// Revoke every credential that a device has; its session ends ([`CommitSink::revoked`](super::CommitSink::revoked)).
     RevokeCredentials {
         /// The device; it need not be known.
         device: DeviceKey,
