@@ -67,6 +67,7 @@ impl Edge {
 
     /// The ports that the development edge is on.
     fn ports(&self) -> Result<Ports, Failure> {
+        self.check_dev()?;
         let Some(dir) = &self.dev else { return Ok(Ports::default()) };
         Ok(Ports::read(dir).map_err(Failure::failed)?.unwrap_or_default())
     }

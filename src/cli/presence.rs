@@ -82,6 +82,7 @@ async fn follow(args: &Args, options: PresenceOptions) -> Result<(), Failure> {
             note(&format!("no link to the edge, trying for {} s: {error}", PATIENCE_MS / 1_000));
         }
         PresenceNews::Broken(_) => {}
+        PresenceNews::Open => is_broken = false,
         PresenceNews::Changes(changes) => changes.iter().for_each(|change| line(&shown(change, args.json))),
         PresenceNews::Snapshot(map) => {
             let ((epoch, sequence), connected) = (map.point(), map.connected());
@@ -93,7 +94,6 @@ async fn follow(args: &Args, options: PresenceOptions) -> Result<(), Failure> {
                 note(&format!("{connected} devices are connected"));
             }
             whole.send_replace(true);
-            is_broken = false;
         }
     };
     let was_whole = is_whole.clone();

@@ -32,7 +32,7 @@ pub struct Args {
     /// Where everything durable is kept [default: mooring-data, or what the file says]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Shards; unless given one a core but one, and one at least
+    /// Shards [default: what the file says, else the number of cores less one, at least 1]
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
     /// Only read the configuration, certificates, keys and secrets, and say what is wrong: exit code 2. Nothing is opened or bound
@@ -85,7 +85,7 @@ pub fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// What a start reads before it opens its data directory. Which streams that knows only a start can tell.
+/// What a start reads before it opens its data directory. Whether routers name streams that the directory doesn't have is seen only then.
 fn check(config: &Config) -> ExitCode {
     for warning in &config.warnings {
         note(&format!("warning: {warning}"));

@@ -183,7 +183,12 @@ impl Config {
             warnings: Vec::new(),
         };
         root.finish();
-        let has_apps = !syntax.is_empty() || document.get_ref().contains_key("apps");
+        // An empty list says nothing by itself.
+        let has_apps = document.get_ref().get("apps").is_some_and(|apps| match apps.get_ref() {
+            DeValue::Array(apps) => !apps.is_empty(),
+            _ => true,
+        });
+        let has_apps = has_apps || !syntax.is_empty();
         config.check(&mut reader, has_apps);
         config.former_streams = std::mem::take(&mut reader.former_streams);
         let nobody = config.router.routers.is_empty();

@@ -198,10 +198,19 @@ fn errors_of_syntax_have_their_line_too() {
     assert!(errors.iter().any(|(line, key, _)| *line == 5 && key.is_empty()), "{errors:#?}");
 }
 
+fn errors_of(text: &str) -> String {
+    parse(text).expect_err("errors").to_string()
+}
+
 #[test]
 fn nothing_at_all_says_what_is_needed() {
     let errors = Config::load(None, &Overrides::default()).expect_err("errors").to_string();
     assert!(errors.contains("apps: at least one [[apps]]"), "{errors}");
+    let empty = Config::parse("apps = []\n", Path::new("m.toml"), &Overrides::default());
+    assert!(empty.expect_err("errors").to_string().contains("apps: at least one [[apps]]"));
+    // One that is there and wrong is no second error.
+    let wrong = errors_of("[[apps]]\nkey = \"demo\"\nsecret_file = \"none\"\n");
+    assert!(wrong.contains("secret") && !wrong.contains("at least one"), "{wrong}");
     let missing = Config::load(Some(Path::new("/nonexistent/m.toml")), &Overrides::default());
     assert!(missing.expect_err("errors").to_string().contains("/nonexistent/m.toml can't be read"));
 }

@@ -1,4 +1,4 @@
-//! The sockets that devices connect to, bound before any shard starts: as many of each kind a shard.
+//! The sockets that devices connect to, bound before any shard starts: each shard has the same number of each kind.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -32,7 +32,7 @@ pub(super) use bodies::{Wanted, read_bodies, read_body};
 /// Microseconds that acks wait for more of them, or for a batch, to share a sync with. They begin with the commit before, if that was just now: so where
 /// messages come one behind the other, no ack wakes the thread.
 const GATHER_MICROS: u64 = 5_000;
-/// Commands, or their bytes, that don't wait for that.
+/// Commands that somebody waits for, or bytes, that end the wait for the next sync at once ([`super::options::StoreOptions::sync_spacing_us`]).
 const MANY_COMMANDS: usize = 32;
 const MANY_BYTES: usize = 64 * 1024;
 /// Longest sleep of an idle store: to wake up costs as much as three heartbeats.

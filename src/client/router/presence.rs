@@ -133,6 +133,8 @@ pub struct PresenceOptions {
 /// News of presence.
 #[derive(Debug)]
 pub enum PresenceNews<'a> {
+    /// A link is open; it may go on where the one before was, without a word.
+    Open,
     /// The map is complete for the first time, or again after the edge could not go on where it was; the changes that led to it came before.
     Snapshot(&'a PresenceMap),
     /// Devices whose state is another now.
@@ -162,6 +164,7 @@ pub async fn follow_presence(
         let error = match link::open(&options.endpoint, open).await {
             Ok((sender, receiver, _)) => {
                 backoff.reset();
+                on_news(PresenceNews::Open);
                 let error = session(sender, receiver, &clock, &mut map, &mut on_news).await;
                 since = clock.now();
                 error
